@@ -1,0 +1,6 @@
+"""Scores of saliency maps: pure functions of batched maps, and their registry."""
+
+from steadymap.metrics.maps import Maps, magnitude
+from steadymap.metrics.registry import METRICS, Metric, Scores, Status, evaluate
+
+__all__ = ["METRICS", "Maps", "Metric", "Scores", "Status", "evaluate", "magnitude"]

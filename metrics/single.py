@@ -1,0 +1,57 @@
+"""Metrics of one map, against what the classifier or the data say."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from steadymap.metrics.maps import Array
+
+# Below a hundredth of a logit there is nothing to explain, and float32 sums are half noise.
+SMALL_DELTA = 0.01
+
+
+def completeness_error(signed: Array, deltas: Array) -> Array:
+    """Absolute completeness error, in logits: |sum of attributions - delta|, at least 0.
+
+    Args:
+        signed: maps (B, h, w), raw.
+        deltas: (B,), the target's logit at the image minus its logit at the baseline.
+
+    Source: Sundararajan, Taly and Yan 2017, proposition 1.
+    """
+    error: Array = np.abs(signed.sum(axis=(1, 2)) - deltas)
+    return error
+
+
+def completeness_error_relative(signed: Array, deltas: Array) -> Array:
+    """Completeness error over |delta|; undefined where |delta| is below 0.01 logits."""
+    error: Array = completeness_error(signed, deltas) / np.abs(deltas)
+    return error
+
+
+def mask_mass(magnitudes: Array, masks: Array) -> Array:
+    """Share of a map's magnitude inside a mask, in [0, 1].
+
+    Args:
+        magnitudes: (B, h, w), each with a sum above 0.
+        masks: (B, H, W) in [0, 1], H and W at least h and w; averaged down to the map's resolution.
+    """
+    coarse = area_average(masks, magnitudes.shape[1:])
+    share: Array = (magnitudes * coarse).sum(axis=(1, 2)) / magnitudes.sum(axis=(1, 2))
+    return share
+
+
+def area_average(maps: Array, size: tuple[int, int]) -> Array:
+    """Shrink maps (B, H, W) to (B, *size): each new pixel is the mean over the area it covers."""
+    rows, columns = _coverage(size[0], maps.shape[1]), _coverage(size[1], maps.shape[2])
+    averaged: Array = rows @ maps @ columns.T
+    return averaged
+
+
+def _coverage(new: int, old: int) -> Array:
+    """(new, old), how much of each old pixel lies in each new one; rows sum to 1."""
+    edges = np.arange(new + 1) * (old / new)
+    cells = np.arange(old)
+    overlap = np.minimum(edges[1:, None], cells + 1) - np.maximum(edges[:-1, None], cells)
+    share: Array = np.clip(overlap, 0, None) / (old / new)
+    return share
