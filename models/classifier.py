@@ -1,0 +1,228 @@
+"""The classifier contract: images in [0, 1] in, logits out, nothing random, nothing trainable."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+PROBE_SEED = 20
+PROBE_IMAGES = 2
+
+
+class ModelError(ValueError):
+    """A network, a model name or a weights file that cannot be used, with what to do about it."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a picture of any size becomes the network's input size.
+
+    Attributes:
+        size: height and width of the network's input, in pixels.
+        short_side: None squashes the picture to `size`, whatever its aspect; a number resizes the
+            shorter side to it and cuts `size` out of the centre, as torchvision's presets do.
+        interpolation: the resampling filter; both are antialiased when shrinking.
+    """
+
+    size: tuple[int, int]
+    short_side: int | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Per-channel mean and standard deviation, in image units, applied inside the classifier."""
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+class PixelNetwork(nn.Module):
+    """A network that takes images in [0, 1]: `network((images - shift - mean) / std)`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, network: nn.Module, normalization: Normalization, shift: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.normalization = normalization
+        self.shift = shift
+        like = next(network.parameters(), torch.zeros(()))
+        self.register_buffer("mean", like.new_tensor(normalization.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", like.new_tensor(normalization.std).view(1, 3, 1, 1))
+        self.train(network.training)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) in [0, 1] to logits (B, K)."""
+        if self.shift:
+            images = images - self.shift
+        if self.normalization != Normalization():
+            images = (images - self.mean) / self.std
+        logits: Tensor = self.network(images)
+        return logits
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A frozen network in eval mode with all that the benchmark needs to know about it.
+
+    Make one with `make_classifier`, which checks what is promised here.
+
+    Attributes:
+        name: what records and tables call it.
+        module: takes images (B, 3, H, W) in [0, 1], normalises inside, returns logits (B, K).
+        framing: input size and how pictures are brought to it.
+        class_names: K names; the index is the class.
+        cam_layer: dotted name, below the user's network, of the layer Grad-CAM reads;
+            None where the network has no convolution with a spatial output.
+        bounds: the smallest and largest value a pixel of a real picture has.
+    """
+
+    name: str
+    module: PixelNetwork
+    framing: Framing
+    class_names: tuple[str, ...]
+    cam_layer: str | None
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the logits (B, K) of images (B, 3, H, W)."""
+        logits: Tensor = self.module(images)
+        return logits
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the input, in pixels."""
+        return self.framing.size
+
+    @property
+    def cam_module(self) -> nn.Module:
+        """The layer that Grad-CAM reads.
+
+        Raises:
+            ModelError: the network has no such layer.
+        """
+        if self.cam_layer is None:
+            raise ModelError(f"{self.name} has no convolution with a spatial output")
+        return self.module.network.get_submodule(self.cam_layer)
+
+    def shifted(self, shift: float) -> Classifier:
+        """Return the classifier g(x) = f(x - shift), sharing this one's weights.
+
+        On images moved by `shift` it computes what this one computes on the images themselves.
+        """
+        module = PixelNetwork(
+            self.module.network, self.module.normalization, self.module.shift + shift
+        )
+        return replace(self, module=module)
+
+    def weights_hash(self) -> str:
+        """SHA-256 over names, shapes, types and bytes of the network's parameters and buffers."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.module.network.state_dict().items()):
+            array = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {tuple(array.shape)} {array.dtype}\n".encode())
+            digest.update(array.flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def make_classifier(
+    network: nn.Module,
+    input_size: tuple[int, int] | Framing,
+    class_names: tuple[str, ...] | None = None,
+    normalization: Normalization | None = None,
+    cam_layer: str | None = None,
+) -> Classifier:
+    """Freeze a network and check that it can be explained.
+
+    The network is put in eval mode and its parameters stop requiring gradients; its values are
+    left as they are. It is then probed with two random images.
+
+    Args:
+        network: maps images (B, 3, H, W), normalised as `normalization` says, to logits (B, K).
+        input_size: (height, width) of the input in pixels, or a full `Framing`.
+        class_names: K names; "0", "1", ... where left out.
+        normalization: mean and standard deviation; left out, the network takes images in [0, 1].
+        cam_layer: dotted name of the layer for Grad-CAM; left out, the last convolution to run.
+
+    Raises:
+        ModelError: the network cannot be put in eval mode, fails on its input size, returns
+            something other than finite logits (B, K), or is not deterministic.
+    """
+    name = type(network).__name__
+    framing = input_size if isinstance(input_size, Framing) else Framing(input_size)
+    network.eval()
+    network.requires_grad_(requires_grad=False)
+    training = [path or name for path, part in network.named_modules() if part.training]
+    if training:
+        raise ModelError(
+            f"{name}: {training[0]} stays in train mode after .eval(); "
+            "saliency maps need eval mode, where dropout is off and batch statistics are fixed"
+        )
+    # On a CPU convolutions run up to twice as fast with channels last; the values stay the same.
+    module = PixelNetwork(network, normalization or Normalization()).to(
+        memory_format=torch.channels_last
+    )
+    logits, convolutions = _probe(module, framing.size, name)
+    classes = logits.shape[1]
+    if class_names is None:
+        class_names = tuple(str(index) for index in range(classes))
+    if len(class_names) != classes:
+        raise ModelError(f"{name}: {classes} logits but {len(class_names)} class names")
+    if cam_layer is None:
+        cam_layer = convolutions[-1] if convolutions else None
+    elif cam_layer not in dict(network.named_modules()):
+        known = ", ".join(convolutions[-3:]) or "none"
+        raise ModelError(
+            f"{name}: no layer is called {cam_layer!r}; its last convolutions: {known}"
+        )
+    return Classifier(name, module, framing, class_names, cam_layer)
+
+
+def _probe(
+    module: PixelNetwork, size: tuple[int, int], name: str
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Run the network twice on the same two images; return logits and convolutions in run order."""
+    device = module.mean.device
+    generator = torch.Generator().manual_seed(PROBE_SEED)
+    images = torch.rand(PROBE_IMAGES, 3, *size, generator=generator).to(device, module.mean.dtype)
+    ran: list[str] = []
+
+    def note(path: str, output: Tensor) -> None:
+        if output.ndim == 4 and min(output.shape[2:]) > 1 and path not in ran:  # noqa: PLR2004 - (B, C, h, w)
+            ran.append(path)
+
+    hooks = [
+        part.register_forward_hook(lambda _m, _i, output, path=path: note(path, output))
+        for path, part in module.network.named_modules()
+        if isinstance(part, nn.Conv2d)
+    ]
+    # A forward that draws random numbers must not move the caller's global state.
+    with torch.random.fork_rng(), torch.no_grad():
+        try:
+            first, second = module(images), module(images)
+        except RuntimeError as error:
+            raise ModelError(
+                f"{name} fails on images of {size[0]} x {size[1]} pixels: {error}"
+            ) from error
+        finally:
+            for hook in hooks:
+                hook.remove()
+    if not isinstance(first, Tensor) or first.ndim != 2 or first.shape[0] != PROBE_IMAGES:  # noqa: PLR2004 - (B, K)
+        got = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
+        raise ModelError(f"{name} must return logits of shape (batch, classes); it returns {got}")
+    if not torch.isfinite(first).all():
+        raise ModelError(f"{name} returns logits that are not finite on images in [0, 1]")
+    if not torch.equal(first, second):
+        raise ModelError(
+            f"{name} is not deterministic: the same images gave different logits in eval mode; "
+            "look for functional dropout without training=self.training, or added noise"
+        )
+    return first, tuple(ran)

@@ -1,0 +1,54 @@
+"""The two networks of the project: the study's own, and the same plan scaled down."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+HANDS = ("paper", "rock", "scissors")
+
+
+class HandNetwork(nn.Module):
+    """Six 3 x 3 convolutions in three pooled pairs, then three linear layers.
+
+    The layers live in `self.network`, as in the study, so that its checkpoints load.
+    """
+
+    def __init__(self, channels: tuple[int, ...], hidden: tuple[int, int], side: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for index, (inputs, outputs) in enumerate(
+            zip((3, *channels[:-1]), channels, strict=True), start=1
+        ):
+            layers += [nn.Conv2d(inputs, outputs, kernel_size=3, padding=1), nn.ReLU()]
+            if index % 2 == 0:
+                layers.append(nn.MaxPool2d(2, 2))
+        # Three poolings halve the side three times, rounding down each time.
+        flat = channels[-1] * (side // 2 // 2 // 2) ** 2
+        layers += [
+            nn.Flatten(),
+            nn.Linear(flat, hidden[0]),
+            nn.ReLU(),
+            nn.Linear(hidden[0], hidden[1]),
+            nn.ReLU(),
+            nn.Linear(hidden[1], len(HANDS)),
+        ]
+        self.network = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, side, side) in [0, 1] to logits (B, 3)."""
+        logits: Tensor = self.network(images)
+        return logits
+
+
+RPS_SIDE = 150
+COMPACT_SIDE = 64
+
+
+def rps() -> HandNetwork:
+    """Build the study's network: 150 x 150 input, 86.6 M parameters, 96% in the study."""
+    return HandNetwork((32, 64, 128, 128, 256, 256), (1024, 512), RPS_SIDE)
+
+
+def compact() -> HandNetwork:
+    """Build the same plan scaled down: 64 x 64 input, 0.34 M parameters."""
+    return HandNetwork((12, 12, 24, 24, 48, 48), (96, 48), COMPACT_SIDE)
