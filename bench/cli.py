@@ -1,0 +1,320 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from steadymap.bench import store
+from steadymap.bench.config import (
+    ConfigError,
+    Experiment,
+    experiment_names,
+    experiment_summary,
+    make_experiment,
+    read_config,
+    read_experiment,
+)
+from steadymap.bench.images import DATA_FORMS, SPLITS, DataError, ImageSet, open_images
+from steadymap.bench.manifest import Result, make_manifest, run_id
+from steadymap.bench.methods import BASELINES, METHODS
+from steadymap.bench.names import nearest
+from steadymap.bench.perturbations import PERTURBATIONS
+from steadymap.bench.records import Source
+from steadymap.bench.runner import INPUT_METRICS, map_count, measure
+from steadymap.bench.summary import full_summary
+from steadymap.bench.tables import footnotes, headline_tables
+from steadymap.bench.train import Recipe, save, train
+from steadymap.metrics import METRICS, Status
+from steadymap.models import MODEL_FORMS, MODELS, Classifier, ModelError, load_classifier
+
+EXIT_USAGE = 2
+EXIT_CELLS_FAILED = 3
+EXIT_INTERRUPTED = 130
+
+# A table is as wide as it needs where nobody watches, so that a log keeps it whole.
+LOG_WIDTH = 140
+DEFAULT_EXPERIMENT = "hands"
+RUNS = Path("runs")
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="How steady are your saliency maps when the image is nudged?",
+)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=LOG_WIDTH)
+
+
+@app.command("run")
+def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signature
+    experiment: Annotated[
+        str | None,
+        typer.Argument(help="An experiment of the package; the default is the embedded one."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file; flags override it.")] = None,
+    model: Annotated[str | None, typer.Option(help="See `steadymap list models`.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights to load.")] = None,
+    data: Annotated[str | None, typer.Option(help="See `steadymap list data`.")] = None,
+    split: Annotated[str | None, typer.Option(help=", ".join(SPLITS))] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME or NAME:key=value,...; repeat for more."),
+    ] = None,
+    family: Annotated[list[str] | None, typer.Option(help="Repeat for more.")] = None,
+    severity: Annotated[
+        list[str] | None,
+        typer.Option(help="0.1,0.3 for all families, or FAMILY=0.1,0.3; repeat for more."),
+    ] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Repeat for more.")] = None,
+    limit: Annotated[int | None, typer.Option(help="How many images at most.")] = None,
+    draws: Annotated[int | None, typer.Option(help="Draws of a stochastic family.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of path methods.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images explained at once.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    save_maps: Annotated[
+        bool, typer.Option("--save-maps", help="Keep images and raw attributions.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+) -> None:
+    """Measure how steady saliency maps are, and print the table."""
+    flags = {
+        "model": model,
+        "weights": weights,
+        "data": data,
+        "split": split,
+        "method": method or None,
+        "family": family or None,
+        "severity": _severities(severity) if severity else None,
+        "metric": metric or None,
+        "limit": limit,
+        "draws": draws,
+        "steps": steps,
+        "seed": seed,
+        "batch_size": batch_size,
+        "device": device,
+        "threads": threads,
+        "save_maps": save_maps or None,
+        "output": output,
+    }
+    if experiment is not None and config is not None:
+        raise ConfigError("give an experiment or --config, not both; --config may hold all keys")
+    base = read_config(config) if config else read_experiment(experiment or DEFAULT_EXPERIMENT)
+    given = {key: value for key, value in flags.items() if value is not None}
+    _run(make_experiment([base, given]))
+
+
+def _severities(texts: list[str]) -> dict[str, tuple[float, ...]] | tuple[float, ...]:
+    """Parse `0.1,0.3`, or `family=0.1,0.3`, given once or more."""
+    by_family: dict[str, tuple[float, ...]] = {}
+    for text in texts:
+        family, _, levels = text.rpartition("=")
+        try:
+            parsed = tuple(float(level) for level in levels.split(","))
+        except ValueError as error:
+            raise ConfigError(f"severity: expected numbers like 0.1,0.3, got {text!r}") from error
+        by_family[family] = (*by_family.get(family, ()), *parsed)
+    if "" not in by_family:
+        return by_family
+    if len(by_family) > 1:
+        raise ConfigError("severity: give one list for all families, or FAMILY=... for each")
+    return by_family[""]
+
+
+def _run(experiment: Experiment) -> None:
+    device = _device(experiment.device)
+    if experiment.threads:
+        torch.set_num_threads(experiment.threads)
+    classifier = load_classifier(experiment.model, experiment.weights, device)
+    images = open_images(experiment.data, classifier.framing, experiment.split, experiment.limit)
+    for name, reason in images.excluded:
+        _say(f"excluded: {name}: {reason}")
+    source = Source(run_id(experiment, classifier, images), classifier.name, images.name)
+    folder = experiment.output or RUNS / source.run_id
+    store.claim_folder(folder, source.run_id)
+    cells = experiment.cells()
+    _say(
+        f"{classifier.name} on {images.name} ({experiment.split}): {len(images)} images x "
+        f"{len(cells) + 1} views x {len(experiment.bound_methods())} methods"
+    )
+
+    def describe(result: Result) -> dict[str, Any]:
+        return make_manifest(experiment, classifier, images, result)
+
+    try:
+        with store.recorder(folder, source, cells, describe) as taking:
+            _measure(experiment, classifier, images, taking)
+    except KeyboardInterrupt:
+        _say(f"interrupted; what was measured is in {folder / store.PARTIAL}")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    _report(folder)
+    if taking.statuses[Status.ERROR.value]:
+        _say(f"{taking.statuses[Status.ERROR.value]} values failed: see `detail` in the records")
+        raise typer.Exit(EXIT_CELLS_FAILED)
+
+
+def _measure(
+    experiment: Experiment, classifier: Classifier, images: ImageSet, taking: store.Recorder
+) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_console(stderr=True)) as progress:
+        task = progress.add_task("maps", total=map_count(images, experiment))
+        for outcome in measure(
+            classifier,
+            images,
+            experiment,
+            lambda count: progress.advance(task, count),
+            keep_maps=experiment.save_maps,
+        ):
+            taking.add(outcome)
+
+
+def _report(folder: Path) -> None:
+    """Summarise a finished run, print its tables and say where everything is."""
+    records, manifest = store.read_run(folder)
+    summary = full_summary(records)
+    summary.to_csv(folder / store.SUMMARY, index=False, float_format="%.6g")
+    console = _console()
+    for table in headline_tables(records, summary):
+        console.print(table)
+    for note in footnotes(records):
+        console.print(f"- {note}", markup=False, highlight=False)
+    files = ", ".join(sorted(path.name for path in folder.iterdir()))
+    seconds = manifest["wall_seconds"]
+    console.print(f"{seconds:.0f} s; {folder}: {files}", markup=False, highlight=False)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device: unknown name {name!r}; known: cpu, cuda, cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: cuda was asked for, but torch sees no CUDA device here")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device: {name}: there are {torch.cuda.device_count()} CUDA devices")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device: {name!r} is not supported; known: cpu, cuda, cuda:1")
+    return device
+
+
+@app.command("train")
+def train_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signature
+    model: Annotated[str, typer.Option(help=", ".join(MODELS))] = "compact",
+    data: Annotated[str, typer.Option(help="See `steadymap list data`.")] = "hands:4000",
+    output: Annotated[Path | None, typer.Option(help="Weights file, .safetensors.")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = Recipe.epochs,
+    batch_size: Annotated[int, typer.Option(min=1)] = Recipe.batch_size,
+    learning_rate: Annotated[float, typer.Option(min=0)] = Recipe.learning_rate,
+    seed: Annotated[int, typer.Option(min=0)] = Recipe.seed,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+) -> None:
+    """Train a network of the project; write its weights and a card."""
+    path = output or RUNS / f"{model}-{data.partition(':')[0]}.safetensors"
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"output: weights are written as .safetensors, got {path.name}")
+    if path.exists():
+        raise ConfigError(f"output: {path} exists; choose another --output")
+    if threads:
+        torch.set_num_threads(threads)
+    recipe = Recipe(epochs, batch_size, learning_rate, seed)
+    network, card = train(model, data, recipe, _device(device), _say)
+    save(network, card, path)
+    scores = ", ".join(f"{name} {value:.2%}" for name, value in card["accuracy"].items())
+    _console().print(f"accuracy: {scores}; {path}", markup=False, highlight=False)
+
+
+@app.command("list")
+def list_command(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            help="experiments, models, data, families, methods, baselines or metrics; or all."
+        ),
+    ] = None,
+) -> None:
+    """Show what there is, with a line on each and its source."""
+    sections = _sections()
+    if what is not None and what not in sections:
+        raise ConfigError(f"unknown list {what!r}; {nearest(what, sections)}")
+    console = _console()
+    for title, rows in sections.items():
+        if what in (None, title):
+            table = Table(title=title, title_justify="left", title_style="bold", box=None)
+            for column in ("name", "what it is", "source"):
+                table.add_column(column, overflow="fold")
+            for row in rows:
+                table.add_row(*(escape(text) for text in row))
+            console.print(table)
+            console.print()
+
+
+def _sections() -> dict[str, list[tuple[str, str, str]]]:
+    """Return the rows (name, line, source) of each registry."""
+    return {
+        "experiments": [
+            (name, experiment_summary(name), "the default" if name == DEFAULT_EXPERIMENT else "")
+            for name in experiment_names()
+        ],
+        "models": [(name, model.summary, model.source) for name, model in MODELS.items()]
+        + [(form, text, "") for form, text in MODEL_FORMS.items()],
+        "data": [(form, text, "") for form, text in DATA_FORMS.items()],
+        "families": [
+            (
+                name,
+                f"{family.summary} ({family.bounds[0]:g} to {family.bounds[1]:g})",
+                family.source,
+            )
+            for name, family in PERTURBATIONS.items()
+        ],
+        "methods": [(name, method.summary, method.source) for name, method in METHODS.items()],
+        "baselines": [(name, "for integrated_gradients:baseline=...", "") for name in BASELINES],
+        "metrics": [
+            (name, f"{metric.summary}; {metric.better} is better", metric.source)
+            for name, metric in METRICS.items()
+        ]
+        + [(name, text, "") for name, text in INPUT_METRICS.items()],
+    }
+
+
+def _say(text: str) -> None:
+    _console(stderr=True).print(text, markup=False, highlight=False)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    try:
+        app()
+    except (ConfigError, DataError, ModelError) as error:
+        _say(f"steadymap: {error}")
+        sys.exit(EXIT_USAGE)

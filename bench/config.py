@@ -1,0 +1,227 @@
+"""What a run does: every key of the YAML configuration, each also a flag of `steadymap run`."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from steadymap.bench.methods import DEFAULT_METHODS, BoundMethod, bind_method
+from steadymap.bench.names import nearest
+from steadymap.bench.perturbations import PERTURBATIONS, Cell
+from steadymap.metrics import METRICS
+
+EXPERIMENTS = importlib.resources.files("steadymap.bench.experiments")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run, with the key, the rule and the value."""
+
+
+class Plan(BaseModel):
+    """Which maps to make and how to score them.
+
+    Attributes:
+        method: methods with their parameters, e.g. `integrated_gradients:baseline=white,steps=32`.
+        family: families of perturbations.
+        severity: one list for all families, or lists by family; left out, each family's own five.
+        metric: metrics; left out, all that the methods and the data allow.
+        draws: draws of each stochastic family at each severity.
+        steps: number of steps of path methods whose spec does not set it.
+        seed: of everything random.
+        batch_size: images explained at once; changes the speed alone.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    method: tuple[str, ...] = DEFAULT_METHODS
+    family: tuple[str, ...] = tuple(PERTURBATIONS)
+    severity: dict[str, tuple[float, ...]] | tuple[float, ...] | None = None
+    metric: tuple[str, ...] | None = None
+    draws: Annotated[int, Field(ge=1)] = 1
+    steps: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    batch_size: Annotated[int, Field(ge=1)] = 16
+
+    @field_validator("method")
+    @classmethod
+    def _methods_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for spec in _some("method", value):
+            bind_method(spec)
+        return value
+
+    @field_validator("family")
+    @classmethod
+    def _families_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in _some("family", value):
+            _known("family", name, PERTURBATIONS)
+        return value
+
+    @field_validator("metric")
+    @classmethod
+    def _metrics_are_known(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in _some("metric", value or ()) if value is not None else ():
+            _known("metric", name, METRICS)
+        return value
+
+    def bound_methods(self) -> tuple[BoundMethod, ...]:
+        """Return the methods with every parameter set, in the order given, each once."""
+        bound = [bind_method(spec, self.steps) for spec in self.method]
+        return tuple({method.spec: method for method in bound}.values())
+
+    def severities(self) -> dict[str, tuple[float, ...]]:
+        """Return the severities of each family of the plan.
+
+        Raises:
+            ConfigError: a family that is not in the plan, or a severity out of its bounds.
+        """
+        if isinstance(self.severity, dict):
+            for name in self.severity:
+                if name not in self.family:
+                    raise ConfigError(
+                        f"severity: {name!r} is not among the families of this run; "
+                        f"{nearest(name, self.family)}"
+                    )
+        chosen = {}
+        for name in dict.fromkeys(self.family):
+            family = PERTURBATIONS[name]
+            given = self.severity.get(name) if isinstance(self.severity, dict) else self.severity
+            levels = family.severities if given is None else tuple(dict.fromkeys(given))
+            low, high = family.bounds
+            for level in _some(f"severity of {name}", levels):
+                if not low <= level <= high:
+                    raise ConfigError(
+                        f"severity: {name} takes {low:g} to {high:g} in image units, got {level:g}"
+                    )
+            chosen[name] = levels
+        return chosen
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Return the perturbations of each image, in the order of the records."""
+        return tuple(
+            Cell(name, level, draw)
+            for name, levels in self.severities().items()
+            for level in levels
+            for draw in range(self.draws if PERTURBATIONS[name].stochastic else 1)
+        )
+
+
+class Experiment(Plan):
+    """A plan, the model and the images it is for, and where the result goes.
+
+    Attributes:
+        model: see `steadymap list`.
+        weights: a file of weights; left out, those that the model brings.
+        data: see `steadymap list`.
+        split: train, validation, test or all.
+        limit: how many images at most, taken from each class in turn; left out, the whole split.
+        device: cpu, cuda, cuda:1, ...
+        threads: CPU threads; left out, torch's own choice.
+        save_maps: keep images, perturbed images and raw attributions.
+        output: folder of the run; left out, runs/NAME-HASH.
+    """
+
+    model: str = "compact"
+    weights: Path | None = None
+    data: str = "hands"
+    split: str = "test"
+    limit: Annotated[int, Field(ge=1)] | None = None
+    device: str = "cpu"
+    threads: Annotated[int, Field(ge=1)] | None = None
+    save_maps: bool = False
+    output: Path | None = None
+
+
+def _some(key: str, value: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not value:
+        raise ConfigError(f"{key}: the list is empty; leave the key out for the default")
+    return value
+
+
+def _known(key: str, name: str, known: Mapping[str, object]) -> None:
+    if name not in known:
+        raise ConfigError(f"unknown {key} {name!r}; {nearest(name, known)}")
+
+
+def make_experiment(layers: list[Mapping[str, Any]]) -> Experiment:
+    """Merge layers of settings, later ones over earlier ones, and check the result.
+
+    Raises:
+        ConfigError: one line for the first thing wrong.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged |= layer
+    for key in merged:
+        if key not in Experiment.model_fields:
+            raise ConfigError(f"unknown key {key!r}; {nearest(key, Experiment.model_fields)}")
+    try:
+        experiment = Experiment.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_first_line(error)) from error
+    experiment.severities()
+    return experiment
+
+
+def _first_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    if isinstance(cause := first.get("ctx", {}).get("error"), ValueError):
+        return str(cause)
+    key = str(first["loc"][0])
+    return f"{key}: {first['msg']}, got {first['input']!r}"
+
+
+def experiment_names() -> tuple[str, ...]:
+    """Return the names of the experiments that come with the package."""
+    return tuple(
+        sorted(
+            file.name.removesuffix(".yaml")
+            for file in EXPERIMENTS.iterdir()
+            if file.name.endswith(".yaml")
+        )
+    )
+
+
+def read_experiment(name: str) -> dict[str, Any]:
+    """Read the settings of an experiment that comes with the package.
+
+    Raises:
+        ConfigError: no such experiment; names the nearest one.
+    """
+    if name not in experiment_names():
+        raise ConfigError(f"unknown experiment {name!r}; {nearest(name, experiment_names())}")
+    return _mapping(EXPERIMENTS.joinpath(f"{name}.yaml").read_text(encoding="utf-8"), name)
+
+
+def experiment_summary(name: str) -> str:
+    """Return the first comment line of an experiment."""
+    first = EXPERIMENTS.joinpath(f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the settings of a YAML file.
+
+    Raises:
+        ConfigError: no such file, not YAML, or not keys with values.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config: cannot read {path}: {error}") from error
+    return _mapping(text, path.name)
+
+
+def _mapping(text: str, name: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"config: {name} is not YAML: {reason}") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"config: {name} must hold keys with values, e.g. 'limit: 60'")
+    return content

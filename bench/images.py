@@ -1,0 +1,362 @@
+"""From a data spec to pictures that are decoded, named, split and framed for a classifier."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from steadymap.bench.hands import HAND_CLASSES, hand
+from steadymap.bench.names import nearest
+from steadymap.models import Framing
+
+SPLITS = {"train": (0.0, 0.7), "validation": (0.7, 0.9), "test": (0.9, 1.0), "all": (0.0, 1.0)}
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+HANDS_COUNT = 1000
+MAX_PIXELS = 100_000_000
+
+DATA_FORMS: dict[str, str] = {
+    "hands[:COUNT]": "embedded rock, paper and scissors hands with masks; 1000, or COUNT",
+    "folder:PATH": "a folder with one subfolder of pictures a class",
+    "kaggle:owner/name": "a Kaggle data set (pip install 'steadymap[kaggle]')",
+}
+
+
+class DataError(ValueError):
+    """Data that cannot be used, with what to do about it."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a set.
+
+    Attributes:
+        name: file name below the data's root, or the hand's name.
+        image_id: 16 hex digits of the SHA-256 of its decoded pixels, before any resizing.
+        label: index into the set's `class_names`; None where nothing is known.
+    """
+
+    name: str
+    image_id: str
+    label: int | None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture as a classifier takes it.
+
+    Attributes:
+        image: (3, H, W), float32 in [0, 1].
+        mask: (H, W) in [0, 1], 1 inside the object; None where the data has no masks.
+    """
+
+    image: Tensor
+    mask: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Pictures of known content, read one by one as they are needed.
+
+    Attributes:
+        name: what records call the data set.
+        class_names: the data's own classes, in the order of their labels.
+        pictures: what there is, in the order of the run.
+        read: gives picture number i, framed.
+        has_masks: whether every frame has a mask.
+        excluded: (name, reason) of what was left out.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    read: Callable[[int], Frame]
+    has_masks: bool = False
+    excluded: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.pictures)
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """Return pictures (B, 3, H, W), float32 in [0, 1]."""
+        return torch.stack([self.read(index).image for index in indices])
+
+    def data_hash(self) -> str:
+        """SHA-256 over the pictures' ids and class names, whatever their order."""
+        lines = sorted(
+            f"{picture.image_id} {'' if picture.label is None else self.class_names[picture.label]}"
+            for picture in self.pictures
+        )
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def from_tensor(
+    images: Tensor,
+    labels: Sequence[int] | None = None,
+    class_names: tuple[str, ...] = (),
+    masks: NDArray[np.float64] | None = None,
+) -> ImageSet:
+    """Make an image set of your own tensors.
+
+    Args:
+        images: (N, 3, H, W), float32 in [0, 1], at the classifier's input size.
+        labels: N indices into `class_names`.
+        class_names: what the labels mean; needed with `labels`.
+        masks: (N, H, W) in [0, 1].
+
+    Raises:
+        DataError: another shape or type, values outside [0, 1], or two equal images.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.float32:  # noqa: PLR2004 - (N, 3, H, W)
+        raise DataError(
+            f"images: expected float32 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}"
+        )
+    if len(images) == 0:
+        raise DataError("images: there are none")
+    if not (images.min() >= 0 and images.max() <= 1):
+        raise DataError(
+            f"images: values must lie in [0, 1], these reach from {images.min():.3g} to "
+            f"{images.max():.3g}; normalisation belongs inside the classifier"
+        )
+    if labels is not None and (
+        len(labels) != len(images) or not set(labels) <= set(range(len(class_names)))
+    ):
+        raise DataError(
+            f"labels: expected {len(images)} indices below {len(class_names)} (class_names)"
+        )
+    if masks is not None and masks.shape != (len(images), *images.shape[2:]):
+        raise DataError(f"masks: expected (N, H, W) as the images, got {masks.shape}")
+    stored = images.detach().cpu().clone()
+    pictures = tuple(
+        Picture(
+            f"image-{index}", _pixel_hash(image.numpy()), None if labels is None else labels[index]
+        )
+        for index, image in enumerate(stored)
+    )
+    kept, excluded = _without_duplicates(pictures)
+    if excluded:
+        raise DataError(f"images: {excluded[0][0]} is a {excluded[0][1]}; give each image once")
+
+    def read(index: int) -> Frame:
+        return Frame(stored[index], None if masks is None else masks[index])
+
+    return ImageSet("tensor", class_names, kept, read, has_masks=masks is not None)
+
+
+def open_images(
+    spec: str, framing: Framing, split: str = "test", limit: int | None = None
+) -> ImageSet:
+    """Open a data set, decoding every picture of the run once.
+
+    A split depends on a file's name without its suffix, so that adding, removing, reordering or
+    converting files moves no other. `limit` takes from each class in turn, in an order that again
+    depends on the names alone; a larger limit keeps what a smaller one took. A file that cannot be
+    decoded is excluded, with the reason, and not replaced by another.
+
+    Args:
+        spec: see `DATA_FORMS`.
+        framing: how pictures are brought to the classifier's input size.
+        split: train (70%), validation (20%), test (10%) or all.
+        limit: how many pictures at most; None takes all.
+
+    Raises:
+        DataError: an unknown spec or split, a missing folder, no pictures, fewer than two classes.
+    """
+    kind, _, rest = spec.partition(":")
+    if split not in SPLITS:
+        raise DataError(f"split: unknown name {split!r}; {nearest(split, SPLITS)}")
+    if limit is not None and limit < 1:
+        raise DataError(f"limit: must be at least 1, got {limit}")
+    if kind == "hands":
+        return _open_hands(rest, framing, split, limit)
+    if kind == "folder" and rest:
+        return _open_folder(spec, Path(rest), framing, (split, limit))
+    if kind == "kaggle" and rest:
+        return _open_folder(spec, _download_kaggle(rest), framing, (split, limit))
+    raise DataError(f"data: unknown spec {spec!r}; {nearest(spec, DATA_FORMS)}")
+
+
+def _open_hands(count_text: str, framing: Framing, split: str, limit: int | None) -> ImageSet:
+    count = int(count_text) if count_text.isdecimal() else None if count_text else HANDS_COUNT
+    if count is None or count < 1:
+        raise DataError(f"data: hands:COUNT takes a whole number above 0, got {count_text!r}")
+    names = {f"hand-{index:06d}": index for index in range(count)}
+    labels = {name: index % len(HAND_CLASSES) for name, index in names.items()}
+    chosen = _choose(labels, split, limit)
+    if not chosen:
+        raise DataError(f"data: hands:{count} has no picture in its {split} split; ask for more")
+    pictures = tuple(
+        Picture(name, _pixel_hash(hand(names[name])[0]), labels[name]) for name in chosen
+    )
+
+    def read(index: int) -> Frame:
+        pixels, mask, _ = hand(names[pictures[index].name])
+        framed = _frame(Image.fromarray(mask.astype(np.uint8) * 255), framing)
+        return Frame(_tensor(pixels, framing), framed / 255.0)
+
+    return ImageSet("hands", HAND_CLASSES, pictures, read, has_masks=True)
+
+
+def _open_folder(
+    spec: str, root: Path, framing: Framing, choice: tuple[str, int | None]
+) -> ImageSet:
+    files = _class_files(root)
+    class_names = tuple(sorted({path.parent.name for path in files.values()}))
+    labels = {name: class_names.index(path.parent.name) for name, path in files.items()}
+    pictures, excluded = [], []
+    for name in _choose(labels, *choice):
+        try:
+            pixels = decode(files[name])
+        except Exception as error:  # noqa: BLE001 - decoders raise anything; it is written down
+            reason = str(error) or type(error).__name__
+            excluded.append((name, reason.replace(str(files[name]), name)))
+        else:
+            pictures.append(Picture(name, _pixel_hash(pixels), labels[name]))
+    kept, twice = _without_duplicates(tuple(pictures))
+    if not kept:
+        first = f"; the first that failed: {excluded[0][0]} ({excluded[0][1]})" if excluded else ""
+        raise DataError(f"data: no images in the {choice[0]} split of {root}{first}")
+
+    def read(index: int) -> Frame:
+        return Frame(_tensor(decode(files[kept[index].name]), framing), None)
+
+    return ImageSet(spec, class_names, kept, read, excluded=(*excluded, *twice))
+
+
+def _class_files(root: Path) -> dict[str, Path]:
+    """Return the pictures by their name below `root`: those that lie directly in its subfolders.
+
+    A subfolder without pictures of its own is no class. Kaggle's archive of the photographs has a
+    second copy of all three classes below such a folder.
+    """
+    if not root.is_dir():
+        raise DataError(f"data: no such folder: {root}")
+    files = {
+        f"{folder.name}/{path.name}": path
+        for folder in sorted(root.iterdir())
+        if folder.is_dir() and not folder.name.startswith(".")
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    }
+    classes = {path.parent.name for path in files.values()}
+    if not classes:
+        raise DataError(
+            f"data: no images under {root}: expected one subfolder a class, with pictures in it "
+            f"({', '.join(SUFFIXES)})"
+        )
+    if len(classes) == 1:
+        raise DataError(
+            f"data: {root} has one class ({classes.pop()}); a classifier needs two or more"
+        )
+    return files
+
+
+def _download_kaggle(handle: str) -> Path:
+    try:
+        kagglehub = importlib.import_module("kagglehub")
+    except ImportError as error:
+        raise DataError("data: kaggle: needs kagglehub: pip install 'steadymap[kaggle]'") from error
+    try:
+        return Path(kagglehub.dataset_download(handle))
+    except Exception as error:  # the hub's client raises many kinds; each means the same here
+        raise DataError(
+            f"data: kaggle:{handle} could not be downloaded ({type(error).__name__}: {error}); "
+            "download it by hand and use folder:PATH"
+        ) from error
+
+
+def decode(path: Path) -> NDArray[np.uint8]:
+    """Decode a file in full to 8-bit RGB (H, W, 3).
+
+    EXIF orientation is applied; of an animation the first frame is taken; transparent pixels are
+    laid on white; grey and palette become RGB; 16-bit grey is scaled to 8 bits.
+
+    Raises:
+        DataError: floats or 32-bit integers, whose range is unknown, or over 100 megapixels.
+        OSError: a broken file (Pillow raises other kinds, too).
+    """
+    with Image.open(path) as opened:
+        width, height = opened.size
+        if width * height > MAX_PIXELS:
+            raise DataError(f"{width} x {height} pixels are over {MAX_PIXELS // 10**6} megapixels")
+        image = ImageOps.exif_transpose(opened)
+        if image.mode in ("F", "I"):
+            raise DataError(f"mode {image.mode}: the range of its values is unknown")
+        if image.mode.startswith("I;16"):
+            grey = np.rint(np.asarray(image, dtype=np.float64) / 257).astype(np.uint8)
+            image = Image.fromarray(grey)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        return np.asarray(image.convert("RGB"))
+
+
+def _choose(labels: dict[str, int], split: str, limit: int | None) -> list[str]:
+    """Take the names of a split, one from each class in turn, in an order of their own."""
+    low, high = SPLITS[split]
+    queues: dict[int, list[str]] = {}
+    for name in sorted(labels, key=lambda name: (_name_hash(name), name)):
+        if low <= _split_point(name) < high:
+            queues.setdefault(labels[name], []).append(name)
+    turns = [(turn, label) for label, queue in queues.items() for turn in range(len(queue))]
+    return [queues[label][turn] for turn, label in sorted(turns)][:limit]
+
+
+def _split_point(name: str) -> float:
+    """Where a file stands in [0, 1): its stem alone decides, so a converted copy stays put."""
+    return _name_hash(Path(name).stem) / 2**64
+
+
+def _name_hash(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
+
+
+def _pixel_hash(pixels: NDArray[np.generic]) -> str:
+    digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}\n".encode())
+    digest.update(np.ascontiguousarray(pixels).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _without_duplicates(
+    pictures: tuple[Picture, ...],
+) -> tuple[tuple[Picture, ...], list[tuple[str, str]]]:
+    """Keep the first of equal pictures: an id must name one row of the records, not two."""
+    first: dict[str, Picture] = {}
+    excluded = []
+    for picture in pictures:
+        kept = first.setdefault(picture.image_id, picture)
+        if kept is not picture:
+            excluded.append((picture.name, f"duplicate of {kept.name}"))
+    return tuple(first.values()), excluded
+
+
+def _tensor(pixels: NDArray[np.uint8], framing: Framing) -> Tensor:
+    framed = _frame(Image.fromarray(pixels), framing)
+    return torch.from_numpy(framed.transpose(2, 0, 1).copy()).float() / 255
+
+
+def _frame(image: Image.Image, framing: Framing) -> NDArray[np.uint8]:
+    """Resize and crop to the classifier's input size."""
+    height, width = framing.size
+    resample = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    if framing.short_side is None:
+        size = (width, height)
+    else:
+        # As torchvision's Resize does: the longer side is rounded down.
+        scale = framing.short_side
+        short = min(image.size)
+        size = (int(scale * image.width / short), int(scale * image.height / short))
+    resized = image.resize(size, resample[framing.interpolation])
+    left = round((resized.width - width) / 2)
+    top = round((resized.height - height) / 2)
+    return np.asarray(resized.crop((left, top, left + width, top + height)))

@@ -1,0 +1,162 @@
+"""Who, what and where: all that is needed to repeat a run, and to refuse a false comparison."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steadymap.bench.config import Experiment, Plan
+from steadymap.bench.images import ImageSet
+from steadymap.bench.records import SCHEMA_VERSION
+from steadymap.metrics import METRICS
+from steadymap.models import Classifier
+
+PACKAGES = (
+    "steadymap",
+    "torch",
+    "torchvision",
+    "captum",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "pandas",
+    "pillow",
+    "pyarrow",
+)
+ID_LENGTH = 8
+
+
+def run_id(plan: Plan, classifier: Classifier, images: ImageSet) -> str:
+    """Name a run by what it computes: data set, model, and a hash of everything that matters.
+
+    Threads and batch size are left out: they change the speed alone.
+    """
+    name = f"{images.name.partition(':')[0]}-{classifier.name.partition(':')[0]}"
+    text = json.dumps(_identity(plan, classifier, images), sort_keys=True)
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]}"
+
+
+def _identity(plan: Plan, classifier: Classifier, images: ImageSet) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA_VERSION,
+        "steadymap": importlib.metadata.version("steadymap"),
+        "methods": [method.spec for method in plan.bound_methods()],
+        "cells": [asdict(cell) for cell in plan.cells()],
+        "metrics": sorted(plan.metric or METRICS),
+        "seed": plan.seed,
+        "weights": classifier.weights_hash(),
+        "framing": asdict(classifier.framing),
+        "normalization": asdict(classifier.module.normalization),
+        "cam_layer": classifier.cam_layer,
+        "data": images.data_hash(),
+        "device": classifier.module.mean.device.type,
+    }
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run went: seconds by the clock, values by status, and whether it got to its end."""
+
+    seconds: float
+    statuses: Mapping[str, int]
+    complete: bool
+
+
+def make_manifest(
+    experiment: Experiment, classifier: Classifier, images: ImageSet, result: Result
+) -> dict[str, Any]:
+    """Return the manifest, ready for JSON."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id(experiment, classifier, images),
+        "complete": result.complete,
+        "configuration": experiment.model_dump(mode="json", exclude={"output"}),
+        "methods": [method.spec for method in experiment.bound_methods()],
+        "severities": experiment.severities(),
+        "metrics": {name: METRICS[name].summary for name in experiment.metric or METRICS},
+        "seed": experiment.seed,
+        "model": {
+            "name": classifier.name,
+            "weights_sha256": classifier.weights_hash(),
+            "input_size": list(classifier.input_size),
+            "class_names": list(classifier.class_names),
+            "cam_layer": classifier.cam_layer,
+        },
+        "data": {
+            "name": images.name,
+            "split": experiment.split,
+            "sha256": images.data_hash(),
+            "class_names": list(images.class_names),
+            "pictures": {picture.image_id: picture.name for picture in images.pictures},
+            "excluded": [{"name": name, "reason": reason} for name, reason in images.excluded],
+        },
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "git": git_state(),
+        "machine": machine(classifier.module.mean.device),
+        "wall_seconds": round(result.seconds, 2),
+        "statuses": dict(sorted(result.statuses.items())),
+    }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Return what the speed depends on; nothing that names the machine or its owner."""
+    facts: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+    }
+    if device.type == "cuda":
+        facts["device_name"] = torch.cuda.get_device_name(device)
+        facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or "unknown"
+    names = Counter(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    return names.most_common(1)[0][0] if names else platform.machine()
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return the commit of the folder that the run was started in; None where it is no checkout."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "changed": bool(_git("status", "--porcelain"))}
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git says, None where it fails or is not there."""
+    try:
+        done = subprocess.run(  # noqa: S603 - fixed arguments
+            ["git", *arguments],  # noqa: S607 - the user's own git
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON that people can read and git can compare."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

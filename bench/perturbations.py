@@ -1,0 +1,132 @@
+"""Families of perturbations: an image and a severity in, a perturbed image out.
+
+Severities are in image units ([0, 1] from black to white), or a share of the pixels. At severity 0
+every family returns the image itself. Nothing is clamped: the classifier sees values beyond [0, 1]
+where a family makes them, as in the study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steadymap.bench.randomness import generator
+
+Perturb = Callable[[Tensor, float, np.random.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """A family.
+
+    Attributes:
+        apply: takes one image (3, H, W) in [0, 1] on the CPU, a severity and the generator of this
+            draw; returns the perturbed image and leaves the given one alone.
+        severities: the five levels that a run uses unless told otherwise; with both signs where
+            `bounds` allows a negative severity.
+        bounds: the smallest and largest severity that makes sense.
+        summary: one line for `steadymap list`.
+        source: where the family comes from.
+        stochastic: whether draws differ.
+        compensated: whether the classifier gets the inverse shift inside, so that it computes on
+            the perturbed image what it computed on the clean one; only for additive families whose
+            severity is the shift.
+    """
+
+    apply: Perturb
+    severities: tuple[float, ...]
+    bounds: tuple[float, float]
+    summary: str
+    source: str
+    stochastic: bool = False
+    compensated: bool = False
+
+
+def bias(image: Tensor, severity: float, _rng: np.random.Generator) -> Tensor:
+    """Add the severity to every value of every channel."""
+    return image + severity
+
+
+def gaussian_noise(image: Tensor, severity: float, rng: np.random.Generator) -> Tensor:
+    """Add normal noise whose standard deviation is the severity."""
+    noise = rng.standard_normal(tuple(image.shape), dtype=np.float32)
+    return image + severity * torch.from_numpy(noise)
+
+
+def uniform_noise(image: Tensor, severity: float, rng: np.random.Generator) -> Tensor:
+    """Add noise that is uniform between minus and plus the severity."""
+    noise = 2 * rng.random(tuple(image.shape), dtype=np.float32) - 1
+    return image + severity * torch.from_numpy(noise)
+
+
+def salt_and_pepper(image: Tensor, severity: float, rng: np.random.Generator) -> Tensor:
+    """Turn that share of the pixels black or white, all channels together."""
+    size = tuple(image.shape[1:])
+    hit = torch.from_numpy(rng.random(size) < severity)
+    colour = torch.from_numpy(rng.integers(0, 2, size)).to(image.dtype)
+    return torch.where(hit, colour, image)
+
+
+MAGNITUDES = (0.05, 0.1, 0.2, 0.3, 0.5)
+BOTH_SIGNS = (*(-size for size in reversed(MAGNITUDES)), *MAGNITUDES)
+
+PERTURBATIONS: dict[str, Perturbation] = {
+    "bias": Perturbation(
+        bias,
+        BOTH_SIGNS,
+        (-1.0, 1.0),
+        "a constant on every channel; either sign",
+        "the study; Kindermans et al. 2019",
+    ),
+    "compensated_bias": Perturbation(
+        bias,
+        BOTH_SIGNS,
+        (-1.0, 1.0),
+        "the same, and the classifier takes it off again: what still changes is the method",
+        "Kindermans et al. 2019, section 2",
+        compensated=True,
+    ),
+    "gaussian_noise": Perturbation(
+        gaussian_noise,
+        MAGNITUDES,
+        (0.0, 1.0),
+        "normal noise; severity is its standard deviation",
+        "Hendrycks and Dietterich 2019",
+        stochastic=True,
+    ),
+    "uniform_noise": Perturbation(
+        uniform_noise,
+        MAGNITUDES,
+        (0.0, 1.0),
+        "uniform noise between minus and plus the severity",
+        "Alvarez-Melis and Jaakkola 2018",
+        stochastic=True,
+    ),
+    "salt_and_pepper": Perturbation(
+        salt_and_pepper,
+        MAGNITUDES,
+        (0.0, 1.0),
+        "that share of the pixels turned black or white",
+        "Hendrycks and Dietterich 2019 (impulse noise)",
+        stochastic=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One perturbation of every image: a family at a severity, and which of its draws."""
+
+    family: str
+    severity: float
+    draw: int
+
+
+def perturb(image: Tensor, cell: Cell, image_id: str, seed: int) -> Tensor:
+    """Apply a cell to one image (3, H, W) on the CPU; the draw is the image's own."""
+    rng = generator(seed, image_id, cell.family, cell.severity, cell.draw)
+    return PERTURBATIONS[cell.family].apply(image, cell.severity, rng)

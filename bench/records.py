@@ -1,0 +1,96 @@
+"""Records: one row a value, the same columns everywhere, in Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import pandas as pd
+import pyarrow as pa
+
+from steadymap.metrics import Status
+
+SCHEMA_VERSION = 1
+
+# The family of a record that is about the clean image alone, and the method of one that is about
+# the input rather than a map.
+CLEAN = "clean"
+INPUT = "input"
+
+SCHEMA = pa.schema(
+    [
+        pa.field("run_id", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("model", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("dataset", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("image_id", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("label", pa.int32()),
+        pa.field("target", pa.int32()),
+        pa.field("pred_clean", pa.int32()),
+        pa.field("pred_perturbed", pa.int32()),
+        pa.field("kept", pa.bool_()),
+        pa.field("method", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("family", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("severity", pa.float64()),
+        pa.field("draw", pa.int32()),
+        pa.field("metric", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("value", pa.float64()),
+        pa.field("status", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("detail", pa.dictionary(pa.int32(), pa.string())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What all records of a run have in common."""
+
+    run_id: str
+    model: str
+    dataset: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One value of one metric for one (image, method, family, severity, draw).
+
+    Classes are indices into the classifier's class names; `label` is None where the data's class is
+    none of them. `value` is NaN unless `status` is `ok`, and `detail` then says why.
+    """
+
+    image_id: str
+    label: int | None
+    target: int
+    pred_clean: int
+    pred_perturbed: int
+    kept: bool
+    method: str
+    family: str
+    severity: float
+    draw: int
+    metric: str
+    value: float
+    status: Status
+    detail: str
+
+
+def to_table(records: Sequence[Record], source: Source) -> pa.Table:
+    """Return records as an Arrow table with `SCHEMA`."""
+    columns: dict[str, list[object]] = {
+        name: [value] * len(records)
+        for name, value in (
+            ("run_id", source.run_id),
+            ("model", source.model),
+            ("dataset", source.dataset),
+        )
+    }
+    for field in fields(Record):
+        columns[field.name] = [getattr(record, field.name) for record in records]
+    return pa.table(columns, schema=SCHEMA)
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """Return a table of records for pandas: `label` may be missing, text columns are categories."""
+    frame: pd.DataFrame = table.unify_dictionaries().to_pandas(
+        types_mapper={pa.int32(): pd.Int32Dtype()}.get
+    )
+    return frame

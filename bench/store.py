@@ -1,0 +1,152 @@
+"""The folder of a run: records, manifest, summary and, if asked for, the maps themselves."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from steadymap.bench.config import ConfigError
+from steadymap.bench.manifest import Result, write_json
+from steadymap.bench.perturbations import Cell
+from steadymap.bench.records import SCHEMA, Source, to_frame, to_table
+from steadymap.bench.runner import CLEAN_CELL, Outcome
+
+RECORDS = "records.parquet"
+PARTIAL = "records.partial.parquet"
+MANIFEST = "manifest.json"
+SUMMARY = "summary.csv"
+MAPS = "maps"
+
+
+def claim_folder(folder: Path, run_id: str) -> None:
+    """Make the folder of a run, or take over one of the same run.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        held = _held_run(folder)
+        if held != run_id:
+            raise ConfigError(
+                f"output: {folder} already holds {held or 'files that are not a run'}, "
+                f"this run is {run_id}; choose another folder"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output: cannot make the folder {folder}: {error.strerror}") from error
+
+
+def _held_run(folder: Path) -> str | None:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(manifest["run_id"]) if isinstance(manifest, dict) and "run_id" in manifest else None
+
+
+@dataclass
+class Recorder:
+    """Takes the outcomes of a run as they come; what it has taken survives an interruption."""
+
+    folder: Path
+    source: Source
+    writer: pq.ParquetWriter
+    started: float = field(default_factory=time.monotonic)
+    statuses: Counter[str] = field(default_factory=Counter)
+    kept: list[Outcome] = field(default_factory=list)
+
+    def add(self, outcome: Outcome) -> None:
+        """Write the records of a batch, and keep its maps, if it has any, for the end."""
+        self.writer.write_table(to_table(outcome.records, self.source))
+        self.statuses.update(record.status.value for record in outcome.records)
+        if outcome.images is not None:
+            self.kept.append(outcome)
+
+
+@contextmanager
+def recorder(
+    folder: Path,
+    source: Source,
+    cells: tuple[Cell, ...],
+    describe: Callable[[Result], dict[str, Any]],
+) -> Iterator[Recorder]:
+    """Open the folder of a run for writing.
+
+    Leaving in good order names the records `records.parquet`; leaving by an exception keeps those
+    written so far as `records.partial.parquet`. The manifest is written either way.
+    """
+    complete = False
+    with pq.ParquetWriter(folder / PARTIAL, SCHEMA) as writer:
+        taking = Recorder(folder, source, writer)
+        try:
+            yield taking
+            complete = True
+        finally:
+            seconds = time.monotonic() - taking.started
+            manifest = describe(Result(seconds, taking.statuses, complete))
+            write_json(folder / MANIFEST, manifest)
+            if taking.kept:
+                _write_maps(folder / MAPS, taking.kept, cells)
+    (folder / PARTIAL).replace(folder / RECORDS)
+
+
+def _write_maps(folder: Path, outcomes: list[Outcome], cells: tuple[Cell, ...]) -> None:
+    """Write one file of images and one a method: rows (image, cell), as `index.csv` names them."""
+    folder.mkdir(exist_ok=True)
+    ids = dict.fromkeys(record.image_id for outcome in outcomes for record in outcome.records)
+    rows = [
+        (image_id, cell.family, cell.severity, cell.draw)
+        for image_id in ids
+        for cell in (CLEAN_CELL, *cells)
+    ]
+    index = pd.DataFrame(rows, columns=["image_id", "family", "severity", "draw"])
+    index.to_csv(folder / "index.csv", index_label="row")
+    images = [outcome.images for outcome in outcomes if outcome.images is not None]
+    save_file({"images": _rows(images)}, folder / "images.safetensors")
+    for spec in outcomes[0].attributions:
+        made = [outcome.attributions[spec] for outcome in outcomes]
+        known = next((maps for maps in made if maps is not None), None)
+        if known is None:
+            continue
+        # A batch in which the method failed throughout is missing like any single map: NaN.
+        filled = [
+            torch.full((len(image), *known.shape[1:]), torch.nan) if maps is None else maps
+            for maps, image in zip(made, images, strict=True)
+        ]
+        name = re.sub(r"[^A-Za-z0-9_.=-]+", "-", spec)
+        save_file(
+            {"attributions": _rows(filled)},
+            folder / f"{name}.safetensors",
+            metadata={"method": spec},
+        )
+
+
+def _rows(batches: Iterable[Tensor]) -> Tensor:
+    """Join batches (B, cells, ...) to rows (N * cells, ...)."""
+    return torch.cat([batch.flatten(0, 1) for batch in batches]).contiguous()
+
+
+def read_run(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read a finished run: its records and its manifest.
+
+    Raises:
+        ConfigError: no finished run there.
+    """
+    if not (folder / RECORDS).is_file() or not (folder / MANIFEST).is_file():
+        raise ConfigError(f"{folder} holds no finished run ({RECORDS} and {MANIFEST})")
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return to_frame(pq.read_table(folder / RECORDS)), manifest

@@ -1,0 +1,150 @@
+"""Train one of the project's networks on any data spec, and say on its card how it went."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from steadymap.bench.config import ConfigError
+from steadymap.bench.images import ImageSet, open_images
+from steadymap.bench.manifest import write_json
+from steadymap.bench.names import nearest
+from steadymap.models import MODELS, Framing, write_weights
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: Adam with a one-cycle schedule, cross-entropy, vertical flips.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: images a step.
+        learning_rate: peak of the cycle.
+        seed: of the initial weights, the order of the images and the flips.
+    """
+
+    epochs: int = 14
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split in memory: images (N, 3, H, W), labels (N,), and what they are."""
+
+    images: Tensor
+    labels: Tensor
+    source: ImageSet
+
+
+def train(
+    model: str,
+    data: str,
+    recipe: Recipe,
+    device: torch.device,
+    report: Callable[[str], None],
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train a network of the project.
+
+    Args:
+        model: a key of `MODELS`.
+        data: a data spec with as many classes as the network has logits.
+        recipe: how.
+        device: where.
+        report: called with a line after each epoch.
+
+    Returns:
+        the network on the CPU, in eval mode, and its card.
+
+    Raises:
+        ConfigError: an unknown model, or data with another number of classes.
+        DataError: data that cannot be used.
+    """
+    if model not in MODELS:
+        raise ConfigError(f"unknown model {model!r} to train; {nearest(model, MODELS)}")
+    side = MODELS[model].side
+    splits = {name: _load(data, side, name) for name in ("train", "validation", "test")}
+    class_names = splits["train"].source.class_names
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = MODELS[model].build()
+    classes = len(class_names)
+    outputs = [part for part in network.modules() if isinstance(part, nn.Linear)][-1].out_features
+    if classes != outputs:
+        raise ConfigError(f"data: {data} has {classes} classes, {model} has {outputs}")
+    network.to(device)
+    network.to(memory_format=torch.channels_last)
+    _fit(network, splits, recipe, report)
+    card = {
+        "model": model,
+        "parameters": sum(part.numel() for part in network.parameters()),
+        "class_names": list(class_names),
+        "data": data if not data.startswith("folder:") else f"folder:{Path(data).name}",
+        "splits": {
+            name: {"images": len(split.labels), "sha256": split.source.data_hash()}
+            for name, split in splits.items()
+        },
+        "recipe": asdict(recipe),
+        "accuracy": {name: round(accuracy(network, split), 4) for name, split in splits.items()},
+        "torch": importlib.metadata.version("torch"),
+    }
+    return network.cpu().eval(), card
+
+
+def _load(data: str, side: int, split: str) -> Split:
+    source = open_images(data, Framing((side, side)), split)
+    labels = torch.tensor([picture.label for picture in source.pictures])
+    return Split(source.images(range(len(source))), labels, source)
+
+
+def _fit(
+    network: nn.Module, splits: dict[str, Split], recipe: Recipe, report: Callable[[str], None]
+) -> None:
+    images, labels = splits["train"].images, splits["train"].labels
+    device = next(network.parameters()).device
+    generator = torch.Generator().manual_seed(recipe.seed)
+    optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate)
+    steps = -(-len(labels) // recipe.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps
+    )
+    for epoch in range(1, recipe.epochs + 1):
+        network.train()
+        order = torch.randperm(len(labels), generator=generator)
+        for chosen in order.split(recipe.batch_size):
+            flip = torch.rand(len(chosen), generator=generator) < 0.5  # noqa: PLR2004 - a coin
+            batch = torch.where(flip[:, None, None, None], images[chosen].flip(2), images[chosen])
+            loss = cross_entropy(network(batch.to(device)), labels[chosen].to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        held = accuracy(network, splits["validation"])
+        report(f"epoch {epoch}/{recipe.epochs}  validation accuracy {held:.4f}")
+
+
+def accuracy(network: nn.Module, split: Split) -> float:
+    """Return the share of a split's images that the network gets right."""
+    network.eval()
+    device = next(network.parameters()).device
+    with torch.no_grad():
+        right = sum(
+            (network(images.to(device)).argmax(dim=1).cpu() == labels).sum().item()
+            for images, labels in zip(split.images.split(64), split.labels.split(64), strict=True)
+        )
+    return float(right / len(split.labels))
+
+
+def save(network: nn.Module, card: dict[str, Any], path: Path) -> None:
+    """Write the weights and, beside them, the card."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_weights(path, network, tuple(card["class_names"]))
+    write_json(path.with_suffix(".json"), card)
