@@ -48,7 +48,7 @@ EXIT_CELLS_FAILED = 3
 EXIT_INTERRUPTED = 130
 
 # A table is as wide as it needs where nobody watches, so that a log keeps it whole.
-LOG_WIDTH = 140
+LOG_WIDTH = 128
 DEFAULT_EXPERIMENT = "hands"
 RUNS = Path("runs")
 
@@ -123,7 +123,11 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
         raise ConfigError("give an experiment or --config, not both; --config may hold all keys")
     base = read_config(config) if config else read_experiment(experiment or DEFAULT_EXPERIMENT)
     given = {key: value for key, value in flags.items() if value is not None}
-    _run(make_experiment([base, given]))
+    chosen = make_experiment([base, given])
+    for name in given.get("severity", ()) if isinstance(given.get("severity"), dict) else ():
+        if name not in chosen.family:
+            raise ConfigError(f"severity: {name} does not run here; {nearest(name, chosen.family)}")
+    _run(chosen)
 
 
 def _severities(texts: list[str]) -> dict[str, tuple[float, ...]] | tuple[float, ...]:

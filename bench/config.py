@@ -29,6 +29,7 @@ class Plan(BaseModel):
         method: methods with their parameters, e.g. `integrated_gradients:baseline=white,steps=32`.
         family: families of perturbations.
         severity: one list for all families, or lists by family; left out, each family's own five.
+            Lists of families that do not run are ignored.
         metric: metrics; left out, all that the methods and the data allow.
         draws: draws of each stochastic family at each severity.
         steps: number of steps of path methods whose spec does not set it.
@@ -77,15 +78,10 @@ class Plan(BaseModel):
         """Return the severities of each family of the plan.
 
         Raises:
-            ConfigError: a family that is not in the plan, or a severity out of its bounds.
+            ConfigError: a family that nobody knows, or a severity out of its bounds.
         """
-        if isinstance(self.severity, dict):
-            for name in self.severity:
-                if name not in self.family:
-                    raise ConfigError(
-                        f"severity: {name!r} is not among the families of this run; "
-                        f"{nearest(name, self.family)}"
-                    )
+        for name in self.severity if isinstance(self.severity, dict) else ():
+            _known("family in severity", name, PERTURBATIONS)
         chosen = {}
         for name in dict.fromkeys(self.family):
             family = PERTURBATIONS[name]
@@ -150,12 +146,17 @@ def _known(key: str, name: str, known: Mapping[str, object]) -> None:
 def make_experiment(layers: list[Mapping[str, Any]]) -> Experiment:
     """Merge layers of settings, later ones over earlier ones, and check the result.
 
+    Severities by family are merged family by family; families that do not run need none.
+
     Raises:
         ConfigError: one line for the first thing wrong.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
+        both = merged.get("severity"), layer.get("severity")
         merged |= layer
+        if all(isinstance(levels, dict) for levels in both):
+            merged["severity"] = both[0] | both[1]
     for key in merged:
         if key not in Experiment.model_fields:
             raise ConfigError(f"unknown key {key!r}; {nearest(key, Experiment.model_fields)}")

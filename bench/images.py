@@ -178,11 +178,14 @@ def open_images(
         raise DataError(f"limit: must be at least 1, got {limit}")
     if kind == "hands":
         return _open_hands(rest, framing, split, limit)
-    if kind == "folder" and rest:
-        return _open_folder(spec, Path(rest), framing, (split, limit))
-    if kind == "kaggle" and rest:
-        return _open_folder(spec, _download_kaggle(rest), framing, (split, limit))
-    raise DataError(f"data: unknown spec {spec!r}; {nearest(spec, DATA_FORMS)}")
+    if kind not in ("folder", "kaggle"):
+        raise DataError(
+            f"data: unknown spec {spec!r}; {nearest(kind, ('hands', 'folder:PATH', 'kaggle:NAME'))}"
+        )
+    if not rest:
+        raise DataError(f"data: {kind}: needs a name behind the colon, e.g. folder:PATH")
+    root = Path(rest) if kind == "folder" else _download_kaggle(rest)
+    return _open_folder(spec, root, framing, (split, limit))
 
 
 def _open_hands(count_text: str, framing: Framing, split: str, limit: int | None) -> ImageSet:
@@ -203,7 +206,8 @@ def _open_hands(count_text: str, framing: Framing, split: str, limit: int | None
         framed = _frame(Image.fromarray(mask.astype(np.uint8) * 255), framing)
         return Frame(_tensor(pixels, framing), framed / 255.0)
 
-    return ImageSet("hands", HAND_CLASSES, pictures, read, has_masks=True)
+    name = "hands" if count == HANDS_COUNT else f"hands:{count}"
+    return ImageSet(name, HAND_CLASSES, pictures, read, has_masks=True)
 
 
 def _open_folder(
@@ -229,7 +233,9 @@ def _open_folder(
     def read(index: int) -> Frame:
         return Frame(_tensor(decode(files[kept[index].name]), framing), None)
 
-    return ImageSet(spec, class_names, kept, read, excluded=(*excluded, *twice))
+    # The folder's own name, not where it lies on this machine, is what records say.
+    name = f"folder:{root.resolve().name}" if spec.startswith("folder:") else spec
+    return ImageSet(name, class_names, kept, read, excluded=(*excluded, *twice))
 
 
 def _class_files(root: Path) -> dict[str, Path]:

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Mapping
@@ -42,7 +43,10 @@ def run_id(plan: Plan, classifier: Classifier, images: ImageSet) -> str:
 
     Threads and batch size are left out: they change the speed alone.
     """
-    name = f"{images.name.partition(':')[0]}-{classifier.name.partition(':')[0]}"
+    parts = [
+        re.sub("^(folder|kaggle|torchvision):", "", part) for part in (images.name, classifier.name)
+    ]
+    name = re.sub(r"[^\w-]+", "-", "-".join(parts))
     text = json.dumps(_identity(plan, classifier, images), sort_keys=True)
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]}"
 

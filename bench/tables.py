@@ -5,55 +5,48 @@ from __future__ import annotations
 import math
 
 import pandas as pd
+from rich import box
 from rich.table import Table
 
 from steadymap.bench.records import CLEAN, INPUT
 from steadymap.bench.summary import ROUGH_BELOW
-from steadymap.metrics import METRICS
+from steadymap.metrics import METRICS, Status
 
-HEADLINES = ("ssim", "spearman")
+HEADLINES = ("ssim", "spearman", "completeness_error")
 
 
 def headline_tables(records: pd.DataFrame, summary: pd.DataFrame) -> list[Table]:
-    """Return one table for each headline metric of the run; its first metric if it has neither."""
+    """Return a table for each headline metric of the run; for its first metric if it has none."""
     present = [name for name in METRICS if name in set(summary["metric"])]
-    pairs = [name for name in present if METRICS[name].against == "map"]
-    chosen = [name for name in HEADLINES if name in pairs] or pairs[:1] or present[:1]
+    chosen = [name for name in HEADLINES if name in present] or present[:1]
     return [_metric_table(name, records, summary) for name in chosen]
 
 
-def _metric_table(metric: str, records: pd.DataFrame, summary: pd.DataFrame) -> Table:
-    everything = summary[summary["subset"] == "all"]
-    rows = everything[everything["metric"] == metric].set_index(["method", "family"])
-    families = [name for name in everything["family"].unique() if name != CLEAN]
-    methods = [name for name in everything["method"].unique() if name != INPUT]
-    completeness = everything[everything["metric"] == "completeness_error"]
-    best = "higher is steadier" if METRICS[metric].better == "higher" else "lower is steadier"
+def _metric_table(name: str, records: pd.DataFrame, summary: pd.DataFrame) -> Table:
+    """Methods down, families across; mean and interval in each cell."""
+    values = records[records["metric"] == name]
+    families = values["family"].unique().tolist()
+    methods = values["method"].unique().tolist()
+    rows = summary[(summary["subset"] == "all") & (summary["metric"] == name)]
+    cells = rows.set_index(["method", "family"])
+    metric = METRICS[name]
     table = Table(
-        title=f"{metric}: {METRICS[metric].summary} ({best})",
+        title=f"{name}: {metric.summary}; {metric.better} is better",
         title_justify="left",
         title_style="bold",
-        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
     table.add_column("method", no_wrap=True)
-    for family in families:
-        table.add_column(family.replace("_", " "), justify="right")
-    table.add_column("coverage", justify="right")
-    if len(completeness):
-        table.add_column("completeness error\nclean > perturbed", justify="right")
+    for column in (*families, "coverage"):
+        table.add_column(column.replace("_", " "), justify="right")
     names = short_names(methods)
     for method in methods:
-        cells = [
-            rows.loc[(method, family)] for family in families if (method, family) in rows.index
-        ]
-        line = [names[method], *(_cell(row) for row in cells)]
-        line += ["-"] * (len(families) - len(cells))
-        line.append(_percent(_coverage(records, method, metric)))
-        if len(completeness):
-            line.append(_completeness(completeness[completeness["method"] == method]))
-        table.add_row(*line)
+        coverage = float((values[values["method"] == method]["status"] == Status.OK).mean())
+        line = [_cell(cells.loc[(method, family)]) for family in families]
+        table.add_row(names[method], *line, percent(coverage))
     table.add_section()
-    table.add_row("prediction kept", *(_percent(_kept(records, family)) for family in families))
+    table.add_row("[dim]prediction kept[/dim]", *(_kept(values, family) for family in families))
     return table
 
 
@@ -62,30 +55,20 @@ def _cell(row: pd.Series) -> str:
         return "-"
     if math.isnan(row["low"]):
         return f"{row['mean']:.2f}"
-    return f"{row['mean']:.2f}\n[dim]\\[{row['low']:.2f}, {row['high']:.2f}][/dim]"
+    return f"{row['mean']:.2f}\n[dim]\\[{row['low']:.2f},{row['high']:.2f}][/dim]"
 
 
-def _completeness(rows: pd.DataFrame) -> str:
-    if rows.empty:
+def _kept(values: pd.DataFrame, family: str) -> str:
+    if family == CLEAN:
         return ""
-    clean = rows[rows["family"] == CLEAN]["mean"].mean()
-    perturbed = rows[rows["family"] != CLEAN]["mean"].mean()
-    return f"{clean:.2g} > {perturbed:.2g}"
-
-
-def _coverage(records: pd.DataFrame, method: str, metric: str) -> float:
-    chosen = records[(records["method"] == method) & (records["metric"] == metric)]
-    return float((chosen["status"] == "ok").mean())
-
-
-def _kept(records: pd.DataFrame, family: str) -> float:
-    pairs = records[records["family"] == family]
+    pairs = values[values["family"] == family]
     cells = pairs.drop_duplicates(["image_id", "severity", "draw"])
-    return float(cells["kept"].mean())
+    return f"[dim]{percent(float(cells['kept'].mean()))}[/dim]"
 
 
-def _percent(share: float) -> str:
-    return "-" if math.isnan(share) else f"{share:.0%}" if share in (0, 1) else f"{share:.1%}"
+def percent(share: float) -> str:
+    """Write a share so that only all of it reads 100%."""
+    return f"{share:.0%}" if share in (0, 1) else f"{math.floor(share * 1000) / 10:.1f}%"
 
 
 def short_names(specs: list[str]) -> dict[str, str]:
@@ -115,9 +98,10 @@ def footnotes(records: pd.DataFrame) -> list[str]:
     ]
     if images < ROUGH_BELOW:
         notes.append(f"below {ROUGH_BELOW} images the intervals are rough")
-    failed = records[~records["status"].isin(["ok"])]
-    if len(failed):
-        counts = failed.groupby(["status"], observed=True).size()
+    maps = records[records["method"] != INPUT]
+    lost = maps[maps["status"] != Status.OK]
+    if len(lost):
+        counts = lost.groupby("status", observed=True).size()
         text = ", ".join(f"{count} {status}" for status, count in counts.items())
-        notes.append(f"left out of the means: {text} of {len(records)} values")
+        notes.append(f"left out of the means: {text} of {len(maps)} values")
     return notes

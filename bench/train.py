@@ -87,7 +87,7 @@ def train(
         "model": model,
         "parameters": sum(part.numel() for part in network.parameters()),
         "class_names": list(class_names),
-        "data": data if not data.startswith("folder:") else f"folder:{Path(data).name}",
+        "data": splits["train"].source.name,
         "splits": {
             name: {"images": len(split.labels), "sha256": split.source.data_hash()}
             for name, split in splits.items()

@@ -137,8 +137,8 @@ def _torchvision(spec: str, weights: Path | None) -> Classifier:
             fit_weights(network, read_weights(weights), weights.name)
         return make_classifier(network, framing, names, normalization)
     choices = torchvision.models.get_model_weights(name)
-    if label not in [*choices.__members__, "DEFAULT"]:
-        options = ", ".join(["DEFAULT", *choices.__members__, "random"])
+    if label not in choices.__members__:
+        options = ", ".join([*choices.__members__, "random"])
         raise ModelError(f"model: {name} has no weights {label!r}; known: {options}")
     choice = choices[label]
     preset = choice.transforms()

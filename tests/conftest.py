@@ -1,0 +1,23 @@
+"""Classifiers that every test file may use."""
+
+from __future__ import annotations
+
+import pytest
+from support import CLASSES, SIDE, conv_network, linear_network, seeded
+
+from steadymap.models import Classifier, make_classifier
+
+
+@pytest.fixture
+def conv() -> Classifier:
+    return make_classifier(seeded(conv_network), (SIDE, SIDE), CLASSES)
+
+
+@pytest.fixture
+def conv64() -> Classifier:
+    return make_classifier(seeded(conv_network).double(), (SIDE, SIDE), CLASSES)
+
+
+@pytest.fixture
+def linear64() -> Classifier:
+    return make_classifier(seeded(linear_network).double(), (SIDE, SIDE), CLASSES)

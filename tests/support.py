@@ -1,0 +1,54 @@
+"""Small networks and images for the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from steadymap.bench.methods import Batch
+
+SIDE = 16
+CLASSES = ("a", "b", "c")
+
+
+def random_images(count: int, side: int = SIDE, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, 3, side, side, generator=generator)
+
+
+def seeded(build: Callable[[], nn.Module], seed: int = 3) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def conv_network(side: int = SIDE) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * (side // 2) ** 2, len(CLASSES)),
+    )
+
+
+def linear_network(side: int = SIDE) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, len(CLASSES)))
+
+
+def batch_of(images: Tensor, seed: int = 0) -> Batch:
+    count = len(images)
+    ids = tuple(f"id-{index}" for index in range(count))
+    return Batch(images, torch.arange(count) % len(CLASSES), ids, seed)
+
+
+def global_numpy_state() -> NDArray[np.uint32]:
+    """Return the words of NumPy's global generator, which nothing of ours may move."""
+    state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002 - it is the one to watch
+    return np.array(state["key"])

@@ -1,0 +1,340 @@
+"""The command line as a user meets it: outputs, files and exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from support import CLASSES, conv_network, random_images
+
+from steadymap.bench import cli, store
+from steadymap.bench import methods as methods_module
+from steadymap.bench.methods import METHODS, Batch, Method
+from steadymap.bench.perturbations import PERTURBATIONS, Perturbation
+from steadymap.bench.records import SCHEMA
+from steadymap.bench.store import read_run
+from steadymap.metrics import METRICS, Maps, Metric, evaluate
+from steadymap.models import MODELS, Classifier, write_weights
+
+QUICK = ["--limit", "3", "--method", "gradient", "--family", "bias", "--severity", "0.1"]
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def steadymap(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["steadymap", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        captured = capsys.readouterr()
+        code = left.value.code
+        return Done(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return call
+
+
+def test_a_run_leaves_records_manifest_summary_and_a_table(
+    steadymap: Callable[..., Done], tmp_path: Path
+) -> None:
+    done = steadymap("run", *QUICK, "--output", "here")
+    assert done.code == 0, done.err
+    assert "ssim" in done.out
+    assert "gradient" in done.out
+    assert "compact on hands (test): 3 images x 2 views x 1 methods" in done.err
+    folder = tmp_path / "here"
+    assert {path.name for path in folder.iterdir()} == {
+        "records.parquet",
+        "manifest.json",
+        "summary.csv",
+    }
+    records, manifest = read_run(folder)
+    assert list(records.columns) == SCHEMA.names
+    assert manifest["complete"]
+    assert manifest["run_id"] == records["run_id"][0]
+    assert manifest["configuration"]["limit"] == 3
+    assert set(manifest["data"]["pictures"]) == set(records["image_id"])
+    assert manifest["statuses"] == {"ok": len(records)}
+    assert set(manifest["versions"]) >= {"python", "torch", "captum", "steadymap"}
+    for key in ("git", "machine", "seed", "severities", "wall_seconds", "schema_version"):
+        assert key in manifest
+    assert len(manifest["model"]["weights_sha256"]) == 64
+    assert str(tmp_path) not in (folder / "manifest.json").read_text()
+    summary = pd.read_csv(folder / "summary.csv")
+    shown = summary.query("metric == 'ssim' and subset == 'all'")["mean"].item()
+    assert f"{shown:.2f}" in done.out
+
+
+def test_a_second_time_the_records_are_the_same(
+    steadymap: Callable[..., Done], tmp_path: Path
+) -> None:
+    steadymap("run", *QUICK, "--output", "here")
+    first, _ = read_run(tmp_path / "here")
+    assert steadymap("run", *QUICK, "--output", "here").code == 0
+    second, _ = read_run(tmp_path / "here")
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_without_output_the_folder_is_named_after_the_run(
+    steadymap: Callable[..., Done], tmp_path: Path
+) -> None:
+    assert steadymap("run", *QUICK).code == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"hands-compact-[0-9a-f]{8}", folder.name)
+    assert read_run(folder)[1]["run_id"] == folder.name
+
+
+def test_a_configuration_file_and_flags_over_it(
+    steadymap: Callable[..., Done], tmp_path: Path
+) -> None:
+    settings = {
+        "limit": 2,
+        "method": ["gradient"],
+        "family": ["bias", "gaussian_noise"],
+        "severity": {"bias": [-0.1, 0.1], "gaussian_noise": [0.1]},
+        "metric": ["spearman"],
+        "output": "from-file",
+    }
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(settings))
+    assert steadymap("run", "--config", "x.yaml").code == 0
+    assert steadymap(
+        "run", "--config", "x.yaml", "--output", "flags", "--severity", "bias=-0.3",
+        "--draws", "2", "--batch-size", "1", "--threads", str(torch.get_num_threads()),
+    ).code == 0  # fmt: skip
+    assert read_run(tmp_path / "from-file")[1]["severities"]["bias"] == [-0.1, 0.1]
+    records, manifest = read_run(tmp_path / "flags")
+    assert manifest["severities"] == {"bias": [-0.3], "gaussian_noise": [0.1]}
+    assert set(records["draw"]) == {0, 1}
+    assert set(records["metric"]) == {"spearman", "input_change", "saturated_share"}
+
+
+def test_saved_maps_give_the_scores_again(steadymap: Callable[..., Done], tmp_path: Path) -> None:
+    done = steadymap(
+        "run", "--limit", "5", "--method", "gradient_x_input", "--method", "grad_cam",
+        "--family", "bias", "--family", "gaussian_noise", "--severity", "0.1,0.2",
+        "--draws", "2", "--batch-size", "2", "--save-maps", "--output", "here",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    records, _ = read_run(tmp_path / "here")
+    folder = tmp_path / "here" / "maps"
+    index = pd.read_csv(folder / "index.csv")
+    key = ["image_id", "family", "severity", "draw"]
+    in_order = records.astype({"image_id": str, "family": str})[key].drop_duplicates()
+    assert index[key].to_numpy().tolist() == in_order.to_numpy().tolist()
+    images = load_file(folder / "images.safetensors")["images"]
+    assert images.shape == (5 * 7, 3, 64, 64)
+    rows = index.set_index(key)["row"]
+    for path in sorted(folder.glob("gra*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            spec = file.metadata()["method"]
+            maps = Maps.from_attributions(file.get_tensor("attributions").numpy())
+        for metric in ("ssim", "spearman", "relative_l2"):
+            chosen = records[(records["method"] == spec) & (records["metric"] == metric)]
+            assert len(chosen) == 5 * 6
+            here = [rows[tuple(row)] for row in chosen[key].to_numpy()]
+            clean = [rows[(image_id, "clean", 0.0, 0)] for image_id in chosen["image_id"]]
+            again = evaluate(METRICS[metric], Maps(maps.signed[clean]), Maps(maps.signed[here]))
+            np.testing.assert_array_equal(again.values, chosen["value"])
+    change = records[records["metric"] == "input_change"]
+    here = [rows[tuple(row)] for row in change[key].to_numpy()]
+    clean = [rows[(image_id, "clean", 0.0, 0)] for image_id in change["image_id"]]
+    realised = (images[here] - images[clean]).double().square().mean(dim=(1, 2, 3)).sqrt()
+    np.testing.assert_array_equal(realised.numpy(), change["value"])
+
+
+def write_folder(root: Path, classes: tuple[str, ...]) -> None:
+    for label, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for index in range(30):
+            image = random_images(1, 24, seed=100 * label + index)[0].numpy().transpose(1, 2, 0)
+            level = (60 * image + 90 * label).astype(np.uint8)
+            Image.fromarray(level).save(root / name / f"{name}-{index}.png")
+
+
+def test_train_then_run_on_one_s_own_pictures(
+    steadymap: Callable[..., Done], tmp_path: Path
+) -> None:
+    write_folder(tmp_path / "data", ("dark", "grey", "pale"))
+    done = steadymap("train", "--data", "folder:data", "--epochs", "2", "--output", "w.safetensors")
+    assert done.code == 0, done.err
+    assert "epoch 2/2" in done.err
+    card = json.loads((tmp_path / "w.json").read_text())
+    assert card["class_names"] == ["dark", "grey", "pale"]
+    assert sum(split["images"] for split in card["splits"].values()) == 90
+    assert card["recipe"] == {"epochs": 2, "batch_size": 32, "learning_rate": 0.001, "seed": 0}
+    assert set(card["accuracy"]) == {"train", "validation", "test"}
+    (tmp_path / "data" / "dark" / "broken.png").write_text("no picture")
+    done = steadymap(
+        "run", *QUICK, "--weights", "w.safetensors", "--data", "folder:data", "--split", "all",
+        "--limit", "90", "--output", "here",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    records, manifest = read_run(tmp_path / "here")
+    excluded = [entry["name"] for entry in manifest["data"]["excluded"]]
+    assert excluded in ([], ["dark/broken.png"])
+    assert ("excluded: dark/broken.png" in done.err) == bool(excluded)
+    assert manifest["model"]["class_names"] == ["dark", "grey", "pale"]
+    assert set(records["label"]) == {0, 1, 2}
+
+
+def test_training_is_repeatable_and_overwrites_nothing(
+    steadymap: Callable[..., Done], tmp_path: Path
+) -> None:
+    write_folder(tmp_path / "data", ("dark", "grey", "pale"))
+    train = ["train", "--data", "folder:data", "--epochs", "1", "--output"]
+    for name in ("one.safetensors", "two.safetensors"):
+        assert steadymap(*train, name).code == 0
+    one, two = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    done = steadymap(*train, "one.safetensors")
+    assert (done.code, "one.safetensors exists" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "hand"], "unknown experiment 'hand'; did you mean hands?"),
+        (["run", "--method", "gradiant"], "unknown method 'gradiant'; did you mean gradient?"),
+        (["run", "--family", "bais"], "unknown family 'bais'; did you mean bias?"),
+        (["run", "--metric", "sim"], "unknown metric 'sim'; did you mean ssim?"),
+        (["run", "--config", "key.yaml"], "unknown key 'limti'; did you mean limit?"),
+        (["run", "--config", "no.yaml"], "config: cannot read no.yaml"),
+        (["run", "hands", "--config", "key.yaml"], "not both"),
+        (["run", "--data", "folder:nowhere"], "no such folder: nowhere"),
+        (["run", "--data", "folder:empty"], "no images under empty"),
+        (["run", "--data", "folder:single"], "single has one class (cat)"),
+        (["run", "--model", "compakt"], "unknown name 'compakt'; did you mean compact?"),
+        (["run", "--weights", "other.safetensors"], "other.safetensors does not fit HandNetwork"),
+        (["run", "--weights", "no.safetensors"], "no such file: no.safetensors"),
+        (["run", "--limit", "0"], "limit: Input should be greater than or equal to 1, got 0"),
+        (["run", "--severity", "1.5"], "severity: bias takes -1 to 1 in image units, got 1.5"),
+        (["run", "--severity", "bias=9"], "severity: bias takes -1 to 1 in image units, got 9"),
+        (["run", "--severity", "lots"], "expected numbers like 0.1,0.3, got 'lots'"),
+        (["run", "--severity", "0.1", "--severity", "bias=0.1"], "give one list for all families"),
+        (["run", "--family", "bias", "--severity", "uniform_noise=0.1"], "does not run here"),
+        (["run", "--device", "cuda"], "torch sees no CUDA device here"),
+        (["run", "--device", "gpu"], "device: unknown name 'gpu'"),
+        (["run", "--device", "meta"], "device: 'meta' is not supported"),
+        (["run", "--split", "tset"], "unknown name 'tset'; did you mean test?"),
+        (["run", *QUICK, "--output", "other"], "other already holds hands-other-00000000"),
+        (["run", *QUICK, "--output", "single"], "single already holds files that are not a run"),
+        (["run", *QUICK, "--output", "key.yaml"], "cannot make the folder key.yaml"),
+        (["run", "--method", "gradient", "--metric", "completeness_error"], "cannot be had here"),
+        (["train", "--model", "compakt"], "'compakt' to train; did you mean compact?"),
+        (["train", "--output", "w.pt"], "weights are written as .safetensors, got w.pt"),
+        (["train", "--data", "folder:two"], "folder:two has 2 classes, compact has 3"),
+        (["list", "metric"], "unknown list 'metric'; did you mean metrics?"),
+    ],
+)  # fmt: skip
+def test_a_mistake_gives_one_line_and_exit_code_2(
+    steadymap: Callable[..., Done], tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    (tmp_path / "key.yaml").write_text("limti: 3\n")
+    for name in ("empty", "single/cat", "other"):
+        (tmp_path / name).mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "single" / "cat" / "x.png")
+    (tmp_path / "other" / "manifest.json").write_text('{"run_id": "hands-other-00000000"}')
+    write_weights(tmp_path / "other.safetensors", conv_network(), CLASSES)
+    if "folder:two" in arguments:
+        write_folder(tmp_path / "two", ("dark", "pale"))
+    done = steadymap(*arguments)
+    assert done.code == 2
+    assert message in done.err
+    assert done.out == ""
+    lines = [line for line in done.err.splitlines() if line.startswith("steadymap: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in done.err
+
+
+def test_failed_cells_give_exit_code_3_and_keep_the_rest(
+    steadymap: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_classifier: Classifier, _batch: Batch) -> torch.Tensor:
+        raise RuntimeError("not today")
+
+    monkeypatch.setitem(methods_module.METHODS, "broken", Method(broken, "", ""))
+    done = steadymap("run", *QUICK, "--method", "broken", "--output", "here")
+    assert done.code == 3
+    assert "values failed" in done.err
+    assert "RuntimeError" in read_run(tmp_path / "here")[0]["detail"].astype(str).str.cat()
+    assert "gradient" in done.out
+
+
+def test_an_interruption_keeps_what_was_measured(
+    steadymap: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def impatient(classifier: Classifier, batch: Batch) -> torch.Tensor:
+        calls.append(batch)
+        if len(calls) > 4:
+            raise KeyboardInterrupt
+        return METHODS["gradient"].explain(classifier, batch)
+
+    monkeypatch.setitem(methods_module.METHODS, "impatient", Method(impatient, "", ""))
+    quick = [*QUICK[:2], "--method", "impatient", *QUICK[4:], "--batch-size", "1"]
+    done = steadymap("run", *quick, "--output", "here", "--save-maps")
+    assert done.code == 130
+    assert "interrupted" in done.err
+    kept = pd.read_parquet(tmp_path / "here" / store.PARTIAL)
+    assert kept["image_id"].nunique() == 2
+    assert len(load_file(tmp_path / "here" / "maps" / "images.safetensors")["images"]) == 4
+    manifest = json.loads((tmp_path / "here" / "manifest.json").read_text())
+    assert not manifest["complete"]
+    calls.clear()
+    monkeypatch.setitem(methods_module.METHODS, "impatient", METHODS["gradient"])
+    assert steadymap("run", *quick, "--output", "here").code == 0
+    assert not (tmp_path / "here" / store.PARTIAL).exists()
+
+
+def test_list_shows_every_registered_thing(steadymap: Callable[..., Done]) -> None:
+    done = steadymap("list")
+    assert done.code == 0
+    for name in [*METHODS, *METRICS, *PERTURBATIONS, *MODELS, "hands", "folder:PATH", "black"]:
+        assert name in done.out
+    entries: list[Method | Metric | Perturbation] = [
+        *METHODS.values(),
+        *METRICS.values(),
+        *PERTURBATIONS.values(),
+    ]
+    for entry in entries:
+        assert entry.summary
+        assert entry.source
+    metrics_alone = steadymap("list", "metrics").out
+    assert "kendall" in metrics_alone
+    assert "grad_cam" not in metrics_alone
+
+
+def test_the_console_script_is_installed() -> None:
+    script = Path(sys.executable).parent / "steadymap"
+    done = subprocess.run(  # noqa: S603 - our own script
+        [script, "run", "--limit", "0"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        "steadymap: limit: Input should be greater than or equal to 1, got 0"
+    )

@@ -1,0 +1,333 @@
+"""Analytic truths, and laws over every registered method."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import IntegratedGradients
+from support import (
+    CLASSES,
+    SIDE,
+    batch_of,
+    conv_network,
+    global_numpy_state,
+    linear_network,
+    random_images,
+    seeded,
+)
+from torch import Tensor, nn
+
+from steadymap.bench.methods import (
+    BASELINES,
+    DEFAULT_METHODS,
+    METHODS,
+    BoundMethod,
+    bind_method,
+)
+from steadymap.models import Classifier, make_classifier
+
+IMAGES = random_images(4)
+IMAGES64 = random_images(4).double()
+SHIFT = 0.3
+EVERY = {method.spec: method for method in map(bind_method, (*METHODS, *DEFAULT_METHODS))}
+COMPLETE = [spec for spec, method in EVERY.items() if method.method.complete]
+
+
+def explain(spec: str, classifier: Classifier, images: Tensor) -> Tensor:
+    return bind_method(spec).explain(classifier, batch_of(images))
+
+
+def target_weights(classifier: Classifier) -> Tensor:
+    """(B, 3, H, W): the row of the linear layer that belongs to each image's target."""
+    linear = classifier.module.network.get_submodule("1")
+    assert isinstance(linear, nn.Linear)
+    return linear.weight[batch_of(IMAGES64).targets].view_as(IMAGES64)
+
+
+def target_logits(classifier: Classifier, images: Tensor) -> Tensor:
+    return classifier(images).gather(1, batch_of(images).targets[:, None])[:, 0]
+
+
+# --- a linear network, where everything is known ------------------------------------------------
+
+
+def test_gradient_of_a_linear_network_is_its_weights(linear64: Classifier) -> None:
+    torch.testing.assert_close(
+        explain("gradient", linear64, IMAGES64), target_weights(linear64), rtol=0, atol=1e-12
+    )
+
+
+def test_gradient_x_input_of_a_linear_network(linear64: Classifier) -> None:
+    torch.testing.assert_close(
+        explain("gradient_x_input", linear64, IMAGES64),
+        target_weights(linear64) * IMAGES64,
+        rtol=0,
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize("steps", [1, 2, 50])
+def test_integrated_gradients_of_a_linear_network(
+    linear64: Classifier, baseline: str, steps: int
+) -> None:
+    reference = BASELINES[baseline](batch_of(IMAGES64))
+    maps = explain(f"integrated_gradients:baseline={baseline},steps={steps}", linear64, IMAGES64)
+    expected = target_weights(linear64) * (IMAGES64 - reference)
+    # captum's Gauss-Legendre weights add up to 1 within 1e-9.
+    torch.testing.assert_close(maps, expected, rtol=0, atol=1e-9)
+    delta = target_logits(linear64, IMAGES64) - target_logits(linear64, reference)
+    torch.testing.assert_close(maps.sum(dim=(1, 2, 3)), delta, rtol=0, atol=1e-9)
+
+
+def test_baselines_are_what_they_are_called() -> None:
+    batch = batch_of(IMAGES)
+    assert torch.equal(BASELINES["black"](batch), torch.zeros_like(IMAGES))
+    assert torch.equal(BASELINES["white"](batch), torch.ones_like(IMAGES))
+    noise = BASELINES["random"](batch)
+    assert noise.shape == IMAGES.shape
+    assert 0 <= float(noise.min()) < 0.01
+    assert 0.99 < float(noise.max()) <= 1
+    assert not torch.equal(noise[0], noise[1])
+
+
+def test_the_random_baseline_belongs_to_the_image_and_the_seed() -> None:
+    batch = batch_of(IMAGES)
+    noise = BASELINES["random"](batch)
+    # The perturbed image of a pair, alone and in another place, has the clean one's baseline.
+    alone = replace(batch, images=IMAGES[2:3] + 0.3, image_ids=batch.image_ids[2:3])
+    assert torch.equal(BASELINES["random"](alone), noise[2:3])
+    assert not torch.equal(BASELINES["random"](replace(batch, seed=1)), noise)
+
+
+def test_gradients_agree_with_finite_differences() -> None:
+    smooth = make_classifier(
+        seeded(
+            lambda: nn.Sequential(nn.Conv2d(3, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(32, 3))
+        ).double(),
+        (6, 6),
+    )
+    images = random_images(1, 6).double()
+    maps = explain("gradient", smooth, images)
+    step = 1e-6
+    for place in [(0, 0, 0), (1, 3, 4), (2, 5, 5)]:
+        nudge = torch.zeros_like(images)
+        nudge[0, *place] = step
+        above, below = smooth(images + nudge)[0, 0], smooth(images - nudge)[0, 0]
+        assert float(maps[0, *place]) == pytest.approx(
+            float((above - below) / (2 * step)), abs=1e-8
+        )
+
+
+def test_integrated_gradients_become_complete_on_a_smooth_network() -> None:
+    smooth = make_classifier(
+        seeded(
+            lambda: nn.Sequential(nn.Conv2d(3, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(32, 3))
+        ).double(),
+        (6, 6),
+    )
+    images = random_images(3, 6).double()
+    maps = explain("integrated_gradients:steps=24", smooth, images)
+    delta = target_logits(smooth, images) - target_logits(smooth, torch.zeros_like(images))
+    torch.testing.assert_close(maps.sum(dim=(1, 2, 3)), delta, rtol=0, atol=1e-8)
+
+
+def test_grad_cam_follows_its_two_equations(conv64: Classifier) -> None:
+    network = conv64.module.network
+    assert isinstance(network, nn.Sequential)
+    images = IMAGES64.clone().requires_grad_()
+    activations = network[:4](images)
+    logits = network[4:](activations)
+    picked = logits.gather(1, batch_of(IMAGES64).targets[:, None]).sum()
+    gradients = torch.autograd.grad(picked, activations)[0]
+    weights = gradients.mean(dim=(2, 3), keepdim=True)
+    raw = (weights * activations).sum(dim=1, keepdim=True)
+    assert conv64.cam_layer == "3"
+    torch.testing.assert_close(explain("grad_cam", conv64, IMAGES64), raw.relu())
+    torch.testing.assert_close(explain("grad_cam:relu=false", conv64, IMAGES64), raw)
+    assert raw.shape == (4, 1, SIDE // 2, SIDE // 2)
+
+
+# --- the compensated bias, where closed forms hold ----------------------------------------------
+
+
+@pytest.mark.parametrize("spec", ["gradient", "grad_cam"])
+def test_a_compensated_bias_leaves_gradient_and_grad_cam(spec: str, conv64: Classifier) -> None:
+    moved = explain(spec, conv64.shifted(SHIFT), IMAGES64 + SHIFT)
+    torch.testing.assert_close(moved, explain(spec, conv64, IMAGES64), rtol=0, atol=1e-12)
+
+
+def test_a_compensated_bias_moves_gradient_x_input_by_shift_x_gradient(
+    conv64: Classifier,
+) -> None:
+    moved = explain("gradient_x_input", conv64.shifted(SHIFT), IMAGES64 + SHIFT)
+    still = explain("gradient_x_input", conv64, IMAGES64)
+    torch.testing.assert_close(
+        moved - still, SHIFT * explain("gradient", conv64, IMAGES64), rtol=0, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_a_compensated_bias_is_a_shifted_baseline(baseline: str, conv64: Classifier) -> None:
+    spec = f"integrated_gradients:baseline={baseline},steps=32"
+    batch = batch_of(IMAGES64)
+    expected = IntegratedGradients(conv64.module).attribute(
+        IMAGES64,
+        baselines=BASELINES[baseline](batch) - SHIFT,
+        target=batch.targets,
+        n_steps=32,
+        method="gausslegendre",
+    )
+    moved = explain(spec, conv64.shifted(SHIFT), IMAGES64 + SHIFT)
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-12)
+    assert not torch.allclose(moved, explain(spec, conv64, IMAGES64), atol=1e-3)
+
+
+# --- laws over every registered method ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_attributions_are_signed_finite_and_detached(spec: str, conv: Classifier) -> None:
+    maps = explain(spec, conv, IMAGES)
+    assert maps.ndim == 4
+    assert len(maps) == len(IMAGES)
+    assert bool(torch.isfinite(maps).all())
+    assert not maps.requires_grad
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_a_repeat_is_bit_identical(spec: str, conv: Classifier) -> None:
+    assert torch.equal(explain(spec, conv, IMAGES), explain(spec, conv, IMAGES))
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_order_and_size_of_the_batch_change_nothing(spec: str, conv64: Classifier) -> None:
+    batch = batch_of(IMAGES64)
+    together = EVERY[spec].explain(conv64, batch)
+    for chosen in ([2, 0, 3, 1], [3], [1, 2]):
+        part = replace(
+            batch,
+            images=batch.images[chosen],
+            targets=batch.targets[chosen],
+            image_ids=tuple(batch.image_ids[index] for index in chosen),
+        )
+        torch.testing.assert_close(
+            EVERY[spec].explain(conv64, part), together[chosen], rtol=0, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_maps_depend_on_the_target_and_on_the_weights(spec: str, conv: Classifier) -> None:
+    batch = batch_of(IMAGES)
+    maps = EVERY[spec].explain(conv, batch)
+    other_target = replace(batch, targets=(batch.targets + 1) % len(CLASSES))
+    other = make_classifier(seeded(conv_network, 4), (SIDE, SIDE), CLASSES)
+    assert not torch.allclose(EVERY[spec].explain(conv, other_target), maps)
+    assert not torch.allclose(EVERY[spec].explain(other, batch), maps)
+
+
+@pytest.mark.parametrize("spec", COMPLETE)
+def test_a_complete_method_names_its_baseline(spec: str) -> None:
+    baseline = EVERY[spec].baseline(batch_of(IMAGES))
+    assert baseline is not None
+    assert baseline.shape == IMAGES.shape
+
+
+class Bomb(nn.Module):
+    """Passes its input on, until it is armed: then forward or backward raises."""
+
+    armed = ""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.armed == "forward":
+            raise RuntimeError("boom")
+        passed = images * 1.0
+        if self.armed == "backward" and passed.requires_grad:
+            passed.register_hook(self._explode)
+        return passed
+
+    def _explode(self, _gradient: Tensor) -> Tensor:
+        raise RuntimeError("boom")
+
+
+def hook_counts(network: nn.Module) -> list[int]:
+    return [
+        len(part._forward_hooks) + len(part._forward_pre_hooks) + len(part._backward_hooks)  # noqa: SLF001 - no public view
+        for part in network.modules()
+    ]
+
+
+@pytest.mark.parametrize("armed", ["", "forward", "backward"])
+@pytest.mark.parametrize("spec", EVERY)
+def test_nothing_is_left_changed(spec: str, armed: str) -> None:
+    bomb = Bomb()
+    network = seeded(lambda: nn.Sequential(*conv_network(), bomb))
+    classifier = make_classifier(network, (SIDE, SIDE), CLASSES)
+    weights = classifier.weights_hash()
+    hooks = hook_counts(classifier.module)
+    torch_state, numpy_state = torch.random.get_rng_state(), global_numpy_state()
+    images = IMAGES.clone()
+    bomb.armed = armed
+    if armed:
+        with pytest.raises(RuntimeError, match="boom"):
+            explain(spec, classifier, images)
+    else:
+        explain(spec, classifier, images)
+    assert classifier.weights_hash() == weights
+    assert not any(part.training for part in classifier.module.modules())
+    assert all(
+        part.grad is None and not part.requires_grad for part in classifier.module.parameters()
+    )
+    assert hook_counts(classifier.module) == hooks
+    assert torch.equal(images, IMAGES)
+    assert not images.requires_grad
+    assert images.grad is None
+    assert torch.equal(torch.random.get_rng_state(), torch_state)
+    np.testing.assert_array_equal(global_numpy_state(), numpy_state)
+    assert torch.is_grad_enabled()
+
+
+# --- specs ------------------------------------------------------------------------------------
+
+
+def test_a_spec_names_every_parameter() -> None:
+    bound = bind_method("integrated_gradients:steps=32")
+    assert bound.spec == "integrated_gradients:baseline=black,steps=32"
+    assert bind_method(bound.spec) == bound
+    assert bind_method("grad_cam").spec == "grad_cam:relu=true"
+    assert bind_method("gradient").spec == "gradient"
+
+
+def test_steps_fill_in_where_a_spec_is_silent() -> None:
+    def steps(method: BoundMethod) -> object:
+        return dict(method.parameters)["steps"]
+
+    assert steps(bind_method("integrated_gradients", 7)) == 7
+    assert steps(bind_method("integrated_gradients:steps=3", 7)) == 3
+    assert bind_method("gradient", 7).spec == "gradient"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("gradiant", "unknown method 'gradiant'; did you mean gradient?"),
+        ("integrated_gradients:step=3", "unknown parameter 'step'; did you mean steps?"),
+        ("integrated_gradients:baseline=grey", "baseline=grey: Input should be 'black', 'white'"),
+        ("integrated_gradients:steps=0", "steps=0: Input should be greater than or equal to 1"),
+        ("integrated_gradients:steps=many", "steps=many: Input should be a valid integer"),
+        ("gradient:steps=3", "unknown parameter 'steps'; it has none"),
+        ("grad_cam:relu", "expected key=value, got 'relu'"),
+    ],
+)
+def test_a_bad_spec_names_what_is_wrong(spec: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        bind_method(spec)
+
+
+def test_linear_network_has_no_layer_for_grad_cam() -> None:
+    linear = make_classifier(linear_network(), (SIDE, SIDE))
+    reason = METHODS["grad_cam"].inapplicable(linear)
+    assert reason == "the network has no convolution with a spatial output"

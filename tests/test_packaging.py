@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.resources
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("bench", "metrics", "models")
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+DATA = sorted(
+    path
+    for folder in FOLDERS
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in {".yaml", ".json", ".safetensors", ".typed"}
+)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("steadymap", *(part for part in parts if part != "__init__")))
+
+
+def test_every_source_folder_is_packaged() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in SOURCES}
+    assert {f"steadymap.{folder.replace('/', '.')}" for folder in folders} == set(
+        settings["packages"]
+    )
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_every_module_is_installed_as_it_stands(path: Path) -> None:
+    installed = importlib.import_module(module_name(path))
+    assert installed.__file__ is not None
+    assert Path(installed.__file__).read_text() == path.read_text()
+
+
+@pytest.mark.parametrize("path", DATA, ids=lambda path: path.name)
+def test_every_data_file_is_installed(path: Path) -> None:
+    package = module_name(path.parent / "__init__.py")
+    installed = importlib.resources.files(package).joinpath(path.name)
+    assert installed.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))], ids=str)
+def test_nobody_imports_the_bare_folders(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = [node.module or ""]
+        else:
+            continue
+        assert not {name.partition(".")[0] for name in names} & set(FOLDERS)
+
+
+def test_shipped_weights_are_small() -> None:
+    assert (ROOT / "models" / "compact-hands.safetensors").stat().st_size < 3_000_000

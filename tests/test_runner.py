@@ -1,0 +1,386 @@
+"""Records: complete, right, and the same however the work is cut up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from support import CLASSES, SIDE, batch_of, conv_network, linear_network, random_images, seeded
+from torch import Tensor, nn
+
+from steadymap.bench import methods as methods_module
+from steadymap.bench import perturbations as perturbations_module
+from steadymap.bench.config import ConfigError, Plan
+from steadymap.bench.images import DataError, ImageSet, from_tensor
+from steadymap.bench.methods import METHODS, Batch, Method, bind_method
+from steadymap.bench.perturbations import PERTURBATIONS, Cell, Perturbation, perturb
+from steadymap.bench.records import SCHEMA, SCHEMA_VERSION
+from steadymap.bench.runner import map_count, run
+from steadymap.metrics import METRICS, Maps, evaluate
+from steadymap.models import Classifier, make_classifier
+
+COUNT = 5
+KEY = ["image_id", "method", "family", "severity", "draw", "metric"]
+PLAN = Plan(
+    severity={
+        "bias": (-0.2, 0.2),
+        "compensated_bias": (0.3,),
+        "gaussian_noise": (0.1,),
+        "uniform_noise": (0.1,),
+        "salt_and_pepper": (0.1,),
+    },
+    draws=2,
+    steps=8,
+)
+
+
+def image_set(count: int = COUNT) -> ImageSet:
+    masks = np.zeros((count, SIDE, SIDE))
+    masks[:, 4:12, 3:9] = 1.0
+    return from_tensor(random_images(count), [i % 3 for i in range(count)], CLASSES, masks)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return replace(make_classifier(seeded(conv_network), (SIDE, SIDE), CLASSES), name="tiny")
+
+
+@pytest.fixture(scope="module")
+def records(classifier: Classifier) -> pd.DataFrame:
+    return run(classifier, image_set(), PLAN)
+
+
+def pick(records: pd.DataFrame, **values: object) -> pd.DataFrame:
+    for column, value in values.items():
+        records = records[records[column] == value]
+    return records
+
+
+def test_the_columns_are_the_documented_ones(records: pd.DataFrame) -> None:
+    names = (
+        "run_id model dataset image_id label target pred_clean pred_perturbed kept method family "
+        "severity draw metric value status detail"
+    )
+    assert list(records.columns) == names.split() == SCHEMA.names
+    assert SCHEMA_VERSION == 1, "a change of the columns needs a new version"
+
+
+def test_there_is_one_row_for_each_value_that_was_asked_for(records: pd.DataFrame) -> None:
+    assert not records.duplicated(KEY).any()
+    cells = len(PLAN.cells())
+    assert cells == 2 + 1 + 3 * 2
+    pairs = [name for name, metric in METRICS.items() if metric.against == "map"]
+    methods, complete = 6, 3
+    expected = COUNT * (
+        cells * (methods * len(pairs) + 2)  # two about the input
+        + (cells + 1) * (methods * 1 + complete * 2)  # mask mass; two of completeness
+    )
+    assert len(records) == expected
+    assert set(pick(records, family="clean")["metric"]) == {
+        "mask_mass",
+        "completeness_error",
+        "completeness_error_relative",
+    }
+    odd = records[records["status"] != "ok"]
+    assert set(zip(odd["metric"], odd["status"], strict=True)) <= {
+        ("ssim", "skipped"),
+        ("completeness_error_relative", "small_delta"),
+    }
+
+
+def test_rows_are_ordered_image_by_image(records: pd.DataFrame) -> None:
+    order = [picture.image_id for picture in image_set().pictures]
+    assert records["image_id"].drop_duplicates().tolist() == order
+    places = records["image_id"].map(order.index).astype(int)
+    assert places.is_monotonic_increasing
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_batch_size_changes_nothing(
+    batch_size: int, classifier: Classifier, records: pd.DataFrame
+) -> None:
+    plan = PLAN.model_copy(update={"batch_size": batch_size})
+    other = run(classifier, image_set(), plan)
+    columns = [name for name in records if name != "value"]
+    pd.testing.assert_frame_equal(other[columns], records[columns], check_categorical=False)
+    # Convolutions round differently in batches of another size.
+    np.testing.assert_allclose(other["value"], records["value"], rtol=0, atol=1e-4)
+    exact = records["metric"].isin(["input_change", "saturated_share"])
+    assert (other["value"][exact] == records["value"][exact]).all()
+
+
+def test_the_order_of_the_images_changes_nothing(
+    classifier: Classifier, records: pd.DataFrame
+) -> None:
+    images = image_set()
+    order = [3, 0, 4, 1, 2]
+    mixed = replace(
+        images,
+        pictures=tuple(images.pictures[i] for i in order),
+        read=lambda index: images.read(order[index]),
+    )
+    both = [
+        frame.astype(dict.fromkeys(KEY, str)).set_index(KEY)["value"].sort_index()
+        for frame in (run(classifier, mixed, PLAN), records)
+    ]
+    pd.testing.assert_series_equal(both[0], both[1], rtol=0, atol=1e-4)
+    assert run(classifier, mixed, PLAN)["run_id"][0] == records["run_id"][0]
+
+
+def test_each_method_sees_the_same_noise_alone_and_together(
+    classifier: Classifier, records: pd.DataFrame
+) -> None:
+    alone = run(classifier, image_set(), PLAN.model_copy(update={"method": ("gradient",)}))
+    expected = pick(records, method="gradient")["value"].to_numpy()
+    np.testing.assert_array_equal(pick(alone, method="gradient")["value"], expected)
+
+
+def test_values_are_those_of_the_parts_put_together_by_hand(
+    classifier: Classifier, records: pd.DataFrame
+) -> None:
+    images = image_set()
+    method = bind_method("integrated_gradients:baseline=random,steps=8")
+    cell = Cell("gaussian_noise", 0.1, 1)
+    picture = images.pictures[2]
+    clean = images.read(2).image[None]
+    nudged = perturb(clean[0], cell, picture.image_id, 0)[None]
+    target = classifier(clean).argmax(dim=1)
+    batch = Batch(clean, target, (picture.image_id,), 0)
+    maps = [
+        Maps.from_attributions(method.explain(classifier, replace(batch, images=seen)).numpy())
+        for seen in (clean, nudged)
+    ]
+    row = {"image_id": picture.image_id, "method": method.spec, "family": cell.family, "draw": 1}
+    for name, metric in METRICS.items():
+        if metric.against == "map":
+            expected = evaluate(metric, maps[0], maps[1]).values[0]
+            found = pick(records, **row, metric=name)["value"].item()
+            assert found == pytest.approx(expected, abs=1e-4), name
+    baseline = method.baseline(batch)
+    assert baseline is not None
+    delta = (classifier(nudged) - classifier(baseline))[0, target].item()
+    found = pick(records, **row, metric="completeness_error")["value"].item()
+    assert found == pytest.approx(abs(maps[1].signed.sum() - delta), abs=1e-4)
+    mask = images.read(2).mask
+    assert mask is not None
+    mass = evaluate(METRICS["mask_mass"], maps[1], mask[None]).values[0]
+    assert pick(records, **row, metric="mask_mass")["value"].item() == pytest.approx(mass, abs=1e-4)
+
+
+def test_predictions_and_labels_are_those_of_the_classifier(
+    classifier: Classifier, records: pd.DataFrame
+) -> None:
+    images = image_set()
+    for index, picture in enumerate(images.pictures):
+        rows = pick(records, image_id=picture.image_id)
+        clean = images.read(index).image
+        expected = int(classifier(clean[None]).argmax())
+        assert set(rows["target"]) == set(rows["pred_clean"]) == {expected}
+        assert set(rows["label"]) == {picture.label}
+        for cell in PLAN.cells():
+            chosen = pick(rows, family=cell.family, severity=cell.severity, draw=cell.draw)
+            nudged = perturb(clean, cell, picture.image_id, 0)
+            seen = nudged - cell.severity if cell.family == "compensated_bias" else nudged
+            predicted = int(classifier(seen[None]).argmax())
+            assert set(chosen["pred_perturbed"]) == {predicted}
+            assert set(chosen["kept"]) == {predicted == expected}
+
+
+def test_a_compensated_bias_keeps_gradient_and_grad_cam(records: pd.DataFrame) -> None:
+    rows = pick(records, family="compensated_bias")
+    assert rows["kept"].all()
+    for method in ("gradient", "grad_cam:relu=true"):
+        spearman = pick(rows, method=method, metric="spearman")["value"]
+        np.testing.assert_allclose(spearman, 1.0, atol=1e-3)
+    moved = pick(rows, method="integrated_gradients:baseline=black,steps=8", metric="spearman")
+    assert (moved["value"] < 0.99).all()
+
+
+def test_the_realised_change_of_the_input_is_recorded(records: pd.DataFrame) -> None:
+    bias = pick(records, method="input", family="bias", metric="input_change")
+    np.testing.assert_allclose(bias["value"], 0.2, atol=1e-6)
+    images = image_set()
+    shares = pick(records, method="input", family="bias", severity=0.2, metric="saturated_share")
+    expected = [float((images.read(i).image + 0.2 >= 1).double().mean()) for i in range(COUNT)]
+    np.testing.assert_allclose(shares["value"], expected)
+
+
+def test_unknown_labels_are_missing(classifier: Classifier) -> None:
+    plan = Plan(method=("gradient",), family=("bias",), severity=(0.1,))
+    assert run(classifier, random_images(2), plan)["label"].isna().all()
+    other = from_tensor(random_images(2), [0, 1], ("b", "zebra"))
+    labels = run(classifier, other, plan).groupby("image_id", sort=False, observed=True)["label"]
+    assert [None if pd.isna(x) else x for x in labels.first()] == [1, None]
+
+
+def test_progress_adds_up(classifier: Classifier) -> None:
+    seen: list[int] = []
+    plan = PLAN.model_copy(update={"batch_size": 2, "method": ("gradient", "grad_cam")})
+    run(classifier, image_set(), plan, seen.append)
+    assert sum(seen) == map_count(image_set(), plan) == COUNT * 2 * 10
+
+
+# --- what goes wrong ----------------------------------------------------------------------------
+
+
+def add_method(monkeypatch: pytest.MonkeyPatch, name: str, method: Method) -> None:
+    monkeypatch.setitem(methods_module.METHODS, name, method)
+
+
+def test_a_method_that_raises_costs_its_own_cells(
+    monkeypatch: pytest.MonkeyPatch, classifier: Classifier, records: pd.DataFrame
+) -> None:
+    def fragile(network: Classifier, batch: Batch) -> Tensor:
+        if float(batch.images.max()) > 1.15:
+            raise ZeroDivisionError("too\nbright")
+        return METHODS["gradient"].explain(network, batch)
+
+    add_method(monkeypatch, "fragile", Method(fragile, "", ""))
+    plan = PLAN.model_copy(
+        update={"method": ("fragile", "gradient"), "family": ("bias",), "metric": ("ssim",)}
+    ).model_copy(update={"severity": {"bias": (-0.2, 0.2)}})
+    found = run(classifier, image_set(), plan)
+    bright, dark = (pick(found, method="fragile", severity=level) for level in (0.2, -0.2))
+    assert set(bright["status"]) == {"error"}
+    assert set(bright["detail"]) == {"ZeroDivisionError: too bright"}
+    assert bright["value"].isna().all()
+    assert set(dark["status"]) == {"ok"}
+    expected = pick(records, method="gradient", family="bias", metric="ssim")["value"]
+    np.testing.assert_allclose(pick(found, method="gradient")["value"], expected, atol=1e-6)
+
+
+def test_a_failing_clean_map_is_said_to_be_the_clean_one(
+    monkeypatch: pytest.MonkeyPatch, classifier: Classifier
+) -> None:
+    def dark_only(network: Classifier, batch: Batch) -> Tensor:
+        if float(batch.images.min()) >= 0:
+            raise RuntimeError("no")
+        return METHODS["gradient"].explain(network, batch)
+
+    add_method(monkeypatch, "dark_only", Method(dark_only, "", ""))
+    plan = Plan(method=("dark_only",), family=("bias",), severity=(-0.5,), metric=("ssim",))
+    found = pick(run(classifier, image_set(), plan), method="dark_only")
+    assert set(found["detail"]) == {"clean image: RuntimeError: no"}
+
+
+@pytest.mark.parametrize(
+    ("maps", "status", "detail"),
+    [
+        (torch.zeros(COUNT, 3, SIDE, SIDE), "degenerate", "a map or mask is constant"),
+        (torch.full((COUNT, 3, SIDE, SIDE), torch.nan), "nonfinite", "not finite"),
+        (torch.zeros(COUNT, SIDE, SIDE), "error", r"returned shape (5, 16, 16), expected (5, cha"),
+        (torch.zeros(1, 3, SIDE, SIDE), "error", "returned shape (1, 3, 16, 16)"),
+    ],
+)
+def test_maps_that_say_nothing_have_a_status(
+    monkeypatch: pytest.MonkeyPatch, classifier: Classifier, maps: Tensor, status: str, detail: str
+) -> None:
+    add_method(monkeypatch, "odd", Method(lambda _classifier, _batch: maps, "", ""))
+    plan = Plan(method=("odd",), family=("bias",), severity=(0.1,))
+    found = pick(run(classifier, image_set(), plan), method="odd")
+    assert set(found["status"]) == {status}
+    assert found["value"].isna().all()
+    assert found["detail"].str.contains(detail, regex=False).all()
+
+
+def test_what_does_not_apply_is_skipped_with_the_reason() -> None:
+    linear = make_classifier(seeded(linear_network), (SIDE, SIDE), CLASSES)
+    plan = Plan(method=("grad_cam", "gradient"), family=("bias",), severity=(0.1,))
+    found = run(linear, image_set(), plan)
+    skipped = pick(found, method="grad_cam:relu=true")
+    assert set(skipped["status"]) == {"skipped"}
+    assert set(skipped["detail"]) == {"the network has no convolution with a spatial output"}
+    assert set(pick(found, method="gradient")["status"]) == {"ok"}
+
+
+def test_a_map_below_the_window_of_ssim_is_skipped(records: pd.DataFrame) -> None:
+    # Grad-CAM of this network is 8 x 8; the window is 11 x 11.
+    assert set(pick(records, method="grad_cam:relu=true", metric="ssim")["status"]) == {"skipped"}
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (Plan(method=("gradient",), metric=("completeness_error",)), "no method .* is complete"),
+        (Plan(method=("gradient",), metric=("mask_mass",)), "this data has no masks"),
+    ],
+)
+def test_a_metric_that_nothing_can_give_is_refused(
+    classifier: Classifier, plan: Plan, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(classifier, random_images(2), plan)
+
+
+def test_images_of_another_size_are_refused(classifier: Classifier) -> None:
+    with pytest.raises(DataError, match="tiny takes 16 x 16 pixels, these have 20 x 20"):
+        run(classifier, random_images(2, 20))
+
+
+def test_a_new_family_method_and_metric_are_one_entry_each(
+    monkeypatch: pytest.MonkeyPatch, classifier: Classifier
+) -> None:
+    """What CONTRIBUTING says to add is all there is to add."""
+    mirror = Perturbation(
+        lambda image, severity, _rng: image.flip(2) if severity else image, (1.0,), (0.0, 1.0), "",
+        "",
+    )  # fmt: skip
+    monkeypatch.setitem(perturbations_module.PERTURBATIONS, "mirror", mirror)
+    add_method(monkeypatch, "brightness", Method(lambda _classifier, batch: batch.images, "", ""))
+    monkeypatch.setitem(METRICS, "always_one", replace(
+        METRICS["relative_l2"], compute=lambda first, _second: np.ones(len(first))
+    ))  # fmt: skip
+    found = run(classifier, image_set(), Plan(method=("brightness",), family=("mirror",)))
+    assert set(found["family"]) == {"clean", "mirror"}
+    assert set(pick(found, metric="always_one")["value"]) == {1.0}
+
+
+def test_the_run_id_names_what_matters(classifier: Classifier, records: pd.DataFrame) -> None:
+    name = records["run_id"][0]
+    assert name.startswith("tensor-tiny-")
+
+    def other(**changes: object) -> str:
+        plan = PLAN.model_copy(update={"method": ("gradient",), "family": ("bias",)} | changes)
+        return str(run(classifier, image_set(2), plan)["run_id"][0])
+
+    assert other() == other(batch_size=1)
+    names = {other(), other(seed=1), other(severity=(0.1,)), other(metric=("ssim",))}
+    assert len(names) == 4
+
+
+def test_random_draws_of_a_run_hang_on_its_seed(classifier: Classifier) -> None:
+    plan = Plan(method=("gradient",), family=("gaussian_noise",), severity=(0.1,), metric=("ssim",))
+    values = [
+        run(classifier, image_set(), plan.model_copy(update={"seed": seed}))["value"].tolist()
+        for seed in (0, 0, 1)
+    ]
+    assert values[0] == values[1] != values[2]
+
+
+def test_every_compensated_family_is_additive() -> None:
+    image = random_images(1)[0]
+    for name, family in PERTURBATIONS.items():
+        if family.compensated:
+            for level in family.severities:
+                moved = perturb(image, Cell(name, level, 0), "x", 0)
+                torch.testing.assert_close(moved - level, image)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here")
+def test_cpu_and_gpu_agree(records: pd.DataFrame) -> None:
+    network = seeded(conv_network).cuda()
+    on_gpu = replace(make_classifier(network, (SIDE, SIDE), CLASSES), name="tiny")
+    found = run(on_gpu, image_set(), PLAN)
+    np.testing.assert_allclose(found["value"], records["value"], rtol=0, atol=1e-2)
+
+
+def test_the_library_leaves_the_global_state_alone(classifier: Classifier) -> None:
+    state, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    run(classifier, image_set(2), Plan(severity=(0.1,), steps=2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+    assert isinstance(classifier.module.network, nn.Sequential)
+    assert not batch_of(random_images(1)).images.requires_grad

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import io
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from scipy.stats import bootstrap
+
+from steadymap.bench.randomness import generator
+from steadymap.bench.summary import full_summary, interval, summarise
+from steadymap.bench.tables import footnotes, headline_tables, short_names
+
+
+def make_records(rows: list[dict[str, object]]) -> pd.DataFrame:
+    base = {
+        "image_id": "i0",
+        "method": "gradient",
+        "family": "bias",
+        "severity": 0.1,
+        "draw": 0,
+        "metric": "ssim",
+        "value": 0.5,
+        "status": "ok",
+        "kept": True,
+    }
+    return pd.DataFrame([base | row for row in rows])
+
+
+def test_draws_and_severities_are_averaged_within_an_image_first() -> None:
+    records = make_records(
+        [
+            {"image_id": "a", "severity": 0.1, "value": 0.0},
+            {"image_id": "a", "severity": 0.2, "value": 0.0},
+            {"image_id": "a", "severity": 0.2, "draw": 1, "value": 0.3},
+            {"image_id": "b", "value": 0.9},
+        ]
+    )
+    (row,) = summarise(records).to_dict("records")
+    assert row["mean"] == pytest.approx((0.1 + 0.9) / 2)
+    assert (row["images"], row["coverage"]) == (2, 1.0)
+
+
+def test_only_ok_enters_a_mean_and_coverage_says_so() -> None:
+    records = make_records(
+        [
+            {"image_id": "a", "value": 0.2},
+            {"image_id": "a", "value": math.nan, "status": "degenerate"},
+            {"image_id": "b", "value": math.nan, "status": "nonfinite"},
+            {"image_id": "c", "value": 0.4},
+        ]
+    )
+    (row,) = summarise(records).to_dict("records")
+    assert row["mean"] == pytest.approx(0.3)
+    assert (row["images"], row["coverage"]) == (2, 0.5)
+
+
+def test_a_group_without_a_value_stays_in_the_summary() -> None:
+    records = make_records([{"value": math.nan, "status": "error"}])
+    (row,) = summarise(records).to_dict("records")
+    assert math.isnan(row["mean"])
+    assert (row["images"], row["coverage"], row["interval"]) == (0, 0.0, "none")
+
+
+def test_pairs_whose_prediction_changed_can_be_left_out() -> None:
+    records = make_records(
+        [{"image_id": "a", "value": 0.2}, {"image_id": "b", "value": 0.9, "kept": False}]
+    )
+    summary = full_summary(records).set_index("subset")["mean"]
+    assert summary["all"] == pytest.approx(0.55)
+    assert summary["kept"] == pytest.approx(0.2)
+
+
+def test_one_row_a_severity_when_asked_for() -> None:
+    records = make_records([{"severity": level, "value": level} for level in (0.1, 0.3)])
+    summary = summarise(records, ("method", "severity", "metric"))
+    assert dict(zip(summary["severity"], summary["mean"], strict=True)) == {0.1: 0.1, 0.3: 0.3}
+
+
+def test_intervals_are_scipy_s_bca() -> None:
+    values = np.random.default_rng(0).normal(size=40) ** 2
+    found = interval(values, generator("x"))
+    expected = bootstrap(
+        (values,), np.mean, n_resamples=2000, method="BCa", rng=generator("x")
+    ).confidence_interval
+    assert (found.low, found.high, found.kind) == (expected.low, expected.high, "bca")
+    assert found.low < found.mean < found.high
+
+
+@pytest.mark.parametrize(
+    ("values", "mean", "kind"),
+    [
+        ([0.3, 0.3, 0.3], 0.3, "point"),
+        ([1.0, 1.0 - 1e-16, 1.0], 1.0, "point"),
+        ([0.3], 0.3, "none"),
+        ([], math.nan, "none"),
+    ],
+)
+def test_where_resampling_says_nothing_that_is_said(
+    values: list[float], mean: float, kind: str
+) -> None:
+    found = interval(np.array(values), generator("x"))
+    assert found.kind == kind
+    assert found.mean == pytest.approx(mean, nan_ok=True)
+    ends = (mean, mean) if kind == "point" else (math.nan, math.nan)
+    assert (found.low, found.high) == pytest.approx(ends, nan_ok=True)
+
+
+def test_a_summary_is_the_same_each_time() -> None:
+    rng = np.random.default_rng(1)
+    records = make_records([{"image_id": f"i{n}", "value": float(rng.random())} for n in range(40)])
+    pd.testing.assert_frame_equal(summarise(records), summarise(records))
+
+
+def test_short_names_keep_what_differs() -> None:
+    specs = [
+        "gradient",
+        "ig:baseline=black,steps=32",
+        "ig:baseline=white,steps=32",
+        "cam:relu=true",
+    ]
+    assert list(short_names(specs).values()) == ["gradient", "ig black", "ig white", "cam"]
+
+
+def rendered(records: pd.DataFrame) -> str:
+    console = Console(width=140, record=True, file=io.StringIO())
+    for table in headline_tables(records, full_summary(records)):
+        console.print(table)
+    return console.export_text()
+
+
+def test_the_table_shows_the_numbers_of_the_records() -> None:
+    rows = [
+        {"image_id": f"i{n}", "metric": metric, "value": value, "kept": n != 0}
+        for n in range(4)
+        for metric, value in (("ssim", 0.25 + n / 4), ("completeness_error", 2.0))
+    ]
+    rows += [
+        {"image_id": f"i{n}", "family": "clean", "metric": "completeness_error", "value": 1.0}
+        for n in range(4)
+    ]
+    rows.append({"image_id": "i3", "severity": 0.2, "value": math.nan, "status": "degenerate"})
+    text = rendered(make_records(rows))
+    assert "0.62" in text or "0.63" in text
+    assert re.search(r"gradient +2\.00 +1\.00|gradient +1\.00 +2\.00", text)
+    assert "80.0%" in text
+    assert "prediction kept" in text
+
+
+def test_the_footnotes_warn_of_few_images_and_lost_values() -> None:
+    records = make_records([{}, {"image_id": "b", "value": math.nan, "status": "degenerate"}])
+    notes = " ".join(footnotes(records))
+    assert "2 images" in notes
+    assert "below 30 images the intervals are rough" in notes
+    assert "1 degenerate of 2 values" in notes
+    enough = make_records([{"image_id": f"i{n}"} for n in range(30)])
+    assert "rough" not in " ".join(footnotes(enough))
