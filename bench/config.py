@@ -10,12 +10,16 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from steadymap.bench.methods import DEFAULT_METHODS, BoundMethod, bind_method
+from steadymap.bench.methods import DEFAULT_METHODS, MOST_STEPS, BoundMethod, bind_method
 from steadymap.bench.names import nearest
 from steadymap.bench.perturbations import PERTURBATIONS, Cell
 from steadymap.metrics import METRICS
 
 EXPERIMENTS = importlib.resources.files("steadymap.bench.experiments")
+
+# Beyond these a number is a slip, and would ask for more memory than there is.
+MOST_DRAWS = 1000
+MOST_THREADS = 1024
 
 
 class ConfigError(ValueError):
@@ -43,8 +47,8 @@ class Plan(BaseModel):
     family: tuple[str, ...] = tuple(PERTURBATIONS)
     severity: dict[str, tuple[float, ...]] | tuple[float, ...] | None = None
     metric: tuple[str, ...] | None = None
-    draws: Annotated[int, Field(ge=1)] = 1
-    steps: Annotated[int, Field(ge=1)] | None = None
+    draws: Annotated[int, Field(ge=1, le=MOST_DRAWS)] = 1
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1)] = 16
 
@@ -127,7 +131,7 @@ class Experiment(Plan):
     split: str = "test"
     limit: Annotated[int, Field(ge=1)] | None = None
     device: str = "cpu"
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
     save_maps: bool = False
     output: Path | None = None
 

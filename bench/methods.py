@@ -20,6 +20,9 @@ from steadymap.models import Classifier
 # networks fall out of the cache and a pass takes twice as long an image.
 PATH_CHUNK = 32
 
+# Gauss-Legendre nodes take the eigenvalues of a matrix of this side.
+MOST_STEPS = 1000
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -85,7 +88,7 @@ def integrated_gradients(
     batch: Batch,
     *,
     baseline: BaselineName = "black",
-    steps: Annotated[int, Field(ge=1)] = 50,
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 50,
 ) -> Tensor:
     """Gradients averaged on the straight path from a baseline, times the way: (B, 3, H, W).
 

@@ -83,6 +83,8 @@ def test_a_method_named_twice_runs_once() -> None:
         ({"severity": []}, "severity of bias: the list is empty"),
         ({"limit": 0}, "limit: Input should be greater than or equal to 1, got 0"),
         ({"limit": "many"}, "limit: Input should be a valid integer"),
+        ({"draws": 10**9}, "draws: Input should be less than or equal to 1000"),
+        ({"steps": 10**9}, "steps: Input should be less than or equal to 1000"),
         ({"draws": 0}, "draws: Input should be greater"),
         ({"steps": 0}, "steps: Input should be greater"),
         ({"batch_size": 0}, "batch_size: Input should be greater"),
