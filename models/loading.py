@@ -53,7 +53,7 @@ MODELS: dict[str, Model] = {
         compact,
         COMPACT_SIDE,
         HERE / "compact-hands.safetensors",
-        "the study's plan scaled down, 64 px, 0.34 M parameters, trained on the embedded hands",
+        "the study's plan scaled down, 64 px, 0.22 M parameters, trained on the embedded hands",
         "after the study's network",
     ),
     "rps": Model(

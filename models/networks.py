@@ -50,5 +50,5 @@ def rps() -> HandNetwork:
 
 
 def compact() -> HandNetwork:
-    """Build the same plan scaled down: 64 x 64 input, 0.34 M parameters."""
-    return HandNetwork((12, 12, 24, 24, 48, 48), (96, 48), COMPACT_SIDE)
+    """Build the same plan scaled down: 64 x 64 input, 0.22 M parameters."""
+    return HandNetwork((8, 8, 16, 16, 32, 32), (96, 48), COMPACT_SIDE)
