@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,18 +33,18 @@ from steadymap.bench.config import (
     read_config,
     read_experiment,
 )
-from steadymap.bench.images import DATA_FORMS, SPLITS, DataError, ImageSet, open_images
-from steadymap.bench.manifest import Result, make_manifest, run_id
+from steadymap.bench.images import DATA_FORMS, SPLITS, DataError, open_images
+from steadymap.bench.manifest import Result, git_state, make_manifest, run_id
 from steadymap.bench.methods import BASELINES, METHODS
 from steadymap.bench.names import nearest
 from steadymap.bench.perturbations import PERTURBATIONS
 from steadymap.bench.records import Source
-from steadymap.bench.runner import INPUT_METRICS, map_count, measure
+from steadymap.bench.runner import INPUT_METRICS, Setup, measure, prepare
 from steadymap.bench.summary import full_summary
 from steadymap.bench.tables import footnotes, headline_tables
 from steadymap.bench.train import Recipe, save, train
 from steadymap.metrics import METRICS, Status
-from steadymap.models import MODEL_FORMS, MODELS, Classifier, ModelError, load_classifier
+from steadymap.models import MODEL_FORMS, MODELS, ModelError, load_classifier
 
 EXIT_USAGE = 2
 EXIT_CELLS_FAILED = 3
@@ -55,6 +58,7 @@ RUNS = Path("runs")
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="How steady are your saliency maps when the image is nudged?",
@@ -64,6 +68,15 @@ app = typer.Typer(
 def _console(*, stderr: bool = False) -> Console:
     console = Console(stderr=stderr)
     return console if console.is_terminal else Console(stderr=stderr, width=LOG_WIDTH)
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        _console().print(importlib.metadata.version("steadymap"), highlight=False)
+        raise typer.Exit
 
 
 @app.command("run")
@@ -124,7 +137,8 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     base = read_config(config) if config else read_experiment(experiment or DEFAULT_EXPERIMENT)
     given = {key: value for key, value in flags.items() if value is not None}
     chosen = make_experiment([base, given])
-    for name in given.get("severity", ()) if isinstance(given.get("severity"), dict) else ():
+    by_family = flags["severity"] if isinstance(flags["severity"], dict) else {}
+    for name in by_family:
         if name not in chosen.family:
             raise ConfigError(f"severity: {name} does not run here; {nearest(name, chosen.family)}")
     _run(chosen)
@@ -156,20 +170,28 @@ def _run(experiment: Experiment) -> None:
     for name, reason in images.excluded:
         _say(f"excluded: {name}: {reason}")
     source = Source(run_id(experiment, classifier, images), classifier.name, images.name)
-    folder = experiment.output or RUNS / source.run_id
+    folder = (experiment.output or RUNS / source.run_id).expanduser()
+    setup = prepare(classifier, images, experiment)
     store.claim_folder(folder, source.run_id)
     cells = experiment.cells()
+    if experiment.limit and len(images) < experiment.limit:
+        _say(f"the {experiment.split} split has {len(images)} usable images of {experiment.limit}")
     _say(
         f"{classifier.name} on {images.name} ({experiment.split}): {len(images)} images x "
         f"{len(cells) + 1} views x {len(experiment.bound_methods())} methods"
     )
 
-    def describe(result: Result) -> dict[str, Any]:
-        return make_manifest(experiment, classifier, images, result)
+    git = git_state()
 
+    def describe(result: Result) -> dict[str, Any]:
+        manifest = make_manifest(experiment, classifier, images, result)
+        return manifest | {"metrics": setup.metrics(), "git": git}
+
+    # A polite kill (CI cancelling a job, say) ends a run as Ctrl-C does: with what it has.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with store.recorder(folder, source, cells, describe) as taking:
-            _measure(experiment, classifier, images, taking)
+            _measure(setup, taking, keep_maps=experiment.save_maps)
     except KeyboardInterrupt:
         _say(f"interrupted; what was measured is in {folder / store.PARTIAL}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -179,9 +201,7 @@ def _run(experiment: Experiment) -> None:
         raise typer.Exit(EXIT_CELLS_FAILED)
 
 
-def _measure(
-    experiment: Experiment, classifier: Classifier, images: ImageSet, taking: store.Recorder
-) -> None:
+def _measure(setup: Setup, taking: store.Recorder, *, keep_maps: bool) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -191,13 +211,9 @@ def _measure(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=_console(stderr=True)) as progress:
-        task = progress.add_task("maps", total=map_count(images, experiment))
+        task = progress.add_task("maps", total=setup.map_count())
         for outcome in measure(
-            classifier,
-            images,
-            experiment,
-            lambda count: progress.advance(task, count),
-            keep_maps=experiment.save_maps,
+            setup, lambda count: progress.advance(task, count), keep_maps=keep_maps
         ):
             taking.add(outcome)
 
@@ -208,13 +224,15 @@ def _report(folder: Path) -> None:
     summary = full_summary(records)
     summary.to_csv(folder / store.SUMMARY, index=False, float_format="%.6g")
     console = _console()
-    for table in headline_tables(records, summary):
+    for title, table in headline_tables(records, summary):
+        console.print(title, style="bold", markup=False, highlight=False)
         console.print(table)
     for note in footnotes(records):
-        console.print(f"- {note}", markup=False, highlight=False)
+        console.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
     files = ", ".join(sorted(path.name for path in folder.iterdir()))
     seconds = manifest["wall_seconds"]
-    console.print(f"{seconds:.0f} s; {folder}: {files}", markup=False, highlight=False)
+    text = f"{seconds:.0f} s; {folder}: {files}"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _device(name: str) -> torch.device:
@@ -244,11 +262,14 @@ def train_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sig
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Train a network of the project; write its weights and a card."""
-    path = output or RUNS / f"{model}-{data.partition(':')[0]}.safetensors"
+    # The data's last name: of folder:a/b it is b.
+    path = output or RUNS / f"{model}-{re.split('[:/]', data.rstrip('/'))[-1]}.safetensors"
     if path.suffix != ".safetensors":
         raise ConfigError(f"output: weights are written as .safetensors, got {path.name}")
-    if path.exists():
-        raise ConfigError(f"output: {path} exists; choose another --output")
+    for file in (path, path.with_suffix(".json")):
+        if file.exists():
+            raise ConfigError(f"output: {file} exists; choose another --output")
+    store.make_folder(path.parent)
     if threads:
         torch.set_num_threads(threads)
     recipe = Recipe(epochs, batch_size, learning_rate, seed)
@@ -307,12 +328,12 @@ def _sections() -> dict[str, list[tuple[str, str, str]]]:
             (name, f"{metric.summary}; {metric.better} is better", metric.source)
             for name, metric in METRICS.items()
         ]
-        + [(name, text, "") for name, text in INPUT_METRICS.items()],
+        + [(name, f"{text}; always recorded", "") for name, text in INPUT_METRICS.items()],
     }
 
 
 def _say(text: str) -> None:
-    _console(stderr=True).print(text, markup=False, highlight=False)
+    _console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:

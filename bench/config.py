@@ -52,6 +52,13 @@ class Plan(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1)] = 16
 
+    @field_validator("method", "family", "metric", "severity", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: Any) -> Any:  # noqa: ANN401 - whatever the file says
+        if isinstance(value, dict):
+            return {key: _listed(levels) for key, levels in value.items()}
+        return _listed(value)
+
     @field_validator("method")
     @classmethod
     def _methods_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -136,6 +143,10 @@ class Experiment(Plan):
     output: Path | None = None
 
 
+def _listed(value: Any) -> Any:  # noqa: ANN401 - as above
+    return [value] if isinstance(value, str | int | float) else value
+
+
 def _some(key: str, value: tuple[Any, ...]) -> tuple[Any, ...]:
     if not value:
         raise ConfigError(f"{key}: the list is empty; leave the key out for the default")
@@ -157,10 +168,10 @@ def make_experiment(layers: list[Mapping[str, Any]]) -> Experiment:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        both = merged.get("severity"), layer.get("severity")
+        base, given = merged.get("severity"), layer.get("severity")
         merged |= layer
-        if all(isinstance(levels, dict) for levels in both):
-            merged["severity"] = both[0] | both[1]
+        if isinstance(base, dict) and isinstance(given, dict):
+            merged["severity"] = base | given
     for key in merged:
         if key not in Experiment.model_fields:
             raise ConfigError(f"unknown key {key!r}; {nearest(key, Experiment.model_fields)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from steadymap.models import Framing
 SPLITS = {"train": (0.0, 0.7), "validation": (0.7, 0.9), "test": (0.9, 1.0), "all": (0.0, 1.0)}
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 HANDS_COUNT = 1000
+MOST_HANDS = 1_000_000
 MAX_PIXELS = 100_000_000
 
 DATA_FORMS: dict[str, str] = {
@@ -127,18 +129,24 @@ def from_tensor(
             f"images: values must lie in [0, 1], these reach from {images.min():.3g} to "
             f"{images.max():.3g}; normalisation belongs inside the classifier"
         )
-    if labels is not None and (
-        len(labels) != len(images) or not set(labels) <= set(range(len(class_names)))
+    indices = None if labels is None else [int(label) for label in labels]
+    if indices is not None and (
+        len(indices) != len(images) or not set(indices) <= set(range(len(class_names)))
     ):
         raise DataError(
             f"labels: expected {len(images)} indices below {len(class_names)} (class_names)"
         )
-    if masks is not None and masks.shape != (len(images), *images.shape[2:]):
-        raise DataError(f"masks: expected (N, H, W) as the images, got {masks.shape}")
+    inside = None if masks is None else np.asarray(masks, dtype=np.float64)
+    if inside is not None and inside.shape != (len(images), *images.shape[2:]):
+        raise DataError(f"masks: expected (N, H, W) as the images, got {inside.shape}")
+    if inside is not None and not (inside.min() >= 0 and inside.max() <= 1):
+        raise DataError(f"masks: must lie in [0, 1], reach {inside.min():g} to {inside.max():g}")
     stored = images.detach().cpu().clone()
     pictures = tuple(
         Picture(
-            f"image-{index}", _pixel_hash(image.numpy()), None if labels is None else labels[index]
+            f"image-{index}",
+            _pixel_hash(image.numpy()),
+            None if indices is None else indices[index],
         )
         for index, image in enumerate(stored)
     )
@@ -147,9 +155,9 @@ def from_tensor(
         raise DataError(f"images: {excluded[0][0]} is a {excluded[0][1]}; give each image once")
 
     def read(index: int) -> Frame:
-        return Frame(stored[index], None if masks is None else masks[index])
+        return Frame(stored[index], None if inside is None else inside[index])
 
-    return ImageSet("tensor", class_names, kept, read, has_masks=masks is not None)
+    return ImageSet("tensor", class_names, kept, read, has_masks=inside is not None)
 
 
 def open_images(
@@ -184,14 +192,16 @@ def open_images(
         )
     if not rest:
         raise DataError(f"data: {kind}: needs a name behind the colon, e.g. folder:PATH")
-    root = Path(rest) if kind == "folder" else _download_kaggle(rest)
+    root = Path(rest).expanduser() if kind == "folder" else _download_kaggle(rest)
     return _open_folder(spec, root, framing, (split, limit))
 
 
 def _open_hands(count_text: str, framing: Framing, split: str, limit: int | None) -> ImageSet:
     count = int(count_text) if count_text.isdecimal() else None if count_text else HANDS_COUNT
-    if count is None or count < 1:
-        raise DataError(f"data: hands:COUNT takes a whole number above 0, got {count_text!r}")
+    if count is None or not 1 <= count <= MOST_HANDS:
+        raise DataError(
+            f"data: hands:COUNT takes a whole number from 1 to {MOST_HANDS}, got {count_text!r}"
+        )
     names = {f"hand-{index:06d}": index for index in range(count)}
     labels = {name: index % len(HAND_CLASSES) for name, index in names.items()}
     chosen = _choose(labels, split, limit)
@@ -247,7 +257,8 @@ def _class_files(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         raise DataError(f"data: no such folder: {root}")
     files = {
-        f"{folder.name}/{path.name}": path
+        # A name that is no UTF-8 could not be written into the manifest.
+        os.fsencode(f"{folder.name}/{path.name}").decode(errors="backslashreplace"): path
         for folder in sorted(root.iterdir())
         if folder.is_dir() and not folder.name.startswith(".")
         for path in sorted(folder.iterdir())
@@ -295,9 +306,11 @@ def decode(path: Path) -> NDArray[np.uint8]:
         if width * height > MAX_PIXELS:
             raise DataError(f"{width} x {height} pixels are over {MAX_PIXELS // 10**6} megapixels")
         image = ImageOps.exif_transpose(opened)
-        if image.mode in ("F", "I"):
+        # Pillow reads 16-bit PNG as I;16 or I, and scales 16-bit PGM to the full range of I.
+        sixteen = image.mode.startswith("I;16") or opened.format in {"PNG", "PPM"}
+        if image.mode == "F" or (image.mode == "I" and not sixteen):
             raise DataError(f"mode {image.mode}: the range of its values is unknown")
-        if image.mode.startswith("I;16"):
+        if image.mode.startswith("I"):
             grey = np.rint(np.asarray(image, dtype=np.float64) / 257).astype(np.uint8)
             image = Image.fromarray(grey)
         if image.has_transparency_data:

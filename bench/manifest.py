@@ -85,10 +85,11 @@ def make_manifest(
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id(experiment, classifier, images),
         "complete": result.complete,
-        "configuration": experiment.model_dump(mode="json", exclude={"output"}),
+        "configuration": experiment.model_dump(mode="json", exclude={"output"})
+        # Names, not where things lie on this machine; hashes say what they were.
+        | {"data": images.name, "weights": experiment.weights and experiment.weights.name},
         "methods": [method.spec for method in experiment.bound_methods()],
         "severities": experiment.severities(),
-        "metrics": {name: METRICS[name].summary for name in experiment.metric or METRICS},
         "seed": experiment.seed,
         "model": {
             "name": classifier.name,
@@ -107,7 +108,6 @@ def make_manifest(
         },
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
-        "git": git_state(),
         "machine": machine(classifier.module.mean.device),
         "wall_seconds": round(result.seconds, 2),
         "statuses": dict(sorted(result.statuses.items())),

@@ -53,15 +53,16 @@ class Source:
 class Record:
     """One value of one metric for one (image, method, family, severity, draw).
 
-    Classes are indices into the classifier's class names; `label` is None where the data's class is
-    none of them. `value` is NaN unless `status` is `ok`, and `detail` then says why.
+    Classes are indices into the classifier's class names; `label` is None where the data's class
+    is none of them, a prediction where the logits are not finite. `value` is NaN unless `status` is
+    `ok`, and `detail` then says why.
     """
 
     image_id: str
     label: int | None
-    target: int
-    pred_clean: int
-    pred_perturbed: int
+    target: int | None
+    pred_clean: int | None
+    pred_perturbed: int | None
     kept: bool
     method: str
     family: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +31,8 @@ INPUT_METRICS: dict[str, str] = {
 }
 
 
+NO_LOGITS = (math.nan, Status.NONFINITE, "the network's logits are not finite")
+
 # How much of an exception's message goes into a record.
 MESSAGE_LENGTH = 300
 
@@ -41,13 +44,17 @@ class Outcome:
     Attributes:
         records: image by image; within an image in the order of the plan, the clean one first.
         images: (B, cells, 3, H, W), the clean cell first; None unless maps are kept.
+        masks: (B, H, W); None unless maps are kept and the data has masks.
         attributions: by method, (B, cells, C, h, w), NaN where a map is missing, None where all
             are; empty unless maps are kept.
+        deltas: by complete method, (B, cells), what its attributions must add up to, in logits.
     """
 
     records: list[Record]
     images: Tensor | None = None
+    masks: Tensor | None = None
     attributions: dict[str, Tensor | None] = field(default_factory=dict)
+    deltas: dict[str, Tensor] = field(default_factory=dict)
 
 
 def run(
@@ -73,35 +80,51 @@ def run(
     """
     plan = plan or Plan()
     image_set = from_tensor(images) if isinstance(images, Tensor) else images
+    setup = prepare(classifier, image_set, plan)
     source = Source(run_id(plan, classifier, image_set), classifier.name, image_set.name)
-    outcomes = measure(classifier, image_set, plan, advance or (lambda _count: None))
+    outcomes = measure(setup, advance or (lambda _count: None))
     return to_frame(pa.concat_tables([to_table(outcome.records, source) for outcome in outcomes]))
 
 
-def map_count(images: ImageSet, plan: Plan) -> int:
-    """Return how many maps a run makes: what `advance` adds up to."""
-    return len(images) * len(plan.bound_methods()) * (len(plan.cells()) + 1)
+@dataclass(frozen=True)
+class Setup:
+    """A run that is ready to start; made by `prepare`.
 
-
-def measure(
-    classifier: Classifier,
-    images: ImageSet,
-    plan: Plan,
-    advance: Callable[[int], None],
-    *,
-    keep_maps: bool = False,
-) -> Iterator[Outcome]:
-    """Yield the outcome of one batch of images after another.
-
-    A method that raises costs its own cells, which say so; the run goes on.
+    Attributes:
+        classifier: what is explained.
+        images: the images.
+        plan: what to do with them.
+        methods: the methods of the plan, each with the metrics that it can have here.
     """
-    setup = _Setup(
-        classifier,
-        images,
-        plan,
-        {method: _metrics_of(method, images, plan.metric) for method in plan.bound_methods()},
-    )
-    _refuse_idle_metrics(setup)
+
+    classifier: Classifier
+    images: ImageSet
+    plan: Plan
+    methods: dict[BoundMethod, dict[str, Metric]]
+
+    def map_count(self) -> int:
+        """Return how many maps the run makes: what `advance` adds up to."""
+        return len(self.images) * len(self.methods) * (len(self.plan.cells()) + 1)
+
+    def metrics(self) -> dict[str, str]:
+        """Return the metrics of the run, each with its line."""
+        return {
+            name: metric.summary
+            for metrics in self.methods.values()
+            for name, metric in metrics.items()
+        }
+
+
+def prepare(classifier: Classifier, images: ImageSet, plan: Plan) -> Setup:
+    """Check, before anything is computed, that classifier, images and plan belong together.
+
+    Raises:
+        ConfigError: a metric that nothing in the plan can give, or a network that is not float32.
+        DataError: images of another size than the classifier's input.
+    """
+    dtype = classifier.module.mean.dtype
+    if dtype != torch.float32:
+        raise ConfigError(f"model: {classifier.name} is {dtype}; a run needs network.float()")
     size = tuple(images.read(0).image.shape[1:])
     if size != classifier.input_size:
         height, width = classifier.input_size
@@ -109,19 +132,27 @@ def measure(
             f"images: {classifier.name} takes {height} x {width} pixels, "
             f"these have {size[0]} x {size[1]}"
         )
-    for start in range(0, len(images), plan.batch_size):
-        indices = range(start, min(start + plan.batch_size, len(images)))
+    setup = Setup(
+        classifier,
+        images,
+        plan,
+        {method: _metrics_of(method, images, plan.metric) for method in plan.bound_methods()},
+    )
+    _refuse_idle_metrics(setup)
+    return setup
+
+
+def measure(
+    setup: Setup, advance: Callable[[int], None], *, keep_maps: bool = False
+) -> Iterator[Outcome]:
+    """Yield the outcome of one batch of images after another.
+
+    A method that raises costs its own cells, which say so; the run goes on. `advance` is called
+    with the number of maps just made.
+    """
+    for start in range(0, len(setup.images), setup.plan.batch_size):
+        indices = range(start, min(start + setup.plan.batch_size, len(setup.images)))
         yield _measure_batch(setup, indices, advance, keep_maps=keep_maps)
-
-
-@dataclass(frozen=True)
-class _Setup:
-    """What all batches of a run have in common; the metrics are those that a method can have."""
-
-    classifier: Classifier
-    images: ImageSet
-    plan: Plan
-    methods: dict[BoundMethod, dict[str, Metric]]
 
 
 @dataclass(frozen=True)
@@ -178,7 +209,7 @@ def _metrics_of(
     return {name: METRICS[name] for name in wanted or METRICS if METRICS[name].against in possible}
 
 
-def _refuse_idle_metrics(setup: _Setup) -> None:
+def _refuse_idle_metrics(setup: Setup) -> None:
     reasons = {
         "delta": "no method of this run is complete (integrated_gradients is)",
         "mask": "this data has no masks (hands has)",
@@ -190,11 +221,12 @@ def _refuse_idle_metrics(setup: _Setup) -> None:
 
 
 def _measure_batch(
-    setup: _Setup, indices: range, advance: Callable[[int], None], *, keep_maps: bool
+    setup: Setup, indices: range, advance: Callable[[int], None], *, keep_maps: bool
 ) -> Outcome:
     frames = [setup.images.read(index) for index in indices]
     masks = [frame.mask for frame in frames if frame.mask is not None]
     evidence = {"mask": np.stack(masks)} if setup.images.has_masks else {}
+    deltas: dict[str, list[Array]] = {}
     clean = _clean_view(setup, indices, torch.stack([frame.image for frame in frames]))
     clean_maps: dict[BoundMethod, _Explained | _Failure] = {}
     views, scores = [], []
@@ -203,10 +235,12 @@ def _measure_batch(
         view = clean if cell is CLEAN_CELL else _perturbed_view(setup, cell, clean)
         rows = {} if cell is CLEAN_CELL else {INPUT: _input_scores(setup, clean, view)}
         for method, metrics in setup.methods.items():
-            current = _explain(method, view)
-            reference = clean_maps.setdefault(method, current)
+            found = _explain(method, view)
+            reference = clean_maps.setdefault(method, found)
+            current = _same_size(reference, found)
             if any(metric.against == "delta" for metric in metrics.values()):
                 evidence["delta"] = _deltas(method, view)
+                deltas.setdefault(method.spec, []).append(evidence["delta"])
             rows[method.spec] = {
                 name: _score(metric, reference, current, evidence)
                 for name, metric in metrics.items()
@@ -223,7 +257,9 @@ def _measure_batch(
     return Outcome(
         records,
         torch.stack([view.images for view in views], dim=1),
+        torch.from_numpy(evidence["mask"]) if "mask" in evidence else None,
         {spec: _stack(maps) for spec, maps in kept.items()},
+        {spec: torch.from_numpy(np.stack(rows, axis=1)) for spec, rows in deltas.items()},
     )
 
 
@@ -238,7 +274,7 @@ def _stack(cells: list[_Explained | _Failure]) -> Tensor | None:
     )
 
 
-def _clean_view(setup: _Setup, indices: range, images: Tensor) -> _View:
+def _clean_view(setup: Setup, indices: range, images: Tensor) -> _View:
     """Let the classifier choose the targets: what it predicts on the clean images."""
     on_device = images.to(setup.classifier.module.mean.device)
     with torch.no_grad():
@@ -248,7 +284,7 @@ def _clean_view(setup: _Setup, indices: range, images: Tensor) -> _View:
     return _View(CLEAN_CELL, images, batch, setup.classifier, logits)
 
 
-def _perturbed_view(setup: _Setup, cell: Cell, clean: _View) -> _View:
+def _perturbed_view(setup: Setup, cell: Cell, clean: _View) -> _View:
     images = torch.stack(
         [
             perturb(image, cell, image_id, setup.plan.seed)
@@ -269,7 +305,7 @@ def _explain(method: BoundMethod, view: _View) -> _Explained | _Failure:
     if reason is not None:
         return _Failure(Status.SKIPPED, reason, len(view.images))
     try:
-        attributions = method.explain(view.classifier, view.batch).cpu()
+        attributions = method.explain(view.classifier, view.batch).detach().cpu().float()
     except Exception as error:  # noqa: BLE001 - a method may raise anything; its records say what
         text = " ".join(str(error).split())[:MESSAGE_LENGTH]
         return _Failure(Status.ERROR, f"{type(error).__name__}: {text}", len(view.images))
@@ -278,6 +314,19 @@ def _explain(method: BoundMethod, view: _View) -> _Explained | _Failure:
         reason = f"returned shape {shape}, expected ({len(view.images)}, channels, height, width)"
         return _Failure(Status.ERROR, reason, len(view.images))
     return _Explained(attributions, Maps.from_attributions(attributions.numpy()))
+
+
+def _same_size(
+    clean: _Explained | _Failure, current: _Explained | _Failure
+) -> _Explained | _Failure:
+    """Return `current`, or why it cannot be compared with the clean maps."""
+    if isinstance(clean, _Failure) or isinstance(current, _Failure):
+        return current
+    sizes = [tuple(part.attributions.shape[1:]) for part in (clean, current)]
+    if sizes[0] == sizes[1]:
+        return current
+    reason = f"returned maps of {sizes[1]} where the clean image's are {sizes[0]}"
+    return _Failure(Status.ERROR, reason, len(current.maps))
 
 
 def _deltas(method: BoundMethod, view: _View) -> Array:
@@ -306,7 +355,7 @@ def _score(
     return evaluate(metric, clean.maps, current.maps)
 
 
-def _input_scores(setup: _Setup, clean: _View, view: _View) -> dict[str, Scores]:
+def _input_scores(setup: Setup, clean: _View, view: _View) -> dict[str, Scores]:
     low, high = setup.classifier.bounds
     change = (view.images - clean.images).double().square().mean(dim=(1, 2, 3)).sqrt()
     outside = (view.images <= low) | (view.images >= high)
@@ -318,33 +367,45 @@ def _input_scores(setup: _Setup, clean: _View, view: _View) -> dict[str, Scores]
 
 
 def _records(
-    setup: _Setup,
+    setup: Setup,
     indices: range,
     views: list[_View],
     scores: list[dict[str, dict[str, Scores]]],
 ) -> Iterator[Record]:
     known = setup.classifier.class_names
-    predictions = [view.logits.argmax(dim=1).tolist() for view in views]
+    predictions = [_predictions(view) for view in views]
     for position, index in enumerate(indices):
         picture = setup.images.pictures[index]
         name = None if picture.label is None else setup.images.class_names[picture.label]
         target = predictions[0][position]
         for view, rows, predicted in zip(views, scores, predictions, strict=True):
+            lost = target is None or predicted[position] is None
             for method, by_metric in rows.items():
                 for metric, score in by_metric.items():
+                    value, status, detail = (
+                        NO_LOGITS if lost and method != INPUT else score.at(position)
+                    )
                     yield Record(
                         image_id=picture.image_id,
-                        label=known.index(name) if name in known else None,
+                        # A name that stands for two classes says nothing.
+                        label=known.index(str(name)) if known.count(str(name)) == 1 else None,
                         target=target,
                         pred_clean=target,
                         pred_perturbed=predicted[position],
-                        kept=predicted[position] == target,
+                        kept=not lost and predicted[position] == target,
                         method=method,
                         family=view.cell.family,
                         severity=view.cell.severity,
                         draw=view.cell.draw,
                         metric=metric,
-                        value=float(score.values[position]),
-                        status=score.statuses[position],
-                        detail=score.details[position],
+                        value=value,
+                        status=status,
+                        detail=detail,
                     )
+
+
+def _predictions(view: _View) -> list[int | None]:
+    """Return the predicted class of each image; None where a logit is not finite."""
+    finite = torch.isfinite(view.logits).all(dim=1).tolist()
+    best = view.logits.argmax(dim=1).tolist()
+    return [label if valid else None for label, valid in zip(best, finite, strict=True)]

@@ -27,6 +27,7 @@ from steadymap.bench.runner import CLEAN_CELL, Outcome
 RECORDS = "records.parquet"
 PARTIAL = "records.partial.parquet"
 MANIFEST = "manifest.json"
+PARTIAL_MANIFEST = "manifest.partial.json"
 SUMMARY = "summary.csv"
 MAPS = "maps"
 
@@ -44,6 +45,15 @@ def claim_folder(folder: Path, run_id: str) -> None:
                 f"output: {folder} already holds {held or 'files that are not a run'}, "
                 f"this run is {run_id}; choose another folder"
             )
+    make_folder(folder)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        ConfigError: that cannot be done.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -51,11 +61,14 @@ def claim_folder(folder: Path, run_id: str) -> None:
 
 
 def _held_run(folder: Path) -> str | None:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return str(manifest["run_id"]) if isinstance(manifest, dict) and "run_id" in manifest else None
+    for name in (MANIFEST, PARTIAL_MANIFEST):
+        try:
+            manifest = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(manifest, dict) and "run_id" in manifest:
+            return str(manifest["run_id"])
+    return None
 
 
 @dataclass
@@ -86,10 +99,11 @@ def recorder(
 ) -> Iterator[Recorder]:
     """Open the folder of a run for writing.
 
-    Leaving in good order names the records `records.parquet`; leaving by an exception keeps those
-    written so far as `records.partial.parquet`. The manifest is written either way.
+    Until it has ended in good order a run is called `records.partial.parquet` and
+    `manifest.partial.json`; a finished one of the same folder stays until then.
     """
     complete = False
+    write_json(folder / PARTIAL_MANIFEST, describe(Result(0.0, {}, complete)))
     with pq.ParquetWriter(folder / PARTIAL, SCHEMA) as writer:
         taking = Recorder(folder, source, writer)
         try:
@@ -98,14 +112,18 @@ def recorder(
         finally:
             seconds = time.monotonic() - taking.started
             manifest = describe(Result(seconds, taking.statuses, complete))
-            write_json(folder / MANIFEST, manifest)
+            write_json(folder / PARTIAL_MANIFEST, manifest)
             if taking.kept:
                 _write_maps(folder / MAPS, taking.kept, cells)
     (folder / PARTIAL).replace(folder / RECORDS)
+    (folder / PARTIAL_MANIFEST).replace(folder / MANIFEST)
 
 
 def _write_maps(folder: Path, outcomes: list[Outcome], cells: tuple[Cell, ...]) -> None:
-    """Write one file of images and one a method: rows (image, cell), as `index.csv` names them."""
+    """Write one file of images and one a method: rows (image, cell), as `index.csv` names them.
+
+    Masks have one row an image; deltas, of complete methods, one a row of the attributions.
+    """
     folder.mkdir(exist_ok=True)
     ids = dict.fromkeys(record.image_id for outcome in outcomes for record in outcome.records)
     rows = [
@@ -116,7 +134,11 @@ def _write_maps(folder: Path, outcomes: list[Outcome], cells: tuple[Cell, ...]) 
     index = pd.DataFrame(rows, columns=["image_id", "family", "severity", "draw"])
     index.to_csv(folder / "index.csv", index_label="row")
     images = [outcome.images for outcome in outcomes if outcome.images is not None]
-    save_file({"images": _rows(images)}, folder / "images.safetensors")
+    masks = [outcome.masks for outcome in outcomes if outcome.masks is not None]
+    save_file(
+        {"images": _rows(images)} | ({"masks": torch.cat(masks)} if masks else {}),
+        folder / "images.safetensors",
+    )
     for spec in outcomes[0].attributions:
         made = [outcome.attributions[spec] for outcome in outcomes]
         known = next((maps for maps in made if maps is not None), None)
@@ -127,9 +149,10 @@ def _write_maps(folder: Path, outcomes: list[Outcome], cells: tuple[Cell, ...]) 
             torch.full((len(image), *known.shape[1:]), torch.nan) if maps is None else maps
             for maps, image in zip(made, images, strict=True)
         ]
+        deltas = [outcome.deltas[spec] for outcome in outcomes if spec in outcome.deltas]
         name = re.sub(r"[^A-Za-z0-9_.=-]+", "-", spec)
         save_file(
-            {"attributions": _rows(filled)},
+            {"attributions": _rows(filled)} | ({"deltas": _rows(deltas)} if deltas else {}),
             folder / f"{name}.safetensors",
             metadata={"method": spec},
         )

@@ -15,11 +15,17 @@ from steadymap.metrics import METRICS, Status
 HEADLINES = ("ssim", "spearman", "completeness_error")
 
 
-def headline_tables(records: pd.DataFrame, summary: pd.DataFrame) -> list[Table]:
-    """Return a table for each headline metric of the run; for its first metric if it has none."""
+def headline_tables(records: pd.DataFrame, summary: pd.DataFrame) -> list[tuple[str, Table]]:
+    """Return title and table of each headline metric of the run; of its first if it has none."""
     present = [name for name in METRICS if name in set(summary["metric"])]
     chosen = [name for name in HEADLINES if name in present] or present[:1]
-    return [_metric_table(name, records, summary) for name in chosen]
+    return [
+        (
+            f"{name}: {METRICS[name].summary}; {METRICS[name].better} is better",
+            _metric_table(name, records, summary),
+        )
+        for name in chosen
+    ]
 
 
 def _metric_table(name: str, records: pd.DataFrame, summary: pd.DataFrame) -> Table:
@@ -29,14 +35,7 @@ def _metric_table(name: str, records: pd.DataFrame, summary: pd.DataFrame) -> Ta
     methods = values["method"].unique().tolist()
     rows = summary[(summary["subset"] == "all") & (summary["metric"] == name)]
     cells = rows.set_index(["method", "family"])
-    metric = METRICS[name]
-    table = Table(
-        title=f"{name}: {metric.summary}; {metric.better} is better",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", no_wrap=True)
     for column in (*families, "coverage"):
         table.add_column(column.replace("_", " "), justify="right")

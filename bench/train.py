@@ -56,7 +56,7 @@ def train(
 
     Args:
         model: a key of `MODELS`.
-        data: a data spec with as many classes as the network has logits.
+        data: a data spec; its classes become the network's.
         recipe: how.
         device: where.
         report: called with a line after each epoch.
@@ -65,7 +65,7 @@ def train(
         the network on the CPU, in eval mode, and its card.
 
     Raises:
-        ConfigError: an unknown model, or data with another number of classes.
+        ConfigError: an unknown model, a class without training images, or weights that diverged.
         DataError: data that cannot be used.
     """
     if model not in MODELS:
@@ -75,14 +75,18 @@ def train(
     class_names = splits["train"].source.class_names
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        network = MODELS[model].build()
-    classes = len(class_names)
-    outputs = [part for part in network.modules() if isinstance(part, nn.Linear)][-1].out_features
-    if classes != outputs:
-        raise ConfigError(f"data: {data} has {classes} classes, {model} has {outputs}")
+        network = MODELS[model].build(len(class_names))
+    present = set(splits["train"].labels.tolist())
+    absent = [name for label, name in enumerate(class_names) if label not in present]
+    if absent:
+        raise ConfigError(f"data: {data} has no training image of {', '.join(absent)}")
     network.to(device)
     network.to(memory_format=torch.channels_last)
     _fit(network, splits, recipe, report)
+    if not all(torch.isfinite(part).all() for part in network.parameters()):
+        raise ConfigError(
+            f"learning_rate: training diverged at {recipe.learning_rate:g}; choose a smaller one"
+        )
     card = {
         "model": model,
         "parameters": sum(part.numel() for part in network.parameters()),
@@ -145,6 +149,5 @@ def accuracy(network: nn.Module, split: Split) -> float:
 
 def save(network: nn.Module, card: dict[str, Any], path: Path) -> None:
     """Write the weights and, beside them, the card."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_weights(path, network, tuple(card["class_names"]))
     write_json(path.with_suffix(".json"), card)

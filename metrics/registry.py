@@ -164,6 +164,10 @@ class Scores:
     statuses: tuple[Status, ...]
     details: tuple[str, ...]
 
+    def at(self, index: int) -> tuple[float, Status, str]:
+        """Return value, status and detail of one map."""
+        return float(self.values[index]), self.statuses[index], self.details[index]
+
 
 def evaluate(metric: Metric, maps: Maps, against: Maps | Array) -> Scores:
     """Apply a metric to a batch: a number where it is defined, a status where it is not.

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 PROBE_SEED = 20
 PROBE_IMAGES = 2
+LEAST_CLASSES = 2
+
+# Logits of an image alone and in a batch may differ by rounding, relative to the largest.
+BATCH_TOLERANCE = 1e-3
 
 
 class ModelError(ValueError):
@@ -157,6 +161,15 @@ def make_classifier(
             something other than finite logits (B, K), or is not deterministic.
     """
     name = type(network).__name__
+    size = input_size.size if isinstance(input_size, Framing) else input_size
+    # Looked at as an object: a caller without type hints may give anything.
+    given: object = size
+    if not (
+        isinstance(given, tuple)
+        and len(given) == 2  # noqa: PLR2004 - height and width
+        and all(isinstance(side, int) and side > 0 for side in given)
+    ):
+        raise ModelError(f"{name}: input_size must be (height, width) in pixels, got {size!r}")
     framing = input_size if isinstance(input_size, Framing) else Framing(input_size)
     network.eval()
     network.requires_grad_(requires_grad=False)
@@ -170,45 +183,59 @@ def make_classifier(
     module = PixelNetwork(network, normalization or Normalization()).to(
         memory_format=torch.channels_last
     )
-    logits, convolutions = _probe(module, framing.size, name)
+    if cam_layer is not None and cam_layer not in dict(network.named_modules()):
+        raise ModelError(f"{name}: no layer is called {cam_layer!r}; see network.named_modules()")
+    logits, planes = _probe(module, framing.size, cam_layer)
     classes = logits.shape[1]
+    if classes < LEAST_CLASSES:
+        raise ModelError(
+            f"{name} returns one logit; the class predicted needs two or more: "
+            "for a binary network return torch.cat([-logit, logit], dim=1)"
+        )
     if class_names is None:
         class_names = tuple(str(index) for index in range(classes))
     if len(class_names) != classes:
         raise ModelError(f"{name}: {classes} logits but {len(class_names)} class names")
     if cam_layer is None:
-        cam_layer = convolutions[-1] if convolutions else None
-    elif cam_layer not in dict(network.named_modules()):
-        known = ", ".join(convolutions[-3:]) or "none"
+        cam_layer = planes[-1] if planes else None
+    elif cam_layer not in planes:
         raise ModelError(
-            f"{name}: no layer is called {cam_layer!r}; its last convolutions: {known}"
+            f"{name}: layer {cam_layer!r} has no output of shape (batch, channels, height, width) "
+            "above 1 x 1, which Grad-CAM needs"
         )
     return Classifier(name, module, framing, class_names, cam_layer)
 
 
 def _probe(
-    module: PixelNetwork, size: tuple[int, int], name: str
+    module: PixelNetwork, size: tuple[int, int], cam_layer: str | None
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Run the network twice on the same two images; return logits and convolutions in run order."""
-    device = module.mean.device
-    generator = torch.Generator().manual_seed(PROBE_SEED)
-    images = torch.rand(PROBE_IMAGES, 3, *size, generator=generator).to(device, module.mean.dtype)
-    ran: list[str] = []
+    """Run the network on two images, twice together and once alone, and check its logits.
 
-    def note(path: str, output: Tensor) -> None:
-        if output.ndim == 4 and min(output.shape[2:]) > 1 and path not in ran:  # noqa: PLR2004 - (B, C, h, w)
-            ran.append(path)
+    Returns:
+        the logits, and the convolutions (and the layer for Grad-CAM) whose output is a plane of
+        more than one pixel, in the order in which they ran.
+    """
+    name = type(module.network).__name__
+    generator = torch.Generator().manual_seed(PROBE_SEED)
+    images = torch.rand(PROBE_IMAGES, 3, *size, generator=generator)
+    images = images.to(module.mean.device, module.mean.dtype)
+    planes: list[str] = []
+
+    def note(path: str, output: object) -> None:
+        plane = isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1  # noqa: PLR2004 - (B, C, h, w)
+        if plane and path not in planes:
+            planes.append(path)
 
     hooks = [
         part.register_forward_hook(lambda _m, _i, output, path=path: note(path, output))
         for path, part in module.network.named_modules()
-        if isinstance(part, nn.Conv2d)
+        if isinstance(part, nn.Conv2d) or path == cam_layer
     ]
     # A forward that draws random numbers must not move the caller's global state.
     with torch.random.fork_rng(), torch.no_grad():
         try:
-            first, second = module(images), module(images)
-        except RuntimeError as error:
+            first, second, alone = module(images), module(images), module(images[:1])
+        except Exception as error:  # a network may raise anything; the line below says where
             raise ModelError(
                 f"{name} fails on images of {size[0]} x {size[1]} pixels: {error}"
             ) from error
@@ -225,4 +252,9 @@ def _probe(
             f"{name} is not deterministic: the same images gave different logits in eval mode; "
             "look for functional dropout without training=self.training, or added noise"
         )
-    return first, tuple(ran)
+    if (alone - first[:1]).abs().max() > BATCH_TOLERANCE * first.abs().max():
+        raise ModelError(
+            f"{name} depends on the rest of the batch: an image alone gave other logits; "
+            "look for batch statistics, such as BatchNorm2d(track_running_stats=False)"
+        )
+    return first, tuple(planes)

@@ -34,14 +34,14 @@ class Model:
     """A network of the project.
 
     Attributes:
-        build: makes the network, freshly initialised.
+        build: makes the network for a number of classes, freshly initialised.
         side: height and width of its input, in pixels.
         shipped: weights that come with the package, for the embedded hands; or None.
         summary: one line for `steadymap list`.
         source: where the architecture comes from.
     """
 
-    build: Callable[[], nn.Module]
+    build: Callable[[int], nn.Module]
     side: int
     shipped: Path | None
     summary: str
@@ -111,9 +111,10 @@ def _own(name: str, weights: Path | None) -> Classifier:
             f"(steadymap train --model {name} --data ... makes them)"
         )
     loaded = read_weights(path)
-    network = model.build()
+    class_names = loaded.class_names or HANDS
+    network = model.build(len(class_names))
     fit_weights(network, loaded, path.name)
-    return make_classifier(network, (model.side, model.side), loaded.class_names or HANDS)
+    return make_classifier(network, (model.side, model.side), class_names)
 
 
 def _torchvision(spec: str, weights: Path | None) -> Classifier:
@@ -161,26 +162,36 @@ def _torchvision(spec: str, weights: Path | None) -> Classifier:
 
 def _factory(spec: str, weights: Path | None) -> Classifier:
     module_name, _, attribute = spec.partition(":")
-    # A console script does not look in the current folder, where a user's own module is.
-    sys.path.insert(0, str(Path.cwd()))
+    # A console script does not look in the current folder, where a user's own module is. The
+    # folder stays on the path: the network may import its siblings later.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ModelError(f"model: cannot import {module_name!r} for {spec!r}: {error}") from error
-    finally:
-        sys.path.pop(0)
+    except Exception as error:  # a user's code may raise anything; the line says where
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelError(f"model: cannot import {module_name!r} for {spec!r}: {reason}") from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
         raise ModelError(f"model: {module_name} has no function {attribute!r}")
     try:
         classifier = factory()
-    except Exception as error:  # a user's code may raise anything; the line below says where
+    except Exception as error:  # as above
         raise ModelError(f"model: {spec} failed: {type(error).__name__}: {error}") from error
     if not isinstance(classifier, Classifier):
         raise ModelError(
             f"model: {spec} returned {type(classifier).__name__}, not a Classifier; "
             "return steadymap.models.make_classifier(network, (height, width), class_names)"
         )
-    if weights is not None:
-        fit_weights(classifier.module.network, read_weights(weights), weights.name)
-    return classifier
+    if weights is None:
+        return classifier
+    network = classifier.module.network
+    fit_weights(network, read_weights(weights), weights.name)
+    # Checked again: a contract that held without these weights may not hold with them.
+    return make_classifier(
+        network,
+        classifier.framing,
+        classifier.class_names,
+        classifier.module.normalization,
+        classifier.cam_layer,
+    )

@@ -13,7 +13,9 @@ class HandNetwork(nn.Module):
     The layers live in `self.network`, as in the study, so that its checkpoints load.
     """
 
-    def __init__(self, channels: tuple[int, ...], hidden: tuple[int, int], side: int) -> None:
+    def __init__(
+        self, channels: tuple[int, ...], hidden: tuple[int, int], side: int, classes: int
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for index, (inputs, outputs) in enumerate(
@@ -30,12 +32,12 @@ class HandNetwork(nn.Module):
             nn.ReLU(),
             nn.Linear(hidden[0], hidden[1]),
             nn.ReLU(),
-            nn.Linear(hidden[1], len(HANDS)),
+            nn.Linear(hidden[1], classes),
         ]
         self.network = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, side, side) in [0, 1] to logits (B, 3)."""
+        """Map images (B, 3, side, side) in [0, 1] to logits (B, classes)."""
         logits: Tensor = self.network(images)
         return logits
 
@@ -44,11 +46,11 @@ RPS_SIDE = 150
 COMPACT_SIDE = 64
 
 
-def rps() -> HandNetwork:
+def rps(classes: int = len(HANDS)) -> HandNetwork:
     """Build the study's network: 150 x 150 input, 86.6 M parameters, 96% in the study."""
-    return HandNetwork((32, 64, 128, 128, 256, 256), (1024, 512), RPS_SIDE)
+    return HandNetwork((32, 64, 128, 128, 256, 256), (1024, 512), RPS_SIDE, classes)
 
 
-def compact() -> HandNetwork:
+def compact(classes: int = len(HANDS)) -> HandNetwork:
     """Build the same plan scaled down: 64 x 64 input, 0.22 M parameters."""
-    return HandNetwork((8, 8, 16, 16, 32, 32), (96, 48), COMPACT_SIDE)
+    return HandNetwork((8, 8, 16, 16, 32, 32), (96, 48), COMPACT_SIDE, classes)

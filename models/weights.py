@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from steadymap.models.classifier import ModelError
@@ -48,20 +47,29 @@ def _read_safetensors(path: Path) -> Weights:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-            names = json.loads((file.metadata() or {}).get("class_names", "null"))
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+            text = (file.metadata() or {}).get("class_names")
+    except (SafetensorError, OSError) as error:
         raise ModelError(f"weights: {path.name} is not a safetensors file: {error}") from error
-    return Weights(tensors, tuple(str(name) for name in names) if names else None)
+    return Weights(tensors, None if text is None else _class_names(path, text))
+
+
+def _class_names(path: Path, text: str) -> tuple[str, ...]:
+    try:
+        names = json.loads(text)
+    except json.JSONDecodeError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ModelError(f"weights: {path.name}: class_names is no list of names: {text[:80]!r}")
+    return tuple(names)
 
 
 def _read_torch(path: Path) -> Mapping[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+    except Exception as error:  # broken files raise anything; each means the same here
         raise ModelError(
-            f"weights: {path.name} is refused: {reason}; only tensors are read, "
-            "never pickled objects: save the network's state_dict()"
+            f"weights: {path.name} is refused ({type(error).__name__}): only tensors are read; it "
+            "is broken or holds other objects; save the network's state_dict()"
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
@@ -98,4 +106,4 @@ def fit_weights(network: nn.Module, weights: Weights, source: str) -> None:
 def write_weights(path: Path, network: nn.Module, class_names: tuple[str, ...]) -> None:
     """Write a network's tensors and its class names as one safetensors file."""
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, path, metadata={"class_names": json.dumps(class_names)})
+    path.write_bytes(save(tensors, metadata={"class_names": json.dumps(class_names)}))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +135,7 @@ def test_a_configuration_file_and_flags_over_it(
 def test_saved_maps_give_the_scores_again(steadymap: Callable[..., Done], tmp_path: Path) -> None:
     done = steadymap(
         "run", "--limit", "5", "--method", "gradient_x_input", "--method", "grad_cam",
+        "--method", "integrated_gradients:baseline=white,steps=4",
         "--family", "bias", "--family", "gaussian_noise", "--severity", "0.1,0.2",
         "--draws", "2", "--batch-size", "2", "--save-maps", "--output", "here",
     )  # fmt: skip
@@ -157,6 +160,17 @@ def test_saved_maps_give_the_scores_again(steadymap: Callable[..., Done], tmp_pa
             clean = [rows[(image_id, "clean", 0.0, 0)] for image_id in chosen["image_id"]]
             again = evaluate(METRICS[metric], Maps(maps.signed[clean]), Maps(maps.signed[here]))
             np.testing.assert_array_equal(again.values, chosen["value"])
+    path = folder / "integrated_gradients-baseline=white-steps=4.safetensors"
+    stored = load_file(path)
+    maps = Maps.from_attributions(stored["attributions"].numpy())
+    masks = np.repeat(load_file(folder / "images.safetensors")["masks"].numpy(), 7, axis=0)
+    for metric, against in (("completeness_error", stored["deltas"].numpy()), ("mask_mass", masks)):
+        chosen = records[
+            records["method"].str.startswith("integrated") & (records["metric"] == metric)
+        ]
+        here = [rows[tuple(row)] for row in chosen[key].to_numpy()]
+        again = evaluate(METRICS[metric], maps, against)
+        np.testing.assert_array_equal(again.values[here], chosen["value"])
     change = records[records["metric"] == "input_change"]
     here = [rows[tuple(row)] for row in change[key].to_numpy()]
     clean = [rows[(image_id, "clean", 0.0, 0)] for image_id in change["image_id"]]
@@ -188,15 +202,44 @@ def test_train_then_run_on_one_s_own_pictures(
     (tmp_path / "data" / "dark" / "broken.png").write_text("no picture")
     done = steadymap(
         "run", *QUICK, "--weights", "w.safetensors", "--data", "folder:data", "--split", "all",
-        "--limit", "90", "--output", "here",
+        "--limit", "91", "--output", "here",
     )  # fmt: skip
     assert done.code == 0, done.err
     records, manifest = read_run(tmp_path / "here")
-    excluded = [entry["name"] for entry in manifest["data"]["excluded"]]
-    assert excluded in ([], ["dark/broken.png"])
-    assert ("excluded: dark/broken.png" in done.err) == bool(excluded)
+    assert [entry["name"] for entry in manifest["data"]["excluded"]] == ["dark/broken.png"]
+    assert "excluded: dark/broken.png" in done.err
+    assert "the all split has 90 usable images of 91" in done.err
+    assert str(tmp_path) not in (tmp_path / "here" / "manifest.json").read_text()
+    assert (manifest["configuration"]["data"], manifest["configuration"]["weights"]) == (
+        "folder:data",
+        "w.safetensors",
+    )
     assert manifest["model"]["class_names"] == ["dark", "grey", "pale"]
     assert set(records["label"]) == {0, 1, 2}
+
+
+def test_a_network_is_trained_for_the_classes_that_the_data_has(
+    steadymap: Callable[..., Done], tmp_path: Path
+) -> None:
+    write_folder(tmp_path / "two", ("dark", "pale"))
+    assert steadymap("train", "--data", "folder:two", "--epochs", "1").code == 0
+    weights = "runs/compact-two.safetensors"
+    done = steadymap("run", *QUICK, "--data", "folder:two", "--weights", weights)
+    assert done.code == 0, done.err
+
+
+def test_training_that_diverges_writes_no_weights(
+    steadymap: Callable[..., Done], tmp_path: Path
+) -> None:
+    write_folder(tmp_path / "two", ("dark", "pale"))
+    done = steadymap("train", "--data", "folder:two", "--epochs", "2", "--learning-rate", "1e30")
+    assert done.code == 2
+    assert "training diverged at 1e+30" in done.err
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_the_version(steadymap: Callable[..., Done]) -> None:
+    assert steadymap("--version").out.strip() == importlib.metadata.version("steadymap")
 
 
 def test_training_is_repeatable_and_overwrites_nothing(
@@ -244,7 +287,10 @@ def test_training_is_repeatable_and_overwrites_nothing(
         (["run", "--method", "gradient", "--metric", "completeness_error"], "cannot be had here"),
         (["train", "--model", "compakt"], "'compakt' to train; did you mean compact?"),
         (["train", "--output", "w.pt"], "weights are written as .safetensors, got w.pt"),
-        (["train", "--data", "folder:two"], "folder:two has 2 classes, compact has 3"),
+        (["train", "--data", "folder:lacking"], "folder:lacking has no training image of pale"),
+        (["train", "--output", "key.yaml/w.safetensors"], "cannot make the folder key.yaml"),
+        (["train", "--output", "card.safetensors"], "card.json exists; choose another"),
+        (["run", "--metric", "input_change"], "unknown metric 'input_change'"),
         (["list", "metric"], "unknown list 'metric'; did you mean metrics?"),
     ],
 )  # fmt: skip
@@ -259,15 +305,20 @@ def test_a_mistake_gives_one_line_and_exit_code_2(
     Image.new("RGB", (4, 4)).save(tmp_path / "single" / "cat" / "x.png")
     (tmp_path / "other" / "manifest.json").write_text('{"run_id": "hands-other-00000000"}')
     write_weights(tmp_path / "other.safetensors", conv_network(), CLASSES)
-    if "folder:two" in arguments:
-        write_folder(tmp_path / "two", ("dark", "pale"))
+    (tmp_path / "card.json").write_text("{}")
+    write_folder(tmp_path / "lacking", ("dark", "pale"))
+    for path in (tmp_path / "lacking" / "pale").iterdir():
+        if path.stem != "pale-1":  # which is in the validation split
+            path.unlink()
+    before = sorted(tmp_path.rglob("*"))
     done = steadymap(*arguments)
     assert done.code == 2
     assert message in done.err
     assert done.out == ""
-    lines = [line for line in done.err.splitlines() if line.startswith("steadymap: ")]
-    assert len(lines) == 1
-    assert "Traceback" not in done.err
+    (line,) = done.err.splitlines()
+    assert line.startswith("steadymap: ")
+    left = set(tmp_path.rglob("*")) - set(before) - {tmp_path / "runs"}
+    assert not left, "a mistake leaves nothing behind"
 
 
 def test_failed_cells_give_exit_code_3_and_keep_the_rest(
@@ -303,12 +354,34 @@ def test_an_interruption_keeps_what_was_measured(
     kept = pd.read_parquet(tmp_path / "here" / store.PARTIAL)
     assert kept["image_id"].nunique() == 2
     assert len(load_file(tmp_path / "here" / "maps" / "images.safetensors")["images"]) == 4
-    manifest = json.loads((tmp_path / "here" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "here" / store.PARTIAL_MANIFEST).read_text())
     assert not manifest["complete"]
-    calls.clear()
     monkeypatch.setitem(methods_module.METHODS, "impatient", METHODS["gradient"])
     assert steadymap("run", *quick, "--output", "here").code == 0
-    assert not (tmp_path / "here" / store.PARTIAL).exists()
+    finished = {"records.parquet", "manifest.json", "summary.csv", "maps"}
+    assert {path.name for path in (tmp_path / "here").iterdir()} == finished
+    calls.clear()
+    monkeypatch.setitem(methods_module.METHODS, "impatient", Method(impatient, "", ""))
+    assert steadymap("run", *quick, "--output", "here").code == 130
+    assert read_run(tmp_path / "here")[1]["complete"], "a finished run outlives a broken repeat"
+
+
+def test_a_run_that_is_terminated_keeps_what_was_measured(tmp_path: Path) -> None:
+    script = str(Path(sys.executable).parent / "steadymap")
+    command = [script, "run", "--limit", "60", "--batch-size", "1", "--output", "here"]
+    with subprocess.Popen(  # noqa: S603 - our own script
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        partial = tmp_path / "here" / store.PARTIAL
+        while running.poll() is None and not (partial.exists() and partial.stat().st_size > 9):
+            time.sleep(0.1)
+        running.terminate()
+        _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "interrupted" in err
+    assert len(pd.read_parquet(partial)) > 0
+    manifest = json.loads((tmp_path / "here" / store.PARTIAL_MANIFEST).read_text())
+    assert not manifest["complete"]
 
 
 def test_list_shows_every_registered_thing(steadymap: Callable[..., Done]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from pathlib import Path
@@ -104,12 +105,9 @@ def test_splits_follow_the_name_alone(tmp_path: Path) -> None:
 
 
 def test_splits_are_70_20_10() -> None:
-    sizes = {
-        split: len(open_images("hands:1000", SMALL, split).pictures) if split == "test" else 0
-        for split in ("train", "validation", "test")
-    }
-    # 1,000 names at one in ten: the standard error is 9.5.
-    assert abs(sizes["test"] - 100) < 3 * 9.5
+    for split, share in (("train", 0.7), ("validation", 0.2), ("test", 0.1)):
+        size = len(open_images("hands:400", SMALL, split))
+        assert abs(size - 400 * share) < 3 * np.sqrt(400 * share * (1 - share))
 
 
 def test_a_converted_copy_stays_in_its_split(tmp_path: Path) -> None:
@@ -176,8 +174,8 @@ def test_a_duplicate_is_excluded_by_name(tmp_path: Path) -> None:
     "case",
     [
         ("handz", "test", None, r"unknown spec 'handz'; did you mean hands"),
-        ("hands:many", "test", None, "takes a whole number above 0, got 'many'"),
-        ("hands:0", "test", None, "takes a whole number above 0, got '0'"),
+        ("hands:many", "test", None, "takes a whole number from 1 to 1000000, got 'many'"),
+        ("hands:0", "test", None, "takes a whole number from 1 to 1000000, got '0'"),
         ("hands:1", "test", None, "hands:1 has no picture in its test split"),
         ("hands", "tset", None, "unknown name 'tset'; did you mean test"),
         ("hands", "test", 0, "limit: must be at least 1, got 0"),
@@ -262,6 +260,17 @@ def test_grey_and_16_bit_grey_become_rgb(tmp_path: Path) -> None:
     deep = np.array([[0, 257, 65535, 32768]], dtype=np.uint16)
     Image.fromarray(deep).save(tmp_path / "16.png")
     assert decode(tmp_path / "16.png")[..., 0].tolist() == [[0, 1, 255, 128]]
+
+
+def test_16_bit_pgm_is_scaled(tmp_path: Path) -> None:
+    (tmp_path / "x.pgm").write_bytes(b"P5 2 1 65535\n" + bytes([0, 0, 255, 255]))
+    assert decode(tmp_path / "x.pgm")[..., 0].tolist() == [[0, 255]]
+
+
+def test_a_name_that_is_no_utf_8_can_be_written_down(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"cat": 2, "dog": 2})
+    Image.fromarray(noise(99)).save(os.fsencode(tmp_path / "cat") + b"/caf\xe9.png")
+    assert "cat/caf\\xe9.png" in names(tmp_path, "all")
 
 
 def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ import json
 import os
 import pickle
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from support import CLASSES, SIDE, conv_network, linear_network, random_images, seeded
 from torch import Tensor, nn
 
@@ -83,6 +85,11 @@ class Returns(nn.Module):
             Returns(lambda x: nn.functional.dropout(x.mean(dim=(2, 3)))),
             "not deterministic: .* functional dropout",
         ),
+        (
+            Returns(lambda x: (x - x.mean(dim=0, keepdim=True)).mean(dim=(2, 3))),
+            "depends on the rest of the batch",
+        ),
+        (Returns(lambda x: x.mean(dim=(1, 2, 3))[:, None]), "returns one logit"),
         (linear_network(SIDE + 1), "fails on images of 16 x 16 pixels: .*mat1 and mat2"),
     ],
 )
@@ -154,14 +161,22 @@ def test_the_layer_for_grad_cam_is_the_last_convolution_that_ran_with_a_plane() 
     assert make_classifier(Backwards(), (SIDE, SIDE)).cam_layer == "second"
     named = make_classifier(Backwards(), (SIDE, SIDE), cam_layer="first")
     assert named.cam_module is named.module.network.get_submodule("first")
-    with pytest.raises(ModelError, match=r"no layer is called 'third'.*first, second"):
+    with pytest.raises(ModelError, match="no layer is called 'third'"):
         make_classifier(Backwards(), (SIDE, SIDE), cam_layer="third")
+    with pytest.raises(ModelError, match="layer 'head' has no output of shape"):
+        make_classifier(Backwards(), (SIDE, SIDE), cam_layer="head")
     assert make_classifier(linear_network(), (SIDE, SIDE)).cam_layer is None
+
+
+@pytest.mark.parametrize("size", [16, (16,), (16, 0), (16.0, 16)])
+def test_a_size_that_is_none_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ModelError, match="input_size must be \\(height, width\\) in pixels"):
+        make_classifier(conv_network(), size)
 
 
 def test_rps_is_the_study_s_network_and_loads_its_checkpoints() -> None:
     with torch.device("meta"):
-        own = MODELS["rps"].build()
+        own = MODELS["rps"].build(3)
         study = nn.Module()
         study.network = nn.Sequential(*(type(part)(*_arguments(part)) for part in STUDY))
     assert {name: value.shape for name, value in own.state_dict().items()} == {
@@ -236,6 +251,9 @@ def test_code_in_a_weights_file_is_refused_and_not_run(tmp_path: Path, suffix: s
         ("w.safetensors", b"x" * 100, "is not a safetensors file"),
         ("w.pt", b"", "is refused"),
         ("w.onnx", b"", "none of the known suffixes"),
+        ("w.pt", b"just some text", "is refused"),
+        ("w.safetensors", save({}, metadata={"class_names": "5"}), "is no list of names: '5'"),
+        ("w.safetensors", save({}, metadata={"class_names": '"ab"'}), "is no list of names"),
     ],
 )
 def test_a_file_that_holds_no_weights(
@@ -253,7 +271,7 @@ def test_weights_that_do_not_fit_name_the_tensors(tmp_path: Path) -> None:
     text = str(caught.value)
     assert "w.safetensors does not fit HandNetwork: missing network.0.weight" in text
     assert "\n" not in text
-    wide = MODELS["compact"].build()
+    wide = MODELS["compact"].build(3)
     first = wide.get_submodule("network.0")
     first.weight = nn.Parameter(torch.zeros(13, 3, 3, 3))
     write_weights(tmp_path / "wide.safetensors", wide, ("paper", "rock", "scissors"))
@@ -270,6 +288,8 @@ def test_weights_that_do_not_fit_name_the_tensors(tmp_path: Path) -> None:
         ("torchvision:resnet18", "needs weights, once"),
         ("torchvision:resnet18@V7", "has no weights 'V7'; known: IMAGENET1K_V1, DEFAULT, random"),
         ("nowhere.at_all:make", "cannot import 'nowhere.at_all'"),
+        (":make", "cannot import '' for ':make'"),
+        (".own:make", "cannot import '.own'"),
         ("json:make", "json has no function 'make'"),
         ("json:loads", "json:loads failed: TypeError"),
         ("string:Template.nothing", "has no function"),
@@ -305,15 +325,27 @@ def test_torchvision_weights_offline_give_a_clear_message(
 def test_a_factory_of_the_user_s_in_the_current_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "own_models_for_test.py").write_text(
+    (tmp_path / "own_networks_for_test.py").write_text(
         "from torch import nn\n"
+        "def network():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(192, 2))\n"
+    )
+    (tmp_path / "own_models_for_test.py").write_text(
         "from steadymap.models import make_classifier\n"
         "def make():\n"
-        "    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))\n"
-        "    return make_classifier(network, (8, 8), ('cat', 'dog'))\n"
+        "    from own_networks_for_test import network\n"
+        "    return make_classifier(network(), (8, 8), ('cat', 'dog'))\n"
     )
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
     classifier = load_classifier("own_models_for_test:make")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    network.load_state_dict(
+        {name: value * torch.nan for name, value in network.state_dict().items()}
+    )
+    write_weights(tmp_path / "nan.safetensors", network, ("cat", "dog"))
+    with pytest.raises(ModelError, match="not finite"):
+        load_classifier("own_models_for_test:make", tmp_path / "nan.safetensors")
     assert (classifier.name, classifier.class_names) == ("own_models_for_test:make", ("cat", "dog"))
 
 

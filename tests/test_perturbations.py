@@ -68,6 +68,11 @@ def test_a_draw_belongs_to_seed_image_severity_and_number(name: str) -> None:
         perturb(IMAGE, Cell(name, level, 0), "y", 0),
         perturb(IMAGE, Cell(name, level, 0), "x", 1),
     )
+    lower = PERTURBATIONS[name].severities[-2]
+    unit = [(perturb(IMAGE, Cell(name, size, 0), "x", 0) - IMAGE) / size for size in (level, lower)]
+    if name != "salt_and_pepper":  # whose change is no multiple of its severity
+        same = torch.allclose(unit[0], unit[1], atol=1e-5)
+        assert same != PERTURBATIONS[name].stochastic, "another severity is another draw"
     differ = [not torch.equal(other, first) for other in others]
     assert differ == [PERTURBATIONS[name].stochastic] * 3
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from support import CLASSES, SIDE, batch_of, conv_network, linear_network, random_images, seeded
+from support import CLASSES, SIDE, conv_network, linear_network, random_images, seeded
 from torch import Tensor, nn
 
 from steadymap.bench import methods as methods_module
@@ -18,7 +18,7 @@ from steadymap.bench.images import DataError, ImageSet, from_tensor
 from steadymap.bench.methods import METHODS, Batch, Method, bind_method
 from steadymap.bench.perturbations import PERTURBATIONS, Cell, Perturbation, perturb
 from steadymap.bench.records import SCHEMA, SCHEMA_VERSION
-from steadymap.bench.runner import map_count, run
+from steadymap.bench.runner import prepare, run
 from steadymap.metrics import METRICS, Maps, evaluate
 from steadymap.models import Classifier, make_classifier
 
@@ -220,7 +220,7 @@ def test_progress_adds_up(classifier: Classifier) -> None:
     seen: list[int] = []
     plan = PLAN.model_copy(update={"batch_size": 2, "method": ("gradient", "grad_cam")})
     run(classifier, image_set(), plan, seen.append)
-    assert sum(seen) == map_count(image_set(), plan) == COUNT * 2 * 10
+    assert sum(seen) == prepare(classifier, image_set(), plan).map_count() == COUNT * 2 * 10
 
 
 # --- what goes wrong ----------------------------------------------------------------------------
@@ -284,6 +284,62 @@ def test_maps_that_say_nothing_have_a_status(
     assert set(found["status"]) == {status}
     assert found["value"].isna().all()
     assert found["detail"].str.contains(detail, regex=False).all()
+
+
+def test_a_method_may_return_any_float_type_and_forget_to_detach(
+    monkeypatch: pytest.MonkeyPatch, classifier: Classifier
+) -> None:
+    def sloppy(network: Classifier, batch: Batch) -> Tensor:
+        return METHODS["gradient"].explain(network, batch).bfloat16().requires_grad_()
+
+    add_method(monkeypatch, "sloppy", Method(sloppy, "", ""))
+    plan = Plan(method=("sloppy",), family=("bias",), severity=(0.1,), metric=("ssim",))
+    assert set(run(classifier, image_set(), plan)["status"]) == {"ok"}
+
+
+def test_maps_of_another_size_than_the_clean_one_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, classifier: Classifier
+) -> None:
+    def growing(_network: Classifier, batch: Batch) -> Tensor:
+        return batch.images[..., : 12 if float(batch.images.min()) >= 0 else 13]
+
+    add_method(monkeypatch, "growing", Method(growing, "", ""))
+    plan = Plan(method=("growing",), family=("bias",), severity=(-0.5,), metric=("spearman",))
+    found = pick(run(classifier, image_set(), plan), method="growing")
+    assert set(found["status"]) == {"error"}
+    assert found["detail"][found.index[0]] == (
+        "returned maps of (3, 16, 13) where the clean image's are (3, 16, 12)"
+    )
+
+
+def test_logits_that_are_not_finite_are_no_prediction() -> None:
+    class Fuse(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            means = images.mean(dim=(2, 3))
+            return means / (means.amax(dim=1, keepdim=True) < 1).float() * 0 + means
+
+    fuse = make_classifier(Fuse(), (SIDE, SIDE), CLASSES)
+    plan = Plan(method=("gradient",), family=("bias",), severity=(0.1, 0.9), metric=("ssim",))
+    found = run(fuse, image_set(), plan)
+    blown, fine = pick(found, severity=0.9), pick(found, severity=0.1)
+    assert fine["pred_perturbed"].notna().all()
+    assert blown["pred_perturbed"].isna().all()
+    assert not blown["kept"].any()
+    assert set(pick(blown, method="gradient")["status"]) == {"nonfinite"}
+    assert set(pick(blown, method="input")["status"]) == {"ok"}
+
+
+def test_a_label_whose_name_stands_for_two_classes_is_missing() -> None:
+    twins = make_classifier(seeded(conv_network), (SIDE, SIDE), ("crane", "crane", "dog"))
+    images = from_tensor(random_images(2), [0, 1], ("crane", "dog"))
+    plan = Plan(method=("gradient",), family=("bias",), severity=(0.1,), metric=("ssim",))
+    labels = run(twins, images, plan).groupby("image_id", sort=False, observed=True)["label"]
+    assert [None if pd.isna(x) else x for x in labels.first()] == [None, 2]
+
+
+def test_a_network_in_double_precision_is_refused(conv64: Classifier) -> None:
+    with pytest.raises(ConfigError, match=r"is torch.float64; a run needs network.float\(\)"):
+        run(conv64, image_set(), PLAN)
 
 
 def test_what_does_not_apply_is_skipped_with_the_reason() -> None:
@@ -382,5 +438,3 @@ def test_the_library_leaves_the_global_state_alone(classifier: Classifier) -> No
     run(classifier, image_set(2), Plan(severity=(0.1,), steps=2))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.get_num_threads() == threads
-    assert isinstance(classifier.module.network, nn.Sequential)
-    assert not batch_of(random_images(1)).images.requires_grad
