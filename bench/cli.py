@@ -105,6 +105,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     steps: Annotated[int | None, typer.Option(help="Steps of path methods.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images explained at once.")] = None,
+    engine: Annotated[str | None, typer.Option(help="own, or captum for comparison.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     save_maps: Annotated[
@@ -127,6 +128,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
         "steps": steps,
         "seed": seed,
         "batch_size": batch_size,
+        "engine": engine,
         "device": device,
         "threads": threads,
         "save_maps": save_maps or None,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from steadymap.bench.methods import DEFAULT_METHODS, MOST_STEPS, BoundMethod, bind_method
+from steadymap.bench.methods import DEFAULT_METHODS, MOST_STEPS, BoundMethod, Engine, bind_method
 from steadymap.bench.names import nearest
 from steadymap.bench.perturbations import PERTURBATIONS, Cell
 from steadymap.metrics import METRICS
@@ -39,6 +39,7 @@ class Plan(BaseModel):
         steps: number of steps of path methods whose spec does not set it.
         seed: of everything random.
         batch_size: images explained at once; changes the speed alone.
+        engine: own, or captum for every method that captum has; changes the last digits.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -51,6 +52,7 @@ class Plan(BaseModel):
     steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1)] = 16
+    engine: Engine = "own"
 
     @field_validator("method", "family", "metric", "severity", mode="before")
     @classmethod

@@ -15,7 +15,7 @@ from torch import Tensor
 from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.images import DataError, ImageSet, from_tensor
 from steadymap.bench.manifest import run_id
-from steadymap.bench.methods import Batch, BoundMethod
+from steadymap.bench.methods import Batch, BoundMethod, Engine
 from steadymap.bench.perturbations import PERTURBATIONS, Cell, perturb
 from steadymap.bench.records import CLEAN, INPUT, Record, Source, to_frame, to_table
 from steadymap.metrics import METRICS, Maps, Metric, Scores, Status, evaluate
@@ -235,7 +235,7 @@ def _measure_batch(
         view = clean if cell is CLEAN_CELL else _perturbed_view(setup, cell, clean)
         rows = {} if cell is CLEAN_CELL else {INPUT: _input_scores(setup, clean, view)}
         for method, metrics in setup.methods.items():
-            found = _explain(method, view)
+            found = _explain(method, view, setup.plan.engine)
             reference = clean_maps.setdefault(method, found)
             current = _same_size(reference, found)
             if any(metric.against == "delta" for metric in metrics.values()):
@@ -300,12 +300,12 @@ def _perturbed_view(setup: Setup, cell: Cell, clean: _View) -> _View:
     return _View(cell, images, batch, classifier, logits)
 
 
-def _explain(method: BoundMethod, view: _View) -> _Explained | _Failure:
+def _explain(method: BoundMethod, view: _View, engine: Engine) -> _Explained | _Failure:
     reason = method.method.inapplicable(view.classifier)
     if reason is not None:
         return _Failure(Status.SKIPPED, reason, len(view.images))
     try:
-        attributions = method.explain(view.classifier, view.batch).detach().cpu().float()
+        attributions = method.explain(view.classifier, view.batch, engine).detach().cpu().float()
     except Exception as error:  # noqa: BLE001 - a method may raise anything; its records say what
         text = " ".join(str(error).split())[:MESSAGE_LENGTH]
         return _Failure(Status.ERROR, f"{type(error).__name__}: {text}", len(view.images))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,31 @@ class Maps:
         """(B, h, w) in [0, 1]: absolute values, clipped at each map's own 99th percentile."""
         return magnitude(self.signed)
 
+    @cached_property
+    def ranks(self) -> Array:
+        """(B, h * w): `unit_ranks` of the signed maps."""
+        return unit_ranks(self.signed)
+
+    @cached_property
+    def magnitude_ranks(self) -> Array:
+        """(B, h * w): `unit_ranks` of the magnitudes."""
+        return unit_ranks(self.magnitude)
+
+    @cached_property
+    def window_mean(self) -> Array:
+        """(B, h - 10, w - 10): means of the magnitude in SSIM's windows."""
+        return window_mean(self.magnitude)
+
+    @cached_property
+    def window_variance(self) -> Array:
+        """(B, h - 10, w - 10): variances of the magnitude in SSIM's windows."""
+        variance: Array = window_mean(self.magnitude**2) - self.window_mean**2
+        return variance
+
+    def select(self, chosen: Flags) -> Maps:
+        """Return some of the maps; all of them keep what has been derived from them."""
+        return self if chosen.all() else Maps(self.signed[chosen])
+
 
 def magnitude(signed: Array) -> Array:
     """Turn signed maps (B, h, w) into magnitudes (B, h, w) in [0, 1].
@@ -66,6 +91,59 @@ def magnitude(signed: Array) -> Array:
     scaled = np.zeros_like(absolute)
     np.divide(np.minimum(absolute, top), top, out=scaled, where=top != 0)
     return scaled
+
+
+def average_ranks(maps: Array) -> Array:
+    """Rank the values of each map (B, h, w) from 1 to h * w, ties averaged: (B, h * w)."""
+    flat = maps.reshape(len(maps), -1)
+    count, size = flat.shape
+    order = np.argsort(flat, axis=1)
+    ordered = np.take_along_axis(flat, order, axis=1)
+    first = np.ones((count, size), dtype=bool)
+    np.not_equal(ordered[:, 1:], ordered[:, :-1], out=first[:, 1:])
+    # Runs of equal values over the whole batch; each map starts a run of its own.
+    starts = np.flatnonzero(first)
+    lengths = np.diff(starts, append=count * size)
+    middle = starts % size + (lengths + 1) / 2
+    ranks = np.empty((count, size))
+    np.put_along_axis(ranks, order, np.repeat(middle, lengths).reshape(count, size), axis=1)
+    return ranks
+
+
+def unit_ranks(maps: Array) -> Array:
+    """Rank each map, centre the ranks and scale them to norm 1; 0 where all values are equal.
+
+    The product of two such rows is Spearman's correlation.
+    """
+    ranks = average_ranks(maps)
+    ranks -= (ranks.shape[1] + 1) / 2
+    norms = np.sqrt((ranks**2).sum(axis=1, keepdims=True))
+    unit: Array = np.divide(ranks, norms, out=np.zeros_like(ranks), where=norms != 0)
+    return unit
+
+
+SSIM_SIGMA = 1.5
+# Wang et al. 2004 and scikit-image: the Gaussian window reaches 3.5 sigma to each side.
+SSIM_REACH = int(3.5 * SSIM_SIGMA + 0.5)
+
+
+@lru_cache
+def _window_matrix(size: int) -> Array:
+    """(size - 10, size): each row weights a line of pixels by the window around its centre."""
+    offsets = np.arange(-SSIM_REACH, SSIM_REACH + 1)
+    weights = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
+    rows = size - 2 * SSIM_REACH
+    matrix = np.zeros((rows, size))
+    for row in range(rows):
+        matrix[row, row : row + len(weights)] = weights / weights.sum()
+    return matrix
+
+
+def window_mean(maps: Array) -> Array:
+    """Average maps (B, h, w) in Gaussian windows that lie inside: (B, h - 10, w - 10)."""
+    rows, columns = _window_matrix(maps.shape[1]), _window_matrix(maps.shape[2])
+    means: Array = rows @ maps @ columns.T
+    return means
 
 
 def is_constant(maps: Array) -> Flags:

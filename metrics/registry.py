@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Metric:
 
     Attributes:
         compute: takes the maps and `against`, returns (B,).
-        reads: signed maps, or magnitudes in [0, 1].
+        reads: what it must find varying: signed maps, or magnitudes in [0, 1].
         against: the map of the perturbed image; or, for a metric of one map, the logit difference
             that it should add up to (`delta`) or the object's mask.
         better: whether a steadier, truer map scores higher or lower.
@@ -42,7 +42,7 @@ class Metric:
         min_delta: the smallest |delta| that it is defined on, in logits.
     """
 
-    compute: Callable[[Array, Array], Array]
+    compute: Callable[[Maps, Maps], Array] | Callable[[Maps, Array], Array]
     reads: Literal["signed", "magnitude"]
     against: Literal["map", "delta", "mask"]
     better: Literal["higher", "lower"]
@@ -77,7 +77,7 @@ METRICS: dict[str, Metric] = {
         source="Spearman 1904",
     ),
     "spearman_magnitude": Metric(
-        similarity.spearman,
+        similarity.spearman_magnitude,
         "magnitude",
         "map",
         "higher",
@@ -194,7 +194,9 @@ def evaluate(metric: Metric, maps: Maps, against: Maps | Array) -> Scores:
     valid = np.array([reason is None for reason in reasons], dtype=bool)
     values = np.full(len(maps), np.nan)
     if valid.any():
-        values[valid] = metric.compute(own[valid], other[valid])
+        rest = against.select(valid) if isinstance(against, Maps) else against[valid]
+        compute: Callable[[Maps, Any], Array] = metric.compute
+        values[valid] = compute(maps.select(valid), rest)
     for index in np.flatnonzero(valid & ~np.isfinite(values)):
         reasons[index] = (Status.NONFINITE, "the metric overflowed")
         values[index] = np.nan

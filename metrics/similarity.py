@@ -1,78 +1,73 @@
 """Metrics that compare the map of the clean image with the map of the perturbed one.
 
-Each takes two batches (B, h, w) of finite maps, none of them constant, and returns (B,).
+Each takes two batches of finite maps, none of them constant, and returns (B,). What is derived from
+the clean maps (ranks, local moments) is derived once, however many perturbed ones they meet.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import kendalltau, rankdata
-from skimage.metrics import structural_similarity
+from scipy.stats import kendalltau
 
-from steadymap.metrics.maps import Array
+from steadymap.metrics.maps import SSIM_REACH, Array, Maps, window_mean
 
-SSIM_SIGMA = 1.5
-# skimage's Gaussian window reaches 3.5 sigma to each side.
-SSIM_WINDOW = 2 * int(3.5 * SSIM_SIGMA + 0.5) + 1
+SSIM_WINDOW = 2 * SSIM_REACH + 1
+# Wang et al. 2004: K1 = 0.01, K2 = 0.03, for a data range of 1.
+SSIM_C1 = 0.01**2
+SSIM_C2 = 0.03**2
 TOP_SHARE = 0.05
 
 
-def ssim(clean: Array, perturbed: Array) -> Array:
+def ssim(clean: Maps, perturbed: Maps) -> Array:
     """Mean structural similarity of magnitudes, in [-1, 1], 1 for equal maps.
 
     Gaussian window of sigma 1.5 (11 x 11), population covariance, data range 1, borders of half a
     window left out. Source: Wang, Bovik, Sheikh and Simoncelli 2004, equation 13.
     """
-    return np.array(
-        [
-            structural_similarity(
-                first,
-                second,
-                data_range=1.0,
-                gaussian_weights=True,
-                sigma=SSIM_SIGMA,
-                use_sample_covariance=False,
-            )
-            for first, second in zip(clean, perturbed, strict=True)
-        ]
+    first, second = clean.window_mean, perturbed.window_mean
+    covariance = window_mean(clean.magnitude * perturbed.magnitude) - first * second
+    luminance = (2 * first * second + SSIM_C1) / (first**2 + second**2 + SSIM_C1)
+    contrast = (2 * covariance + SSIM_C2) / (
+        clean.window_variance + perturbed.window_variance + SSIM_C2
     )
+    similarity: Array = (luminance * contrast).mean(axis=(1, 2))
+    return similarity
 
 
-def spearman(clean: Array, perturbed: Array) -> Array:
-    """Spearman's rank correlation, ties averaged, in [-1, 1], 1 for equal order."""
-    first, second = _centred_ranks(clean), _centred_ranks(perturbed)
-    products = (first * second).sum(axis=1)
-    correlation: Array = products / np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+def spearman(clean: Maps, perturbed: Maps) -> Array:
+    """Spearman's rank correlation of signed maps, ties averaged, in [-1, 1]; 1 for equal order."""
+    correlation: Array = (clean.ranks * perturbed.ranks).sum(axis=1)
     return correlation
 
 
-def _centred_ranks(maps: Array) -> Array:
-    ranks: Array = rankdata(maps.reshape(len(maps), -1), axis=1)
-    centred: Array = ranks - ranks.mean(axis=1, keepdims=True)
-    return centred
+def spearman_magnitude(clean: Maps, perturbed: Maps) -> Array:
+    """Spearman's rank correlation of magnitudes, ties averaged, in [-1, 1]; 1 for equal order."""
+    correlation: Array = (clean.magnitude_ranks * perturbed.magnitude_ranks).sum(axis=1)
+    return correlation
 
 
-def kendall(clean: Array, perturbed: Array) -> Array:
-    """Kendall's tau-b, in [-1, 1], 1 for equal order; ties counted as Kendall 1945 does."""
+def kendall(clean: Maps, perturbed: Maps) -> Array:
+    """Kendall's tau-b of signed maps, in [-1, 1], 1 for equal order. Source: Kendall 1945."""
     return np.array(
         [
             kendalltau(first, second, method="asymptotic").statistic
             for first, second in zip(
-                clean.reshape(len(clean), -1), perturbed.reshape(len(perturbed), -1), strict=True
+                clean.signed.reshape(len(clean), -1),
+                perturbed.signed.reshape(len(perturbed), -1),
+                strict=True,
             )
         ]
     )
 
 
-def top_k_intersection(clean: Array, perturbed: Array) -> Array:
-    """Share of the strongest 5% of pixels that both maps have in common, in [0, 1].
+def top_k_intersection(clean: Maps, perturbed: Maps) -> Array:
+    """Share of the 5% of pixels of largest magnitude that both maps have in common, in [0, 1].
 
     Pixels that tie at the threshold share the places left, so the order of equal values decides
     nothing; unrelated maps share 5% on average. Source: Ghorbani, Abid and Zou 2019, section 2.
     """
-    size = clean[0].size
-    count = max(1, round(TOP_SHARE * size))
-    first, second = _membership(clean, count), _membership(perturbed, count)
+    count = max(1, round(TOP_SHARE * clean.signed[0].size))
+    first, second = _membership(clean.magnitude, count), _membership(perturbed.magnitude, count)
     shared: Array = np.minimum(first, second).sum(axis=1) / count
     return shared
 
@@ -87,8 +82,8 @@ def _membership(maps: Array, count: int) -> Array:
     return membership
 
 
-def relative_l2(clean: Array, perturbed: Array) -> Array:
+def relative_l2(clean: Maps, perturbed: Maps) -> Array:
     """Euclidean distance of the signed maps over the norm of the clean one; 0 for equal maps."""
-    difference = np.sqrt(((perturbed - clean) ** 2).sum(axis=(1, 2)))
-    distance: Array = difference / np.sqrt((clean**2).sum(axis=(1, 2)))
+    difference = np.sqrt(((perturbed.signed - clean.signed) ** 2).sum(axis=(1, 2)))
+    distance: Array = difference / np.sqrt((clean.signed**2).sum(axis=(1, 2)))
     return distance

@@ -4,40 +4,41 @@ from __future__ import annotations
 
 import numpy as np
 
-from steadymap.metrics.maps import Array
+from steadymap.metrics.maps import Array, Maps
 
 # Below a hundredth of a logit there is nothing to explain, and float32 sums are half noise.
 SMALL_DELTA = 0.01
 
 
-def completeness_error(signed: Array, deltas: Array) -> Array:
+def completeness_error(maps: Maps, deltas: Array) -> Array:
     """Absolute completeness error, in logits: |sum of attributions - delta|, at least 0.
 
     Args:
-        signed: maps (B, h, w), raw.
+        maps: raw, B of them.
         deltas: (B,), the target's logit at the image minus its logit at the baseline.
 
     Source: Sundararajan, Taly and Yan 2017, proposition 1.
     """
-    error: Array = np.abs(signed.sum(axis=(1, 2)) - deltas)
+    error: Array = np.abs(maps.signed.sum(axis=(1, 2)) - deltas)
     return error
 
 
-def completeness_error_relative(signed: Array, deltas: Array) -> Array:
+def completeness_error_relative(maps: Maps, deltas: Array) -> Array:
     """Completeness error over |delta|; undefined where |delta| is below 0.01 logits."""
-    error: Array = completeness_error(signed, deltas) / np.abs(deltas)
+    error: Array = completeness_error(maps, deltas) / np.abs(deltas)
     return error
 
 
-def mask_mass(magnitudes: Array, masks: Array) -> Array:
+def mask_mass(maps: Maps, masks: Array) -> Array:
     """Share of a map's magnitude inside a mask, in [0, 1].
 
     Args:
-        magnitudes: (B, h, w), each with a sum above 0.
+        maps: B of them, none constant.
         masks: (B, H, W) in [0, 1], H and W at least h and w; averaged down to the map's resolution.
     """
-    coarse = area_average(masks, magnitudes.shape[1:])
-    share: Array = (magnitudes * coarse).sum(axis=(1, 2)) / magnitudes.sum(axis=(1, 2))
+    coarse = area_average(masks, maps.signed.shape[1:])
+    magnitude = maps.magnitude
+    share: Array = (magnitude * coarse).sum(axis=(1, 2)) / magnitude.sum(axis=(1, 2))
     return share
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -24,10 +25,12 @@ from steadymap.bench.methods import (
     BASELINES,
     DEFAULT_METHODS,
     METHODS,
+    PATH_CHUNK,
     BoundMethod,
     bind_method,
 )
-from steadymap.models import Classifier, make_classifier
+from steadymap.metrics import METRICS, Maps, evaluate
+from steadymap.models import Classifier, load_classifier, make_classifier
 
 IMAGES = random_images(4)
 IMAGES64 = random_images(4).double()
@@ -77,10 +80,9 @@ def test_integrated_gradients_of_a_linear_network(
     reference = BASELINES[baseline](batch_of(IMAGES64))
     maps = explain(f"integrated_gradients:baseline={baseline},steps={steps}", linear64, IMAGES64)
     expected = target_weights(linear64) * (IMAGES64 - reference)
-    # captum's Gauss-Legendre weights add up to 1 within 1e-9.
-    torch.testing.assert_close(maps, expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(maps, expected, rtol=0, atol=1e-12)
     delta = target_logits(linear64, IMAGES64) - target_logits(linear64, reference)
-    torch.testing.assert_close(maps.sum(dim=(1, 2, 3)), delta, rtol=0, atol=1e-9)
+    torch.testing.assert_close(maps.sum(dim=(1, 2, 3)), delta, rtol=0, atol=1e-12)
 
 
 def test_baselines_are_what_they_are_called() -> None:
@@ -132,7 +134,7 @@ def test_integrated_gradients_become_complete_on_a_smooth_network() -> None:
     images = random_images(3, 6).double()
     maps = explain("integrated_gradients:steps=24", smooth, images)
     delta = target_logits(smooth, images) - target_logits(smooth, torch.zeros_like(images))
-    torch.testing.assert_close(maps.sum(dim=(1, 2, 3)), delta, rtol=0, atol=1e-8)
+    torch.testing.assert_close(maps.sum(dim=(1, 2, 3)), delta, rtol=0, atol=1e-12)
 
 
 def test_grad_cam_follows_its_two_equations(conv64: Classifier) -> None:
@@ -182,8 +184,33 @@ def test_a_compensated_bias_is_a_shifted_baseline(baseline: str, conv64: Classif
         method="gausslegendre",
     )
     moved = explain(spec, conv64.shifted(SHIFT), IMAGES64 + SHIFT)
-    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-12)
+    # captum's Gauss-Legendre weights add up to 1 within 1e-9.
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-9)
     assert not torch.allclose(moved, explain(spec, conv64, IMAGES64), atol=1e-3)
+
+
+# --- our own paths against captum's ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", [s for s, m in EVERY.items() if m.method.captum])
+@pytest.mark.parametrize("steps", [1, 5, PATH_CHUNK - 1, PATH_CHUNK, PATH_CHUNK + 1, 100])
+def test_our_own_engine_gives_captum_s_maps(spec: str, steps: int, conv64: Classifier) -> None:
+    method = bind_method(re.sub(r"steps=\d+", f"steps={steps}", spec))
+    batch = batch_of(IMAGES64)
+    own, theirs = method.explain(conv64, batch), method.explain(conv64, batch, "captum")
+    assert method.method.captum is not method.method.explain
+    assert float((own - theirs).norm() / theirs.norm()) < 1e-8
+
+
+def test_our_own_engine_gives_captum_s_maps_in_single_precision() -> None:
+    classifier = load_classifier("compact")
+    batch = batch_of(random_images(5, 64))
+    for spec in (s for s, m in EVERY.items() if m.method.captum):
+        own = EVERY[spec].explain(classifier, batch)
+        theirs = EVERY[spec].explain(classifier, batch, "captum")
+        assert float((own - theirs).norm() / theirs.norm()) < 3e-3
+        ranks = Maps.from_attributions(own.numpy()), Maps.from_attributions(theirs.numpy())
+        assert float((1 - evaluate(METRICS["spearman"], *ranks).values).max()) < 1e-5
 
 
 # --- laws over every registered method ----------------------------------------------------------

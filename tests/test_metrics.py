@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import kendalltau, rankdata, spearmanr
 from skimage.metrics import structural_similarity
 
 from steadymap.metrics import METRICS, Maps, Metric, Scores, Status, evaluate, magnitude, similarity
+from steadymap.metrics.maps import average_ranks
 from steadymap.metrics.single import area_average
 
 Array = NDArray[np.float64]
@@ -102,13 +103,13 @@ def tied(seed: int) -> Array:
 
 
 def test_ssim_is_the_paper_s() -> None:
-    first, second = maps(2, 5).magnitude, maps(2, 6).magnitude
-    expected = [slow_ssim(a, b) for a, b in zip(first, second, strict=True)]
+    first, second = maps(2, 5), maps(2, 6)
+    expected = [slow_ssim(a, b) for a, b in zip(first.magnitude, second.magnitude, strict=True)]
     np.testing.assert_allclose(similarity.ssim(first, second), expected, rtol=0, atol=1e-6)
 
 
 def test_ssim_is_scikit_image_s() -> None:
-    first, second = maps(3, 5).magnitude, maps(3, 6).magnitude
+    first, second = maps(3, 5), maps(3, 6)
     expected = [
         structural_similarity(
             a,
@@ -118,9 +119,9 @@ def test_ssim_is_scikit_image_s() -> None:
             use_sample_covariance=False,
             data_range=1,
         )
-        for a, b in zip(first, second, strict=True)
+        for a, b in zip(first.magnitude, second.magnitude, strict=True)
     ]
-    np.testing.assert_allclose(similarity.ssim(first, second), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(similarity.ssim(first, second), expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("make", [tied, lambda seed: maps(2, seed).signed])
@@ -129,22 +130,34 @@ def test_spearman_is_scipy_s(make: type[Array]) -> None:
     expected = [
         spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(first, second, strict=True)
     ]
-    np.testing.assert_allclose(similarity.spearman(first, second), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        similarity.spearman(Maps(first), Maps(second)), expected, rtol=0, atol=1e-9
+    )
+
+
+@given(arrays(np.float64, (3, 4, 5), elements=st.sampled_from([-1.0, 0.0, 0.5, 2.0, 3.0])))
+def test_ranks_are_scipy_s(values: Array) -> None:
+    expected = rankdata(values.reshape(3, -1), axis=1)
+    np.testing.assert_array_equal(average_ranks(values), expected)
 
 
 @pytest.mark.parametrize("make", [tied, lambda seed: maps(2, seed).signed])
 def test_kendall_is_tau_b(make: type[Array]) -> None:
     first, second = make(1), make(2)
     expected = [slow_tau_b(a, b) for a, b in zip(first, second, strict=True)]
-    np.testing.assert_allclose(similarity.kendall(first, second), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        similarity.kendall(Maps(first), Maps(second)), expected, rtol=0, atol=1e-9
+    )
     expected = [
         kendalltau(a.ravel(), b.ravel()).statistic for a, b in zip(first, second, strict=True)
     ]
-    np.testing.assert_allclose(similarity.kendall(first, second), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        similarity.kendall(Maps(first), Maps(second)), expected, rtol=0, atol=1e-9
+    )
 
 
 def test_top_k_counts_the_pixels_in_common() -> None:
-    first, second = maps(3, 1).magnitude, maps(3, 2).magnitude
+    first, second = maps(3, 1), maps(3, 2)
     count = round(0.05 * SIDE * SIDE)
     raw_first, raw_second = np.abs(maps(3, 1).signed), np.abs(maps(3, 2).signed)
     expected = [
@@ -155,7 +168,8 @@ def test_top_k_counts_the_pixels_in_common() -> None:
 
 
 def test_top_k_shares_the_last_places_among_ties() -> None:
-    # 100 pixels, 5 places: two pixels lead, eight tie for the other three places.
+    # 100 pixels, 5 places: two pixels lead, eight tie for the other three places. (The 99th
+    # percentile of both maps is 2, so that no value is clipped.)
     first = np.zeros((1, 10, 10))
     first[0, 0, :2] = 2.0
     first[0, 1, :8] = 1.0
@@ -163,13 +177,15 @@ def test_top_k_shares_the_last_places_among_ties() -> None:
     second[0, 0, :2] = 2.0
     second[0, 1, :3] = 1.0
     # In common: the two leaders, and 3/8 of each of the three pixels that lead in both.
-    np.testing.assert_allclose(similarity.top_k_intersection(first, second), [(2 + 3 * 3 / 8) / 5])
+    np.testing.assert_allclose(
+        similarity.top_k_intersection(Maps(first), Maps(second)), [(2 + 3 * 3 / 8) / 5]
+    )
 
 
 def test_relative_l2_by_hand() -> None:
     first = np.array([[[3.0, 0.0], [0.0, 4.0]]])
     second = np.array([[[3.0, 1.0], [2.0, 2.0]]])
-    np.testing.assert_allclose(similarity.relative_l2(first, second), [3 / 5])
+    np.testing.assert_allclose(similarity.relative_l2(Maps(first), Maps(second)), [3 / 5])
 
 
 def test_magnitude_is_clipped_at_its_own_99th_percentile() -> None:

@@ -130,6 +130,14 @@ def test_the_order_of_the_images_changes_nothing(
     assert run(classifier, mixed, PLAN)["run_id"][0] == records["run_id"][0]
 
 
+def test_the_engine_changes_the_last_digits_alone(
+    classifier: Classifier, records: pd.DataFrame
+) -> None:
+    other = run(classifier, image_set(), PLAN.model_copy(update={"engine": "captum"}))
+    np.testing.assert_allclose(other["value"], records["value"], rtol=0, atol=1e-4)
+    assert other["run_id"][0] != records["run_id"][0]
+
+
 def test_each_method_sees_the_same_noise_alone_and_together(
     classifier: Classifier, records: pd.DataFrame
 ) -> None:
