@@ -334,6 +334,7 @@ def test_logits_that_are_not_finite_are_no_prediction() -> None:
     assert blown["pred_perturbed"].isna().all()
     assert not blown["kept"].any()
     assert set(pick(blown, method="gradient")["status"]) == {"nonfinite"}
+    assert set(pick(blown, method="gradient")["detail"]) == {"the network's logits are not finite"}
     assert set(pick(blown, method="input")["status"]) == {"ok"}
 
 
