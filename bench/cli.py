@@ -75,7 +75,7 @@ def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
-        _console().print(importlib.metadata.version("steadymap"), highlight=False)
+        _line(_console(), importlib.metadata.version("steadymap"))
         raise typer.Exit
 
 
@@ -230,11 +230,9 @@ def _report(folder: Path) -> None:
         console.print(title, style="bold", markup=False, highlight=False)
         console.print(table)
     for note in footnotes(records):
-        console.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
+        _line(console, f"- {note}")
     files = ", ".join(sorted(path.name for path in folder.iterdir()))
-    seconds = manifest["wall_seconds"]
-    text = f"{seconds:.0f} s; {folder}: {files}"
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    _line(console, f"{manifest['wall_seconds']:.0f} s; {folder}: {files}")
 
 
 def _device(name: str) -> torch.device:
@@ -278,7 +276,7 @@ def train_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sig
     network, card = train(model, data, recipe, _device(device), _say)
     save(network, card, path)
     scores = ", ".join(f"{name} {value:.2%}" for name, value in card["accuracy"].items())
-    _console().print(f"accuracy: {scores}; {path}", markup=False, highlight=False)
+    _line(_console(), f"accuracy: {scores}; {path}")
 
 
 @app.command("list")
@@ -335,7 +333,12 @@ def _sections() -> dict[str, list[tuple[str, str, str]]]:
 
 
 def _say(text: str) -> None:
-    _console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+    _line(_console(stderr=True), text)
+
+
+def _line(console: Console, text: str) -> None:
+    """Print one line as it is: names in it are no markup, and a path is not broken in two."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ from steadymap.bench.names import nearest
 from steadymap.bench.randomness import generator
 from steadymap.models import Classifier
 
-# Points of a path that go through the network in one pass. Beyond this, activations of the embedded
-# networks fall out of the cache and a pass takes twice as long an image.
+# Points of a path that go through the network in one pass. With more of them the activations of
+# the embedded network fall out of the cache, and each point takes longer.
 PATH_CHUNK = 32
 
 # Gauss-Legendre nodes take the eigenvalues of a matrix of this side.

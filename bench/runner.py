@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from steadymap.bench.config import ConfigError, Plan
-from steadymap.bench.images import DataError, ImageSet, from_tensor
+from steadymap.bench.images import DataError, ImageSet, Picture, from_tensor
 from steadymap.bench.manifest import run_id
 from steadymap.bench.methods import Batch, BoundMethod, Engine
 from steadymap.bench.perturbations import PERTURBATIONS, Cell, perturb
@@ -29,7 +29,6 @@ INPUT_METRICS: dict[str, str] = {
     "input_change": "root mean square of perturbed minus clean image, in image units",
     "saturated_share": "share of the perturbed image's values at or beyond black or white",
 }
-
 
 NO_LOGITS = (math.nan, Status.NONFINITE, "the network's logits are not finite")
 
@@ -372,11 +371,10 @@ def _records(
     views: list[_View],
     scores: list[dict[str, dict[str, Scores]]],
 ) -> Iterator[Record]:
-    known = setup.classifier.class_names
     predictions = [_predictions(view) for view in views]
     for position, index in enumerate(indices):
         picture = setup.images.pictures[index]
-        name = None if picture.label is None else setup.images.class_names[picture.label]
+        label = _label(picture, setup)
         target = predictions[0][position]
         for view, rows, predicted in zip(views, scores, predictions, strict=True):
             lost = target is None or predicted[position] is None
@@ -387,8 +385,7 @@ def _records(
                     )
                     yield Record(
                         image_id=picture.image_id,
-                        # A name that stands for two classes says nothing.
-                        label=known.index(str(name)) if known.count(str(name)) == 1 else None,
+                        label=label,
                         target=target,
                         pred_clean=target,
                         pred_perturbed=predicted[position],
@@ -402,6 +399,17 @@ def _records(
                         status=status,
                         detail=detail,
                     )
+
+
+def _label(picture: Picture, setup: Setup) -> int | None:
+    """Return the picture's class as the classifier counts; None where it knows no such name.
+
+    Nor does a name that stands for two classes say which (ImageNet has "crane" twice).
+    """
+    if picture.label is None:
+        return None
+    name, known = setup.images.class_names[picture.label], setup.classifier.class_names
+    return known.index(name) if known.count(name) == 1 else None
 
 
 def _predictions(view: _View) -> list[int | None]:

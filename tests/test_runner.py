@@ -344,6 +344,8 @@ def test_a_label_whose_name_stands_for_two_classes_is_missing() -> None:
     plan = Plan(method=("gradient",), family=("bias",), severity=(0.1,), metric=("ssim",))
     labels = run(twins, images, plan).groupby("image_id", sort=False, observed=True)["label"]
     assert [None if pd.isna(x) else x for x in labels.first()] == [None, 2]
+    named_none = make_classifier(seeded(conv_network), (SIDE, SIDE), ("None", "cat", "dog"))
+    assert run(named_none, random_images(2), plan)["label"].isna().all()
 
 
 def test_a_network_in_double_precision_is_refused(conv64: Classifier) -> None:
