@@ -7,17 +7,40 @@ classifier = make_classifier(network, (224, 224), class_names)
 records = run(classifier, images, Plan(family=("bias",)))
 """
 
+import importlib
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-from steadymap.bench.config import ConfigError, Experiment, Plan
-from steadymap.bench.images import DataError, ImageSet, from_tensor, open_images
-from steadymap.bench.methods import METHODS, Batch, Method
-from steadymap.bench.perturbations import PERTURBATIONS, Perturbation
-from steadymap.bench.runner import run
-from steadymap.bench.store import read_run
-from steadymap.bench.summary import full_summary, summarise
+if TYPE_CHECKING:
+    from steadymap.bench.config import ConfigError, Experiment, Plan
+    from steadymap.bench.images import DataError, ImageSet, from_tensor, open_images
+    from steadymap.bench.methods import METHODS, Batch, Method
+    from steadymap.bench.perturbations import PERTURBATIONS, Perturbation
+    from steadymap.bench.runner import run
+    from steadymap.bench.store import read_run
+    from steadymap.bench.summary import full_summary, summarise
 
 __version__ = version("steadymap")
+
+# Loaded when first asked for: the command line must set things up before torch is loaded.
+_HOMES = {
+    "METHODS": "methods",
+    "PERTURBATIONS": "perturbations",
+    "Batch": "methods",
+    "ConfigError": "config",
+    "DataError": "images",
+    "Experiment": "config",
+    "ImageSet": "images",
+    "Method": "methods",
+    "Perturbation": "perturbations",
+    "Plan": "config",
+    "from_tensor": "images",
+    "full_summary": "summary",
+    "open_images": "images",
+    "read_run": "store",
+    "run": "runner",
+    "summarise": "summary",
+}
 
 __all__ = [
     "METHODS",
@@ -38,3 +61,15 @@ __all__ = [
     "run",
     "summarise",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Load what is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return what there is, loaded or not."""
+    return __all__

@@ -33,18 +33,37 @@ from steadymap.bench.config import (
     read_config,
     read_experiment,
 )
+from steadymap.bench.heap import retain_heap
 from steadymap.bench.images import DATA_FORMS, SPLITS, DataError, open_images
-from steadymap.bench.manifest import Result, git_state, make_manifest, run_id
+from steadymap.bench.manifest import (
+    Result,
+    git_state,
+    machine,
+    make_manifest,
+    run_id,
+    write_json,
+)
 from steadymap.bench.methods import BASELINES, METHODS
 from steadymap.bench.names import nearest
+from steadymap.bench.passes import activation_bytes
 from steadymap.bench.perturbations import PERTURBATIONS
+from steadymap.bench.planner import estimate, estimate_table
 from steadymap.bench.records import Source
 from steadymap.bench.runner import INPUT_METRICS, Setup, measure, prepare
 from steadymap.bench.summary import full_summary
 from steadymap.bench.tables import footnotes, headline_tables
+from steadymap.bench.timing import (
+    Course,
+    agreement,
+    agreement_table,
+    report,
+    time_device,
+    timing_notes,
+    timing_table,
+)
 from steadymap.bench.train import Recipe, save, train
 from steadymap.metrics import METRICS, Status
-from steadymap.models import MODEL_FORMS, MODELS, ModelError, load_classifier
+from steadymap.models import MODEL_FORMS, MODELS, Classifier, ModelError, load_classifier
 
 EXIT_USAGE = 2
 EXIT_CELLS_FAILED = 3
@@ -52,6 +71,13 @@ EXIT_INTERRUPTED = 130
 
 # A table is as wide as it needs where nobody watches, so that a log keeps it whole.
 LOG_WIDTH = 128
+
+# Each worker holds activations of its own.
+MOST_WORKERS = 4
+# An image's activations, in bytes. Measured on two cores: with 0.6 MiB (`compact`) two workers are
+# 1.1 times as fast as one with two threads, with 23 MiB (`rps`) 0.85 times.
+SMALL_ACTIVATIONS = 4 << 20
+RETAIN_HELP = "Keep freed memory in the process (Linux with glibc): faster, and never smaller."
 DEFAULT_EXPERIMENT = "hands"
 RUNS = Path("runs")
 
@@ -102,16 +128,24 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     metric: Annotated[list[str] | None, typer.Option(help="Repeat for more.")] = None,
     limit: Annotated[int | None, typer.Option(help="How many images at most.")] = None,
     draws: Annotated[int | None, typer.Option(help="Draws of a stochastic family.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of path methods.")] = None,
+    steps: Annotated[str | None, typer.Option(help="Steps of path methods, or auto.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images explained at once.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images of a batch.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Batches worked on at a time.")] = None,
     engine: Annotated[str | None, typer.Option(help="own, or captum for comparison.")] = None,
+    precision: Annotated[str | None, typer.Option(help="On a GPU: ieee, or tf32.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     save_maps: Annotated[
         bool, typer.Option("--save-maps", help="Keep images and raw attributions.")
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Estimate passes, time and memory; run nothing.")
+    ] = False,
+    keep_heap: Annotated[
+        bool, typer.Option("--retain-heap/--no-retain-heap", help=RETAIN_HELP)
+    ] = True,
 ) -> None:
     """Measure how steady saliency maps are, and print the table."""
     flags = {
@@ -128,7 +162,9 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
         "steps": steps,
         "seed": seed,
         "batch_size": batch_size,
+        "workers": workers,
         "engine": engine,
+        "precision": precision,
         "device": device,
         "threads": threads,
         "save_maps": save_maps or None,
@@ -143,7 +179,9 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     for name in by_family:
         if name not in chosen.family:
             raise ConfigError(f"severity: {name} does not run here; {nearest(name, chosen.family)}")
-    _run(chosen)
+    if keep_heap:
+        retain_heap()
+    _run(chosen, dry=dry_run)
 
 
 def _severities(texts: list[str]) -> dict[str, tuple[float, ...]] | tuple[float, ...]:
@@ -163,7 +201,7 @@ def _severities(texts: list[str]) -> dict[str, tuple[float, ...]] | tuple[float,
     return by_family[""]
 
 
-def _run(experiment: Experiment) -> None:
+def _run(experiment: Experiment, *, dry: bool) -> None:
     device = _device(experiment.device)
     if experiment.threads:
         torch.set_num_threads(experiment.threads)
@@ -171,10 +209,14 @@ def _run(experiment: Experiment) -> None:
     images = open_images(experiment.data, classifier.framing, experiment.split, experiment.limit)
     for name, reason in images.excluded:
         _say(f"excluded: {name}: {reason}")
+    if "workers" not in experiment.model_fields_set:
+        workers = _workers(classifier, len(images))
+        experiment = experiment.model_copy(update={"workers": workers})
     source = Source(run_id(experiment, classifier, images), classifier.name, images.name)
     folder = (experiment.output or RUNS / source.run_id).expanduser()
     setup = prepare(classifier, images, experiment)
-    store.claim_folder(folder, source.run_id)
+    if not dry:
+        store.claim_folder(folder, source.run_id)
     cells = experiment.cells()
     if experiment.limit and len(images) < experiment.limit:
         _say(f"the {experiment.split} split has {len(images)} usable images of {experiment.limit}")
@@ -182,7 +224,11 @@ def _run(experiment: Experiment) -> None:
         f"{classifier.name} on {images.name} ({experiment.split}): {len(images)} images x "
         f"{len(cells) + 1} views x {len(experiment.bound_methods())} methods"
     )
-
+    if device.type == "cuda" and experiment.precision != "ieee":
+        _say(f"precision: {experiment.precision}: products are rounded, maps change with it")
+    if dry:
+        _console().print(estimate_table(estimate(setup)))
+        return
     git = git_state()
 
     def describe(result: Result) -> dict[str, Any]:
@@ -201,6 +247,23 @@ def _run(experiment: Experiment) -> None:
     if taking.statuses[Status.ERROR.value]:
         _say(f"{taking.statuses[Status.ERROR.value]} values failed: see `detail` in the records")
         raise typer.Exit(EXIT_CELLS_FAILED)
+
+
+def _workers(classifier: Classifier, images: int) -> int:
+    """Return how many workers suit a network.
+
+    One a thread on a CPU keeps all cores busy where a network is small: its layers are too short to
+    share, and metrics run on one core. The layers of a large one are worth sharing; and its workers
+    would wait for memory.
+    """
+    small = activation_bytes(classifier) <= SMALL_ACTIVATIONS
+    if classifier.module.mean.device.type != "cpu" or not small:
+        return 1
+    try:
+        classifier.replica()
+    except ModelError:  # a network that cannot be copied has one worker
+        return 1
+    return min(torch.get_num_threads(), MOST_WORKERS, images)
 
 
 def _measure(setup: Setup, taking: store.Recorder, *, keep_maps: bool) -> None:
@@ -236,17 +299,83 @@ def _report(folder: Path) -> None:
 
 
 def _device(name: str) -> torch.device:
+    kind, device = _device_type(name), torch.device(name)
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: cuda was asked for, but torch sees no CUDA device here")
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device: {name}: there are {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+@app.command("time")
+def time_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signature
+    model: Annotated[str, typer.Option(help="See `steadymap list models`.")] = "compact",
+    weights: Annotated[Path | None, typer.Option(help="Weights to load.")] = None,
+    data: Annotated[str, typer.Option(help="See `steadymap list data`.")] = "hands",
+    method: Annotated[
+        list[str] | None, typer.Option(help="NAME or NAME:key=value,...; repeat for more.")
+    ] = None,
+    steps: Annotated[str | None, typer.Option(help="Steps of path methods, or auto.")] = None,
+    device: Annotated[
+        list[str] | None, typer.Option(help="Repeat for more; cpu and cuda unless told.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 8,
+    repeats: Annotated[int, typer.Option(min=2, help="Warm runs of each method.")] = 7,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    precision: Annotated[str, typer.Option(help="On a GPU: ieee, or tf32.")] = "ieee",
+    fresh: Annotated[
+        bool, typer.Option("--fresh/--no-fresh", help="Cold start and memory, in new processes.")
+    ] = True,
+    keep_heap: Annotated[
+        bool, typer.Option("--retain-heap/--no-retain-heap", help=RETAIN_HELP)
+    ] = True,
+    output: Annotated[Path | None, typer.Option(help="File of the figures, .json.")] = None,
+) -> None:
+    """Time every method on every device, and compare the devices' maps."""
+    given = {"model": model, "data": data, "precision": precision} | (
+        {"method": method} if method else {}
+    )
+    chosen = make_experiment([given | ({"steps": steps} if steps else {})])
+    devices = tuple(dict.fromkeys(device or ("cpu", "cuda")))
+    for name in devices:
+        _device_type(name)
+    path = output or RUNS / f"timing-{re.split('[:/.@]', model)[-1]}.json"
+    if path.suffix != ".json":
+        raise ConfigError(f"output: figures are written as .json, got {path.name}")
+    store.make_folder(path.parent)
+    if keep_heap:
+        retain_heap()
+    if threads:
+        torch.set_num_threads(threads)
+    specs = tuple(bound.spec for bound in chosen.bound_methods())
+    course = Course(
+        model, weights, specs, batch_size, repeats, fresh, keep_heap, precision == "ieee"
+    )
+    framing = course.load("cpu").framing
+    images = open_images(data, framing, "test", max(batch_size, 8))
+    rows = [row for name in devices for row in time_device(course, images, name, _say)]
+    timed = dict.fromkeys(row.device for row in rows if not row.missing)
+    parity = [one for name in timed if name != "cpu" for one in agreement(course, images, name)]
+    write_json(path, report(course, rows, parity))
+    console = _console()
+    console.print(timing_table(rows))
+    if parity:
+        console.print(agreement_table(parity))
+    facts = machine(torch.device("cpu"))
+    for note in timing_notes(course, facts, rows, parity):
+        _line(console, f"- {note}")
+    _line(console, f"{path}")
+
+
+def _device_type(name: str) -> str:
+    """Return cpu or cuda, or say that there is no such kind of device."""
     try:
-        device = torch.device(name)
+        kind = torch.device(name).type
     except RuntimeError as error:
         raise ConfigError(f"device: unknown name {name!r}; known: cpu, cuda, cuda:1") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: cuda was asked for, but torch sees no CUDA device here")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device: {name}: there are {torch.cuda.device_count()} CUDA devices")
-    if device.type not in ("cpu", "cuda"):
+    if kind not in ("cpu", "cuda"):
         raise ConfigError(f"device: {name!r} is not supported; known: cpu, cuda, cuda:1")
-    return device
+    return kind
 
 
 @app.command("train")

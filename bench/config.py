@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from steadymap.bench.methods import DEFAULT_METHODS, MOST_STEPS, BoundMethod, Engine, bind_method
+from steadymap.bench.methods import DEFAULT_METHODS, BoundMethod, Engine, Steps, bind_method
 from steadymap.bench.names import nearest
 from steadymap.bench.perturbations import PERTURBATIONS, Cell
 from steadymap.metrics import METRICS
@@ -38,7 +38,10 @@ class Plan(BaseModel):
         draws: draws of each stochastic family at each severity.
         steps: number of steps of path methods whose spec does not set it.
         seed: of everything random.
-        batch_size: images explained at once; changes the speed alone.
+        batch_size: images of a batch; changes the speed alone.
+        workers: batches worked on at a time, each by its share of the threads; changes the speed
+            alone.
+        precision: ieee for float32 proper on a GPU, tf32 for its faster, coarser products.
         engine: own, or captum for every method that captum has; changes the last digits.
     """
 
@@ -49,10 +52,12 @@ class Plan(BaseModel):
     severity: dict[str, tuple[float, ...]] | tuple[float, ...] | None = None
     metric: tuple[str, ...] | None = None
     draws: Annotated[int, Field(ge=1, le=MOST_DRAWS)] = 1
-    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
+    steps: Steps | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1)] = 16
+    workers: Annotated[int, Field(ge=1, le=MOST_THREADS)] = 1
     engine: Engine = "own"
+    precision: Literal["ieee", "tf32"] = "ieee"
 
     @field_validator("method", "family", "metric", "severity", mode="before")
     @classmethod
@@ -81,6 +86,13 @@ class Plan(BaseModel):
         for name in _some("metric", value or ()) if value is not None else ():
             _known("metric", name, METRICS)
         return value
+
+    @model_validator(mode="after")
+    def _captum_takes_a_number_of_steps(self) -> Plan:
+        for method in self.bound_methods() if self.engine == "captum" else ():
+            if method.adaptive:
+                raise ValueError(f"engine: captum has no steps=auto, which {method.spec} asks for")
+        return self
 
     def bound_methods(self) -> tuple[BoundMethod, ...]:
         """Return the methods with every parameter set, in the order given, each once."""

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -60,6 +61,7 @@ def _identity(plan: Plan, classifier: Classifier, images: ImageSet) -> dict[str,
         "metrics": sorted(plan.metric or METRICS),
         "seed": plan.seed,
         "engine": plan.engine,
+        "precision": plan.precision,
         "weights": classifier.weights_hash(),
         "framing": asdict(classifier.framing),
         "normalization": asdict(classifier.module.normalization),
@@ -71,11 +73,21 @@ def _identity(plan: Plan, classifier: Classifier, images: ImageSet) -> dict[str,
 
 @dataclass(frozen=True)
 class Result:
-    """How a run went: seconds by the clock, values by status, and whether it got to its end."""
+    """How a run went.
+
+    Attributes:
+        seconds: by the clock.
+        statuses: values by status.
+        complete: whether it got to its end.
+        at_once: the fewest images that went through the network together.
+        halved: how many times that was halved because memory ran out.
+    """
 
     seconds: float
     statuses: Mapping[str, int]
     complete: bool
+    at_once: int = 0
+    halved: int = 0
 
 
 def make_manifest(
@@ -111,6 +123,9 @@ def make_manifest(
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "machine": machine(classifier.module.mean.device),
         "wall_seconds": round(result.seconds, 2),
+        "images_at_once": result.at_once,
+        "halved_for_memory": result.halved,
+        "peak_memory_bytes": peak_memory(classifier.module.mean.device),
         "statuses": dict(sorted(result.statuses.items())),
     }
 
@@ -128,6 +143,26 @@ def machine(device: torch.device) -> dict[str, Any]:
         facts["device_name"] = torch.cuda.get_device_name(device)
         facts["cuda"] = torch.version.cuda
     return facts
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Return the most memory the process has held so far, in bytes: resident, and on its GPU."""
+    peak = {}
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415 - Windows has none
+
+        unit = 1 if platform.system() == "Darwin" else 1024
+        peak["resident"] = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if device.type == "cuda":
+        peak["cuda_allocated"] = torch.cuda.max_memory_allocated(device)
+        peak["cuda_reserved"] = torch.cuda.max_memory_reserved(device)
+    return peak
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """Return 8 hex digits that stand for a machine; timings of two of them are never pooled."""
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
 
 
 def _processor() -> str:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Literal, get_type_hints
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, cast, get_type_hints
 
-import numpy as np
 import torch
 from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, Saliency
 from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from steadymap.bench.names import nearest
+from steadymap.bench.passes import MOST_AT_ONCE, Pass, Read, shared_pass
+from steadymap.bench.paths import NestedPath, Path, gauss_legendre, path_sum, points_at
 from steadymap.bench.randomness import generator
 from steadymap.models import Classifier
-
-# Points of a path that go through the network in one pass. With more of them the activations of
-# the embedded network fall out of the cache, and each point takes longer.
-PATH_CHUNK = 32
 
 # Gauss-Legendre nodes take the eigenvalues of a matrix of this side.
 MOST_STEPS = 1000
@@ -35,12 +32,24 @@ class Batch:
         image_ids: B ids; a stochastic method draws by id, so that the clean and the perturbed image
             of a pair get the same random numbers.
         seed: the run's seed.
+        at_once: how many images, or points of paths, go through the network together; changes
+            speed and memory alone.
     """
 
     images: Tensor
     targets: Tensor
     image_ids: tuple[str, ...]
     seed: int
+    at_once: int = MOST_AT_ONCE["cpu"]
+
+    def part(self, chosen: slice) -> Batch:
+        """Return some of the images with all that belongs to them."""
+        return replace(
+            self,
+            images=self.images[chosen],
+            targets=self.targets[chosen],
+            image_ids=self.image_ids[chosen],
+        )
 
 
 def _black(batch: Batch) -> Tensor:
@@ -67,10 +76,21 @@ BASELINES: dict[str, Callable[[Batch], Tensor]] = {
 }
 Engine = Literal["own", "captum"]
 BaselineName = Literal["black", "white", "random"]
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)] | Literal["auto"]
 
 
 def gradient(classifier: Classifier, batch: Batch) -> Tensor:
     """Gradient of the target's logit, signed: (B, 3, H, W). Source: Simonyan et al. 2013."""
+    return read_gradient(_alone(classifier, batch, "gradient"))
+
+
+def read_gradient(seen: Pass) -> Tensor:
+    """Read the gradient off a pass: (B, 3, H, W)."""
+    return seen.need_gradient()
+
+
+def captum_gradient(classifier: Classifier, batch: Batch) -> Tensor:
+    """Compute the same with captum: the oracle of `gradient`, and `--engine captum`."""
     maps: Tensor = Saliency(classifier.module).attribute(
         _own_copy(batch.images), target=batch.targets, abs=False
     )
@@ -79,86 +99,18 @@ def gradient(classifier: Classifier, batch: Batch) -> Tensor:
 
 def gradient_x_input(classifier: Classifier, batch: Batch) -> Tensor:
     """Gradient times image: (B, 3, H, W). Source: Shrikumar et al. 2016."""
+    return read_gradient_x_input(_alone(classifier, batch, "gradient"))
+
+
+def read_gradient_x_input(seen: Pass) -> Tensor:
+    """Read the gradient times the image off a pass: (B, 3, H, W)."""
+    return seen.need_gradient() * seen.images
+
+
+def captum_gradient_x_input(classifier: Classifier, batch: Batch) -> Tensor:
+    """Compute the same with captum: the oracle of `gradient_x_input`."""
     maps: Tensor = InputXGradient(classifier.module).attribute(
         _own_copy(batch.images), target=batch.targets
-    )
-    return maps.detach()
-
-
-def integrated_gradients(
-    classifier: Classifier,
-    batch: Batch,
-    *,
-    baseline: BaselineName = "black",
-    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 50,
-) -> Tensor:
-    """Gradients averaged on the straight path from a baseline, times the way: (B, 3, H, W).
-
-    Gauss-Legendre quadrature with `steps` points. Source: Sundararajan et al. 2017, equation 1.
-
-    The same sum as captum's, without its copies: whole paths of a few images, or parts of one
-    path, go through the network in chunks of the same size whatever the batch.
-    """
-    places, weights = np.polynomial.legendre.leggauss(steps)
-    nodes = torch.from_numpy((1 + places) / 2).to(batch.images)
-    shares = torch.from_numpy(weights / 2).to(batch.images)
-    starts = BASELINES[baseline](batch)
-    way = batch.images - starts
-    total = torch.zeros_like(batch.images)
-    group = max(1, PATH_CHUNK // steps)
-    for first in range(0, len(way), group):
-        few = slice(first, first + group)
-        for low in range(0, steps, PATH_CHUNK):
-            part = slice(low, low + PATH_CHUNK)
-            total[few] += _path_sum(
-                classifier, (starts[few], way[few], batch.targets[few]), (nodes[part], shares[part])
-            )
-    return total * way
-
-
-def _path_sum(
-    classifier: Classifier,
-    path: tuple[Tensor, Tensor, Tensor],
-    rule: tuple[Tensor, Tensor],
-) -> Tensor:
-    """Sum weighted gradients along straight paths.
-
-    Args:
-        classifier: whose target logits are differentiated.
-        path: starts and ways (B, 3, H, W), and targets (B,).
-        rule: n places in [0, 1] and their weights.
-
-    Returns:
-        (B, 3, H, W).
-    """
-    starts, way, targets = path
-    nodes, shares = rule
-    points = starts[:, None] + nodes.view(1, -1, 1, 1, 1) * way[:, None]
-    # Channels last at the entrance keeps the first convolution from copying.
-    points = points.flatten(0, 1).contiguous(memory_format=torch.channels_last).requires_grad_()
-    wanted = targets.repeat_interleave(len(nodes))
-    picked = classifier(points).gather(1, wanted[:, None]).sum()
-    (gradients,) = torch.autograd.grad(picked, points)
-    by_path = gradients.unflatten(0, (len(starts), len(nodes)))
-    total: Tensor = (by_path * shares.view(1, -1, 1, 1, 1)).sum(dim=1)
-    return total
-
-
-def captum_integrated_gradients(
-    classifier: Classifier,
-    batch: Batch,
-    *,
-    baseline: BaselineName = "black",
-    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 50,
-) -> Tensor:
-    """Compute the same with captum: the oracle of `integrated_gradients`, and `--engine captum`."""
-    maps: Tensor = IntegratedGradients(classifier.module).attribute(
-        _own_copy(batch.images),
-        baselines=BASELINES[baseline](batch),
-        target=batch.targets,
-        n_steps=steps,
-        method="gausslegendre",
-        internal_batch_size=max(PATH_CHUNK, len(batch.images)),
     )
     return maps.detach()
 
@@ -168,8 +120,82 @@ def grad_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> Tens
 
     With `relu=false` negative evidence is kept. Source: Selvaraju et al. 2017, equations 1 and 2.
     """
+    return read_grad_cam(_alone(classifier, batch, "layer"), relu=relu)
+
+
+def read_grad_cam(seen: Pass, *, relu: bool = True) -> Tensor:
+    """Read Grad-CAM off a pass: (B, 1, h, w)."""
+    activations, gradient_there = seen.need_layer()
+    weights = gradient_there.mean(dim=(2, 3), keepdim=True)
+    maps = (weights * activations).sum(dim=1, keepdim=True)
+    return maps.relu() if relu else maps
+
+
+def captum_grad_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> Tensor:
+    """Compute the same with captum: the oracle of `grad_cam`."""
     maps: Tensor = LayerGradCam(classifier.module, classifier.cam_module).attribute(
         _own_copy(batch.images), target=batch.targets, relu_attributions=relu
+    )
+    return maps.detach()
+
+
+def _alone(classifier: Classifier, batch: Batch, read: Read) -> Pass:
+    """Run the pass that a run would share, for one method."""
+    return shared_pass(classifier, batch.images, batch.targets, [read], batch.at_once)
+
+
+def integrated_gradients(
+    classifier: Classifier,
+    batch: Batch,
+    *,
+    baseline: BaselineName = "black",
+    steps: Steps = 50,
+) -> Tensor:
+    """Gradients averaged on the straight path from a baseline, times the way: (B, 3, H, W).
+
+    Gauss-Legendre quadrature with `steps` points, or, with `auto`, the trapezoid rule doubled until
+    map and completeness have settled. Source: Sundararajan et al. 2017, equation 1.
+
+    The same sum as captum's, without its copies: see `steadymap.bench.paths.path_sum`.
+    """
+    if steps == "auto":
+        nested = nested_path(classifier, batch, baseline)
+        return nested.at(nested.settled)
+    path = _path(batch, baseline)
+    nodes, shares = gauss_legendre(steps, batch.images)
+    return path_sum(classifier, path, nodes, shares) * (path.ends - path.starts)
+
+
+def nested_path(classifier: Classifier, batch: Batch, baseline: BaselineName) -> NestedPath:
+    """Integrate until settled, and be able to go on: what a run needs for `steps=auto`."""
+    return NestedPath(classifier, _path(batch, baseline))
+
+
+def _path(batch: Batch, baseline: BaselineName) -> Path:
+    return Path(BASELINES[baseline](batch), batch.images, batch.targets, batch.at_once)
+
+
+def captum_integrated_gradients(
+    classifier: Classifier,
+    batch: Batch,
+    *,
+    baseline: BaselineName = "black",
+    steps: Steps = 50,
+) -> Tensor:
+    """Compute the same with captum: the oracle of `integrated_gradients`.
+
+    Raises:
+        ValueError: `steps=auto`, which captum does not have.
+    """
+    if steps == "auto":
+        raise ValueError("captum has no steps=auto; give a number of steps")
+    maps: Tensor = IntegratedGradients(classifier.module).attribute(
+        _own_copy(batch.images),
+        baselines=BASELINES[baseline](batch),
+        target=batch.targets,
+        n_steps=steps,
+        method="gausslegendre",
+        internal_batch_size=max(batch.at_once, len(batch.images)),
     )
     return maps.detach()
 
@@ -187,6 +213,26 @@ def _lacks_cam_layer(classifier: Classifier) -> str | None:
     return None if classifier.cam_layer else "the network has no convolution with a spatial output"
 
 
+def _steps(parameters: Mapping[str, object]) -> int:
+    """Return how many points of a path one map takes; with `auto`, the least there can be."""
+    steps = parameters["steps"]
+    return steps if isinstance(steps, int) else points_at(1)
+
+
+@dataclass(frozen=True)
+class Share:
+    """How a method takes part in the one pass that a run makes of each view.
+
+    Attributes:
+        reads: what of the pass it needs.
+        read: takes the pass, and the method's keyword-only parameters; returns what `explain`
+            would.
+    """
+
+    reads: Read
+    read: Callable[..., Tensor]
+
+
 @dataclass(frozen=True)
 class Method:
     """A saliency method.
@@ -200,6 +246,10 @@ class Method:
             logit at the baseline; such a method has a parameter `baseline`.
         inapplicable: says why a classifier cannot be explained with it, or None.
         captum: the same through captum, with the same parameters, where `explain` is our own.
+        share: where one forward and one backward pass of the image itself, which other methods
+            may use too, is all it takes.
+        passes: from the parameters, how many times one image goes forward and backward for one
+            map; once, where `share` is given.
     """
 
     explain: Callable[..., Tensor]
@@ -208,6 +258,8 @@ class Method:
     complete: bool = False
     inapplicable: Callable[[Classifier], str | None] = lambda _classifier: None
     captum: Callable[..., Tensor] | None = None
+    share: Share | None = None
+    passes: Callable[[Mapping[str, object]], int] = lambda _parameters: 1
 
 
 METHODS: dict[str, Method] = {
@@ -215,11 +267,15 @@ METHODS: dict[str, Method] = {
         gradient,
         "vanilla gradient of the target's logit",
         "Simonyan et al. 2013",
+        captum=captum_gradient,
+        share=Share("gradient", read_gradient),
     ),
     "gradient_x_input": Method(
         gradient_x_input,
         "gradient times image",
         "Shrikumar et al. 2016",
+        captum=captum_gradient_x_input,
+        share=Share("gradient", read_gradient_x_input),
     ),
     "integrated_gradients": Method(
         integrated_gradients,
@@ -227,12 +283,15 @@ METHODS: dict[str, Method] = {
         "Sundararajan et al. 2017",
         complete=True,
         captum=captum_integrated_gradients,
+        passes=_steps,
     ),
     "grad_cam": Method(
         grad_cam,
         "gradient-weighted activations of the last convolution",
         "Selvaraju et al. 2017",
         inapplicable=_lacks_cam_layer,
+        captum=captum_grad_cam,
+        share=Share("layer", read_grad_cam),
     ),
 }
 
@@ -265,14 +324,35 @@ class BoundMethod:
         function = self.method.captum if engine == "captum" else None
         return (function or self.method.explain)(classifier, batch, **dict(self.parameters))
 
-    def baseline(self, batch: Batch) -> Tensor | None:
-        """Return the baseline images (B, 3, H, W) of a complete method, None of any other."""
+    def read(self, seen: Pass) -> Tensor:
+        """Return signed attributions (B, C, h, w) read off a pass.
+
+        Raises:
+            TypeError: the method takes more than that.
+        """
+        if self.method.share is None:
+            raise TypeError(f"{self.spec} cannot be read off one pass")
+        return self.method.share.read(seen, **dict(self.parameters))
+
+    @property
+    def passes(self) -> int:
+        """How many times one image goes forward and backward for one map."""
+        return self.method.passes(dict(self.parameters))
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the method takes as many steps as each image needs."""
+        return dict(self.parameters).get("steps") == "auto"
+
+    @property
+    def baseline_name(self) -> BaselineName | None:
+        """The key of `BASELINES` of a complete method; None of any other."""
         if not self.method.complete:
             return None
-        return BASELINES[str(dict(self.parameters)["baseline"])](batch)
+        return cast("BaselineName", dict(self.parameters)["baseline"])
 
 
-def bind_method(spec: str, steps: int | None = None) -> BoundMethod:
+def bind_method(spec: str, steps: Steps | None = None) -> BoundMethod:
     """Parse `name:key=value,key=value`.
 
     Args:

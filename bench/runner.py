@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from queue import SimpleQueue
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,10 +22,26 @@ from torch import Tensor
 from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.images import DataError, ImageSet, Picture, from_tensor
 from steadymap.bench.manifest import run_id
-from steadymap.bench.methods import Batch, BoundMethod, Engine
-from steadymap.bench.perturbations import PERTURBATIONS, Cell, perturb
+from steadymap.bench.methods import BoundMethod
+from steadymap.bench.passes import images_at_once
+from steadymap.bench.perturbations import Cell, perturb
 from steadymap.bench.records import CLEAN, INPUT, Record, Source, to_frame, to_table
-from steadymap.metrics import METRICS, Maps, Metric, Scores, Status, evaluate
+from steadymap.bench.views import (
+    METRICS_PART,
+    Adaptive,
+    Explained,
+    Failure,
+    Shown,
+    Timing,
+    View,
+    Worker,
+    deltas,
+    explain,
+    input_scores,
+    look,
+    same_size,
+)
+from steadymap.metrics import METRICS, Metric, Scores, Status, evaluate
 from steadymap.metrics.maps import Array
 from steadymap.models import Classifier
 
@@ -30,10 +53,12 @@ INPUT_METRICS: dict[str, str] = {
     "saturated_share": "share of the perturbed image's values at or beyond black or white",
 }
 
+# Of a method with steps=auto: points of the path at which a map took gradients.
+STEPS = "steps"
+
 NO_LOGITS = (math.nan, Status.NONFINITE, "the network's logits are not finite")
 
-# How much of an exception's message goes into a record.
-MESSAGE_LENGTH = 300
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,6 +72,9 @@ class Outcome:
         attributions: by method, (B, cells, C, h, w), NaN where a map is missing, None where all
             are; empty unless maps are kept.
         deltas: by complete method, (B, cells), what its attributions must add up to, in logits.
+        timings: where the time went.
+        at_once: how many images went through the network together, at the end.
+        halved: how many times that was halved because memory ran out, since the run began.
     """
 
     records: list[Record]
@@ -54,6 +82,9 @@ class Outcome:
     masks: Tensor | None = None
     attributions: dict[str, Tensor | None] = field(default_factory=dict)
     deltas: dict[str, Tensor] = field(default_factory=dict)
+    timings: tuple[Timing, ...] = ()
+    at_once: int = 0
+    halved: int = 0
 
 
 def run(
@@ -94,12 +125,14 @@ class Setup:
         images: the images.
         plan: what to do with them.
         methods: the methods of the plan, each with the metrics that it can have here.
+        at_once: how many images each worker sends through the network together.
     """
 
     classifier: Classifier
     images: ImageSet
     plan: Plan
     methods: dict[BoundMethod, dict[str, Metric]]
+    at_once: int
 
     def map_count(self) -> int:
         """Return how many maps the run makes: what `advance` adds up to."""
@@ -136,6 +169,7 @@ def prepare(classifier: Classifier, images: ImageSet, plan: Plan) -> Setup:
         images,
         plan,
         {method: _metrics_of(method, images, plan.metric) for method in plan.bound_methods()},
+        images_at_once(classifier, plan.workers),
     )
     _refuse_idle_metrics(setup)
     return setup
@@ -144,57 +178,112 @@ def prepare(classifier: Classifier, images: ImageSet, plan: Plan) -> Setup:
 def measure(
     setup: Setup, advance: Callable[[int], None], *, keep_maps: bool = False
 ) -> Iterator[Outcome]:
-    """Yield the outcome of one batch of images after another.
+    """Yield the outcome of one batch of images after another, in their order.
 
     A method that raises costs its own cells, which say so; the run goes on. `advance` is called
-    with the number of maps just made.
+    with the number of maps just made, by whichever worker made them.
+
+    With several workers, each takes whole batches and its share of the threads.
+
+    Raises:
+        ModelError: several workers, and a network that cannot be copied.
     """
-    for start in range(0, len(setup.images), setup.plan.batch_size):
-        indices = range(start, min(start + setup.plan.batch_size, len(setup.images)))
-        yield _measure_batch(setup, indices, advance, keep_maps=keep_maps)
+    plan = setup.plan
+    parts = batches(len(setup.images), plan.batch_size, plan.workers)
+    methods = tuple(setup.methods)
+    workers: SimpleQueue[Worker] = SimpleQueue()
+    for place in range(plan.workers):
+        own = setup.classifier.replica() if place else setup.classifier
+        workers.put(Worker(own, methods, plan.engine, setup.at_once))
+
+    def work(indices: range, go_on: Callable[[int], None]) -> Outcome:
+        worker = workers.get()
+        try:
+            return _measure_batch(setup, worker, indices, go_on, keep_maps=keep_maps)
+        finally:
+            workers.put(worker)
+
+    device = setup.classifier.module.mean.device
+    with threads_each(plan.workers), float32(device, exact=plan.precision == "ieee"):
+        if plan.workers == 1:
+            for indices in parts:
+                yield work(indices, advance)
+        else:
+            yield from _in_order(parts, plan.workers, work, advance)
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """Why a batch of that many images has no maps."""
-
-    status: Status
-    detail: str
-    size: int
-
-    def scores(self, prefix: str = "") -> Scores:
-        return Scores(
-            np.full(self.size, np.nan),
-            (self.status,) * self.size,
-            (prefix + self.detail,) * self.size,
-        )
+def batches(count: int, size: int, workers: int) -> list[range]:
+    """Cut `count` images into batches of at most `size`, as even as can be for the workers."""
+    rounds = max(1, math.ceil(count / (size * workers)))
+    parts = min(count, rounds * workers)
+    edges = [round(part * count / parts) for part in range(parts + 1)]
+    return [range(low, high) for low, high in pairwise(edges)]
 
 
-@dataclass(frozen=True)
-class _Explained:
-    """What a method made of a view: attributions (B, C, h, w) on the CPU, and their maps."""
-
-    attributions: Tensor
-    maps: Maps
+class _StoppedError(Exception):
+    """The run has ended; a worker drops what it has in hand."""
 
 
-@dataclass(frozen=True)
-class _View:
-    """A batch as one cell shows it.
+def _in_order(
+    parts: Iterable[range],
+    workers: int,
+    work: Callable[[range, Callable[[int], None]], T],
+    advance: Callable[[int], None],
+) -> Iterator[T]:
+    """Work on parts in threads, a few ahead, and yield in their order."""
+    stop = threading.Event()
 
-    Attributes:
-        cell: the perturbation.
-        images: (B, 3, H, W) on the CPU.
-        batch: the same for the methods.
-        classifier: the one to explain; the shifted one in a compensated family.
-        logits: (B, K).
+    def go_on(count: int) -> None:
+        if stop.is_set():
+            raise _StoppedError
+        advance(count)
+
+    coming: deque[Future[T]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for part in parts:
+            coming.append(pool.submit(work, part, go_on))
+            if len(coming) > workers:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def threads_each(workers: int) -> Iterator[None]:
+    """Share torch's threads among the workers, as long as the context lasts."""
+    before = torch.get_num_threads()
+    each = max(1, before // workers)
+    if each == before:
+        yield
+        return
+    torch.set_num_threads(each)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def float32(device: torch.device, *, exact: bool) -> Iterator[None]:
+    """Compute in float32 proper on a GPU, or in TF32, as long as the context lasts.
+
+    Convolutions are in TF32 there unless told otherwise, and its rounding is as large as the effect
+    of a small perturbation.
     """
-
-    cell: Cell
-    images: Tensor
-    batch: Batch
-    classifier: Classifier
-    logits: Tensor
+    if device.type != "cuda":
+        yield
+        return
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = not exact
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def _metrics_of(
@@ -220,155 +309,172 @@ def _refuse_idle_metrics(setup: Setup) -> None:
 
 
 def _measure_batch(
-    setup: Setup, indices: range, advance: Callable[[int], None], *, keep_maps: bool
+    setup: Setup,
+    worker: Worker,
+    indices: range,
+    advance: Callable[[int], None],
+    *,
+    keep_maps: bool,
 ) -> Outcome:
+    worker.begin()
     frames = [setup.images.read(index) for index in indices]
     masks = [frame.mask for frame in frames if frame.mask is not None]
     evidence = {"mask": np.stack(masks)} if setup.images.has_masks else {}
-    deltas: dict[str, list[Array]] = {}
-    clean = _clean_view(setup, indices, torch.stack([frame.image for frame in frames]))
-    clean_maps: dict[BoundMethod, _Explained | _Failure] = {}
-    views, scores = [], []
-    kept: dict[str, list[_Explained | _Failure]] = {method.spec: [] for method in setup.methods}
+    taking = _Taking(setup, worker, evidence, keep_maps=keep_maps)
+    images = torch.stack([frame.image for frame in frames])
+    ids = tuple(setup.images.pictures[index].image_id for index in indices)
+    for shown in ahead(_shown(setup, images, ids), in_thread=worker.classifier.module.mean.is_cuda):
+        # The first view is the clean one: what it predicts is the class explained in all of them.
+        targets = taking.views[0].batch.targets if taking.views else None
+        taking.take(look(worker, shown, targets), advance)
+    return taking.outcome(indices)
+
+
+def _shown(setup: Setup, images: Tensor, ids: tuple[str, ...]) -> Iterator[Shown]:
+    """Yield the images as one cell after the other makes them, the clean one first.
+
+    On a GPU a copy from pinned memory runs while the GPU is at work.
+    """
+    device = setup.classifier.module.mean.device
     for cell in (CLEAN_CELL, *setup.plan.cells()):
-        view = clean if cell is CLEAN_CELL else _perturbed_view(setup, cell, clean)
-        rows = {} if cell is CLEAN_CELL else {INPUT: _input_scores(setup, clean, view)}
-        for method, metrics in setup.methods.items():
-            found = _explain(method, view, setup.plan.engine)
-            reference = clean_maps.setdefault(method, found)
-            current = _same_size(reference, found)
-            if any(metric.against == "delta" for metric in metrics.values()):
-                evidence["delta"] = _deltas(method, view)
-                deltas.setdefault(method.spec, []).append(evidence["delta"])
-            rows[method.spec] = {
-                name: _score(metric, reference, current, evidence)
-                for name, metric in metrics.items()
-                if metric.against != "map" or cell is not CLEAN_CELL
-            }
-            if keep_maps:
-                kept[method.spec].append(current)
-            advance(len(indices))
-        views.append(view)
-        scores.append(rows)
-    records = list(_records(setup, indices, views, scores))
-    if not keep_maps:
-        return Outcome(records)
-    return Outcome(
-        records,
-        torch.stack([view.images for view in views], dim=1),
-        torch.from_numpy(evidence["mask"]) if "mask" in evidence else None,
-        {spec: _stack(maps) for spec, maps in kept.items()},
-        {spec: torch.from_numpy(np.stack(rows, axis=1)) for spec, rows in deltas.items()},
-    )
+        shown = images
+        if cell is not CLEAN_CELL:
+            shown = torch.stack(
+                [
+                    perturb(image, cell, image_id, setup.plan.seed)
+                    for image, image_id in zip(images, ids, strict=True)
+                ]
+            )
+        source = shown.pin_memory() if device.type == "cuda" else shown
+        on_device = source.to(device, non_blocking=True)
+        yield Shown(cell, shown, on_device, ids, setup.plan.seed)
 
 
-def _stack(cells: list[_Explained | _Failure]) -> Tensor | None:
-    """(B, cells, C, h, w), NaN where a map is missing; None where all are."""
-    known = [cell.attributions for cell in cells if isinstance(cell, _Explained)]
+def ahead(items: Iterator[T], *, in_thread: bool) -> Iterator[T]:
+    """Yield items; with `in_thread`, the next one is made while the caller works on this one."""
+    if not in_thread:
+        yield from items
+        return
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+
+
+class _Taking:
+    """Takes the views of one batch as they come, the clean one first, and scores their maps."""
+
+    def __init__(
+        self, setup: Setup, worker: Worker, evidence: dict[str, Array], *, keep_maps: bool
+    ) -> None:
+        self.setup = setup
+        self.worker = worker
+        self.evidence = evidence
+        self.keep_maps = keep_maps
+        self.views: list[View] = []
+        self.scores: list[dict[str, dict[str, Scores]]] = []
+        self.clean: dict[BoundMethod, Explained | Failure] = {}
+        self.adaptive = {
+            method: Adaptive(worker, method) for method in setup.methods if method.adaptive
+        }
+        self.kept: dict[str, list[Explained | Failure]] = {
+            method.spec: [] for method in setup.methods
+        }
+        self.deltas: dict[str, list[Array]] = {}
+
+    def take(self, view: View, advance: Callable[[int], None]) -> None:
+        """Explain a view with every method and score the maps."""
+        self.views.append(view)
+        is_clean = view.cell is CLEAN_CELL
+        rows = {} if is_clean else {INPUT: input_scores(self.views[0], view)}
+        for method, metrics in self.setup.methods.items():
+            reference, found, steps = self._explain(method, view)
+            with self.worker.clock(view.cell, METRICS_PART, len(view.images)):
+                if any(metric.against == "delta" for metric in metrics.values()):
+                    self.evidence["delta"] = deltas(self.worker, method, view)
+                    self.deltas.setdefault(method.spec, []).append(self.evidence["delta"])
+                current = same_size(reference, found)
+                rows[method.spec] = {
+                    name: score(metric, reference, current, self.evidence)
+                    for name, metric in metrics.items()
+                    if metric.against != "map" or not is_clean
+                }
+            if steps is not None:
+                rows[method.spec][STEPS] = steps
+            if self.keep_maps:
+                self.kept[method.spec].append(current)
+            advance(len(view.images))
+        self.scores.append(rows)
+
+    def _explain(
+        self, method: BoundMethod, view: View
+    ) -> tuple[Explained | Failure, Explained | Failure, Scores | None]:
+        """Return the clean maps, the view's, and with steps=auto how many steps they took."""
+        if method not in self.adaptive:
+            found = explain(self.worker, method, view)
+            return self.clean.setdefault(method, found), found, None
+        reference, found, points = self.adaptive[method].explain(view)
+        if isinstance(found, Failure):
+            return reference, found, found.scores()
+        size = len(points)
+        return reference, found, Scores(points, (Status.OK,) * size, ("",) * size)
+
+    def outcome(self, indices: range) -> Outcome:
+        """Return what the batch came to."""
+        worker = self.worker
+        outcome = Outcome(
+            list(_records(self.setup, indices, self.views, self.scores)),
+            timings=tuple(worker.timings),
+            at_once=worker.at_once,
+            halved=worker.halved,
+        )
+        if not self.keep_maps:
+            return outcome
+        mask = self.evidence.get("mask")
+        return replace(
+            outcome,
+            images=torch.stack([view.images for view in self.views], dim=1),
+            masks=None if mask is None else torch.from_numpy(mask),
+            attributions={spec: _stack(maps) for spec, maps in self.kept.items()},
+            deltas={
+                spec: torch.from_numpy(np.stack(rows, axis=1)) for spec, rows in self.deltas.items()
+            },
+        )
+
+
+def _stack(cells: list[Explained | Failure]) -> Tensor | None:
+    """(B, cells, C, h, w) on the CPU, NaN where a map is missing; None where all are."""
+    known = [cell.attributions.cpu() for cell in cells if isinstance(cell, Explained)]
     if not known:
         return None
     missing = torch.full_like(known[0], torch.nan)
     return torch.stack(
-        [cell.attributions if isinstance(cell, _Explained) else missing for cell in cells], dim=1
+        [cell.attributions.cpu() if isinstance(cell, Explained) else missing for cell in cells],
+        dim=1,
     )
 
 
-def _clean_view(setup: Setup, indices: range, images: Tensor) -> _View:
-    """Let the classifier choose the targets: what it predicts on the clean images."""
-    on_device = images.to(setup.classifier.module.mean.device)
-    with torch.no_grad():
-        logits = setup.classifier(on_device)
-    ids = tuple(setup.images.pictures[index].image_id for index in indices)
-    batch = Batch(on_device, logits.argmax(dim=1), ids, setup.plan.seed)
-    return _View(CLEAN_CELL, images, batch, setup.classifier, logits)
-
-
-def _perturbed_view(setup: Setup, cell: Cell, clean: _View) -> _View:
-    images = torch.stack(
-        [
-            perturb(image, cell, image_id, setup.plan.seed)
-            for image, image_id in zip(clean.images, clean.batch.image_ids, strict=True)
-        ]
-    )
-    classifier = setup.classifier
-    if PERTURBATIONS[cell.family].compensated:
-        classifier = classifier.shifted(cell.severity)
-    batch = replace(clean.batch, images=images.to(clean.batch.images.device))
-    with torch.no_grad():
-        logits = classifier(batch.images)
-    return _View(cell, images, batch, classifier, logits)
-
-
-def _explain(method: BoundMethod, view: _View, engine: Engine) -> _Explained | _Failure:
-    reason = method.method.inapplicable(view.classifier)
-    if reason is not None:
-        return _Failure(Status.SKIPPED, reason, len(view.images))
-    try:
-        attributions = method.explain(view.classifier, view.batch, engine).detach().cpu().float()
-    except Exception as error:  # noqa: BLE001 - a method may raise anything; its records say what
-        text = " ".join(str(error).split())[:MESSAGE_LENGTH]
-        return _Failure(Status.ERROR, f"{type(error).__name__}: {text}", len(view.images))
-    if attributions.ndim != 4 or len(attributions) != len(view.images):  # noqa: PLR2004 - (B, C, h, w)
-        shape = tuple(attributions.shape)
-        reason = f"returned shape {shape}, expected ({len(view.images)}, channels, height, width)"
-        return _Failure(Status.ERROR, reason, len(view.images))
-    return _Explained(attributions, Maps.from_attributions(attributions.numpy()))
-
-
-def _same_size(
-    clean: _Explained | _Failure, current: _Explained | _Failure
-) -> _Explained | _Failure:
-    """Return `current`, or why it cannot be compared with the clean maps."""
-    if isinstance(clean, _Failure) or isinstance(current, _Failure):
-        return current
-    sizes = [tuple(part.attributions.shape[1:]) for part in (clean, current)]
-    if sizes[0] == sizes[1]:
-        return current
-    reason = f"returned maps of {sizes[1]} where the clean image's are {sizes[0]}"
-    return _Failure(Status.ERROR, reason, len(current.maps))
-
-
-def _deltas(method: BoundMethod, view: _View) -> Array:
-    """(B,), in logits: what complete attributions must add up to."""
-    baseline = method.baseline(view.batch)
-    if baseline is None:
-        raise TypeError(f"{method.spec} is not complete: it has no baseline")
-    with torch.no_grad():
-        difference = view.logits.double() - view.classifier(baseline).double()
-    deltas: Array = difference.gather(1, view.batch.targets[:, None])[:, 0].cpu().numpy()
-    return deltas
-
-
-def _score(
+def score(
     metric: Metric,
-    clean: _Explained | _Failure,
-    current: _Explained | _Failure,
+    clean: Explained | Failure,
+    current: Explained | Failure,
     evidence: dict[str, Array],
 ) -> Scores:
-    if isinstance(current, _Failure):
+    """Score the maps of a view, against the clean ones or the evidence that the metric reads."""
+    if isinstance(current, Failure):
         return current.scores()
     if metric.against != "map":
         return evaluate(metric, current.maps, evidence[metric.against])
-    if isinstance(clean, _Failure):
+    if isinstance(clean, Failure):
         return clean.scores("clean image: ")
     return evaluate(metric, clean.maps, current.maps)
-
-
-def _input_scores(setup: Setup, clean: _View, view: _View) -> dict[str, Scores]:
-    low, high = setup.classifier.bounds
-    change = (view.images - clean.images).double().square().mean(dim=(1, 2, 3)).sqrt()
-    outside = (view.images <= low) | (view.images >= high)
-    values = {"input_change": change, "saturated_share": outside.double().mean(dim=(1, 2, 3))}
-    return {
-        name: Scores(value.numpy(), (Status.OK,) * len(value), ("",) * len(value))
-        for name, value in values.items()
-    }
 
 
 def _records(
     setup: Setup,
     indices: range,
-    views: list[_View],
+    views: list[View],
     scores: list[dict[str, dict[str, Scores]]],
 ) -> Iterator[Record]:
     predictions = [_predictions(view) for view in views]
@@ -412,7 +518,7 @@ def _label(picture: Picture, setup: Setup) -> int | None:
     return known.index(name) if known.count(name) == 1 else None
 
 
-def _predictions(view: _View) -> list[int | None]:
+def _predictions(view: View) -> list[int | None]:
     """Return the predicted class of each image; None where a logit is not finite."""
     finite = torch.isfinite(view.logits).all(dim=1).tolist()
     best = view.logits.argmax(dim=1).tolist()

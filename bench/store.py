@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ PARTIAL = "records.partial.parquet"
 MANIFEST = "manifest.json"
 PARTIAL_MANIFEST = "manifest.partial.json"
 SUMMARY = "summary.csv"
+TIMINGS = "timings.csv"
 MAPS = "maps"
 
 
@@ -81,6 +82,10 @@ class Recorder:
     started: float = field(default_factory=time.monotonic)
     statuses: Counter[str] = field(default_factory=Counter)
     kept: list[Outcome] = field(default_factory=list)
+    timings: list[tuple[object, ...]] = field(default_factory=list)
+    batches: int = 0
+    at_once: int = 0
+    halved: int = 0
 
     def add(self, outcome: Outcome) -> None:
         """Write the records of a batch, and keep its maps, if it has any, for the end."""
@@ -88,6 +93,18 @@ class Recorder:
         self.statuses.update(record.status.value for record in outcome.records)
         if outcome.images is not None:
             self.kept.append(outcome)
+        self.timings += [
+            (self.batches, *astuple(timing.cell), timing.part, timing.images, timing.seconds)
+            for timing in outcome.timings
+        ]
+        self.batches += 1
+        self.at_once = min(self.at_once or outcome.at_once, outcome.at_once)
+        self.halved = max(self.halved, outcome.halved)
+
+    def result(self, *, complete: bool) -> Result:
+        """Return how the run went so far."""
+        seconds = time.monotonic() - self.started
+        return Result(seconds, self.statuses, complete, self.at_once, self.halved)
 
 
 @contextmanager
@@ -110,13 +127,17 @@ def recorder(
             yield taking
             complete = True
         finally:
-            seconds = time.monotonic() - taking.started
-            manifest = describe(Result(seconds, taking.statuses, complete))
-            write_json(folder / PARTIAL_MANIFEST, manifest)
+            write_json(folder / PARTIAL_MANIFEST, describe(taking.result(complete=complete)))
+            _write_timings(folder / TIMINGS, taking.timings)
             if taking.kept:
                 _write_maps(folder / MAPS, taking.kept, cells)
     (folder / PARTIAL).replace(folder / RECORDS)
     (folder / PARTIAL_MANIFEST).replace(folder / MANIFEST)
+
+
+def _write_timings(path: Path, rows: list[tuple[object, ...]]) -> None:
+    columns = ["batch", "family", "severity", "draw", "part", "images", "seconds"]
+    pd.DataFrame(rows, columns=columns).to_csv(path, index=False, float_format="%.6f")
 
 
 def _write_maps(folder: Path, outcomes: list[Outcome], cells: tuple[Cell, ...]) -> None:

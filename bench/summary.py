@@ -19,6 +19,9 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 ROUGH_BELOW = 30
 
+# Values held by the resampling: 32 MiB.
+RESAMPLED_AT_ONCE = 2**22
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -37,30 +40,50 @@ class Interval:
     kind: str
 
 
-def interval(values: NDArray[np.float64], rng: np.random.Generator) -> Interval:
-    """Return the mean of values (images,) with its bias-corrected, accelerated interval.
+def intervals(rows: Sequence[NDArray[np.float64]]) -> list[Interval]:
+    """Return, for each row of values (images,), their mean with its interval.
 
-    Source: Efron 1987, through SciPy.
+    Bias-corrected and accelerated bootstrap, through SciPy. Rows of equal length are resampled
+    together, by the same draws of images: the interval of a row hangs on its own values alone.
+    Source: Efron 1987.
     """
-    if len(values) == 0:
-        return Interval(np.nan, np.nan, np.nan, "none")
-    mean = float(values.mean())
-    if len(values) == 1:
-        return Interval(mean, np.nan, np.nan, "none")
+    found = [_without_interval(values) for values in rows]
+    for count in sorted({len(values) for values in rows} - {0, 1}):
+        places = [place for place, values in enumerate(rows) if len(values) == count]
+        at_once = max(1, RESAMPLED_AT_ONCE // (RESAMPLES * count))
+        for low in range(0, len(places), at_once):
+            few = places[low : low + at_once]
+            ends = _bca(np.stack([rows[place] for place in few]))
+            for place, low_end, high_end in zip(few, *ends, strict=True):
+                mean = found[place].mean
+                found[place] = (
+                    Interval(mean, mean, mean, "point")
+                    if np.isnan(low_end) or np.isnan(high_end)
+                    else Interval(mean, float(low_end), float(high_end), "bca")
+                )
+    return found
+
+
+def _without_interval(values: NDArray[np.float64]) -> Interval:
+    mean = float(values.mean()) if len(values) else np.nan
+    return Interval(mean, np.nan, np.nan, "none")
+
+
+def _bca(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return both ends for values (rows, images); NaN where resampling says nothing."""
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
-        # Where resampling says nothing SciPy warns and returns NaN; that is decided below.
+        # Where resampling says nothing SciPy warns and returns NaN; the caller decides.
         warnings.simplefilter("ignore", DegenerateDataWarning)
         found = bootstrap(
             (values,),
             np.mean,
+            axis=1,
             confidence_level=CONFIDENCE,
             n_resamples=RESAMPLES,
             method="BCa",
-            rng=rng,
+            rng=generator("interval", values.shape[1]),
         ).confidence_interval
-    if np.isnan(found.low) or np.isnan(found.high):
-        return Interval(mean, mean, mean, "point")
-    return Interval(mean, float(found.low), float(found.high), "bca")
+    return np.asarray(found.low), np.asarray(found.high)
 
 
 def summarise(
@@ -83,24 +106,28 @@ def summarise(
         One row a group, in the records' order: `by`, images, mean, low, high, interval, coverage.
     """
     chosen = records[records["kept"]] if kept_only else records
-    rows = []
-    for key, group in chosen.groupby(list(by), observed=True, sort=False):
+    groups = chosen.groupby(list(by), observed=True, sort=False)
+    keys, per_image, coverage = [], [], []
+    for key, group in groups:
         valid = group[group["status"] == Status.OK.value]
-        per_image = valid.groupby("image_id", observed=True, sort=False)["value"].mean()
-        found = interval(
-            per_image.to_numpy(dtype=np.float64), generator("interval", *map(str, key))
+        means = valid.groupby("image_id", observed=True, sort=False)["value"].mean()
+        keys.append(key)
+        per_image.append(means.to_numpy(dtype=np.float64))
+        coverage.append(len(valid) / len(group))
+    rows = [
+        {
+            **dict(zip(by, key, strict=True)),
+            "images": len(values),
+            "mean": found.mean,
+            "low": found.low,
+            "high": found.high,
+            "interval": found.kind,
+            "coverage": share,
+        }
+        for key, values, share, found in zip(
+            keys, per_image, coverage, intervals(per_image), strict=True
         )
-        rows.append(
-            {
-                **dict(zip(by, key, strict=True)),
-                "images": len(per_image),
-                "mean": found.mean,
-                "low": found.low,
-                "high": found.high,
-                "interval": found.kind,
-                "coverage": len(valid) / len(group),
-            }
-        )
+    ]
     columns = [*by, "images", "mean", "low", "high", "interval", "coverage"]
     return pd.DataFrame(rows, columns=columns)
 

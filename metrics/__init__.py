@@ -2,5 +2,6 @@
 
 from steadymap.metrics.maps import Maps, magnitude
 from steadymap.metrics.registry import METRICS, Metric, Scores, Status, evaluate
+from steadymap.metrics.tensors import TensorMaps
 
-__all__ = ["METRICS", "Maps", "Metric", "Scores", "Status", "evaluate", "magnitude"]
+__all__ = ["METRICS", "Maps", "Metric", "Scores", "Status", "TensorMaps", "evaluate", "magnitude"]

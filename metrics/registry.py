@@ -8,9 +8,15 @@ from enum import StrEnum
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from steadymap.metrics import similarity, single
-from steadymap.metrics.maps import Array, Flags, Maps, is_constant
+from steadymap.metrics import similarity, single, tensors
+from steadymap.metrics.maps import Array, Checks, Flags, Maps, check
+from steadymap.metrics.tensors import TensorMaps
+
+# Maps of perturbed images; or deltas or masks.
+Against = Maps | TensorMaps | Array | Tensor
 
 
 class Status(StrEnum):
@@ -40,6 +46,8 @@ class Metric:
         source: paper, equation or library.
         min_side: the smallest height and width of a map that it is defined on, in pixels.
         min_delta: the smallest |delta| that it is defined on, in logits.
+        on_tensors: the same on `TensorMaps`, and deltas or masks as tensors; None sends the maps to
+            the CPU.
     """
 
     compute: Callable[[Maps, Maps], Array] | Callable[[Maps, Array], Array]
@@ -52,6 +60,9 @@ class Metric:
     source: str
     min_side: int = 1
     min_delta: float = 0.0
+    on_tensors: (
+        Callable[[TensorMaps, TensorMaps], Tensor] | Callable[[TensorMaps, Tensor], Tensor] | None
+    ) = None
 
 
 METRICS: dict[str, Metric] = {
@@ -65,6 +76,7 @@ METRICS: dict[str, Metric] = {
         summary="structural similarity of magnitudes (sigma 1.5, data range 1)",
         source="Wang et al. 2004",
         min_side=similarity.SSIM_WINDOW,
+        on_tensors=tensors.ssim,
     ),
     "spearman": Metric(
         similarity.spearman,
@@ -75,6 +87,7 @@ METRICS: dict[str, Metric] = {
         symmetric=True,
         summary="rank correlation of signed maps",
         source="Spearman 1904",
+        on_tensors=tensors.spearman,
     ),
     "spearman_magnitude": Metric(
         similarity.spearman_magnitude,
@@ -85,6 +98,7 @@ METRICS: dict[str, Metric] = {
         symmetric=True,
         summary="rank correlation of magnitudes",
         source="Spearman 1904",
+        on_tensors=tensors.spearman_magnitude,
     ),
     "kendall": Metric(
         similarity.kendall,
@@ -95,6 +109,7 @@ METRICS: dict[str, Metric] = {
         symmetric=True,
         summary="tau-b of signed maps",
         source="Kendall 1945",
+        on_tensors=tensors.kendall,
     ),
     "top_k_intersection": Metric(
         similarity.top_k_intersection,
@@ -105,6 +120,7 @@ METRICS: dict[str, Metric] = {
         symmetric=True,
         summary="share of the strongest 5% of pixels in common",
         source="Ghorbani et al. 2019",
+        on_tensors=tensors.top_k_intersection,
     ),
     "relative_l2": Metric(
         similarity.relative_l2,
@@ -115,6 +131,7 @@ METRICS: dict[str, Metric] = {
         symmetric=False,
         summary="distance of signed maps over the norm of the clean one",
         source="Euclid",
+        on_tensors=tensors.relative_l2,
     ),
     "completeness_error": Metric(
         single.completeness_error,
@@ -125,6 +142,7 @@ METRICS: dict[str, Metric] = {
         symmetric=False,
         summary="|sum of attributions - (logit at image - logit at baseline)|, in logits",
         source="Sundararajan et al. 2017, proposition 1",
+        on_tensors=tensors.completeness_error,
     ),
     "completeness_error_relative": Metric(
         single.completeness_error_relative,
@@ -136,6 +154,7 @@ METRICS: dict[str, Metric] = {
         summary="completeness error over |logit at image - logit at baseline|",
         source="Sundararajan et al. 2017, proposition 1",
         min_delta=single.SMALL_DELTA,
+        on_tensors=tensors.completeness_error_relative,
     ),
     "mask_mass": Metric(
         single.mask_mass,
@@ -146,6 +165,7 @@ METRICS: dict[str, Metric] = {
         symmetric=False,
         summary="share of the magnitude inside the object's mask",
         source="Arras, Osman and Samek 2022 (relevance mass accuracy)",
+        on_tensors=tensors.mask_mass,
     ),
 }
 
@@ -169,34 +189,36 @@ class Scores:
         return float(self.values[index]), self.statuses[index], self.details[index]
 
 
-def evaluate(metric: Metric, maps: Maps, against: Maps | Array) -> Scores:
+def evaluate(metric: Metric, maps: Maps | TensorMaps, against: Against) -> Scores:
     """Apply a metric to a batch: a number where it is defined, a status where it is not.
 
     Args:
         metric: an entry of `METRICS`, or one of the same kind.
-        maps: the maps of the clean images, or those to judge one by one.
-        against: what the metric is against: maps of the perturbed images, deltas (B,) in logits,
-            or masks (B, H, W) in [0, 1].
+        maps: the maps of the clean images, or those to judge one by one. `TensorMaps` are scored on
+            their device.
+        against: what the metric is against: maps of the perturbed images, of the same type and on
+            the same device; deltas (B,) in logits, or masks (B, H, W) in [0, 1], wherever they are.
 
     Raises:
         ValueError: the two do not belong together (kind, batch size or map size).
     """
-    other = _read(metric, against) if isinstance(against, Maps) else against
-    if isinstance(against, Maps) != (metric.against == "map") or len(other) != len(maps):
+    kind = type(maps) if metric.against == "map" else np.ndarray | Tensor
+    if not isinstance(against, kind) or len(against) != len(maps):
         raise ValueError(
-            f"expected {len(maps)} of {metric.against}, got {len(other)} of "
+            f"expected {len(maps)} of {metric.against}, got {len(against)} of "
             f"{type(against).__name__}"
         )
-    own = _read(metric, maps)
-    if metric.against == "map" and own.shape != other.shape:
-        raise ValueError(f"maps of different size: {own.shape[1:]} and {other.shape[1:]}")
-    reasons = _reasons(metric, own, other)
+    if isinstance(against, Maps | TensorMaps) and maps.signed.shape != against.signed.shape:
+        sizes = tuple(maps.signed.shape[1:]), tuple(against.signed.shape[1:])
+        raise ValueError(f"maps of different size: {sizes[0]} and {sizes[1]}")
+    if isinstance(maps, TensorMaps) and metric.on_tensors is None:
+        maps = maps.on_host
+    against = _beside(maps, against)
+    reasons = _reasons(metric, maps, against)
     valid = np.array([reason is None for reason in reasons], dtype=bool)
     values = np.full(len(maps), np.nan)
     if valid.any():
-        rest = against.select(valid) if isinstance(against, Maps) else against[valid]
-        compute: Callable[[Maps, Any], Array] = metric.compute
-        values[valid] = compute(maps.select(valid), rest)
+        values[valid] = _compute(metric, maps.select(valid), _select(against, valid))
     for index in np.flatnonzero(valid & ~np.isfinite(values)):
         reasons[index] = (Status.NONFINITE, "the metric overflowed")
         values[index] = np.nan
@@ -207,27 +229,63 @@ def evaluate(metric: Metric, maps: Maps, against: Maps | Array) -> Scores:
     )
 
 
-def _read(metric: Metric, maps: Maps) -> Array:
-    return maps.signed if metric.reads == "signed" else maps.magnitude
+def _beside(maps: Maps | TensorMaps, against: Against) -> Against:
+    """Bring what maps are held against to where they are, in double precision."""
+    if isinstance(maps, TensorMaps):
+        if isinstance(against, Maps | TensorMaps):
+            return against
+        there = against if isinstance(against, Tensor) else torch.tensor(against)
+        return there.to(maps.signed.device, torch.float64)
+    if isinstance(against, TensorMaps):
+        return against.on_host
+    return against.double().cpu().numpy() if isinstance(against, Tensor) else against
 
 
-def _reasons(metric: Metric, own: Array, other: Array) -> list[tuple[Status, str] | None]:
+def _select(against: Against, chosen: Flags) -> Against:
+    if isinstance(against, Maps | TensorMaps):
+        return against.select(chosen)
+    return tensors.select(against, chosen) if isinstance(against, Tensor) else against[chosen]
+
+
+def _compute(metric: Metric, maps: Maps | TensorMaps, against: Against) -> Array:
+    """Return the values (B,), on the host."""
+    if isinstance(maps, TensorMaps) and metric.on_tensors is not None:
+        on_tensors: Callable[[TensorMaps, Any], Tensor] = metric.on_tensors
+        return on_tensors(maps, against).cpu().numpy()
+    compute: Callable[[Any, Any], Array] = metric.compute
+    return compute(maps, against)
+
+
+def _checks(metric: Metric, values: Against) -> Checks:
+    if isinstance(values, Maps | TensorMaps):
+        return values.signed_checks if metric.reads == "signed" else values.magnitude_checks
+    return tensors.check(values) if isinstance(values, Tensor) else check(values)
+
+
+def _small(metric: Metric, against: Against) -> Flags:
+    if metric.against != "delta" or isinstance(against, Maps | TensorMaps):
+        return np.zeros(len(against), dtype=bool)
+    deltas = against.cpu().numpy() if isinstance(against, Tensor) else against
+    small: Flags = np.abs(deltas) < metric.min_delta
+    return small
+
+
+def _reasons(
+    metric: Metric, maps: Maps | TensorMaps, against: Against
+) -> list[tuple[Status, str] | None]:
     """For each map, why the metric is undefined on it; None where it is defined."""
-    height, width = own.shape[1:]
+    height, width = maps.signed.shape[1:]
     if min(height, width) < metric.min_side:
         side = metric.min_side
         reason = f"a map of {height} x {width} is smaller than the window of {side} x {side}"
-        return [(Status.SKIPPED, reason)] * len(own)
-    finite = _finite(own) & _finite(other)
-    constant = np.zeros(len(own), dtype=bool)
-    constant[finite] = is_constant(own[finite])
-    if metric.against != "delta":
-        constant[finite] |= is_constant(other[finite])
-    small = np.zeros(len(own), dtype=bool)
-    if metric.against == "delta":
-        small = np.abs(other) < metric.min_delta
+        return [(Status.SKIPPED, reason)] * len(maps)
+    own, other = _checks(metric, maps), _checks(metric, against)
+    finite = own.finite & other.finite
+    # A delta is one number, and constant by itself.
+    constant = own.constant if metric.against == "delta" else own.constant | other.constant
+    small = _small(metric, against)
     reasons: list[tuple[Status, str] | None] = []
-    for index in range(len(own)):
+    for index in range(len(maps)):
         if not finite[index]:
             reasons.append((Status.NONFINITE, "a map or what it is held against is not finite"))
         elif constant[index]:
@@ -237,8 +295,3 @@ def _reasons(metric: Metric, own: Array, other: Array) -> list[tuple[Status, str
         else:
             reasons.append(None)
     return reasons
-
-
-def _finite(array: Array) -> Flags:
-    flat = np.isfinite(array).reshape(len(array), -1)
-    return np.array([bool(row.all()) for row in flat])

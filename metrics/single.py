@@ -44,12 +44,12 @@ def mask_mass(maps: Maps, masks: Array) -> Array:
 
 def area_average(maps: Array, size: tuple[int, int]) -> Array:
     """Shrink maps (B, H, W) to (B, *size): each new pixel is the mean over the area it covers."""
-    rows, columns = _coverage(size[0], maps.shape[1]), _coverage(size[1], maps.shape[2])
+    rows, columns = coverage(size[0], maps.shape[1]), coverage(size[1], maps.shape[2])
     averaged: Array = rows @ maps @ columns.T
     return averaged
 
 
-def _coverage(new: int, old: int) -> Array:
+def coverage(new: int, old: int) -> Array:
     """(new, old), how much of each old pixel lies in each new one; rows sum to 1."""
     edges = np.arange(new + 1) * (old / new)
     cells = np.arange(old)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -125,6 +126,23 @@ class Classifier:
         module = PixelNetwork(
             self.module.network, self.module.normalization, self.module.shift + shift
         )
+        return replace(self, module=module)
+
+    def replica(self) -> Classifier:
+        """Return a copy with the same weights in memory, for another thread.
+
+        Hooks hang on modules: threads that explain at the same time need modules of their own.
+
+        Raises:
+            ModelError: the network cannot be copied.
+        """
+        tensors = [*self.module.parameters(), *self.module.buffers()]
+        try:
+            module = copy.deepcopy(self.module, {id(tensor): tensor for tensor in tensors})
+        except Exception as error:  # a module may hold anything; the line below says what failed
+            raise ModelError(
+                f"{self.name} cannot be copied for a second worker ({error}); use --workers 1"
+            ) from error
         return replace(self, module=module)
 
     def weights_hash(self) -> str:

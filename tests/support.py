@@ -52,3 +52,10 @@ def global_numpy_state() -> NDArray[np.uint32]:
     """Return the words of NumPy's global generator, which nothing of ours may move."""
     state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002 - it is the one to watch
     return np.array(state["key"])
+
+
+def hook_counts(network: nn.Module) -> list[int]:
+    return [
+        len(part._forward_hooks) + len(part._forward_pre_hooks) + len(part._backward_hooks)  # noqa: SLF001 - no public view
+        for part in network.modules()
+    ]

@@ -71,6 +71,7 @@ def test_a_run_leaves_records_manifest_summary_and_a_table(
         "records.parquet",
         "manifest.json",
         "summary.csv",
+        "timings.csv",
     }
     records, manifest = read_run(folder)
     assert list(records.columns) == SCHEMA.names
@@ -358,7 +359,7 @@ def test_an_interruption_keeps_what_was_measured(
     assert not manifest["complete"]
     monkeypatch.setitem(methods_module.METHODS, "impatient", METHODS["gradient"])
     assert steadymap("run", *quick, "--output", "here").code == 0
-    finished = {"records.parquet", "manifest.json", "summary.csv", "maps"}
+    finished = {"records.parquet", "manifest.json", "summary.csv", "timings.csv", "maps"}
     assert {path.name for path in (tmp_path / "here").iterdir()} == finished
     calls.clear()
     monkeypatch.setitem(methods_module.METHODS, "impatient", Method(impatient, "", ""))

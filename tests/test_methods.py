@@ -15,6 +15,7 @@ from support import (
     batch_of,
     conv_network,
     global_numpy_state,
+    hook_counts,
     linear_network,
     random_images,
     seeded,
@@ -25,7 +26,6 @@ from steadymap.bench.methods import (
     BASELINES,
     DEFAULT_METHODS,
     METHODS,
-    PATH_CHUNK,
     BoundMethod,
     bind_method,
 )
@@ -35,8 +35,11 @@ from steadymap.models import Classifier, load_classifier, make_classifier
 IMAGES = random_images(4)
 IMAGES64 = random_images(4).double()
 SHIFT = 0.3
-EVERY = {method.spec: method for method in map(bind_method, (*METHODS, *DEFAULT_METHODS))}
+SPECS = (*METHODS, *DEFAULT_METHODS, "integrated_gradients:steps=auto")
+EVERY = {method.spec: method for method in map(bind_method, SPECS)}
 COMPLETE = [spec for spec, method in EVERY.items() if method.method.complete]
+# What captum does, too.
+CAPTUM = [spec for spec, method in EVERY.items() if method.method.captum and not method.adaptive]
 
 
 def explain(spec: str, classifier: Classifier, images: Tensor) -> Tensor:
@@ -192,8 +195,8 @@ def test_a_compensated_bias_is_a_shifted_baseline(baseline: str, conv64: Classif
 # --- our own paths against captum's ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", [s for s, m in EVERY.items() if m.method.captum])
-@pytest.mark.parametrize("steps", [1, 5, PATH_CHUNK - 1, PATH_CHUNK, PATH_CHUNK + 1, 100])
+@pytest.mark.parametrize("spec", CAPTUM)
+@pytest.mark.parametrize("steps", [1, 5, 31, 32, 33, 100])
 def test_our_own_engine_gives_captum_s_maps(spec: str, steps: int, conv64: Classifier) -> None:
     method = bind_method(re.sub(r"steps=\d+", f"steps={steps}", spec))
     batch = batch_of(IMAGES64)
@@ -205,12 +208,16 @@ def test_our_own_engine_gives_captum_s_maps(spec: str, steps: int, conv64: Class
 def test_our_own_engine_gives_captum_s_maps_in_single_precision() -> None:
     classifier = load_classifier("compact")
     batch = batch_of(random_images(5, 64))
-    for spec in (s for s, m in EVERY.items() if m.method.captum):
+    for spec in CAPTUM:
         own = EVERY[spec].explain(classifier, batch)
         theirs = EVERY[spec].explain(classifier, batch, "captum")
         assert float((own - theirs).norm() / theirs.norm()) < 3e-3
         ranks = Maps.from_attributions(own.numpy()), Maps.from_attributions(theirs.numpy())
-        assert float((1 - evaluate(METRICS["spearman"], *ranks).values).max()) < 1e-5
+        scores = evaluate(METRICS["spearman"], *ranks)
+        # Grad-CAM of random images is zero throughout where all the evidence is negative.
+        defined = [status == "ok" for status in scores.statuses]
+        assert sum(defined) >= 4
+        assert float((1 - scores.values[defined]).max()) < 1e-5
 
 
 # --- laws over every registered method ----------------------------------------------------------
@@ -258,9 +265,9 @@ def test_maps_depend_on_the_target_and_on_the_weights(spec: str, conv: Classifie
 
 @pytest.mark.parametrize("spec", COMPLETE)
 def test_a_complete_method_names_its_baseline(spec: str) -> None:
-    baseline = EVERY[spec].baseline(batch_of(IMAGES))
-    assert baseline is not None
-    assert baseline.shape == IMAGES.shape
+    name = EVERY[spec].baseline_name
+    assert name is not None
+    assert BASELINES[name](batch_of(IMAGES)).shape == IMAGES.shape
 
 
 class Bomb(nn.Module):
@@ -278,13 +285,6 @@ class Bomb(nn.Module):
 
     def _explode(self, _gradient: Tensor) -> Tensor:
         raise RuntimeError("boom")
-
-
-def hook_counts(network: nn.Module) -> list[int]:
-    return [
-        len(part._forward_hooks) + len(part._forward_pre_hooks) + len(part._backward_hooks)  # noqa: SLF001 - no public view
-        for part in network.modules()
-    ]
 
 
 @pytest.mark.parametrize("armed", ["", "forward", "backward"])

@@ -195,6 +195,14 @@ def test_magnitude_is_clipped_at_its_own_99th_percentile() -> None:
     assert magnitude(signed).max() == 1.0
 
 
+@pytest.mark.parametrize("shape", [(2, 200, 300), (2, 32, 32), (2, 1, 1), (2, 1, 2)])
+def test_magnitude_s_percentile_is_numpy_s(shape: tuple[int, int, int]) -> None:
+    signed = np.random.default_rng(9).normal(size=shape)
+    top = np.percentile(np.abs(signed), 99, axis=(1, 2), keepdims=True)
+    expected = np.minimum(np.abs(signed), top) / top
+    np.testing.assert_allclose(magnitude(signed), expected, rtol=1e-12)
+
+
 def test_attributions_are_summed_over_channels_before_anything_else() -> None:
     attributions = np.zeros((1, 3, 2, 2), dtype=np.float32)
     attributions[0, :, 0, 0] = (2.0, -3.0, 0.5)
@@ -346,6 +354,16 @@ def test_whatever_the_maps_there_is_a_value_or_a_status(name: str, data: st.Data
     scores = evaluate(metric, own, other)
     assert (scores.statuses[0] is Status.OK) == bool(np.isfinite(scores.values[0]))
     assert (scores.statuses[0] is Status.OK) == (scores.details[0] == "")
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_flags_are_derived_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = maps(seed=1), maps(seed=2)
+    expected = evaluate(METRICS[name], first, second)
+    monkeypatch.delattr("steadymap.metrics.maps.check")
+    np.testing.assert_array_equal(evaluate(METRICS[name], first, second).values, expected.values)
+    with pytest.raises(NameError):
+        evaluate(METRICS[name], maps(seed=3), second)
 
 
 def test_a_map_smaller_than_the_window_is_skipped_with_the_reason() -> None:

@@ -15,7 +15,7 @@ from steadymap.bench import methods as methods_module
 from steadymap.bench import perturbations as perturbations_module
 from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.images import DataError, ImageSet, from_tensor
-from steadymap.bench.methods import METHODS, Batch, Method, bind_method
+from steadymap.bench.methods import BASELINES, METHODS, Batch, Method, bind_method
 from steadymap.bench.perturbations import PERTURBATIONS, Cell, Perturbation, perturb
 from steadymap.bench.records import SCHEMA, SCHEMA_VERSION
 from steadymap.bench.runner import prepare, run
@@ -167,8 +167,8 @@ def test_values_are_those_of_the_parts_put_together_by_hand(
             expected = evaluate(metric, maps[0], maps[1]).values[0]
             found = pick(records, **row, metric=name)["value"].item()
             assert found == pytest.approx(expected, abs=1e-4), name
-    baseline = method.baseline(batch)
-    assert baseline is not None
+    assert method.baseline_name == "random"
+    baseline = BASELINES["random"](batch)
     delta = (classifier(nudged) - classifier(baseline))[0, target].item()
     found = pick(records, **row, metric="completeness_error")["value"].item()
     assert found == pytest.approx(abs(maps[1].signed.sum() - delta), abs=1e-4)
@@ -398,7 +398,7 @@ def test_a_new_family_method_and_metric_are_one_entry_each(
     monkeypatch.setitem(perturbations_module.PERTURBATIONS, "mirror", mirror)
     add_method(monkeypatch, "brightness", Method(lambda _classifier, batch: batch.images, "", ""))
     monkeypatch.setitem(METRICS, "always_one", replace(
-        METRICS["relative_l2"], compute=lambda first, _second: np.ones(len(first))
+        METRICS["relative_l2"], compute=lambda first, _: np.ones(len(first)), on_tensors=None
     ))  # fmt: skip
     found = run(classifier, image_set(), Plan(method=("brightness",), family=("mirror",)))
     assert set(found["family"]) == {"clean", "mirror"}

@@ -11,7 +11,7 @@ from rich.console import Console
 from scipy.stats import bootstrap
 
 from steadymap.bench.randomness import generator
-from steadymap.bench.summary import full_summary, interval, summarise
+from steadymap.bench.summary import full_summary, intervals, summarise
 from steadymap.bench.tables import footnotes, headline_tables, short_names
 
 
@@ -81,13 +81,27 @@ def test_one_row_a_severity_when_asked_for() -> None:
 
 
 def test_intervals_are_scipy_s_bca() -> None:
-    values = np.random.default_rng(0).normal(size=40) ** 2
-    found = interval(values, generator("x"))
-    expected = bootstrap(
-        (values,), np.mean, n_resamples=2000, method="BCa", rng=generator("x")
-    ).confidence_interval
-    assert (found.low, found.high, found.kind) == (expected.low, expected.high, "bca")
-    assert found.low < found.mean < found.high
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(size=count) ** 2 for count in (40, 7, 40, 2000, 40)]
+    for values, found in zip(rows, intervals(rows), strict=True):
+        expected = bootstrap(
+            (values,),
+            np.mean,
+            n_resamples=2000,
+            method="BCa",
+            rng=generator("interval", len(values)),
+        ).confidence_interval
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+        assert found.kind == "bca"
+        assert found.low < found.mean < found.high
+
+
+def test_the_interval_of_a_row_hangs_on_its_own_values_alone() -> None:
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(size=40) for _ in range(70)]
+    (alone,) = intervals(rows[50:51])
+    together = intervals(rows)[50]
+    assert (together.low, together.high) == pytest.approx((alone.low, alone.high), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +116,8 @@ def test_intervals_are_scipy_s_bca() -> None:
 def test_where_resampling_says_nothing_that_is_said(
     values: list[float], mean: float, kind: str
 ) -> None:
-    found = interval(np.array(values), generator("x"))
+    neighbours = np.random.default_rng(0).normal(size=(2, len(values)))
+    _, found, _ = intervals([neighbours[0], np.array(values), neighbours[1]])
     assert found.kind == kind
     assert found.mean == pytest.approx(mean, nan_ok=True)
     ends = (mean, mean) if kind == "point" else (math.nan, math.nan)

@@ -1,0 +1,270 @@
+"""Forward and backward passes: shared between methods, cut to what memory holds, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from steadymap.models import Classifier
+
+Read = Literal["gradient", "layer"]
+
+# Images that go through the network at once. On a CPU more of them fall out of the cache and each
+# takes longer; a GPU wants enough to be full.
+MOST_AT_ONCE = {"cpu": 32, "cuda": 256}
+
+# The share of the free memory that activations may take, and how often they are held: once as
+# what the backward pass needs, once more as gradients and workspace.
+MEMORY_SHARE = 0.5
+TIMES_HELD = 2
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward and one backward pass of a batch: what several methods read.
+
+    Attributes:
+        images: (B, 3, H, W), what went in.
+        targets: (B,), the classes explained.
+        logits: (B, K).
+        gradient: (B, 3, H, W), of the target's logit; None unless asked for.
+        activations: (B, C, h, w), output of the classifier's layer for Grad-CAM; None unless asked
+            for.
+        activation_gradient: (B, C, h, w), of the target's logit; None unless asked for.
+    """
+
+    images: Tensor
+    targets: Tensor
+    logits: Tensor
+    gradient: Tensor | None = None
+    activations: Tensor | None = None
+    activation_gradient: Tensor | None = None
+
+    def need_gradient(self) -> Tensor:
+        """Return the gradient.
+
+        Raises:
+            ValueError: the logits do not depend on the image.
+        """
+        if self.gradient is None:
+            raise ValueError("the target's logit does not depend on the image")
+        return self.gradient
+
+    def need_layer(self) -> tuple[Tensor, Tensor]:
+        """Return activations and their gradient.
+
+        Raises:
+            ValueError: the logits do not depend on the layer.
+        """
+        if self.activations is None or self.activation_gradient is None:
+            raise ValueError("the target's logit does not depend on the layer for Grad-CAM")
+        return self.activations, self.activation_gradient
+
+
+def shared_pass(
+    classifier: Classifier,
+    images: Tensor,
+    targets: Tensor | None,
+    reads: Iterable[Read],
+    at_once: int,
+) -> Pass:
+    """Run a batch forward, and backward for what is read.
+
+    Args:
+        classifier: what is explained.
+        images: (B, 3, H, W), on the classifier's device.
+        targets: (B,), the classes explained; None takes those predicted.
+        reads: what the methods need, `gradient` or `layer` (Grad-CAM's).
+        at_once: images that go through the network together.
+    """
+    wanted = frozenset(reads)
+    parts = [
+        _one_pass(classifier, few, None if targets is None else chosen, wanted)
+        for few, chosen in zip(
+            images.split(at_once),
+            (images if targets is None else targets).split(at_once),
+            strict=True,
+        )
+    ]
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _one_pass(
+    classifier: Classifier, images: Tensor, targets: Tensor | None, reads: frozenset[Read]
+) -> Pass:
+    # Channels last at the entrance keeps the first convolution from copying.
+    points = images.detach().clone(memory_format=torch.channels_last)
+    points.requires_grad_(bool(reads))
+    with torch.set_grad_enabled(bool(reads)), _output_of_layer(classifier, reads) as seen:
+        logits = classifier(points)
+    chosen = logits.detach().argmax(dim=1) if targets is None else targets
+    sources = ([points] if "gradient" in reads else []) + seen[-1:]
+    if not sources:
+        return Pass(images, chosen, logits.detach())
+    picked = logits.gather(1, chosen[:, None]).sum()
+    found = list(torch.autograd.grad(picked, sources, allow_unused=True))
+    return Pass(
+        images,
+        chosen,
+        logits.detach(),
+        found[0] if "gradient" in reads else None,
+        seen[-1].detach() if seen else None,
+        found[-1] if seen else None,
+    )
+
+
+@contextmanager
+def _output_of_layer(classifier: Classifier, reads: frozenset[Read]) -> Iterator[list[Tensor]]:
+    """Collect what the layer for Grad-CAM puts out, as long as the context lasts."""
+    seen: list[Tensor] = []
+    if "layer" not in reads:
+        yield seen
+        return
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        seen.append(output)
+        # A layer behind it that works in place must not change what was seen.
+        return output.clone()
+
+    hook = classifier.cam_module.register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def _joined(parts: list[Pass]) -> Pass:
+    def join(values: list[Tensor | None]) -> Tensor | None:
+        known = [value for value in values if value is not None]
+        return torch.cat(known) if len(known) == len(values) else None
+
+    return Pass(
+        torch.cat([part.images for part in parts]),
+        torch.cat([part.targets for part in parts]),
+        torch.cat([part.logits for part in parts]),
+        join([part.gradient for part in parts]),
+        join([part.activations for part in parts]),
+        join([part.activation_gradient for part in parts]),
+    )
+
+
+# --- how many at once -----------------------------------------------------------------------------
+
+
+def images_at_once(classifier: Classifier, workers: int = 1) -> int:
+    """Return how many images each worker sends through the network together.
+
+    A power of two that the free memory holds, of all workers at the same time.
+    """
+    device = classifier.module.mean.device
+    most = MOST_AT_ONCE[device.type]
+    free = free_memory(device)
+    if free is None:
+        return most
+    try:
+        fitting = int(MEMORY_SHARE * free / (TIMES_HELD * workers * activation_bytes(classifier)))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return 1  # not even one fits now; a run says so where it matters
+    return 1 << (max(1, min(most, fitting)).bit_length() - 1)
+
+
+def activation_bytes(classifier: Classifier) -> int:
+    """Return what the backward pass of one image keeps, in bytes, beside the weights."""
+    weights = {
+        tensor.untyped_storage().data_ptr() for tensor in classifier.module.state_dict().values()
+    }
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    image = classifier.module.mean.new_zeros(1, 3, *classifier.input_size).requires_grad_()
+    note(image)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        note(classifier(image))
+    return sum(kept.values())
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the memory that is free on a device, in bytes; None where nobody says."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return free_host_memory(Path("/proc/meminfo"), Path("/sys/fs/cgroup"))
+
+
+def free_host_memory(meminfo: Path, group: Path) -> int | None:
+    """Return the smaller of what Linux has left and what the container may still take, in bytes."""
+    try:
+        lines = meminfo.read_text(encoding="ascii").splitlines()
+    except OSError:  # not Linux
+        return None
+    left = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+    except OSError:  # no control group of version 2
+        limit, used = "max", 0
+    if limit != "max":
+        left.append(max(0, int(limit) - used))
+    return min(left, default=None)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an exception says that memory ran out, on a GPU or on the host."""
+    return isinstance(
+        error, torch.OutOfMemoryError | MemoryError
+    ) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+# --- how many there were --------------------------------------------------------------------------
+
+
+@dataclass
+class Counts:
+    """Images that went through the network.
+
+    Attributes:
+        forward: how many times an image went forward.
+        backward: how many of these came back.
+    """
+
+    forward: int = 0
+    backward: int = 0
+
+
+@contextmanager
+def count_passes(classifier: Classifier) -> Iterator[Counts]:
+    """Count what passes through the network, or through one that shares it by `shifted`.
+
+    A network run by other threads at the same time would be counted, too.
+    """
+    counts = Counts()
+
+    def note(_module: nn.Module, _inputs: object, logits: Tensor) -> None:
+        counts.forward += len(logits)
+        if logits.requires_grad:
+            logits.register_hook(_adds(counts))
+
+    hook = classifier.module.network.register_forward_hook(note)
+    try:
+        yield counts
+    finally:
+        hook.remove()
+
+
+def _adds(counts: Counts) -> Callable[[Tensor], None]:
+    def add(gradient: Tensor) -> None:
+        counts.backward += len(gradient)
+
+    return add

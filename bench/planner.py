@@ -1,0 +1,228 @@
+"""What a run will cost: passes counted exactly, time and memory from a calibration of seconds."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor
+
+from steadymap.bench.images import ImageSet
+from steadymap.bench.manifest import peak_memory
+from steadymap.bench.methods import BoundMethod
+from steadymap.bench.passes import (
+    TIMES_HELD,
+    Pass,
+    Read,
+    activation_bytes,
+    shared_pass,
+)
+from steadymap.bench.perturbations import PERTURBATIONS, perturb
+from steadymap.bench.runner import Setup, score, threads_each
+from steadymap.bench.views import explained
+from steadymap.models import Classifier
+
+# Shares of the seconds that the calibration may take, after one warm-up of each.
+PASS_SHARE = 0.6
+METRIC_SHARE = 0.25
+IMAGE_SHARE = 0.15
+METRIC_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Images that go through the network in a run.
+
+    Attributes:
+        forward: how many times an image goes forward.
+        backward: how many of these come back.
+        at_least: whether that is a lower bound, because a method takes what it needs.
+    """
+
+    forward: int
+    backward: int
+    at_least: bool
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will cost on this machine.
+
+    Attributes:
+        passes: through the network.
+        maps: how many there will be.
+        pass_seconds: for the passes.
+        metric_seconds: for the metrics.
+        image_seconds: for reading and perturbing images.
+        memory: bytes that the process will hold at its peak, resident or on the GPU.
+    """
+
+    passes: Passes
+    maps: int
+    pass_seconds: float
+    metric_seconds: float
+    image_seconds: float
+    memory: int
+
+    @property
+    def seconds(self) -> float:
+        """By the clock."""
+        return self.pass_seconds + self.metric_seconds + self.image_seconds
+
+
+def count(setup: Setup) -> Passes:
+    """Count the passes of a run: exactly, unless a method takes as many steps as it needs.
+
+    A method that is not ours counts as often as it declares; through captum, as ours would.
+    """
+    plan, methods = setup.plan, list(setup.methods)
+    cells = plan.cells()
+    views = len(setup.images) * (len(cells) + 1)
+    applied = [m for m in methods if m.method.inapplicable(setup.classifier) is None]
+    alone = [m for m in applied if plan.engine == "captum" or m.method.share is None]
+    shared = len(alone) < len(applied)
+    backward = views * (shared + sum(method.passes for method in alone))
+    forward = views * sum(method.passes for method in alone) + views
+    shifts = {c.severity for c in cells if PERTURBATIONS[c.family].compensated} - {0.0}
+    baselines = {
+        method.baseline_name
+        for method, metrics in setup.methods.items()
+        if any(metric.against == "delta" for metric in metrics.values())
+    }
+    forward += len(setup.images) * len(baselines) * (1 + len(shifts))
+    adaptive = [method for method in alone if method.adaptive]
+    # Both ends of a path, for the logit difference that its sum is held against.
+    forward += 2 * views * len(adaptive)
+    return Passes(forward, backward, at_least=bool(adaptive))
+
+
+def estimate(setup: Setup, seconds: float = 2.0) -> Estimate:
+    """Calibrate for about so many seconds, and say what a run will cost.
+
+    The calibration runs as many workers as the run will, each on passes of the run's own size.
+    """
+    passes = count(setup)
+    classifiers = [setup.classifier.replica() for _ in range(setup.plan.workers)]
+    at_once = setup.at_once
+    with threads_each(setup.plan.workers):
+        rate = _throughput(
+            [_pass_work(one, setup.images, at_once, ("gradient",)) for one in classifiers],
+            seconds * PASS_SHARE * 0.75,
+        )
+        forward_rate = _throughput(
+            [_pass_work(one, setup.images, at_once, ()) for one in classifiers],
+            seconds * PASS_SHARE * 0.25,
+        )
+        metric_rate = _throughput(
+            [_metric_work(one, setup) for one in classifiers], seconds * METRIC_SHARE
+        )
+        image_rate = _throughput([_image_work(setup)] * len(classifiers), seconds * IMAGE_SHARE)
+    activations = setup.plan.workers * at_once * activation_bytes(setup.classifier) * TIMES_HELD
+    held = peak_memory(setup.classifier.module.mean.device)
+    views = len(setup.images) * (len(setup.plan.cells()) + 1)
+    return Estimate(
+        passes,
+        setup.map_count(),
+        passes.backward / rate + (passes.forward - passes.backward) / forward_rate,
+        views / metric_rate,
+        views / image_rate,
+        held.get("cuda_allocated", held.get("resident", 0)) + activations,
+    )
+
+
+def _throughput(works: list[Callable[[], int]], seconds: float) -> float:
+    """Return how many units a second all works do together, each in a thread of its own."""
+    together = threading.Barrier(len(works))
+
+    def repeat(work: Callable[[], int]) -> float:
+        work()
+        together.wait()
+        started, done = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - started) < seconds or not done:
+            done += work()
+        return done / elapsed
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        return sum(pool.map(repeat, works))
+
+
+def _pass_work(
+    classifier: Classifier, images: ImageSet, at_once: int, reads: tuple[Read, ...]
+) -> Callable[[], int]:
+    """Return a pass of `at_once` copies of an image: what is in them changes no speed."""
+    device = classifier.module.mean.device
+    points = images.read(0).image.to(device).expand(at_once, -1, -1, -1)
+
+    def work() -> int:
+        seen = shared_pass(classifier, points, None, reads, at_once)
+        seen.logits.cpu()  # on a GPU: waits for the end
+        return at_once
+
+    return work
+
+
+def _metric_work(classifier: Classifier, setup: Setup) -> Callable[[], int]:
+    """Return the metrics of one view of a few images, with maps as large as each method's."""
+    frames = [setup.images.read(index) for index in range(min(METRIC_IMAGES, len(setup.images)))]
+    count = len(frames)
+    images = torch.stack([frame.image for frame in frames]).to(classifier.module.mean.device)
+    reads: tuple[Read, ...] = ("gradient", "layer") if classifier.cam_layer else ("gradient",)
+    clean = shared_pass(classifier, images, None, reads, count)
+    moved = shared_pass(classifier, images + 0.1, clean.targets, reads, count)
+    masks = [frame.mask for frame in frames if frame.mask is not None]
+    evidence = {"delta": np.ones(count)} | ({"mask": np.stack(masks)} if masks else {})
+
+    def attributions(method: BoundMethod, seen: Pass) -> Tensor:
+        coarse = method.method.share is not None and method.method.share.reads == "layer"
+        return seen.need_layer()[0][:, :1] if coarse else seen.need_gradient()
+
+    applied = {m: x for m, x in setup.methods.items() if not m.method.inapplicable(classifier)}
+    known = {method: explained(attributions(method, clean), count) for method in applied}
+
+    def work() -> int:
+        for method, metrics in applied.items():
+            found = explained(attributions(method, moved), count)
+            for metric in metrics.values():
+                score(metric, known[method], found, evidence)
+        return count
+
+    return work
+
+
+def _image_work(setup: Setup) -> Callable[[], int]:
+    """Return reading an image and perturbing it for every cell, as views."""
+    picture = setup.images.pictures[0]
+    cells = setup.plan.cells()
+
+    def work() -> int:
+        image = setup.images.read(0).image
+        for cell in cells:
+            perturb(image, cell, picture.image_id, setup.plan.seed)
+        return len(cells) + 1
+
+    return work
+
+
+def estimate_table(expected: Estimate) -> Table:
+    """Return an estimate as a table for a terminal."""
+    passes = expected.passes
+    least = "at least " if passes.at_least else ""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table.add_column("what")
+    table.add_column("how much", justify="right")
+    table.add_row("maps", f"{expected.maps:,}")
+    table.add_row("forward passes of an image", f"{least}{passes.forward:,}")
+    table.add_row("backward passes of an image", f"{least}{passes.backward:,}")
+    table.add_row("time in passes", f"{least}{expected.pass_seconds:.1f} s")
+    table.add_row("time in metrics", f"{expected.metric_seconds:.1f} s")
+    table.add_row("time for images", f"{expected.image_seconds:.1f} s")
+    table.add_row("time, summary not included", f"{least}{expected.seconds:.0f} s")
+    table.add_row("peak memory", f"{expected.memory / 2**20:,.0f} MiB")
+    return table

@@ -1,0 +1,478 @@
+"""How long maps take: each method on each device, with what it takes to believe the figures."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from steadymap.bench.heap import retain_heap
+from steadymap.bench.images import ImageSet
+from steadymap.bench.manifest import fingerprint, machine, peak_memory
+from steadymap.bench.methods import Batch, BoundMethod, bind_method
+from steadymap.bench.passes import count_passes, images_at_once
+from steadymap.bench.perturbations import Cell, perturb
+from steadymap.bench.runner import float32
+from steadymap.bench.tables import short_names
+from steadymap.models import Classifier, load_classifier
+
+# A spread of the middle half beyond this share of the median makes a timing unstable.
+STEADY_SPREAD = 0.1
+
+# What is tried in search of a device's best batch, on up to this many images at a time.
+BATCHES = (1, 4, 16, 64)
+SEARCH_REPEATS = 2
+
+# Inputs are photographs with noise too weak to matter, new ones each time: nothing can be cached.
+NOISE = 0.01
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """Seconds by the clock of warm runs on inputs that were not seen before.
+
+    Attributes:
+        median: of the runs.
+        low: their first quartile.
+        high: their third quartile.
+        least: the fastest.
+        runs: how many.
+    """
+
+    median: float
+    low: float
+    high: float
+    least: float
+    runs: int
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Stopwatch:
+        """Summarise runs.
+
+        Raises:
+            ValueError: fewer than two.
+        """
+        low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
+        return cls(median, low, high, min(seconds), len(seconds))
+
+    @property
+    def spread(self) -> float:
+        """The middle half's width as a share of the median."""
+        return (self.high - self.low) / self.median
+
+    @property
+    def steady(self) -> bool:
+        """Whether the spread is at most a tenth."""
+        return self.spread <= STEADY_SPREAD
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """The first batch of a method in a process of its own.
+
+    Attributes:
+        seconds: by the clock, from images in host memory to maps in host memory.
+        peak: the most memory held until then, in bytes; see `peak_memory`.
+        before: the same before the method ran: libraries, weights, one image.
+    """
+
+    seconds: float
+    peak: dict[str, int]
+    before: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A method on a device.
+
+    Attributes:
+        method: its spec.
+        device: cpu, cuda, ...
+        missing: why there is nothing more; empty where there is.
+        batch: images of a batch, the same on every device.
+        warm: from images in host memory to maps in host memory, a batch.
+        device_only: on a GPU, between events on the device: no copies; None on a CPU.
+        best_batch: the batch at which an image is fastest, of those tried.
+        best: the same as `warm`, at that batch.
+        forward: how many times an image goes forward for one map.
+        backward: how many of these come back.
+        fresh: the cold start; None where it was not asked for.
+    """
+
+    method: str
+    device: str
+    missing: str
+    batch: int
+    warm: Stopwatch | None = None
+    device_only: Stopwatch | None = None
+    best_batch: int | None = None
+    best: Stopwatch | None = None
+    forward: float | None = None
+    backward: float | None = None
+    fresh: Fresh | None = None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a device's maps are from the CPU's on the same images.
+
+    Attributes:
+        method: its spec.
+        device: the other device.
+        relative_l2: the largest distance over the CPU map's norm.
+        rank: the smallest Spearman correlation of maps summed over channels.
+    """
+
+    method: str
+    device: str
+    relative_l2: float
+    rank: float
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is timed.
+
+    Attributes:
+        model: see `steadymap list models`.
+        weights: a file of weights; None for those that the model brings.
+        methods: specs.
+        batch: images of a batch.
+        repeats: warm runs of each method.
+        fresh: whether to start processes for the cold start and memory.
+        keep_heap: whether these retain their heap, as the command line's own does.
+        exact: float32 proper on a GPU; otherwise TF32.
+        seed: of the random baseline.
+    """
+
+    model: str
+    weights: Path | None
+    methods: tuple[str, ...]
+    batch: int
+    repeats: int
+    fresh: bool
+    keep_heap: bool
+    exact: bool = True
+    seed: int = 0
+
+    def load(self, device: str) -> Classifier:
+        """Load the classifier onto a device."""
+        return load_classifier(self.model, self.weights, torch.device(device))
+
+
+def time_device(
+    course: Course, images: ImageSet, device: str, say: Callable[[str], None]
+) -> list[Timed]:
+    """Time every method on a device, in turns, so that a slow minute slows them all.
+
+    Where there is no such device each row says so.
+    """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        reason = "torch sees no CUDA device here"
+        return [Timed(spec, device, reason, course.batch) for spec in course.methods]
+    classifier = course.load(device)
+    applied: list[BoundMethod] = []
+    rows: list[Timed] = []
+    for spec in course.methods:
+        method = bind_method(spec)
+        unfit = method.method.inapplicable(classifier)
+        if unfit is None:
+            applied.append(method)
+        else:
+            rows.append(Timed(method.spec, device, unfit, course.batch))
+    timer = _Timer(course, classifier, images)
+    with float32(classifier.module.mean.device, exact=course.exact):
+        say(f"{device}: {course.repeats} runs of {len(applied)} methods, in turns")
+        warm = timer.in_turns(dict.fromkeys(applied, course.batch))
+        say(f"{device}: in search of the best batch")
+        best = {method: timer.best_batch(method) for method in applied}
+        at_best = timer.in_turns(best)
+        for method in applied:
+            say(f"{device}: {method.spec}: passes" + (", cold start" if course.fresh else ""))
+            forward, backward = timer.passes(method)
+            rows.append(
+                Timed(
+                    method.spec,
+                    device,
+                    "",
+                    course.batch,
+                    *warm[method],
+                    best[method],
+                    at_best[method][0],
+                    forward,
+                    backward,
+                    _in_fresh_process(course, images, method.spec, device),
+                )
+            )
+    return rows
+
+
+class _Timer:
+    """Runs methods on inputs that nobody has seen."""
+
+    def __init__(self, course: Course, classifier: Classifier, images: ImageSet) -> None:
+        self.course = course
+        self.classifier = classifier
+        self.device = classifier.module.mean.device
+        self.at_once = images_at_once(classifier)
+        self.pictures = [images.read(index).image for index in range(min(len(images), 64))]
+        self.draw = 0
+
+    def unseen(self, count: int) -> Tensor:
+        """Return images (count, 3, H, W) on the host."""
+        self.draw += 1
+        chosen = [
+            perturb(
+                self.pictures[place % len(self.pictures)],
+                Cell("gaussian_noise", NOISE, self.draw),
+                f"{place}",
+                self.course.seed,
+            )
+            for place in range(count)
+        ]
+        return torch.stack(chosen)
+
+    def once(self, method: BoundMethod, count: int) -> tuple[float, float | None]:
+        """Return seconds end to end, and on a GPU between events on the device."""
+        images = self.unseen(count)
+        targets = torch.zeros(count, dtype=torch.int64, device=self.device)
+        ids = tuple(f"{place}" for place in range(count))
+        on_gpu = self.device.type == "cuda"
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_gpu else []
+        if on_gpu:
+            torch.cuda.synchronize(self.device)
+        started = time.perf_counter()
+        batch = Batch(images.to(self.device), targets, ids, self.course.seed, self.at_once)
+        for event in events[:1]:
+            event.record()
+        maps = method.explain(self.classifier, batch)
+        for event in events[1:]:
+            event.record()
+        maps.cpu()
+        seconds = time.perf_counter() - started
+        inside = events[0].elapsed_time(events[1]) / 1000 if on_gpu else None
+        return seconds, inside
+
+    def in_turns(
+        self, batches: dict[BoundMethod, int]
+    ) -> dict[BoundMethod, tuple[Stopwatch, Stopwatch | None]]:
+        """Warm every method up at its batch, then run them in turns."""
+        for method, count in batches.items():
+            self.once(method, count)
+        found: dict[BoundMethod, list[tuple[float, float | None]]] = {m: [] for m in batches}
+        for _ in range(self.course.repeats):
+            for method, count in batches.items():
+                found[method].append(self.once(method, count))
+        return {
+            method: (
+                Stopwatch.of([seconds for seconds, _ in runs]),
+                _stopwatch([inside for _, inside in runs if inside is not None]),
+            )
+            for method, runs in found.items()
+        }
+
+    def best_batch(self, method: BoundMethod) -> int:
+        """Return the batch at which an image takes the least time, of those that fit."""
+        rates: dict[int, float] = {}
+        for count in BATCHES:
+            if count > max(self.at_once, 1):
+                break
+            self.once(method, count)
+            rates[count] = min(self.once(method, count)[0] for _ in range(SEARCH_REPEATS)) / count
+        return min(rates, key=rates.__getitem__)
+
+    def passes(self, method: BoundMethod) -> tuple[float, float]:
+        """Return how many times an image goes forward, and back, for one map."""
+        with count_passes(self.classifier) as counts:
+            self.once(method, self.course.batch)
+        return counts.forward / self.course.batch, counts.backward / self.course.batch
+
+
+def _stopwatch(seconds: list[float]) -> Stopwatch | None:
+    return Stopwatch.of(seconds) if seconds else None
+
+
+def _in_fresh_process(course: Course, images: ImageSet, spec: str, device: str) -> Fresh | None:
+    if not course.fresh:
+        return None
+    pixels = torch.stack(
+        [images.read(place % len(images)).image for place in range(course.batch)]
+    ).numpy()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        threads = torch.get_num_threads()
+        return pool.submit(first_batch, course, pixels, (spec, device, threads)).result()
+
+
+def first_batch(course: Course, pixels: Any, where: tuple[str, str, int]) -> Fresh:  # noqa: ANN401 - an array that crosses processes
+    """Explain the first batch of a process: what `Fresh` says.
+
+    Args:
+        course: what is timed.
+        pixels: (B, 3, H, W), float32, a NumPy array.
+        where: spec of the method, device, threads.
+    """
+    spec, device, threads = where
+    if course.keep_heap:
+        retain_heap()
+    torch.set_num_threads(threads)
+    classifier = course.load(device)
+    place = classifier.module.mean.device
+    method = bind_method(spec)
+    images = torch.from_numpy(np.array(pixels))
+    targets = torch.zeros(len(images), dtype=torch.int64, device=place)
+    ids = tuple(str(index) for index in range(len(images)))
+    at_once = images_at_once(classifier)
+    before = peak_memory(place)
+    with float32(place, exact=course.exact):
+        started = time.perf_counter()
+        batch = Batch(images.to(place), targets, ids, course.seed, at_once)
+        method.explain(classifier, batch).cpu()
+        seconds = time.perf_counter() - started
+    return Fresh(seconds, peak_memory(place), before)
+
+
+def agreement(course: Course, images: ImageSet, device: str) -> list[Agreement]:
+    """Compare a device's maps with the CPU's, method by method, on the same images."""
+    count = min(course.batch, len(images))
+    shown = torch.stack([images.read(place).image for place in range(count)])
+    ids = tuple(picture.image_id for picture in images.pictures[:count])
+    maps: dict[str, list[Tensor]] = {}
+    for name in ("cpu", device):
+        classifier = course.load(name)
+        place = classifier.module.mean.device
+        with float32(place, exact=course.exact):
+            for method in map(bind_method, course.methods):
+                if method.method.inapplicable(classifier) is not None:
+                    continue
+                targets = torch.zeros(count, dtype=torch.int64, device=place)
+                batch = Batch(
+                    shown.to(place), targets, ids, course.seed, images_at_once(classifier)
+                )
+                found = method.explain(classifier, batch).cpu().double()
+                maps.setdefault(method.spec, []).append(found)
+    return [
+        Agreement(spec, device, *_difference(first, second))
+        for spec, (first, second) in maps.items()
+    ]
+
+
+def _difference(first: Tensor, second: Tensor) -> tuple[float, float]:
+    distance = (first - second).flatten(1).norm(dim=1) / first.flatten(1).norm(dim=1)
+    ranks = [
+        float(spearmanr(one.sum(dim=0).flatten(), other.sum(dim=0).flatten()).statistic)
+        for one, other in zip(first, second, strict=True)
+        # A map that is constant has no ranks.
+        if float(one.std()) > 0
+    ]
+    return float(distance[distance.isfinite()].max()), min(ranks)
+
+
+# --- what people and programs read ----------------------------------------------------------------
+
+
+def report(course: Course, rows: Sequence[Timed], parity: Sequence[Agreement]) -> dict[str, Any]:
+    """Return everything, ready for JSON."""
+    devices = dict.fromkeys(row.device for row in rows if not row.missing)
+    machines = {name: machine(torch.device(name)) for name in devices}
+    return {
+        "timing_version": 1,
+        "course": asdict(replace(course, weights=None)),
+        "machines": {
+            name: facts | {"torch": torch.__version__, "fingerprint": fingerprint(facts)}
+            for name, facts in machines.items()
+        },
+        "rows": [asdict(row) for row in rows],
+        "agreement": [asdict(one) for one in parity],
+    }
+
+
+def timing_table(rows: Sequence[Timed]) -> Table:
+    """Return methods and devices down, figures across; times are of one image."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    table.add_column("device")
+    for name in ("ms an image", "[quartiles]", "on device", "best", "passes", "cold", "memory"):
+        table.add_column(escape(name), justify="right")
+    names = short_names([row.method for row in rows])
+    for row in rows:
+        table.add_row(names[row.method], row.device, *_figures(row))
+    return table
+
+
+def _figures(row: Timed) -> list[str]:
+    if row.missing or row.warm is None or row.best is None:
+        return ["-"]
+    steady = "" if row.warm.steady else " unstable"
+    each = 1000 / row.batch
+    inside = row.device_only
+    return [
+        f"{row.warm.median * each:.3g}{steady}",
+        escape(f"[{row.warm.low * each:.3g}, {row.warm.high * each:.3g}]"),
+        f"{inside.median * each:.3g}" if inside else "",
+        f"{1000 * row.best.median / (row.best_batch or 1):.3g} at {row.best_batch}",
+        f"{row.forward:g} + {row.backward:g}",
+        f"{1000 * row.fresh.seconds:.0f} ms" if row.fresh else "",
+        f"{_memory(row.fresh) / 2**20:,.0f} MiB" if row.fresh else "",
+    ]
+
+
+def _memory(fresh: Fresh) -> int:
+    return fresh.peak.get("cuda_allocated", fresh.peak.get("resident", 0))
+
+
+def timing_notes(
+    course: Course, facts: dict[str, Any], rows: Sequence[Timed], parity: Sequence[Agreement]
+) -> list[str]:
+    """Return what a reader of the tables must know."""
+    reasons = dict.fromkeys((row.device, row.missing) for row in rows if row.missing)
+    notes = [f"-: not timed on {device}: {reason}" for device, reason in reasons]
+    notes += [
+        (
+            f"times are by the clock, of one image in batches of {course.batch}, from host memory "
+            f"to host memory: median and quartiles of {course.repeats} warm runs in turns, on "
+            "inputs not seen before; unstable: the quartiles are over 10% apart"
+        ),
+        (
+            "best: at the batch at which an image is fastest; passes: forward + backward of one "
+            "image for one map; a run shares one pass between the methods that need no more"
+        ),
+    ]
+    if course.fresh:
+        notes.append(
+            "cold: the first batch of a process of its own; memory: the most it held, libraries "
+            "included on a CPU, tensors alone on a GPU"
+        )
+    heap = ", heap retained" if course.keep_heap else ""
+    precision = "float32" if course.exact else "TF32 on a GPU"
+    notes.append(
+        f"{facts['processor']}, {facts['threads']} threads{heap}; {precision}; "
+        f"fingerprint {fingerprint(facts)}"
+    )
+    if not parity:
+        notes.append("one device: nothing to compare its maps with")
+    return notes
+
+
+def agreement_table(parity: Sequence[Agreement]) -> Table:
+    """Return how far the maps of two devices are apart."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    for name in ("device", "largest relative L2 to the CPU", "smallest rank correlation"):
+        table.add_column(name, justify="right")
+    names = short_names([one.method for one in parity])
+    for one in parity:
+        table.add_row(names[one.method], one.device, f"{one.relative_l2:.1e}", f"{one.rank:.6f}")
+    return table

@@ -1,0 +1,349 @@
+"""Views of a batch of images, clean or perturbed, and the maps that methods make of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steadymap.bench.methods import BASELINES, Batch, BoundMethod, Engine, nested_path
+from steadymap.bench.passes import Pass, is_out_of_memory, shared_pass
+from steadymap.bench.paths import NestedPath, points_at
+from steadymap.bench.perturbations import PERTURBATIONS, Cell
+from steadymap.metrics import Maps, Scores, Status, TensorMaps
+from steadymap.metrics.maps import Array
+from steadymap.models import Classifier
+
+# How much of an exception's message goes into a record.
+MESSAGE_LENGTH = 300
+
+# Names of parts of the work, beside the methods' specs.
+SHARED = "shared pass"
+METRICS_PART = "metrics"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a batch of that many images has no maps."""
+
+    status: Status
+    detail: str
+    size: int
+
+    def scores(self, prefix: str = "") -> Scores:
+        """Return what every metric says of them."""
+        return Scores(
+            np.full(self.size, np.nan),
+            (self.status,) * self.size,
+            (prefix + self.detail,) * self.size,
+        )
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What a method made of a view: attributions (B, C, h, w), float32, and their maps.
+
+    Both are where the classifier is: on a GPU they stay there, and metrics are computed there.
+    """
+
+    attributions: Tensor
+    maps: Maps | TensorMaps
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Images as one cell makes them.
+
+    Attributes:
+        cell: the perturbation.
+        images: (B, 3, H, W) on the CPU.
+        on_device: the same where the classifier is.
+        image_ids: B ids.
+        seed: the run's seed.
+    """
+
+    cell: Cell
+    images: Tensor
+    on_device: Tensor
+    image_ids: tuple[str, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class View:
+    """A batch as one cell shows it.
+
+    Attributes:
+        cell: the perturbation.
+        images: (B, 3, H, W) on the CPU.
+        batch: the same for the methods.
+        classifier: the one to explain; the shifted one in a compensated family.
+        seen: the pass that methods share, with the logits (B, K).
+        failure: why the pass has no more than its logits; None where it has.
+    """
+
+    cell: Cell
+    images: Tensor
+    batch: Batch
+    classifier: Classifier
+    seen: Pass
+    failure: Failure | None
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, K)."""
+        return self.seen.logits
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds by the clock that a part of the work on one view of one batch took.
+
+    Attributes:
+        cell: the perturbation.
+        part: `shared pass`, `metrics`, or the spec of a method: what it took beyond that pass.
+        images: how many images the view has.
+        seconds: by the clock, on a GPU up to the end of its work.
+    """
+
+    cell: Cell
+    part: str
+    images: int
+    seconds: float
+
+
+@dataclass
+class Worker:
+    """What one thread of a run works with; no other may touch it.
+
+    Attributes:
+        classifier: of its own, because Grad-CAM and captum hang hooks on it.
+        methods: those of the run.
+        engine: own or captum.
+        at_once: how many images go through the network together; less where memory ran out.
+        halved: how many times memory ran out.
+        timings: of the batch in hand.
+        baseline_logits: of the batch in hand, by baseline and shift.
+    """
+
+    classifier: Classifier
+    methods: tuple[BoundMethod, ...]
+    engine: Engine
+    at_once: int
+    halved: int = 0
+    timings: list[Timing] = field(default_factory=list)
+    baseline_logits: dict[tuple[str, float], Tensor] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Forget the batch before."""
+        self.timings.clear()
+        self.baseline_logits.clear()
+
+    def within_memory(self, compute: Callable[[int], T]) -> T:
+        """Call with how many images to take at once; half as many each time memory runs out."""
+        while True:
+            try:
+                return compute(self.at_once)
+            except Exception as error:
+                if not is_out_of_memory(error) or self.at_once == 1:
+                    raise
+            # Out of the handler, where nothing holds on to what the failed try had allocated.
+            self.at_once //= 2
+            self.halved += 1
+            if self.classifier.module.mean.is_cuda:
+                torch.cuda.empty_cache()
+
+    @contextmanager
+    def clock(self, cell: Cell, part: str, images: int) -> Iterator[None]:
+        """Take the time of a part of the work."""
+        self._wait()
+        started = time.perf_counter()
+        yield
+        self._wait()
+        self.timings.append(Timing(cell, part, images, time.perf_counter() - started))
+
+    def _wait(self) -> None:
+        if self.classifier.module.mean.is_cuda:
+            torch.cuda.synchronize(self.classifier.module.mean.device)
+
+
+def look(worker: Worker, shown: Shown, targets: Tensor | None) -> View:
+    """Show images to the classifier: one pass gives the logits and what methods share.
+
+    Args:
+        worker: who does it.
+        shown: the images.
+        targets: (B,), the classes explained; None takes those predicted.
+    """
+    classifier = worker.classifier
+    family = PERTURBATIONS.get(shown.cell.family)
+    if family is not None and family.compensated:
+        classifier = classifier.shifted(shown.cell.severity)
+    reads = {
+        method.method.share.reads
+        for method in worker.methods
+        if method.method.share and worker.engine == "own"
+        if method.method.inapplicable(classifier) is None
+    }
+    failure = None
+    with worker.clock(shown.cell, SHARED, len(shown.images)):
+        try:
+            seen = worker.within_memory(
+                lambda at_once: shared_pass(classifier, shown.on_device, targets, reads, at_once)
+            )
+        except Exception as error:  # noqa: BLE001 - a network may raise anything in its backward
+            failure = _error(error, len(shown.images))
+            seen = worker.within_memory(
+                lambda at_once: shared_pass(classifier, shown.on_device, targets, (), at_once)
+            )
+    batch = Batch(shown.on_device, seen.targets, shown.image_ids, shown.seed, worker.at_once)
+    return View(shown.cell, shown.images, batch, classifier, seen, failure)
+
+
+def explain(worker: Worker, method: BoundMethod, view: View) -> Explained | Failure:
+    """Return a method's maps of a view, or why there are none."""
+    size = len(view.images)
+    reason = method.method.inapplicable(view.classifier)
+    if reason is not None:
+        return Failure(Status.SKIPPED, reason, size)
+    shares = method.method.share is not None and worker.engine == "own"
+    if shares and view.failure is not None:
+        return view.failure
+    with worker.clock(view.cell, method.spec, size):
+        try:
+            if shares:
+                attributions = method.read(view.seen)
+            else:
+                attributions = worker.within_memory(
+                    lambda at_once: _by_parts(
+                        method, view.classifier, replace(view.batch, at_once=at_once), worker.engine
+                    )
+                )
+        except Exception as error:  # noqa: BLE001 - a method may raise anything; its records say what
+            return _error(error, size)
+    return explained(attributions, size)
+
+
+def _by_parts(method: BoundMethod, classifier: Classifier, batch: Batch, engine: Engine) -> Tensor:
+    """Explain no more images at a time than fit."""
+    if len(batch.images) <= batch.at_once:
+        return method.explain(classifier, batch, engine)
+    starts = range(0, len(batch.images), batch.at_once)
+    return torch.cat(
+        [
+            method.explain(classifier, batch.part(slice(start, start + batch.at_once)), engine)
+            for start in starts
+        ]
+    )
+
+
+def explained(attributions: Tensor, size: int) -> Explained | Failure:
+    """Return attributions of that many images with their maps, or what is wrong with them."""
+    if attributions.ndim != 4 or len(attributions) != size:  # noqa: PLR2004 - (B, C, h, w)
+        shape = tuple(attributions.shape)
+        reason = f"returned shape {shape}, expected ({size}, channels, height, width)"
+        return Failure(Status.ERROR, reason, size)
+    attributions = attributions.detach().float()
+    maps = (
+        TensorMaps.from_attributions(attributions)
+        if attributions.is_cuda
+        else Maps.from_attributions(attributions.cpu().numpy())
+    )
+    return Explained(attributions, maps)
+
+
+def _error(error: Exception, size: int) -> Failure:
+    text = " ".join(str(error).split())[:MESSAGE_LENGTH]
+    return Failure(Status.ERROR, f"{type(error).__name__}: {text}", size)
+
+
+def same_size(clean: Explained | Failure, current: Explained | Failure) -> Explained | Failure:
+    """Return `current`, or why it cannot be compared with the clean maps."""
+    if isinstance(clean, Failure) or isinstance(current, Failure):
+        return current
+    sizes = [tuple(part.attributions.shape[1:]) for part in (clean, current)]
+    if sizes[0] == sizes[1]:
+        return current
+    reason = f"returned maps of {sizes[1]} where the clean image's are {sizes[0]}"
+    return Failure(Status.ERROR, reason, len(current.maps))
+
+
+def deltas(worker: Worker, method: BoundMethod, view: View) -> Array:
+    """(B,), in logits: what complete attributions must add up to.
+
+    The logits at a baseline are computed once a batch: no perturbation changes them, but the shift
+    of a compensated family does.
+    """
+    name = method.baseline_name
+    if name is None:
+        raise TypeError(f"{method.spec} is not complete: it has no baseline")
+    key = (name, view.classifier.module.shift)
+    if key not in worker.baseline_logits:
+        baseline = BASELINES[name](view.batch)
+        worker.baseline_logits[key] = worker.within_memory(
+            lambda at_once: (
+                shared_pass(view.classifier, baseline, view.batch.targets, (), at_once).logits
+            )
+        )
+    difference = view.logits.double() - worker.baseline_logits[key].double()
+    found: Array = difference.gather(1, view.batch.targets[:, None])[:, 0].cpu().numpy()
+    return found
+
+
+# --- as many steps as an image needs --------------------------------------------------------------
+
+
+class Adaptive:
+    """A method with `steps=auto` on all views of a batch.
+
+    The clean and the perturbed map of a pair use the same nodes: those that the more demanding of
+    the two needs. The clean path is doubled further where a perturbed one asks for it.
+    """
+
+    def __init__(self, worker: Worker, method: BoundMethod) -> None:
+        self.worker = worker
+        self.method = method
+        self.clean: NestedPath | None = None
+
+    def explain(self, view: View) -> tuple[Explained | Failure, Explained | Failure, Array]:
+        """Return the clean maps and the view's, at the same nodes, and the points taken (B,)."""
+        size = len(view.images)
+        with self.worker.clock(view.cell, self.method.spec, size):
+            try:
+                path = self._path(view)
+                clean = self.clean = self.clean or path
+                levels = np.maximum(clean.settled, path.settled).tolist()
+                maps = [clean.at(levels), path.at(levels)]
+            except Exception as error:  # noqa: BLE001 - as in `explain`
+                failure = _error(error, size)
+                return failure, failure, np.full(size, np.nan)
+        points = np.array([points_at(level) for level in levels], dtype=np.float64)
+        return explained(maps[0], size), explained(maps[1], size), points
+
+    def _path(self, view: View) -> NestedPath:
+        name = self.method.baseline_name
+        if name is None:
+            raise TypeError(f"{self.method.spec} has steps=auto but no baseline")
+        return self.worker.within_memory(
+            lambda at_once: nested_path(view.classifier, replace(view.batch, at_once=at_once), name)
+        )
+
+
+def input_scores(clean: View, view: View) -> dict[str, Scores]:
+    """Score the perturbed image itself: its change, and its share of values beyond the bounds."""
+    low, high = view.classifier.bounds
+    change = (view.images - clean.images).double().square().mean(dim=(1, 2, 3)).sqrt()
+    outside = (view.images <= low) | (view.images >= high)
+    values = {"input_change": change, "saturated_share": outside.double().mean(dim=(1, 2, 3))}
+    return {
+        name: Scores(value.numpy(), (Status.OK,) * len(value), ("",) * len(value))
+        for name, value in values.items()
+    }

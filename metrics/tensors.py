@@ -1,0 +1,236 @@
+"""Maps and metrics once more, on PyTorch tensors: what is computed on a GPU is scored there.
+
+Each function is the twin of the one of its name in `maps`, `similarity` or `single`, which says
+what it is; the tests hold the two to 1e-9 of each other. Everything is in double precision. Of
+`check` and of the scores, (B,) numbers leave the device, and nothing else does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, reduce
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steadymap.metrics.maps import CONSTANT_SPREAD, Checks, Flags, Maps, clip_place, window_matrix
+from steadymap.metrics.similarity import SSIM_C1, SSIM_C2, TOP_SHARE
+from steadymap.metrics.single import coverage
+
+# Kendall's pairs compared at a time: 64 MiB a comparison.
+PAIRS = 2**26
+
+
+@dataclass(frozen=True)
+class TensorMaps:
+    """A batch of saliency maps on a device; see `Maps`.
+
+    Attributes:
+        signed: (B, h, w), float64, attributions summed over channels, unscaled.
+    """
+
+    signed: Tensor
+
+    @classmethod
+    def from_attributions(cls, attributions: Tensor) -> TensorMaps:
+        """Sum attributions (B, C, h, w) over their channels, in double precision, where they are.
+
+        Raises:
+            ValueError: another number of dimensions.
+        """
+        if attributions.ndim != 4:  # noqa: PLR2004 - (B, C, h, w)
+            raise ValueError(
+                f"attributions: expected (batch, channels, height, width), "
+                f"got shape {tuple(attributions.shape)}"
+            )
+        # One channel after the other, as NumPy does: rounding is the same, so ties are.
+        return cls(reduce(torch.add, attributions.detach().double().unbind(dim=1)))
+
+    def __len__(self) -> int:
+        """Return the number of maps."""
+        return len(self.signed)
+
+    @cached_property
+    def on_host(self) -> Maps:
+        """The same maps for NumPy."""
+        return Maps(self.signed.cpu().numpy())
+
+    @cached_property
+    def magnitude(self) -> Tensor:
+        """(B, h, w) in [0, 1]: absolute values, clipped at each map's own 99th percentile."""
+        return magnitude(self.signed)
+
+    @cached_property
+    def signed_checks(self) -> Checks:
+        """Which signed maps are finite, which constant; on the host."""
+        return check(self.signed)
+
+    @cached_property
+    def magnitude_checks(self) -> Checks:
+        """Which magnitudes are finite, which constant; on the host."""
+        return check(self.magnitude)
+
+    @cached_property
+    def ranks(self) -> Tensor:
+        """(B, h * w): `unit_ranks` of the signed maps."""
+        return unit_ranks(self.signed)
+
+    @cached_property
+    def magnitude_ranks(self) -> Tensor:
+        """(B, h * w): `unit_ranks` of the magnitudes."""
+        return unit_ranks(self.magnitude)
+
+    @cached_property
+    def window_mean(self) -> Tensor:
+        """(B, h - 10, w - 10): means of the magnitude in SSIM's windows."""
+        return window_mean(self.magnitude)
+
+    @cached_property
+    def window_variance(self) -> Tensor:
+        """(B, h - 10, w - 10): variances of the magnitude in SSIM's windows."""
+        return window_mean(self.magnitude**2) - self.window_mean**2
+
+    def select(self, chosen: Flags) -> TensorMaps:
+        """Return some of the maps; all of them keep what has been derived from them."""
+        return self if chosen.all() else TensorMaps(select(self.signed, chosen))
+
+
+def select(values: Tensor, chosen: Flags) -> Tensor:
+    """Return some rows of values (B, ...), by flags (B,) on the host."""
+    return values[torch.from_numpy(np.flatnonzero(chosen)).to(values.device)]
+
+
+def check(values: Tensor) -> Checks:
+    """Check maps or masks (B, h, w), or deltas (B,); the answer comes to the host in one piece."""
+    flat = values.flatten(1) if values.ndim > 1 else values[:, None]
+    finite = flat.isfinite().all(dim=1)
+    highest, lowest = flat.amax(dim=1), flat.amin(dim=1)
+    spread = highest - lowest
+    constant = finite & (spread <= CONSTANT_SPREAD * torch.maximum(highest, -lowest))
+    flags = torch.stack((finite, constant)).cpu().numpy()
+    return Checks(flags[0], flags[1])
+
+
+def magnitude(signed: Tensor) -> Tensor:
+    """Turn signed maps (B, h, w) into magnitudes (B, h, w) in [0, 1]."""
+    absolute = signed.abs()
+    flat = absolute.flatten(1)
+    low, share = clip_place(flat.shape[1])
+    # Not torch.quantile, which refuses batches of more than 2^24 values.
+    ordered = flat.sort(dim=1).values
+    lower, upper = ordered[:, low], ordered[:, min(low + 1, flat.shape[1] - 1)]
+    top = (lower + (upper - lower) * share)[:, None, None]
+    scaled = torch.where(top != 0, torch.minimum(absolute, top) / top, 0.0)
+    return torch.where(flat.isfinite().all(dim=1)[:, None, None], scaled, torch.nan)
+
+
+def unit_ranks(maps: Tensor) -> Tensor:
+    """Rank each map, centre the ranks and scale them to norm 1: (B, h * w)."""
+    flat = maps.flatten(1).contiguous()
+    ordered = flat.sort(dim=1).values
+    # How many are smaller, and how many not larger: the mean of the two is the rank less 1/2.
+    smaller = torch.searchsorted(ordered, flat)
+    not_larger = torch.searchsorted(ordered, flat, right=True)
+    ranks = (smaller + not_larger).double() / 2 - flat.shape[1] / 2
+    norms = (ranks**2).sum(dim=1, keepdim=True).sqrt()
+    return torch.where(norms != 0, ranks / norms, 0.0)
+
+
+@lru_cache
+def _window(size: int, device: torch.device) -> Tensor:
+    return torch.from_numpy(window_matrix(size)).to(device)
+
+
+def window_mean(maps: Tensor) -> Tensor:
+    """Average maps (B, h, w) in Gaussian windows that lie inside: (B, h - 10, w - 10)."""
+    height, width = maps.shape[1:]
+    return _window(height, maps.device) @ maps @ _window(width, maps.device).T
+
+
+def ssim(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+    """Mean structural similarity of magnitudes."""
+    first, second = clean.window_mean, perturbed.window_mean
+    covariance = window_mean(clean.magnitude * perturbed.magnitude) - first * second
+    luminance = (2 * first * second + SSIM_C1) / (first**2 + second**2 + SSIM_C1)
+    contrast = (2 * covariance + SSIM_C2) / (
+        clean.window_variance + perturbed.window_variance + SSIM_C2
+    )
+    return (luminance * contrast).mean(dim=(1, 2))
+
+
+def spearman(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+    """Spearman's rank correlation of signed maps."""
+    return (clean.ranks * perturbed.ranks).sum(dim=1)
+
+
+def spearman_magnitude(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+    """Spearman's rank correlation of magnitudes."""
+    return (clean.magnitude_ranks * perturbed.magnitude_ranks).sum(dim=1)
+
+
+def kendall(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+    """Kendall's tau-b of signed maps: every pair of pixels is compared, some rows at a time."""
+    first, second = clean.signed.flatten(1), perturbed.signed.flatten(1)
+    count, size = first.shape
+    # (4, B): pairs of the same order, of the opposite one, and those untied in each map.
+    totals = torch.zeros(4, count, dtype=torch.int64, device=first.device)
+    step = max(1, PAIRS // (count * size))
+    for start in range(0, size, step):
+        rows = slice(start, start + step)
+        # Each pair of pixels is met twice, and rises in the clean map on one occasion at most.
+        rises = first[:, rows, None] < first[:, None, :]
+        rises_too = second[:, rows, None] < second[:, None, :]
+        falls = second[:, rows, None] > second[:, None, :]
+        pairs = (rises & rises_too, rises & falls, rises, rises_too)
+        totals += torch.stack([found.sum(dim=(1, 2)) for found in pairs])
+    same, opposite, untied, untied_too = totals.double().unbind()
+    # Two roots, as SciPy does; rounding must not lead out of the range.
+    tau: Tensor = (same - opposite) / untied.sqrt() / untied_too.sqrt()
+    return tau.clamp(-1, 1)
+
+
+def top_k_intersection(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+    """Share of the 5% of pixels of largest magnitude that both maps have in common."""
+    count = max(1, round(TOP_SHARE * clean.signed[0].numel()))
+    first, second = _membership(clean.magnitude, count), _membership(perturbed.magnitude, count)
+    return torch.minimum(first, second).sum(dim=1) / count
+
+
+def _membership(maps: Tensor, count: int) -> Tensor:
+    """(B, h*w): how much of each pixel belongs to the `count` largest, in [0, 1]."""
+    flat = maps.flatten(1)
+    threshold = flat.topk(count, dim=1).values[:, -1:]
+    above, tied = (flat > threshold).double(), (flat == threshold).double()
+    places = count - above.sum(dim=1, keepdim=True)
+    return above + tied * (places / tied.sum(dim=1, keepdim=True))
+
+
+def relative_l2(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+    """Euclidean distance of the signed maps over the norm of the clean one."""
+    difference = ((perturbed.signed - clean.signed) ** 2).sum(dim=(1, 2)).sqrt()
+    return difference / (clean.signed**2).sum(dim=(1, 2)).sqrt()
+
+
+def completeness_error(maps: TensorMaps, deltas: Tensor) -> Tensor:
+    """Absolute completeness error, in logits."""
+    return (maps.signed.sum(dim=(1, 2)) - deltas).abs()
+
+
+def completeness_error_relative(maps: TensorMaps, deltas: Tensor) -> Tensor:
+    """Completeness error over |delta|."""
+    return completeness_error(maps, deltas) / deltas.abs()
+
+
+def mask_mass(maps: TensorMaps, masks: Tensor) -> Tensor:
+    """Share of a map's magnitude inside a mask (B, H, W)."""
+    height, width = maps.signed.shape[1:]
+    rows = _coverage(height, masks.shape[1], masks.device)
+    columns = _coverage(width, masks.shape[2], masks.device)
+    coarse = rows @ masks @ columns.T
+    return (maps.magnitude * coarse).sum(dim=(1, 2)) / maps.magnitude.sum(dim=(1, 2))
+
+
+@lru_cache
+def _coverage(new: int, old: int, device: torch.device) -> Tensor:
+    return torch.from_numpy(coverage(new, old)).to(device)

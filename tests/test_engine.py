@@ -1,0 +1,371 @@
+"""How a run is carried out: passes counted, workers, memory, and steps as needed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support import CLASSES, SIDE, conv_network, hook_counts, linear_network, random_images, seeded
+from torch import Tensor, nn
+
+from steadymap.bench import methods as methods_module
+from steadymap.bench.config import ConfigError, Plan, make_experiment
+from steadymap.bench.images import ImageSet, from_tensor
+from steadymap.bench.methods import METHODS, Batch, Method
+from steadymap.bench.passes import count_passes
+from steadymap.bench.paths import NestedPath, Path, points_at
+from steadymap.bench.planner import count, estimate
+from steadymap.bench.runner import Outcome, ahead, batches, measure, prepare, run
+from steadymap.bench.views import METRICS_PART, SHARED
+from steadymap.models import Classifier, ModelError, make_classifier
+
+COUNT = 5
+PLAN = Plan(
+    family=("bias", "compensated_bias", "gaussian_noise"),
+    severity={"bias": (-0.2, 0.2), "compensated_bias": (0.3, 0.1), "gaussian_noise": (0.1,)},
+    draws=2,
+    steps=6,
+    batch_size=2,
+)
+AUTO = PLAN.model_copy(update={"method": ("gradient", "integrated_gradients:steps=auto")})
+
+
+def image_set(count: int = COUNT) -> ImageSet:
+    masks = np.zeros((count, SIDE, SIDE))
+    masks[:, 4:12, 3:9] = 1.0
+    return from_tensor(random_images(count), [i % 3 for i in range(count)], CLASSES, masks)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return replace(make_classifier(seeded(conv_network), (SIDE, SIDE), CLASSES), name="tiny")
+
+
+@pytest.fixture(scope="module")
+def records(classifier: Classifier) -> pd.DataFrame:
+    return run(classifier, image_set(), PLAN)
+
+
+def pick(records: pd.DataFrame, **values: object) -> pd.DataFrame:
+    for column, value in values.items():
+        records = records[records[column] == value]
+    return records
+
+
+def outcomes(classifier: Classifier, plan: Plan) -> list[Outcome]:
+    return list(measure(prepare(classifier, image_set(), plan), lambda _count: None))
+
+
+def same(found: pd.DataFrame, expected: pd.DataFrame, tolerance: float = 1e-4) -> None:
+    # The run's name has the engine in it.
+    columns = [name for name in expected if name not in {"value", "run_id"}]
+    pd.testing.assert_frame_equal(found[columns], expected[columns], check_categorical=False)
+    np.testing.assert_allclose(found["value"], expected["value"], rtol=0, atol=tolerance)
+
+
+# --- passes: counted, never timed -----------------------------------------------------------------
+
+
+def test_a_run_takes_one_pass_a_view_and_the_steps_of_the_paths(classifier: Classifier) -> None:
+    """The counts that CI holds the engine to; a change of them is a change of the product."""
+    setup = prepare(classifier, image_set(), PLAN)
+    views = COUNT * (1 + 2 + 2 + 2)
+    with count_passes(classifier) as counts:
+        list(measure(setup, lambda _count: None))
+    assert counts.backward == views * (1 + 3 * 6)
+    # Black, white and random baseline once an image, and once more for each of the two shifts.
+    assert counts.forward == counts.backward + COUNT * 3 * (1 + 2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"method": ("gradient",)},
+        {"method": ("grad_cam",)},
+        {"method": ("integrated_gradients",)},
+        {"method": ("gradient", "gradient_x_input", "grad_cam"), "metric": ("ssim", "spearman")},
+        {"metric": ("ssim",)},
+        {"family": ("bias",), "severity": (0.1,)},
+        {"family": ("compensated_bias",), "severity": (0.0, 0.2)},
+        {"engine": "captum", "method": ("gradient", "gradient_x_input")},
+        {"batch_size": 16},
+    ],
+)
+def test_the_planner_counts_the_passes_exactly(
+    classifier: Classifier, changes: dict[str, Any]
+) -> None:
+    setup = prepare(classifier, image_set(), PLAN.model_copy(update=changes))
+    planned = count(setup)
+    with count_passes(classifier) as counts:
+        list(measure(setup, lambda _count: None))
+    assert (planned.forward, planned.backward) == (counts.forward, counts.backward)
+    assert not planned.at_least
+
+
+def test_the_planner_counts_what_does_not_apply_as_nothing() -> None:
+    linear = make_classifier(seeded(linear_network), (SIDE, SIDE), CLASSES)
+    setup = prepare(linear, image_set(), PLAN.model_copy(update={"method": ("grad_cam",)}))
+    with count_passes(linear) as counts:
+        list(measure(setup, lambda _count: None))
+    assert count(setup).forward == counts.forward == COUNT * 7
+    assert count(setup).backward == counts.backward == 0
+
+
+def test_with_steps_auto_the_planner_gives_a_lower_bound(classifier: Classifier) -> None:
+    setup = prepare(classifier, image_set(), AUTO)
+    planned = count(setup)
+    with count_passes(classifier) as counts:
+        list(measure(setup, lambda _count: None))
+    assert planned.at_least
+    assert planned.backward <= counts.backward
+    assert planned.forward <= counts.forward
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_estimate_is_finite_and_counts_the_maps(classifier: Classifier, workers: int) -> None:
+    setup = prepare(classifier, image_set(), PLAN.model_copy(update={"workers": workers}))
+    expected = estimate(setup, seconds=0.05)
+    assert expected.maps == setup.map_count()
+    parts = expected.pass_seconds, expected.metric_seconds, expected.image_seconds
+    assert all(part > 0 for part in parts)
+    assert expected.seconds == pytest.approx(sum(parts))
+    assert expected.memory > 0
+
+
+# --- workers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("engine", ["own", "captum"])
+def test_workers_change_nothing(
+    classifier: Classifier, records: pd.DataFrame, workers: int, engine: str
+) -> None:
+    plan = PLAN.model_copy(update={"workers": workers, "engine": engine})
+    same(run(classifier, image_set(), plan), records)
+
+
+def test_workers_leave_threads_and_hooks_as_they_were(classifier: Classifier) -> None:
+    threads, hooks = torch.get_num_threads(), hook_counts(classifier.module)
+    run(classifier, image_set(), PLAN.model_copy(update={"workers": 2}))
+    assert torch.get_num_threads() == threads
+    assert hook_counts(classifier.module) == hooks
+
+
+def test_outcomes_come_in_order_however_long_each_takes(
+    monkeypatch: pytest.MonkeyPatch, classifier: Classifier
+) -> None:
+    def slow_at_first(network: Classifier, batch: Batch) -> Tensor:
+        if torch.equal(batch.images[0], random_images(COUNT)[0]):
+            time.sleep(0.3)
+        return METHODS["gradient"].explain(network, batch)
+
+    monkeypatch.setitem(methods_module.METHODS, "slow", Method(slow_at_first, "", ""))
+    plan = Plan(method=("slow",), family=("bias",), severity=(0.1,), batch_size=1, workers=3)
+    found = run(classifier, image_set(), plan)["image_id"].drop_duplicates().tolist()
+    assert found == [picture.image_id for picture in image_set().pictures]
+
+
+def test_an_error_in_a_worker_ends_the_run(classifier: Classifier) -> None:
+    def broken(_count: int) -> None:
+        raise ZeroDivisionError
+
+    before = threading.active_count()
+    setup = prepare(classifier, image_set(), PLAN.model_copy(update={"workers": 2}))
+    with pytest.raises(ZeroDivisionError):
+        list(measure(setup, broken))
+    assert threading.active_count() == before
+
+
+def test_a_run_that_is_given_up_stops_its_workers(classifier: Classifier) -> None:
+    seen: list[int] = []
+    setup = prepare(
+        classifier, image_set(), PLAN.model_copy(update={"workers": 2, "batch_size": 1})
+    )
+    going = measure(setup, seen.append)
+    next(going)
+    before = threading.active_count()
+    going.close()  # type: ignore[attr-defined]
+    assert threading.active_count() < before
+    assert sum(seen) < setup.map_count()
+
+
+def test_a_replica_shares_weights_and_nothing_else(classifier: Classifier) -> None:
+    copy = classifier.replica()
+    for own, other in zip(
+        classifier.module.state_dict().values(), copy.module.state_dict().values(), strict=True
+    ):
+        assert own.data_ptr() == other.data_ptr()
+    assert copy.cam_module is not classifier.cam_module
+    hook = copy.cam_module.register_forward_hook(lambda *_: None)
+    assert hook_counts(classifier.module) != hook_counts(copy.module)
+    hook.remove()
+    assert torch.equal(copy(random_images(2)), classifier(random_images(2)))
+
+
+def test_a_network_that_cannot_be_copied_says_so() -> None:
+    class Locked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lock = threading.Lock()
+            self.inner = conv_network()
+
+        def forward(self, images: Tensor) -> Tensor:
+            with self.lock:
+                logits: Tensor = self.inner(images)
+            return logits
+
+    locked = make_classifier(seeded(Locked), (SIDE, SIDE), CLASSES)
+    plan = PLAN.model_copy(update={"workers": 2})
+    with pytest.raises(ModelError, match=r"cannot be copied .* use --workers 1"):
+        run(locked, image_set(), plan)
+    assert len(run(locked, image_set(), PLAN)) > 0
+
+
+@given(st.integers(1, 400), st.integers(1, 40), st.integers(1, 5))
+def test_batches_cover_all_and_are_even(images: int, size: int, workers: int) -> None:
+    parts = batches(images, size, workers)
+    assert [index for part in parts for index in part] == list(range(images))
+    sizes = [len(part) for part in parts]
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
+    # No worker idles while another has a batch more, unless there are too few images.
+    assert len(parts) % workers == 0 or len(parts) == images
+
+
+@pytest.mark.parametrize("in_thread", [True, False])
+def test_looking_ahead_changes_nothing(*, in_thread: bool) -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(1, 6):
+            made.append(item)
+            yield item
+
+    assert list(ahead(items(), in_thread=in_thread)) == [1, 2, 3, 4, 5] == made
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+class Cramped(nn.Module):
+    """Has room for so many images that need a gradient."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.inner = conv_network()
+        self.room = room
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.requires_grad and len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a lot")
+        logits: Tensor = self.inner(images)
+        return logits
+
+
+@pytest.mark.parametrize("engine", ["own", "captum"])
+def test_where_memory_runs_out_fewer_go_at_once(engine: str) -> None:
+    plan = PLAN.model_copy(update={"batch_size": 5, "engine": engine})
+    roomy, cramped = (
+        make_classifier(seeded(lambda room=room: Cramped(room)), (SIDE, SIDE), CLASSES)  # type: ignore[misc]
+        for room in (99, 3)
+    )
+    same(run(cramped, image_set(), plan), run(roomy, image_set(), plan))
+    (outcome,) = outcomes(cramped, plan)
+    assert outcome.at_once == 2
+    assert outcome.halved == 4  # 32, 16, 8, 4, 2
+
+
+def test_where_one_image_is_too_many_its_cells_say_so() -> None:
+    tight = make_classifier(seeded(lambda: Cramped(0)), (SIDE, SIDE), CLASSES)
+    found = run(tight, image_set(), PLAN)
+    maps = found[found["method"] != "input"]
+    assert set(maps["status"]) == {"error"}
+    assert maps["detail"].str.startswith("OutOfMemoryError: CUDA out of memory").all()
+    assert maps["kept"].any()  # predictions need no gradient
+
+
+# --- steps as needed ------------------------------------------------------------------------------
+
+
+def test_the_steps_of_a_pair_are_recorded(classifier: Classifier) -> None:
+    found = run(classifier, image_set(), AUTO)
+    spec = "integrated_gradients:baseline=black,steps=auto"
+    steps = pick(found, metric="steps")
+    assert set(steps["method"]) == {spec}
+    assert len(steps) == COUNT * 7
+    assert set(steps["value"]) <= {points_at(level) for level in range(8)}
+    clean = pick(steps, family="clean").set_index("image_id")["value"]
+    assert (steps["value"] >= steps["image_id"].map(clean.to_dict()).astype(float)).all()
+
+
+def test_both_maps_of_a_pair_use_the_same_nodes(classifier: Classifier) -> None:
+    """Scores are those of the two paths at the pair's level, not each at its own."""
+    plan = AUTO.model_copy(update={"metric": ("relative_l2", "completeness_error")})
+    found = run(classifier, image_set(), plan)
+    rows = pick(found, method="integrated_gradients:baseline=black,steps=auto", family="bias")
+    images = image_set()
+    differs = 0
+    for index, picture in enumerate(images.pictures):
+        clean = images.read(index).image[None]
+        target = classifier(clean).argmax(dim=1)
+        for severity in (-0.2, 0.2):
+            paths = [
+                NestedPath(classifier, Path(torch.zeros_like(x), x, target, 32))
+                for x in (clean, clean + severity)
+            ]
+            level = max(path.settled[0] for path in paths)
+            differs += paths[0].settled != paths[1].settled
+            first, second = (path.at([level])[0].sum(dim=0) for path in paths)
+            pair = pick(rows, image_id=picture.image_id, severity=severity)
+            expected = float((second - first).norm() / first.norm())
+            distance = pick(pair, metric="relative_l2")["value"].item()
+            assert distance == pytest.approx(expected, abs=1e-4)
+            assert pick(pair, metric="steps")["value"].item() == points_at(level)
+    assert differs
+
+
+def test_captum_has_no_steps_auto() -> None:
+    with pytest.raises(ConfigError, match="engine: captum has no steps=auto"):
+        make_experiment([{"engine": "captum", "steps": "auto"}])
+
+
+def test_a_failure_of_steps_auto_costs_its_own_cells(
+    monkeypatch: pytest.MonkeyPatch, classifier: Classifier
+) -> None:
+    def broken(*_arguments: object) -> NestedPath:
+        raise ArithmeticError("no way")
+
+    monkeypatch.setattr("steadymap.bench.views.nested_path", broken)
+    found = run(classifier, image_set(), AUTO)
+    bad = pick(found, method="integrated_gradients:baseline=black,steps=auto")
+    assert set(bad["status"]) == {"error"}
+    assert set(pick(bad, family="bias")["detail"]) == {"ArithmeticError: no way"}
+    assert set(pick(found, method="gradient", metric="spearman")["status"]) == {"ok"}
+
+
+# --- where the time goes --------------------------------------------------------------------------
+
+
+def test_every_part_of_the_work_is_timed(classifier: Classifier) -> None:
+    made = outcomes(classifier, PLAN)
+    assert len(made) == 3
+    for outcome in made:
+        by_part: dict[str, list[int]] = {}
+        for timing in outcome.timings:
+            by_part.setdefault(timing.part, []).append(timing.images)
+            assert timing.seconds > 0
+        specs = {method.spec for method in PLAN.bound_methods()}
+        assert set(by_part) == {SHARED, METRICS_PART, *specs}
+        images = len({record.image_id for record in outcome.records})
+        for part, sizes in by_part.items():
+            assert sizes == [images] * 7 * (len(specs) if part == METRICS_PART else 1)
