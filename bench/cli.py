@@ -201,7 +201,8 @@ def _severities(texts: list[str]) -> dict[str, tuple[float, ...]] | tuple[float,
     return by_family[""]
 
 
-def _run(experiment: Experiment, *, dry: bool) -> None:
+def _prepare(experiment: Experiment) -> tuple[Experiment, Setup]:
+    """Load model and images; return the experiment with its workers decided, ready to start."""
     device = _device(experiment.device)
     if experiment.threads:
         torch.set_num_threads(experiment.threads)
@@ -212,23 +213,33 @@ def _run(experiment: Experiment, *, dry: bool) -> None:
     if "workers" not in experiment.model_fields_set:
         workers = _workers(classifier, len(images))
         experiment = experiment.model_copy(update={"workers": workers})
-    source = Source(run_id(experiment, classifier, images), classifier.name, images.name)
-    folder = (experiment.output or RUNS / source.run_id).expanduser()
-    setup = prepare(classifier, images, experiment)
-    if not dry:
-        store.claim_folder(folder, source.run_id)
-    cells = experiment.cells()
+    return experiment, prepare(classifier, images, experiment)
+
+
+def _announce(experiment: Experiment, setup: Setup) -> None:
+    classifier, images = setup.classifier, setup.images
     if experiment.limit and len(images) < experiment.limit:
         _say(f"the {experiment.split} split has {len(images)} usable images of {experiment.limit}")
     _say(
         f"{classifier.name} on {images.name} ({experiment.split}): {len(images)} images x "
-        f"{len(cells) + 1} views x {len(experiment.bound_methods())} methods"
+        f"{len(experiment.cells()) + 1} views x {len(experiment.bound_methods())} methods"
     )
-    if device.type == "cuda" and experiment.precision != "ieee":
+    if classifier.module.mean.is_cuda and experiment.precision != "ieee":
         _say(f"precision: {experiment.precision}: products are rounded, maps change with it")
+
+
+def _run(experiment: Experiment, *, dry: bool) -> None:
+    experiment, setup = _prepare(experiment)
+    classifier, images = setup.classifier, setup.images
+    source = Source(run_id(experiment, classifier, images), classifier.name, images.name)
+    folder = (experiment.output or RUNS / source.run_id).expanduser()
+    if not dry:
+        store.claim_folder(folder, source.run_id)
+    _announce(experiment, setup)
     if dry:
         _console().print(estimate_table(estimate(setup)))
         return
+
     git = git_state()
 
     def describe(result: Result) -> dict[str, Any]:
@@ -238,7 +249,7 @@ def _run(experiment: Experiment, *, dry: bool) -> None:
     # A polite kill (CI cancelling a job, say) ends a run as Ctrl-C does: with what it has.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with store.recorder(folder, source, cells, describe) as taking:
+        with store.recorder(folder, source, experiment.cells(), describe) as taking:
             _measure(setup, taking, keep_maps=experiment.save_maps)
     except KeyboardInterrupt:
         _say(f"interrupted; what was measured is in {folder / store.PARTIAL}")
@@ -351,12 +362,12 @@ def time_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     course = Course(
         model, weights, specs, batch_size, repeats, fresh, keep_heap, precision == "ieee"
     )
-    framing = course.load("cpu").framing
-    images = open_images(data, framing, "test", max(batch_size, 8))
+    classifier = course.load("cpu")
+    images = open_images(data, classifier.framing, "test", max(batch_size, 8))
     rows = [row for name in devices for row in time_device(course, images, name, _say)]
     timed = dict.fromkeys(row.device for row in rows if not row.missing)
     parity = [one for name in timed if name != "cpu" for one in agreement(course, images, name)]
-    write_json(path, report(course, rows, parity))
+    write_json(path, report(course, rows, parity) | {"weights_sha256": classifier.weights_hash()})
     console = _console()
     console.print(timing_table(rows))
     if parity:

@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -146,17 +145,27 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
-    """Return the most memory the process has held so far, in bytes: resident, and on its GPU."""
-    peak = {}
-    if sys.platform != "win32":
-        import resource  # noqa: PLC0415 - Windows has none
+    """Return the most memory the process has held so far, in bytes: resident, and on its GPU.
 
-        unit = 1 if platform.system() == "Darwin" else 1024
-        peak["resident"] = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Where nobody says what is resident, that is left out.
+    """
+    peak = {}
+    resident = _peak_resident(Path("/proc/self/status"))
+    if resident is not None:
+        peak["resident"] = resident
     if device.type == "cuda":
         peak["cuda_allocated"] = torch.cuda.max_memory_allocated(device)
         peak["cuda_reserved"] = torch.cuda.max_memory_reserved(device)
     return peak
+
+
+def _peak_resident(status: Path) -> int | None:
+    """Return the process's own peak; `getrusage` would give that of the process it came from."""
+    try:
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Annotated, Literal, cast, get_type_hints
 
 import torch
-from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, Saliency
 from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
@@ -91,8 +92,10 @@ def read_gradient(seen: Pass) -> Tensor:
 
 def captum_gradient(classifier: Classifier, batch: Batch) -> Tensor:
     """Compute the same with captum: the oracle of `gradient`, and `--engine captum`."""
-    maps: Tensor = Saliency(classifier.module).attribute(
-        _own_copy(batch.images), target=batch.targets, abs=False
+    maps: Tensor = (
+        _captum()
+        .Saliency(classifier.module)
+        .attribute(_own_copy(batch.images), target=batch.targets, abs=False)
     )
     return maps.detach()
 
@@ -109,8 +112,10 @@ def read_gradient_x_input(seen: Pass) -> Tensor:
 
 def captum_gradient_x_input(classifier: Classifier, batch: Batch) -> Tensor:
     """Compute the same with captum: the oracle of `gradient_x_input`."""
-    maps: Tensor = InputXGradient(classifier.module).attribute(
-        _own_copy(batch.images), target=batch.targets
+    maps: Tensor = (
+        _captum()
+        .InputXGradient(classifier.module)
+        .attribute(_own_copy(batch.images), target=batch.targets)
     )
     return maps.detach()
 
@@ -133,10 +138,17 @@ def read_grad_cam(seen: Pass, *, relu: bool = True) -> Tensor:
 
 def captum_grad_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> Tensor:
     """Compute the same with captum: the oracle of `grad_cam`."""
-    maps: Tensor = LayerGradCam(classifier.module, classifier.cam_module).attribute(
-        _own_copy(batch.images), target=batch.targets, relu_attributions=relu
+    maps: Tensor = (
+        _captum()
+        .LayerGradCam(classifier.module, classifier.cam_module)
+        .attribute(_own_copy(batch.images), target=batch.targets, relu_attributions=relu)
     )
     return maps.detach()
+
+
+def _captum() -> ModuleType:
+    """Import captum when it is first asked for: that takes a second, which the own engine saves."""
+    return importlib.import_module("captum.attr")
 
 
 def _alone(classifier: Classifier, batch: Batch, read: Read) -> Pass:
@@ -159,14 +171,16 @@ def integrated_gradients(
     The same sum as captum's, without its copies: see `steadymap.bench.paths.path_sum`.
     """
     if steps == "auto":
-        nested = nested_path(classifier, batch, baseline)
+        nested = nested_path(classifier, batch, baseline=baseline)
         return nested.at(nested.settled)
     path = _path(batch, baseline)
     nodes, shares = gauss_legendre(steps, batch.images)
     return path_sum(classifier, path, nodes, shares) * (path.ends - path.starts)
 
 
-def nested_path(classifier: Classifier, batch: Batch, baseline: BaselineName) -> NestedPath:
+def nested_path(
+    classifier: Classifier, batch: Batch, *, baseline: BaselineName = "black"
+) -> NestedPath:
     """Integrate until settled, and be able to go on: what a run needs for `steps=auto`."""
     return NestedPath(classifier, _path(batch, baseline))
 
@@ -189,13 +203,17 @@ def captum_integrated_gradients(
     """
     if steps == "auto":
         raise ValueError("captum has no steps=auto; give a number of steps")
-    maps: Tensor = IntegratedGradients(classifier.module).attribute(
-        _own_copy(batch.images),
-        baselines=BASELINES[baseline](batch),
-        target=batch.targets,
-        n_steps=steps,
-        method="gausslegendre",
-        internal_batch_size=max(batch.at_once, len(batch.images)),
+    maps: Tensor = (
+        _captum()
+        .IntegratedGradients(classifier.module)
+        .attribute(
+            _own_copy(batch.images),
+            baselines=BASELINES[baseline](batch),
+            target=batch.targets,
+            n_steps=steps,
+            method="gausslegendre",
+            internal_batch_size=max(batch.at_once, len(batch.images)),
+        )
     )
     return maps.detach()
 
@@ -250,6 +268,8 @@ class Method:
             may use too, is all it takes.
         passes: from the parameters, how many times one image goes forward and backward for one
             map; once, where `share` is given.
+        nested: where `steps` may be `auto`, the path that can be doubled further; called as
+            `explain` is, without `steps`.
     """
 
     explain: Callable[..., Tensor]
@@ -260,6 +280,7 @@ class Method:
     captum: Callable[..., Tensor] | None = None
     share: Share | None = None
     passes: Callable[[Mapping[str, object]], int] = lambda _parameters: 1
+    nested: Callable[..., NestedPath] | None = None
 
 
 METHODS: dict[str, Method] = {
@@ -284,6 +305,7 @@ METHODS: dict[str, Method] = {
         complete=True,
         captum=captum_integrated_gradients,
         passes=_steps,
+        nested=nested_path,
     ),
     "grad_cam": Method(
         grad_cam,
@@ -342,7 +364,18 @@ class BoundMethod:
     @property
     def adaptive(self) -> bool:
         """Whether the method takes as many steps as each image needs."""
-        return dict(self.parameters).get("steps") == "auto"
+        return self.method.nested is not None and dict(self.parameters).get("steps") == "auto"
+
+    def nested(self, classifier: Classifier, batch: Batch) -> NestedPath:
+        """Return paths that are settled and can be doubled further.
+
+        Raises:
+            TypeError: the method has none.
+        """
+        if self.method.nested is None:
+            raise TypeError(f"{self.spec} has no nested path")
+        parameters = {name: value for name, value in self.parameters if name != "steps"}
+        return self.method.nested(classifier, batch, **parameters)
 
     @property
     def baseline_name(self) -> BaselineName | None:

@@ -18,6 +18,7 @@ Read = Literal["gradient", "layer"]
 # Images that go through the network at once. On a CPU more of them fall out of the cache and each
 # takes longer; a GPU wants enough to be full.
 MOST_AT_ONCE = {"cpu": 32, "cuda": 256}
+LIKE_A_CPU = MOST_AT_ONCE["cpu"]
 
 # The share of the free memory that activations may take, and how often they are held: once as
 # what the backward pass needs, once more as gradients and workspace.
@@ -163,7 +164,7 @@ def images_at_once(classifier: Classifier, workers: int = 1) -> int:
     A power of two that the free memory holds, of all workers at the same time.
     """
     device = classifier.module.mean.device
-    most = MOST_AT_ONCE[device.type]
+    most = MOST_AT_ONCE.get(device.type, LIKE_A_CPU)
     free = free_memory(device)
     if free is None:
         return most
@@ -199,7 +200,9 @@ def activation_bytes(classifier: Classifier) -> int:
 def free_memory(device: torch.device) -> int | None:
     """Return the memory that is free on a device, in bytes; None where nobody says."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What torch has reserved and not handed out is free to us, though not to the driver.
+        spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + spare
     return free_host_memory(Path("/proc/meminfo"), Path("/sys/fs/cgroup"))
 
 
@@ -213,8 +216,11 @@ def free_host_memory(meminfo: Path, group: Path) -> int | None:
     try:
         limit = (group / "memory.max").read_text(encoding="ascii").strip()
         used = int((group / "memory.current").read_text(encoding="ascii"))
+        stat = (group / "memory.stat").read_text(encoding="ascii").splitlines()
     except OSError:  # no control group of version 2
-        limit, used = "max", 0
+        limit, used, stat = "max", 0, []
+    # Files that the kernel keeps in memory until somebody needs it.
+    used -= sum(int(line.split()[1]) for line in stat if line.startswith("inactive_file "))
     if limit != "max":
         left.append(max(0, int(limit) - used))
     return min(left, default=None)

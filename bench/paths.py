@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -155,9 +155,7 @@ class NestedPath:
     def __post_init__(self) -> None:
         """Evaluate the first level, and go on until every line is settled."""
         path = self.path
-        with torch.no_grad():
-            difference = self.classifier(path.ends) - self.classifier(path.starts)
-        self._deltas = difference.gather(1, path.targets[:, None])[:, 0]
+        self._deltas = self._picked(path.ends) - self._picked(path.starts)
         inside = torch.arange(1, FIRST_INTERVALS, device=path.ends.device) / FIRST_INTERVALS
         self._ends = self._sum(range(len(path)), torch.tensor([0.0, 1.0]), 0.5)
         self._inner = self._sum(range(len(path)), inside, 1.0)
@@ -172,8 +170,15 @@ class NestedPath:
                 open_lines.remove(line)
         self.reach(MOST_DOUBLINGS, open_lines)
 
-    def at(self, levels: Sequence[int]) -> Tensor:
-        """Return the map of each line at a level of its own: (B, 3, H, W)."""
+    def at(self, levels: Sequence[int], at_once: int | None = None) -> Tensor:
+        """Return the map of each line at a level of its own: (B, 3, H, W).
+
+        Args:
+            levels: B of them.
+            at_once: points that go through the network together from now on.
+        """
+        if at_once is not None:
+            self.path = replace(self.path, at_once=at_once)
         for level in range(1, max(levels) + 1):
             self.reach(level, [line for line, wanted in enumerate(levels) if wanted >= level])
         return torch.stack([self.maps[level][line] for line, level in enumerate(levels)])
@@ -193,6 +198,12 @@ class NestedPath:
         self.maps[level][missing] = way * sums / intervals
         for line in missing:
             self.reached[line] = level
+
+    def _picked(self, images: Tensor) -> Tensor:
+        """(B,): the targets' logits."""
+        with torch.no_grad():
+            logits = torch.cat([self.classifier(few) for few in images.split(self.path.at_once)])
+        return logits.gather(1, self.path.targets[:, None])[:, 0]
 
     def _sum(self, lines: Sequence[int], nodes: Tensor, share: float) -> Tensor:
         places = nodes.to(self.path.ends)

@@ -25,7 +25,7 @@ from steadymap.bench.passes import (
     shared_pass,
 )
 from steadymap.bench.perturbations import PERTURBATIONS, perturb
-from steadymap.bench.runner import Setup, score, threads_each
+from steadymap.bench.runner import Setup, float32, score, threads_each
 from steadymap.bench.views import explained
 from steadymap.models import Classifier
 
@@ -109,9 +109,13 @@ def estimate(setup: Setup, seconds: float = 2.0) -> Estimate:
     The calibration runs as many workers as the run will, each on passes of the run's own size.
     """
     passes = count(setup)
+    device = setup.classifier.module.mean.device
+    # Before the calibration, whose own passes would be counted twice.
+    held = peak_memory(device)
     classifiers = [setup.classifier.replica() for _ in range(setup.plan.workers)]
     at_once = setup.at_once
-    with threads_each(setup.plan.workers):
+    exact = setup.plan.precision == "ieee"
+    with threads_each(setup.plan.workers), float32(device, exact=exact):
         rate = _throughput(
             [_pass_work(one, setup.images, at_once, ("gradient",)) for one in classifiers],
             seconds * PASS_SHARE * 0.75,
@@ -125,7 +129,6 @@ def estimate(setup: Setup, seconds: float = 2.0) -> Estimate:
         )
         image_rate = _throughput([_image_work(setup)] * len(classifiers), seconds * IMAGE_SHARE)
     activations = setup.plan.workers * at_once * activation_bytes(setup.classifier) * TIMES_HELD
-    held = peak_memory(setup.classifier.module.mean.device)
     views = len(setup.images) * (len(setup.plan.cells()) + 1)
     return Estimate(
         passes,
@@ -142,7 +145,11 @@ def _throughput(works: list[Callable[[], int]], seconds: float) -> float:
     together = threading.Barrier(len(works))
 
     def repeat(work: Callable[[], int]) -> float:
-        work()
+        try:
+            work()
+        except BaseException:
+            together.abort()  # or the others would wait for ever
+            raise
         together.wait()
         started, done = time.perf_counter(), 0
         while (elapsed := time.perf_counter() - started) < seconds or not done:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -74,7 +74,7 @@ class Outcome:
         deltas: by complete method, (B, cells), what its attributions must add up to, in logits.
         timings: where the time went.
         at_once: how many images went through the network together, at the end.
-        halved: how many times that was halved because memory ran out, since the run began.
+        halved: how many times that was halved because memory ran out.
     """
 
     records: list[Record]
@@ -319,23 +319,28 @@ def _measure_batch(
     worker.begin()
     frames = [setup.images.read(index) for index in indices]
     masks = [frame.mask for frame in frames if frame.mask is not None]
-    evidence = {"mask": np.stack(masks)} if setup.images.has_masks else {}
+    evidence: dict[str, Array | Tensor] = {}
+    if setup.images.has_masks:
+        inside = np.stack(masks)
+        on_gpu = worker.classifier.module.mean.is_cuda
+        # Once a batch, not once a metric.
+        evidence["mask"] = (
+            torch.from_numpy(inside).to(worker.classifier.module.mean.device) if on_gpu else inside
+        )
     taking = _Taking(setup, worker, evidence, keep_maps=keep_maps)
     images = torch.stack([frame.image for frame in frames])
     ids = tuple(setup.images.pictures[index].image_id for index in indices)
     for shown in ahead(_shown(setup, images, ids), in_thread=worker.classifier.module.mean.is_cuda):
         # The first view is the clean one: what it predicts is the class explained in all of them.
-        targets = taking.views[0].batch.targets if taking.views else None
+        targets = taking.clean_view.batch.targets if taking.clean_view else None
         taking.take(look(worker, shown, targets), advance)
     return taking.outcome(indices)
 
 
 def _shown(setup: Setup, images: Tensor, ids: tuple[str, ...]) -> Iterator[Shown]:
-    """Yield the images as one cell after the other makes them, the clean one first.
-
-    On a GPU a copy from pinned memory runs while the GPU is at work.
-    """
+    """Yield the images as one cell after the other makes them, the clean one first."""
     device = setup.classifier.module.mean.device
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     for cell in (CLEAN_CELL, *setup.plan.cells()):
         shown = images
         if cell is not CLEAN_CELL:
@@ -345,9 +350,20 @@ def _shown(setup: Setup, images: Tensor, ids: tuple[str, ...]) -> Iterator[Shown
                     for image, image_id in zip(images, ids, strict=True)
                 ]
             )
-        source = shown.pin_memory() if device.type == "cuda" else shown
-        on_device = source.to(device, non_blocking=True)
-        yield Shown(cell, shown, on_device, ids, setup.plan.seed)
+        yield Shown(cell, shown, _moved(shown, device, stream), ids, setup.plan.seed)
+
+
+def _moved(images: Tensor, device: torch.device, stream: torch.cuda.Stream | None) -> Tensor:
+    """Copy images to a device; on a GPU beside the work that is queued there already."""
+    if stream is None:
+        return images.to(device)
+    with torch.cuda.stream(stream):
+        moved = images.pin_memory().to(device, non_blocking=True)
+    # Work that is queued from now on waits for the copy.
+    consumer = torch.cuda.default_stream(device)
+    consumer.wait_stream(stream)
+    moved.record_stream(consumer)
+    return moved
 
 
 def ahead(items: Iterator[T], *, in_thread: bool) -> Iterator[T]:
@@ -362,50 +378,82 @@ def ahead(items: Iterator[T], *, in_thread: bool) -> Iterator[T]:
             yield item
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """What remains of a view once its maps are scored.
+
+    Attributes:
+        cell: the perturbation.
+        predictions: B classes; None where a logit is not finite.
+        scores: by method and metric.
+    """
+
+    cell: Cell
+    predictions: list[int | None]
+    scores: dict[str, dict[str, Scores]]
+
+
 class _Taking:
-    """Takes the views of one batch as they come, the clean one first, and scores their maps."""
+    """Takes the views of one batch as they come, the clean one first, and scores their maps.
+
+    Of a perturbed view nothing stays but its scores, unless maps are kept: memory does not grow
+    with the number of cells.
+    """
 
     def __init__(
-        self, setup: Setup, worker: Worker, evidence: dict[str, Array], *, keep_maps: bool
+        self,
+        setup: Setup,
+        worker: Worker,
+        evidence: dict[str, Array | Tensor],
+        *,
+        keep_maps: bool,
     ) -> None:
         self.setup = setup
         self.worker = worker
         self.evidence = evidence
         self.keep_maps = keep_maps
-        self.views: list[View] = []
-        self.scores: list[dict[str, dict[str, Scores]]] = []
+        self.clean_view: View | None = None
         self.clean: dict[BoundMethod, Explained | Failure] = {}
         self.adaptive = {
             method: Adaptive(worker, method) for method in setup.methods if method.adaptive
         }
-        self.kept: dict[str, list[Explained | Failure]] = {
-            method.spec: [] for method in setup.methods
-        }
+        self.scored: list[_Scored] = []
+        self.images: list[Tensor] = []
+        self.attributions: dict[str, list[Tensor | None]] = {m.spec: [] for m in setup.methods}
         self.deltas: dict[str, list[Array]] = {}
 
     def take(self, view: View, advance: Callable[[int], None]) -> None:
         """Explain a view with every method and score the maps."""
-        self.views.append(view)
-        is_clean = view.cell is CLEAN_CELL
-        rows = {} if is_clean else {INPUT: input_scores(self.views[0], view)}
-        for method, metrics in self.setup.methods.items():
-            reference, found, steps = self._explain(method, view)
-            with self.worker.clock(view.cell, METRICS_PART, len(view.images)):
-                if any(metric.against == "delta" for metric in metrics.values()):
-                    self.evidence["delta"] = deltas(self.worker, method, view)
-                    self.deltas.setdefault(method.spec, []).append(self.evidence["delta"])
-                current = same_size(reference, found)
-                rows[method.spec] = {
-                    name: score(metric, reference, current, self.evidence)
-                    for name, metric in metrics.items()
-                    if metric.against != "map" or not is_clean
-                }
-            if steps is not None:
-                rows[method.spec][STEPS] = steps
-            if self.keep_maps:
-                self.kept[method.spec].append(current)
+        rows: dict[str, dict[str, Scores]] = {}
+        if self.clean_view is None:
+            self.clean_view = view
+        else:
+            rows[INPUT] = input_scores(self.clean_view, view)
+        for method in self.setup.methods:
+            rows[method.spec] = self._score(method, view)
             advance(len(view.images))
-        self.scores.append(rows)
+        self.scored.append(_Scored(view.cell, _predictions(view), rows))
+        if self.keep_maps:
+            self.images.append(view.images)
+
+    def _score(self, method: BoundMethod, view: View) -> dict[str, Scores]:
+        reference, found, steps = self._explain(method, view)
+        current = same_size(reference, found)
+        metrics = self.setup.methods[method]
+        if any(metric.against == "delta" for metric in metrics.values()):
+            self.evidence["delta"] = delta = deltas(self.worker, method, view)
+            if self.keep_maps:
+                self.deltas.setdefault(method.spec, []).append(delta)
+        with self.worker.clock(view.cell, METRICS_PART, len(view.images)):
+            scores = {
+                name: score(metric, reference, current, self.evidence)
+                for name, metric in metrics.items()
+                if metric.against != "map" or view is not self.clean_view
+            }
+        if self.keep_maps:
+            maps = current.attributions.cpu() if isinstance(current, Explained) else None
+            self.attributions[method.spec].append(maps)
+        return scores if steps is None else scores | {STEPS: steps}
 
     def _explain(
         self, method: BoundMethod, view: View
@@ -424,7 +472,7 @@ class _Taking:
         """Return what the batch came to."""
         worker = self.worker
         outcome = Outcome(
-            list(_records(self.setup, indices, self.views, self.scores)),
+            list(_records(self.setup, indices, self.scored)),
             timings=tuple(worker.timings),
             at_once=worker.at_once,
             halved=worker.halved,
@@ -434,32 +482,29 @@ class _Taking:
         mask = self.evidence.get("mask")
         return replace(
             outcome,
-            images=torch.stack([view.images for view in self.views], dim=1),
-            masks=None if mask is None else torch.from_numpy(mask),
-            attributions={spec: _stack(maps) for spec, maps in self.kept.items()},
+            images=torch.stack(self.images, dim=1),
+            masks=None if mask is None else torch.as_tensor(mask).cpu(),
+            attributions={spec: _stack(maps) for spec, maps in self.attributions.items()},
             deltas={
                 spec: torch.from_numpy(np.stack(rows, axis=1)) for spec, rows in self.deltas.items()
             },
         )
 
 
-def _stack(cells: list[Explained | Failure]) -> Tensor | None:
-    """(B, cells, C, h, w) on the CPU, NaN where a map is missing; None where all are."""
-    known = [cell.attributions.cpu() for cell in cells if isinstance(cell, Explained)]
+def _stack(cells: list[Tensor | None]) -> Tensor | None:
+    """(B, cells, C, h, w), NaN where a map is missing; None where all are."""
+    known = [maps for maps in cells if maps is not None]
     if not known:
         return None
     missing = torch.full_like(known[0], torch.nan)
-    return torch.stack(
-        [cell.attributions.cpu() if isinstance(cell, Explained) else missing for cell in cells],
-        dim=1,
-    )
+    return torch.stack([missing if maps is None else maps for maps in cells], dim=1)
 
 
 def score(
     metric: Metric,
     clean: Explained | Failure,
     current: Explained | Failure,
-    evidence: dict[str, Array],
+    evidence: Mapping[str, Array | Tensor],
 ) -> Scores:
     """Score the maps of a view, against the clean ones or the evidence that the metric reads."""
     if isinstance(current, Failure):
@@ -471,20 +516,15 @@ def score(
     return evaluate(metric, clean.maps, current.maps)
 
 
-def _records(
-    setup: Setup,
-    indices: range,
-    views: list[View],
-    scores: list[dict[str, dict[str, Scores]]],
-) -> Iterator[Record]:
-    predictions = [_predictions(view) for view in views]
+def _records(setup: Setup, indices: range, scored: list[_Scored]) -> Iterator[Record]:
     for position, index in enumerate(indices):
         picture = setup.images.pictures[index]
         label = _label(picture, setup)
-        target = predictions[0][position]
-        for view, rows, predicted in zip(views, scores, predictions, strict=True):
-            lost = target is None or predicted[position] is None
-            for method, by_metric in rows.items():
+        target = scored[0].predictions[position]
+        for view in scored:
+            predicted = view.predictions[position]
+            lost = target is None or predicted is None
+            for method, by_metric in view.scores.items():
                 for metric, score in by_metric.items():
                     value, status, detail = (
                         NO_LOGITS if lost and method != INPUT else score.at(position)
@@ -494,8 +534,8 @@ def _records(
                         label=label,
                         target=target,
                         pred_clean=target,
-                        pred_perturbed=predicted[position],
-                        kept=not lost and predicted[position] == target,
+                        pred_perturbed=predicted,
+                        kept=not lost and predicted == target,
                         method=method,
                         family=view.cell.family,
                         severity=view.cell.severity,

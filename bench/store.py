@@ -30,6 +30,7 @@ MANIFEST = "manifest.json"
 PARTIAL_MANIFEST = "manifest.partial.json"
 SUMMARY = "summary.csv"
 TIMINGS = "timings.csv"
+PARTIAL_TIMINGS = "timings.partial.csv"
 MAPS = "maps"
 
 
@@ -99,7 +100,7 @@ class Recorder:
         ]
         self.batches += 1
         self.at_once = min(self.at_once or outcome.at_once, outcome.at_once)
-        self.halved = max(self.halved, outcome.halved)
+        self.halved += outcome.halved
 
     def result(self, *, complete: bool) -> Result:
         """Return how the run went so far."""
@@ -128,10 +129,11 @@ def recorder(
             complete = True
         finally:
             write_json(folder / PARTIAL_MANIFEST, describe(taking.result(complete=complete)))
-            _write_timings(folder / TIMINGS, taking.timings)
+            _write_timings(folder / PARTIAL_TIMINGS, taking.timings)
             if taking.kept:
                 _write_maps(folder / MAPS, taking.kept, cells)
     (folder / PARTIAL).replace(folder / RECORDS)
+    (folder / PARTIAL_TIMINGS).replace(folder / TIMINGS)
     (folder / PARTIAL_MANIFEST).replace(folder / MANIFEST)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import statistics
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -33,7 +35,7 @@ from steadymap.models import Classifier, load_classifier
 STEADY_SPREAD = 0.1
 
 # What is tried in search of a device's best batch, on up to this many images at a time.
-BATCHES = (1, 4, 16, 64)
+BATCHES = {"cpu": (1, 4, 16, 64), "cuda": (1, 4, 16, 64, 256)}
 SEARCH_REPEATS = 2
 
 # Inputs are photographs with noise too weak to matter, new ones each time: nothing can be cached.
@@ -180,8 +182,8 @@ def time_device(
 
     Where there is no such device each row says so.
     """
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        reason = "torch sees no CUDA device here"
+    reason = _missing(torch.device(device))
+    if reason:
         return [Timed(spec, device, reason, course.batch) for spec in course.methods]
     classifier = course.load(device)
     applied: list[BoundMethod] = []
@@ -214,10 +216,20 @@ def time_device(
                     at_best[method][0],
                     forward,
                     backward,
-                    _in_fresh_process(course, images, method.spec, device),
+                    timer.fresh(method, images),
                 )
             )
     return rows
+
+
+def _missing(device: torch.device) -> str:
+    """Return why there is no such device; empty where there is one."""
+    if device.type != "cuda":
+        return ""
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device here"
+    count = torch.cuda.device_count()
+    return "" if (device.index or 0) < count else f"there are {count} CUDA devices"
 
 
 class _Timer:
@@ -257,10 +269,10 @@ class _Timer:
         started = time.perf_counter()
         batch = Batch(images.to(self.device), targets, ids, self.course.seed, self.at_once)
         for event in events[:1]:
-            event.record()
+            event.record(torch.cuda.current_stream(self.device))
         maps = method.explain(self.classifier, batch)
         for event in events[1:]:
-            event.record()
+            event.record(torch.cuda.current_stream(self.device))
         maps.cpu()
         seconds = time.perf_counter() - started
         inside = events[0].elapsed_time(events[1]) / 1000 if on_gpu else None
@@ -287,9 +299,7 @@ class _Timer:
     def best_batch(self, method: BoundMethod) -> int:
         """Return the batch at which an image takes the least time, of those that fit."""
         rates: dict[int, float] = {}
-        for count in BATCHES:
-            if count > max(self.at_once, 1):
-                break
+        for count in BATCHES[self.device.type]:
             self.once(method, count)
             rates[count] = min(self.once(method, count)[0] for _ in range(SEARCH_REPEATS)) / count
         return min(rates, key=rates.__getitem__)
@@ -300,84 +310,99 @@ class _Timer:
             self.once(method, self.course.batch)
         return counts.forward / self.course.batch, counts.backward / self.course.batch
 
+    def fresh(self, method: BoundMethod, images: ImageSet) -> Fresh | None:
+        """Time the first batch of a process of its own, if that was asked for."""
+        if not self.course.fresh:
+            return None
+        count = self.course.batch
+        pixels = torch.stack([images.read(place % len(images)).image for place in range(count)])
+        where = Where(method.spec, str(self.device), torch.get_num_threads(), self.at_once)
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(first_batch, self.course, pixels.numpy(), where).result()
+
 
 def _stopwatch(seconds: list[float]) -> Stopwatch | None:
     return Stopwatch.of(seconds) if seconds else None
 
 
-def _in_fresh_process(course: Course, images: ImageSet, spec: str, device: str) -> Fresh | None:
-    if not course.fresh:
-        return None
-    pixels = torch.stack(
-        [images.read(place % len(images)).image for place in range(course.batch)]
-    ).numpy()
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        threads = torch.get_num_threads()
-        return pool.submit(first_batch, course, pixels, (spec, device, threads)).result()
+@dataclass(frozen=True)
+class Where:
+    """Method, device, CPU threads and images at once of a process of its own."""
+
+    spec: str
+    device: str
+    threads: int
+    at_once: int
 
 
-def first_batch(course: Course, pixels: Any, where: tuple[str, str, int]) -> Fresh:  # noqa: ANN401 - an array that crosses processes
+def first_batch(course: Course, pixels: NDArray[np.float32], where: Where) -> Fresh:
     """Explain the first batch of a process: what `Fresh` says.
 
     Args:
         course: what is timed.
-        pixels: (B, 3, H, W), float32, a NumPy array.
-        where: spec of the method, device, threads.
+        pixels: (B, 3, H, W).
+        where: what runs where.
     """
-    spec, device, threads = where
     if course.keep_heap:
         retain_heap()
-    torch.set_num_threads(threads)
-    classifier = course.load(device)
+    torch.set_num_threads(where.threads)
+    classifier = course.load(where.device)
     place = classifier.module.mean.device
-    method = bind_method(spec)
+    method = bind_method(where.spec)
     images = torch.from_numpy(np.array(pixels))
     targets = torch.zeros(len(images), dtype=torch.int64, device=place)
     ids = tuple(str(index) for index in range(len(images)))
-    at_once = images_at_once(classifier)
     before = peak_memory(place)
     with float32(place, exact=course.exact):
         started = time.perf_counter()
-        batch = Batch(images.to(place), targets, ids, course.seed, at_once)
+        batch = Batch(images.to(place), targets, ids, course.seed, where.at_once)
         method.explain(classifier, batch).cpu()
         seconds = time.perf_counter() - started
     return Fresh(seconds, peak_memory(place), before)
 
 
 def agreement(course: Course, images: ImageSet, device: str) -> list[Agreement]:
-    """Compare a device's maps with the CPU's, method by method, on the same images."""
+    """Compare a device's maps with the CPU's, method by method, on the same images and targets."""
     count = min(course.batch, len(images))
     shown = torch.stack([images.read(place).image for place in range(count)])
     ids = tuple(picture.image_id for picture in images.pictures[:count])
-    maps: dict[str, list[Tensor]] = {}
-    for name in ("cpu", device):
-        classifier = course.load(name)
-        place = classifier.module.mean.device
-        with float32(place, exact=course.exact):
-            for method in map(bind_method, course.methods):
-                if method.method.inapplicable(classifier) is not None:
-                    continue
-                targets = torch.zeros(count, dtype=torch.int64, device=place)
-                batch = Batch(
-                    shown.to(place), targets, ids, course.seed, images_at_once(classifier)
-                )
-                found = method.explain(classifier, batch).cpu().double()
-                maps.setdefault(method.spec, []).append(found)
-    return [
-        Agreement(spec, device, *_difference(first, second))
-        for spec, (first, second) in maps.items()
+    classifiers = [course.load("cpu"), course.load(device)]
+    with torch.no_grad():
+        targets = classifiers[0](shown).argmax(dim=1)
+    found = []
+    for method in map(bind_method, course.methods):
+        if method.method.inapplicable(classifiers[0]) is not None:
+            continue
+        maps = []
+        for classifier in classifiers:
+            place = classifier.module.mean.device
+            at_once = images_at_once(classifier)
+            batch = Batch(shown.to(place), targets.to(place), ids, course.seed, at_once)
+            with float32(place, exact=course.exact):
+                maps.append(method.explain(classifier, batch).cpu().double())
+        found.append(Agreement(method.spec, device, *difference(*maps)))
+    return found
+
+
+def difference(first: Tensor, second: Tensor) -> tuple[float, float]:
+    """Return the largest relative L2 and the smallest rank correlation over a batch.
+
+    Two maps of zeros are equal; anything that is not finite is as far apart as can be. Where no map
+    has ranks, because all are constant, the correlation is NaN.
+    """
+    gaps = (first - second).flatten(1).norm(dim=1).tolist()
+    norms = first.flatten(1).norm(dim=1).tolist()
+    shares = [
+        0.0 if gap == 0 else gap / norm if norm else math.inf
+        for gap, norm in zip(gaps, norms, strict=True)
     ]
-
-
-def _difference(first: Tensor, second: Tensor) -> tuple[float, float]:
-    distance = (first - second).flatten(1).norm(dim=1) / first.flatten(1).norm(dim=1)
     ranks = [
         float(spearmanr(one.sum(dim=0).flatten(), other.sum(dim=0).flatten()).statistic)
         for one, other in zip(first, second, strict=True)
-        # A map that is constant has no ranks.
-        if float(one.std()) > 0
+        if bool(other.isfinite().all()) and float(one.std()) > 0 and float(other.std()) > 0
     ]
-    return float(distance[distance.isfinite()].max()), min(ranks)
+    worst = max(share if math.isfinite(share) else math.inf for share in shares)
+    return worst, min(ranks, default=math.nan)
 
 
 # --- what people and programs read ----------------------------------------------------------------
@@ -422,7 +447,8 @@ def _figures(row: Timed) -> list[str]:
         f"{row.warm.median * each:.3g}{steady}",
         escape(f"[{row.warm.low * each:.3g}, {row.warm.high * each:.3g}]"),
         f"{inside.median * each:.3g}" if inside else "",
-        f"{1000 * row.best.median / (row.best_batch or 1):.3g} at {row.best_batch}",
+        f"{1000 * row.best.median / (row.best_batch or 1):.3g} at {row.best_batch}"
+        + ("" if row.best.steady else " unstable"),
         f"{row.forward:g} + {row.backward:g}",
         f"{1000 * row.fresh.seconds:.0f} ms" if row.fresh else "",
         f"{_memory(row.fresh) / 2**20:,.0f} MiB" if row.fresh else "",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steadymap.bench.methods import BASELINES, Batch, BoundMethod, Engine, nested_path
+from steadymap.bench.methods import BASELINES, Batch, BoundMethod, Engine
 from steadymap.bench.passes import Pass, is_out_of_memory, shared_pass
 from steadymap.bench.paths import NestedPath, points_at
 from steadymap.bench.perturbations import PERTURBATIONS, Cell
@@ -25,6 +25,7 @@ MESSAGE_LENGTH = 300
 
 # Names of parts of the work, beside the methods' specs.
 SHARED = "shared pass"
+BASELINE_PART = "baseline logits"
 METRICS_PART = "metrics"
 
 T = TypeVar("T")
@@ -109,7 +110,8 @@ class Timing:
 
     Attributes:
         cell: the perturbation.
-        part: `shared pass`, `metrics`, or the spec of a method: what it took beyond that pass.
+        part: `shared pass`, `baseline logits`, `metrics`, or the spec of a method: what it took
+            beyond that pass.
         images: how many images the view has.
         seconds: by the clock, on a GPU up to the end of its work.
     """
@@ -129,7 +131,7 @@ class Worker:
         methods: those of the run.
         engine: own or captum.
         at_once: how many images go through the network together; less where memory ran out.
-        halved: how many times memory ran out.
+        halved: how many times memory ran out on the batch in hand.
         timings: of the batch in hand.
         baseline_logits: of the batch in hand, by baseline and shift.
     """
@@ -144,6 +146,7 @@ class Worker:
 
     def begin(self) -> None:
         """Forget the batch before."""
+        self.halved = 0
         self.timings.clear()
         self.baseline_logits.clear()
 
@@ -287,12 +290,12 @@ def deltas(worker: Worker, method: BoundMethod, view: View) -> Array:
         raise TypeError(f"{method.spec} is not complete: it has no baseline")
     key = (name, view.classifier.module.shift)
     if key not in worker.baseline_logits:
-        baseline = BASELINES[name](view.batch)
-        worker.baseline_logits[key] = worker.within_memory(
-            lambda at_once: (
-                shared_pass(view.classifier, baseline, view.batch.targets, (), at_once).logits
+        with worker.clock(view.cell, BASELINE_PART, len(view.images)):
+            baseline = BASELINES[name](view.batch)
+            seen = worker.within_memory(
+                lambda at_once: shared_pass(view.classifier, baseline, None, (), at_once)
             )
-        )
+        worker.baseline_logits[key] = seen.logits
     difference = view.logits.double() - worker.baseline_logits[key].double()
     found: Array = difference.gather(1, view.batch.targets[:, None])[:, 0].cpu().numpy()
     return found
@@ -302,7 +305,7 @@ def deltas(worker: Worker, method: BoundMethod, view: View) -> Array:
 
 
 class Adaptive:
-    """A method with `steps=auto` on all views of a batch.
+    """A method with `steps=auto` on all views of a batch, the clean one first.
 
     The clean and the perturbed map of a pair use the same nodes: those that the more demanding of
     the two needs. The clean path is doubled further where a perturbed one asks for it.
@@ -311,30 +314,48 @@ class Adaptive:
     def __init__(self, worker: Worker, method: BoundMethod) -> None:
         self.worker = worker
         self.method = method
-        self.clean: NestedPath | None = None
+        self.clean: NestedPath | Failure | None = None
 
     def explain(self, view: View) -> tuple[Explained | Failure, Explained | Failure, Array]:
         """Return the clean maps and the view's, at the same nodes, and the points taken (B,)."""
         size = len(view.images)
         with self.worker.clock(view.cell, self.method.spec, size):
-            try:
-                path = self._path(view)
-                clean = self.clean = self.clean or path
-                levels = np.maximum(clean.settled, path.settled).tolist()
-                maps = [clean.at(levels), path.at(levels)]
-            except Exception as error:  # noqa: BLE001 - as in `explain`
-                failure = _error(error, size)
-                return failure, failure, np.full(size, np.nan)
+            path = self._path(view)
+            if self.clean is None:
+                self.clean = path
+            clean = self.clean
+            if isinstance(path, Failure) or isinstance(clean, Failure):
+                lost = path if isinstance(path, Failure) else clean
+                return _failed(clean, lost), _failed(path, lost), np.full(size, np.nan)
+            levels = np.maximum(clean.settled, path.settled).tolist()
+            maps = [self._at(one, levels, size) for one in (clean, path)]
         points = np.array([points_at(level) for level in levels], dtype=np.float64)
-        return explained(maps[0], size), explained(maps[1], size), points
+        return maps[0], maps[1], points
 
-    def _path(self, view: View) -> NestedPath:
-        name = self.method.baseline_name
-        if name is None:
-            raise TypeError(f"{self.method.spec} has steps=auto but no baseline")
-        return self.worker.within_memory(
-            lambda at_once: nested_path(view.classifier, replace(view.batch, at_once=at_once), name)
-        )
+    def _path(self, view: View) -> NestedPath | Failure:
+        try:
+            return self.worker.within_memory(
+                lambda at_once: self.method.nested(
+                    view.classifier, replace(view.batch, at_once=at_once)
+                )
+            )
+        except Exception as error:  # noqa: BLE001 - as in `explain`
+            return _error(error, len(view.images))
+
+    def _at(self, path: NestedPath, levels: list[int], size: int) -> Explained | Failure:
+        try:
+            maps = self.worker.within_memory(lambda at_once: path.at(levels, at_once))
+        except Exception as error:  # noqa: BLE001 - as in `explain`
+            return _error(error, size)
+        return explained(maps, size)
+
+
+def _failed(path: object, lost: object) -> Failure:
+    """Return the failure of a path; of one that is fine, that of the other of its pair."""
+    failure = path if isinstance(path, Failure) else lost
+    if not isinstance(failure, Failure):
+        raise TypeError("one of the two has failed")
+    return failure
 
 
 def input_scores(clean: View, view: View) -> dict[str, Scores]:

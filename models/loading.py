@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import nn
 
 from steadymap.models.classifier import (
@@ -118,6 +117,8 @@ def _own(name: str, weights: Path | None) -> Classifier:
 
 
 def _torchvision(spec: str, weights: Path | None) -> Classifier:
+    import torchvision  # noqa: PLC0415 - four seconds, which only its own networks are worth
+
     name, _, label = spec.partition("@")
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:

@@ -29,7 +29,7 @@ from steadymap.bench.perturbations import PERTURBATIONS, Perturbation
 from steadymap.bench.records import SCHEMA
 from steadymap.bench.store import read_run
 from steadymap.metrics import METRICS, Maps, Metric, evaluate
-from steadymap.models import MODELS, Classifier, write_weights
+from steadymap.models import MODELS, Classifier, load_classifier, write_weights
 
 QUICK = ["--limit", "3", "--method", "gradient", "--family", "bias", "--severity", "0.1"]
 
@@ -293,6 +293,15 @@ def test_training_is_repeatable_and_overwrites_nothing(
         (["train", "--output", "card.safetensors"], "card.json exists; choose another"),
         (["run", "--metric", "input_change"], "unknown metric 'input_change'"),
         (["list", "metric"], "unknown list 'metric'; did you mean metrics?"),
+        (["run", "--steps", "many"], "steps: "),
+        (["run", "--steps", "auto", "--engine", "captum"], "captum has no steps=auto"),
+        (["run", "--precision", "half"], "precision: Input should be 'ieee' or 'tf32', got 'half'"),
+        (["run", "--workers", "0"], "workers: Input should be greater than or equal to 1, got 0"),
+        (["time", "--device", "gpu"], "device: unknown name 'gpu'"),
+        (["time", "--method", "gradiant"], "unknown method 'gradiant'; did you mean gradient?"),
+        (["time", "--model", "compakt"], "unknown name 'compakt'; did you mean compact?"),
+        (["time", "--output", "t.txt"], "figures are written as .json, got t.txt"),
+        (["time", "--output", "key.yaml/t.json"], "cannot make the folder key.yaml"),
     ],
 )  # fmt: skip
 def test_a_mistake_gives_one_line_and_exit_code_2(
@@ -320,6 +329,70 @@ def test_a_mistake_gives_one_line_and_exit_code_2(
     assert line.startswith("steadymap: ")
     left = set(tmp_path.rglob("*")) - set(before) - {tmp_path / "runs"}
     assert not left, "a mistake leaves nothing behind"
+
+
+def test_a_dry_run_estimates_and_leaves_nothing(
+    steadymap: Callable[..., Done], tmp_path: Path
+) -> None:
+    done = steadymap("run", *QUICK, "--dry-run", "--workers", "1")
+    assert done.code == 0, done.err
+    # Three images, two views, one pass each; no baseline, because nothing is complete.
+    assert re.search(r"forward passes of an image +6 *\n", done.out)
+    assert re.search(r"backward passes of an image +6 *\n", done.out)
+    assert "peak memory" in done.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_steps_as_needed_are_recorded(steadymap: Callable[..., Done], tmp_path: Path) -> None:
+    quick = [*QUICK[:2], "--method", "integrated_gradients", *QUICK[4:]]
+    done = steadymap("run", *quick, "--steps", "auto", "--output", "here")
+    assert done.code == 0, done.err
+    records, manifest = read_run(tmp_path / "here")
+    assert manifest["methods"] == ["integrated_gradients:baseline=black,steps=auto"]
+    assert (records[records["metric"] == "steps"]["value"] >= 9).all()
+
+
+def test_where_the_time_of_a_run_went_is_kept(
+    steadymap: Callable[..., Done], tmp_path: Path
+) -> None:
+    assert steadymap("run", *QUICK, "--workers", "1", "--output", "here").code == 0
+    timings = pd.read_csv(tmp_path / "here" / "timings.csv")
+    columns = ["batch", "family", "severity", "draw", "part", "images", "seconds"]
+    assert list(timings.columns) == columns
+    assert set(timings["part"]) == {"shared pass", "gradient", "metrics"}
+    assert timings.groupby("part")["images"].sum().tolist() == [6, 6, 6]
+    manifest = json.loads((tmp_path / "here" / "manifest.json").read_text())
+    assert (manifest["images_at_once"], manifest["halved_for_memory"]) == (32, 0)
+    assert manifest["configuration"]["workers"] == 1
+    assert manifest["peak_memory_bytes"]["resident"] > 2**20
+
+
+def test_small_networks_get_a_worker_a_thread_and_large_ones_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = load_classifier("compact")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert cli._workers(small, 60) == 3  # noqa: SLF001 - the choice has no other door
+    assert cli._workers(small, 2) == 2  # noqa: SLF001 - as above
+    monkeypatch.setattr(cli, "activation_bytes", lambda _classifier: cli.SMALL_ACTIVATIONS + 1)
+    assert cli._workers(small, 60) == 1  # noqa: SLF001 - as above
+
+
+def test_time_prints_a_table_and_keeps_the_figures(
+    steadymap: Callable[..., Done], tmp_path: Path
+) -> None:
+    methods = ["--method", "gradient", "--method", "integrated_gradients:steps=2"]
+    quick = ["--batch-size", "1", "--repeats", "2", "--device", "cpu"]
+    done = steadymap("time", *methods, *quick, "--output", "t.json")
+    assert done.code == 0, done.err
+    assert "gradient" in done.out
+    assert "fingerprint" in done.out
+    found = json.loads((tmp_path / "t.json").read_text())
+    assert [(row["forward"], row["backward"]) for row in found["rows"]] == [(1, 1), (2, 2)]
+    for row in found["rows"]:
+        assert row["fresh"]["seconds"] > 0
+        assert row["fresh"]["peak"]["resident"] >= row["fresh"]["before"]["resident"]
+    assert not found["agreement"]
 
 
 def test_failed_cells_give_exit_code_3_and_keep_the_rest(

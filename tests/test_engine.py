@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from steadymap.bench import methods as methods_module
 from steadymap.bench.config import ConfigError, Plan, make_experiment
 from steadymap.bench.images import ImageSet, from_tensor
+from steadymap.bench.manifest import peak_memory
 from steadymap.bench.methods import METHODS, Batch, Method
-from steadymap.bench.passes import count_passes
+from steadymap.bench.passes import activation_bytes, count_passes
 from steadymap.bench.paths import NestedPath, Path, points_at
 from steadymap.bench.planner import count, estimate
 from steadymap.bench.runner import Outcome, ahead, batches, measure, prepare, run
-from steadymap.bench.views import METRICS_PART, SHARED
+from steadymap.bench.views import BASELINE_PART, METRICS_PART, SHARED
 from steadymap.models import Classifier, ModelError, make_classifier
 
 COUNT = 5
@@ -98,6 +99,7 @@ def test_a_run_takes_one_pass_a_view_and_the_steps_of_the_paths(classifier: Clas
         {"family": ("bias",), "severity": (0.1,)},
         {"family": ("compensated_bias",), "severity": (0.0, 0.2)},
         {"engine": "captum", "method": ("gradient", "gradient_x_input")},
+        {"precision": "tf32", "seed": 3},
         {"batch_size": 16},
     ],
 )
@@ -139,7 +141,10 @@ def test_an_estimate_is_finite_and_counts_the_maps(classifier: Classifier, worke
     parts = expected.pass_seconds, expected.metric_seconds, expected.image_seconds
     assert all(part > 0 for part in parts)
     assert expected.seconds == pytest.approx(sum(parts))
-    assert expected.memory > 0
+    # At least what the process holds already, and the activations of a pass for each worker.
+    held = peak_memory(torch.device("cpu"))["resident"]
+    assert expected.memory >= workers * setup.at_once * activation_bytes(classifier)
+    assert expected.memory < held + 2**30
 
 
 # --- workers --------------------------------------------------------------------------------------
@@ -246,12 +251,20 @@ def test_batches_cover_all_and_are_even(images: int, size: int, workers: int) ->
 def test_looking_ahead_changes_nothing(*, in_thread: bool) -> None:
     made: list[int] = []
 
+    second = threading.Event()
+
     def items() -> Iterator[int]:
         for item in range(1, 6):
             made.append(item)
+            if item == 2:
+                second.set()
             yield item
 
-    assert list(ahead(items(), in_thread=in_thread)) == [1, 2, 3, 4, 5] == made
+    taken = ahead(items(), in_thread=in_thread)
+    assert next(taken) == 1
+    # The second is made while the first is held, or only when it is asked for.
+    assert second.wait(10 if in_thread else 0) == in_thread
+    assert [1, *taken] == [1, 2, 3, 4, 5] == made
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -270,6 +283,18 @@ class Cramped(nn.Module):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a lot")
         logits: Tensor = self.inner(images)
         return logits
+
+
+@pytest.mark.parametrize("steps", [6, "auto"])
+def test_where_memory_runs_out_paths_are_cut_smaller(steps: object) -> None:
+    method = f"integrated_gradients:steps={steps}"
+    plan = PLAN.model_copy(update={"batch_size": 5, "method": (method,)})
+    roomy, cramped = (
+        make_classifier(seeded(lambda room=room: Cramped(room)), (SIDE, SIDE), CLASSES)  # type: ignore[misc]
+        for room in (99, 3)
+    )
+    same(run(cramped, image_set(), plan), run(roomy, image_set(), plan))
+    assert outcomes(cramped, plan)[0].at_once == 2
 
 
 @pytest.mark.parametrize("engine", ["own", "captum"])
@@ -339,13 +364,53 @@ def test_captum_has_no_steps_auto() -> None:
         make_experiment([{"engine": "captum", "steps": "auto"}])
 
 
+def break_paths(monkeypatch: pytest.MonkeyPatch, broken: set[int]) -> None:
+    """Let the paths of some views raise; 0 is the clean one."""
+    method, calls = METHODS["integrated_gradients"], iter(range(99))
+    assert method.nested is not None
+    whole = method.nested
+
+    def fragile(classifier: Classifier, batch: Batch, **given: Any) -> NestedPath:
+        if next(calls) in broken:
+            raise ArithmeticError("no way")
+        return whole(classifier, batch, **given)
+
+    replacement = replace(method, nested=fragile)
+    monkeypatch.setitem(methods_module.METHODS, "integrated_gradients", replacement)
+
+
+def test_a_clean_path_that_fails_is_not_replaced_by_a_perturbed_one(
+    monkeypatch: pytest.MonkeyPatch, classifier: Classifier
+) -> None:
+    break_paths(monkeypatch, {0})
+    found = run(classifier, image_set(), AUTO.model_copy(update={"batch_size": COUNT}))
+    bad = pick(found, method="integrated_gradients:baseline=black,steps=auto")
+    assert set(bad["status"]) == {"error"}
+    against_clean = pick(bad, family="bias", metric="spearman")
+    assert set(against_clean["detail"]) <= {
+        "clean image: ArithmeticError: no way",
+        "ArithmeticError: no way",
+    }
+
+
+def test_a_perturbed_path_that_fails_costs_its_view_alone(
+    monkeypatch: pytest.MonkeyPatch, classifier: Classifier
+) -> None:
+    plan = AUTO.model_copy(update={"batch_size": COUNT})
+    expected = run(classifier, image_set(), plan)
+    break_paths(monkeypatch, {1})
+    found = run(classifier, image_set(), plan)
+    spec = "integrated_gradients:baseline=black,steps=auto"
+    lost = pick(found, method=spec, family="bias", severity=-0.2)
+    assert set(lost["status"]) == {"error"}
+    rest = (found["method"] == spec) & (found["family"] != "bias")
+    same(found[rest], expected[rest])
+
+
 def test_a_failure_of_steps_auto_costs_its_own_cells(
     monkeypatch: pytest.MonkeyPatch, classifier: Classifier
 ) -> None:
-    def broken(*_arguments: object) -> NestedPath:
-        raise ArithmeticError("no way")
-
-    monkeypatch.setattr("steadymap.bench.views.nested_path", broken)
+    break_paths(monkeypatch, set(range(99)))
     found = run(classifier, image_set(), AUTO)
     bad = pick(found, method="integrated_gradients:baseline=black,steps=auto")
     assert set(bad["status"]) == {"error"}
@@ -365,7 +430,9 @@ def test_every_part_of_the_work_is_timed(classifier: Classifier) -> None:
             by_part.setdefault(timing.part, []).append(timing.images)
             assert timing.seconds > 0
         specs = {method.spec for method in PLAN.bound_methods()}
-        assert set(by_part) == {SHARED, METRICS_PART, *specs}
+        assert set(by_part) == {SHARED, BASELINE_PART, METRICS_PART, *specs}
         images = len({record.image_id for record in outcome.records})
+        # Three baselines of the network as it is, and of each of its two shifts.
+        assert by_part.pop(BASELINE_PART) == [images] * 3 * 3
         for part, sizes in by_part.items():
             assert sizes == [images] * 7 * (len(specs) if part == METRICS_PART else 1)

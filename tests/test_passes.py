@@ -41,6 +41,7 @@ from steadymap.models import Classifier, make_classifier
 
 IMAGES64 = random_images(5).double()
 SPECS = (*METHODS, *DEFAULT_METHODS, "integrated_gradients:steps=7")
+AUTO = bind_method("integrated_gradients:steps=auto")
 EVERY = {method.spec: method for method in map(bind_method, SPECS)}
 SHARED = {spec: method for spec, method in EVERY.items() if method.method.share}
 
@@ -135,13 +136,16 @@ def test_how_many_go_at_once_changes_nothing(spec: str, conv64: Classifier) -> N
         torch.testing.assert_close(other, maps, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("spec", EVERY)
+@pytest.mark.parametrize("spec", [*EVERY, AUTO.spec])
 def test_no_more_than_at_once_go_through_the_network(spec: str, conv64: Classifier) -> None:
+    method = EVERY.get(spec, AUTO)
     sizes: list[int] = []
     hook = conv64.module.network.register_forward_hook(lambda _m, _i, out: sizes.append(len(out)))
-    EVERY[spec].explain(conv64, replace(batch_of(IMAGES64), at_once=3))
+    method.explain(conv64, replace(batch_of(IMAGES64), at_once=3))
     hook.remove()
     assert max(sizes) == 3
+    if method.adaptive:
+        return
     # All pieces but the last are full: lines of a path share a piece.
     assert set(sizes[:-1]) == {3}
 
@@ -291,16 +295,22 @@ def test_at_once_is_a_power_of_two_below_what_fits(
 
 
 @pytest.mark.parametrize(
-    ("limit", "used", "expected"),
-    [("max", "1", 2048 * 1024), ("1500000", "500000", 1_000_000), ("100", "500", 0)],
+    ("limit", "used", "files", "expected"),
+    [
+        ("max", "1", 0, 2048 * 1024),
+        ("1500000", "500000", 0, 1_000_000),
+        ("1500000", "500000", 200_000, 1_200_000),
+        ("100", "500", 0, 0),
+    ],
 )
 def test_free_memory_minds_the_container(
-    tmp_path: Path, limit: str, used: str, expected: int
+    tmp_path: Path, limit: str, used: str, files: int, expected: int
 ) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 9999 kB\nMemAvailable:    2048 kB\n")
     (tmp_path / "memory.max").write_text(limit + "\n")
     (tmp_path / "memory.current").write_text(used + "\n")
+    (tmp_path / "memory.stat").write_text(f"active_file 7\ninactive_file {files}\n")
     assert free_host_memory(meminfo, tmp_path) == expected
     assert free_host_memory(meminfo, tmp_path / "nothing") == 2048 * 1024
     assert free_host_memory(tmp_path / "nothing", tmp_path) is None

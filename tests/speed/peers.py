@@ -148,7 +148,6 @@ def cheap_ours(work: Work) -> NDArray[np.float64]:
         severity=LEVELS,
         metric=("ssim", "spearman"),
         workers=work.workers,
-        batch_size=8,
     )
     records = run(work.classifier, from_tensor(work.batch.images), plan)
     values = records[records["method"] != "input"]["value"].to_numpy(dtype=np.float64)

@@ -1,0 +1,263 @@
+"""What a timing says; never how long anything took."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from support import CLASSES, SIDE, linear_network, random_images, seeded
+from torch import Tensor
+
+from steadymap.bench import timing
+from steadymap.bench.images import from_tensor
+from steadymap.bench.manifest import fingerprint, machine, peak_memory
+from steadymap.bench.methods import Batch, BoundMethod
+from steadymap.bench.timing import (
+    Agreement,
+    Course,
+    Stopwatch,
+    Timed,
+    Where,
+    agreement,
+    agreement_table,
+    difference,
+    first_batch,
+    report,
+    time_device,
+    timing_notes,
+    timing_table,
+)
+from steadymap.models import Classifier, make_classifier
+
+SPECS = ("gradient", "integrated_gradients:baseline=black,steps=3", "grad_cam:relu=true")
+COURSE = Course("compact", None, SPECS, batch=2, repeats=3, fresh=False, keep_heap=False)
+IMAGES = from_tensor(random_images(4, 64))
+
+
+def quiet(_text: str) -> None:
+    """Say nothing."""
+
+
+def shown(table: object) -> str:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Timed]:
+    return time_device(COURSE, IMAGES, "cpu", quiet)
+
+
+def test_a_stopwatch_gives_median_quartiles_and_least() -> None:
+    seconds = [5.0, 1.0, 4.0, 2.0, 3.0]
+    watch = Stopwatch.of(seconds)
+    assert (watch.median, watch.least, watch.runs) == (statistics.median(seconds), 1.0, 5)
+    low, high = np.percentile(seconds, [25, 75])
+    assert (watch.low, watch.high) == (low, high) == (2.0, 4.0)
+
+
+@pytest.mark.parametrize(("width", "steady"), [(0.05, True), (0.06, False)])
+def test_a_timing_is_unstable_where_its_quartiles_are_a_tenth_apart(
+    width: float, *, steady: bool
+) -> None:
+    watch = Stopwatch(1.0, 1.0 - width, 1.0 + width - 1e-9, 0.5, 9)
+    assert watch.steady == steady
+    row = Timed("gradient", "cpu", "", 4, watch, None, 4, watch, 1.0, 1.0)
+    assert ("unstable" in shown(timing_table([row]))) != steady
+
+
+def test_every_method_is_timed_with_its_passes(rows: list[Timed]) -> None:
+    assert [row.method for row in rows] == list(SPECS)
+    assert [(row.forward, row.backward) for row in rows] == [(1, 1), (3, 3), (1, 1)]
+    for row in rows:
+        assert not row.missing
+        assert row.warm is not None
+        assert row.warm.runs == COURSE.repeats
+        assert row.device_only is None  # there are no events on a CPU
+        assert row.best_batch in timing.BATCHES["cpu"]
+        assert row.fresh is None
+
+
+def test_methods_take_turns_on_inputs_never_seen_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, bytes]] = []
+    explain = BoundMethod.explain
+
+    def note(self: BoundMethod, classifier: Classifier, batch: Batch) -> Tensor:
+        seen.append((self.spec, batch.images.numpy().tobytes()))
+        return explain(self, classifier, batch)
+
+    monkeypatch.setattr(BoundMethod, "explain", note)
+    monkeypatch.setitem(timing.BATCHES, "cpu", (2,))
+    time_device(COURSE, IMAGES, "cpu", quiet)
+    assert len({pixels for _, pixels in seen}) == len(seen)
+    # After one warm-up each, three rounds of all three.
+    assert [spec for spec, _ in seen][:12] == list(SPECS) * 4
+
+
+def test_where_there_is_no_such_device_every_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    rows = time_device(COURSE, IMAGES, "cuda", quiet)
+    assert {row.missing for row in rows} == {"torch sees no CUDA device here"}
+    assert all(row.warm is None and row.forward is None for row in rows)
+    assert len(rows) == len(SPECS)
+    facts = machine(torch.device("cpu"))
+    notes = timing_notes(COURSE, facts, rows, [])
+    assert notes[0] == "-: not timed on cuda: torch sees no CUDA device here"
+    shown(timing_table(rows))
+
+
+def test_what_does_not_apply_is_not_timed() -> None:
+    class Linear(Course):
+        def load(self, device: str) -> Classifier:
+            assert device == "cpu"
+            return make_classifier(seeded(linear_network), (SIDE, SIDE), CLASSES)
+
+    course = Linear(
+        "", None, ("grad_cam:relu=true", "gradient"), 2, 2, fresh=False, keep_heap=False
+    )
+    rows = time_device(course, from_tensor(random_images(3)), "cpu", quiet)
+    assert {row.method: bool(row.missing) for row in rows} == {
+        "grad_cam:relu=true": True,
+        "gradient": False,
+    }
+
+
+def test_a_device_agrees_with_itself() -> None:
+    found = agreement(COURSE, IMAGES, "cpu")
+    assert [one.method for one in found] == list(SPECS)
+    for one in found:
+        assert (one.device, one.relative_l2) == ("cpu", 0.0)
+        assert one.rank == pytest.approx(1.0, abs=1e-12)
+    assert "0.0e+00" in shown(agreement_table(found))
+
+
+def test_disagreement_is_the_worst_of_the_images() -> None:
+    first = torch.eye(4).view(1, 1, 4, 4).repeat(2, 1, 1, 1).double()
+    second = first.clone()
+    second[1] *= -1
+    assert difference(first, second) == pytest.approx((2.0, -1.0))
+
+
+@pytest.mark.parametrize(("bad", "expected"), [(torch.nan, torch.inf), (torch.inf, torch.inf)])
+def test_a_map_that_is_not_finite_is_as_far_away_as_can_be(bad: float, expected: float) -> None:
+    maps = torch.rand(2, 3, 4, 4).double()
+    other = maps.clone()
+    other[0, 0, 0, 0] = bad
+    assert difference(maps, other) == pytest.approx((expected, 1.0))
+
+
+def test_maps_of_zeros_agree_and_have_no_ranks() -> None:
+    zeros = torch.zeros(2, 1, 4, 4).double()
+    distance, rank = difference(zeros, zeros)
+    assert distance == 0
+    assert math.isnan(rank)
+    assert difference(zeros, zeros + 1)[0] == math.inf
+
+
+def test_everything_goes_into_json(rows: list[Timed]) -> None:
+    parity = [Agreement("gradient", "cpu", 0.0, 1.0)]
+    text = json.dumps(report(COURSE, rows, parity))
+    found = json.loads(text)
+    assert [row["method"] for row in found["rows"]] == list(SPECS)
+    assert found["rows"][0]["warm"]["runs"] == 3
+    assert found["machines"]["cpu"]["threads"] == torch.get_num_threads()
+    assert found["agreement"] == [
+        {"method": "gradient", "device": "cpu", "relative_l2": 0.0, "rank": 1.0}
+    ]
+
+
+def test_a_fingerprint_stands_for_all_facts() -> None:
+    facts = machine(torch.device("cpu"))
+    assert fingerprint(facts) == fingerprint(dict(reversed(facts.items())))
+    assert fingerprint(facts) != fingerprint(facts | {"threads": 99})
+
+
+def test_the_first_batch_of_a_process_is_the_method_s() -> None:
+    found = first_batch(COURSE, random_images(2, 64).numpy(), Where("gradient", "cpu", 1, 32))
+    assert found.seconds > 0
+    assert set(found.peak) == set(found.before) == set(peak_memory(torch.device("cpu")))
+    assert all(found.peak[kind] >= found.before[kind] for kind in found.peak)
+
+
+def test_the_memory_of_a_fresh_process_is_its_own() -> None:
+    """A child begins with its parent's peak in `getrusage`; ours must not."""
+    if "resident" not in peak_memory(torch.device("cpu")):
+        pytest.skip("nobody says here what is resident")
+    large = torch.ones(1 << 28)  # 1 GiB, touched
+    code = """
+        from steadymap.bench.manifest import peak_memory
+        import torch
+        print(peak_memory(torch.device("cpu"))["resident"])
+    """
+    assert int(in_a_process(code)) < large.nbytes < peak_memory(torch.device("cpu"))["resident"]
+
+
+def in_a_process(code: str) -> str:
+    done = subprocess.run(  # noqa: S603 - our own code
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted on Linux")
+def test_a_retained_heap_asks_the_kernel_for_less() -> None:
+    """The faults of repeated large allocations: counted by the kernel, not timed."""
+    code = """
+        import resource, torch
+        if {retain} and not retain_heap():
+            print(-1)
+            raise SystemExit
+        def once():
+            return (torch.ones(1 << 22) + 1).sum()
+        once()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(20):
+            once()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    kept, given_back = (int(in_a_process(code.format(retain=keep))) for keep in (True, False))
+    if kept < 0:
+        pytest.skip("this is not glibc")
+    assert kept * 10 < given_back
+
+
+def test_the_library_leaves_the_heap_alone() -> None:
+    code = """
+        import steadymap.bench.heap as heap
+        heap.retain_heap = None  # a call would raise
+        import torch
+        from steadymap.bench import Plan, run
+        from steadymap.models import load_classifier
+        plan = Plan(method=("gradient",), family=("bias",), severity=(0.1,), metric=("ssim",))
+        print(len(run(load_classifier("compact"), torch.rand(2, 3, 64, 64), plan)))
+    """
+    assert in_a_process(code) == "6"
+
+
+def test_importing_the_package_alone_loads_no_torch() -> None:
+    code = """
+        import sys
+        import steadymap.bench.start
+        print("torch" in sys.modules)
+    """
+    assert in_a_process(code) == "False"
+
+
+def test_every_name_of_the_package_is_there() -> None:
+    import steadymap.bench as package  # noqa: PLC0415 - the subject
+
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    assert set(dir(package)) == set(package.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        package.nothing  # noqa: B018 - the access is the test
