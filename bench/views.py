@@ -324,13 +324,17 @@ class Adaptive:
             if self.clean is None:
                 self.clean = path
             clean = self.clean
-            if isinstance(path, Failure) or isinstance(clean, Failure):
-                lost = path if isinstance(path, Failure) else clean
-                return _failed(clean, lost), _failed(path, lost), np.full(size, np.nan)
-            levels = np.maximum(clean.settled, path.settled).tolist()
-            maps = [self._at(one, levels, size) for one in (clean, path)]
+            if isinstance(path, Failure):
+                return path, path, np.full(size, np.nan)
+            if isinstance(clean, Failure):
+                levels = path.settled
+                reference: Explained | Failure = clean
+            else:
+                levels = np.maximum(clean.settled, path.settled).tolist()
+                reference = self._at(clean, levels, size)
+            found = self._at(path, levels, size)
         points = np.array([points_at(level) for level in levels], dtype=np.float64)
-        return maps[0], maps[1], points
+        return reference, found, points
 
     def _path(self, view: View) -> NestedPath | Failure:
         try:
@@ -348,14 +352,6 @@ class Adaptive:
         except Exception as error:  # noqa: BLE001 - as in `explain`
             return _error(error, size)
         return explained(maps, size)
-
-
-def _failed(path: object, lost: object) -> Failure:
-    """Return the failure of a path; of one that is fine, that of the other of its pair."""
-    failure = path if isinstance(path, Failure) else lost
-    if not isinstance(failure, Failure):
-        raise TypeError("one of the two has failed")
-    return failure
 
 
 def input_scores(clean: View, view: View) -> dict[str, Scores]:

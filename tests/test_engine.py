@@ -384,13 +384,12 @@ def test_a_clean_path_that_fails_is_not_replaced_by_a_perturbed_one(
 ) -> None:
     break_paths(monkeypatch, {0})
     found = run(classifier, image_set(), AUTO.model_copy(update={"batch_size": COUNT}))
-    bad = pick(found, method="integrated_gradients:baseline=black,steps=auto")
-    assert set(bad["status"]) == {"error"}
-    against_clean = pick(bad, family="bias", metric="spearman")
-    assert set(against_clean["detail"]) <= {
-        "clean image: ArithmeticError: no way",
-        "ArithmeticError: no way",
-    }
+    rows = pick(found, method="integrated_gradients:baseline=black,steps=auto")
+    assert set(pick(rows, family="clean")["status"]) == {"error"}
+    against_clean = pick(rows, family="bias", metric="spearman")
+    assert set(against_clean["detail"]) == {"clean image: ArithmeticError: no way"}
+    # What is about the perturbed map alone has its value.
+    assert set(pick(rows, family="bias", metric="completeness_error")["status"]) == {"ok"}
 
 
 def test_a_perturbed_path_that_fails_costs_its_view_alone(

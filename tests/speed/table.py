@@ -87,6 +87,21 @@ def scaling(found: dict[str, Any]) -> Iterator[str]:
         yield from markdown(columns, rows)
 
 
+def steps(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield what `steps=auto` took, beside fixed rules."""
+    cells = [
+        [
+            f"{row['baseline']}, bias {row['bias']:g}, {row['rule']}",
+            f"{row['mean_points']:.1f}",
+            f"{row['most_points']}",
+            f"{row['error_percent'][0]:.2f}",
+            f"{row['error_percent'][1]:.2f}",
+        ]
+        for row in rows
+    ]
+    yield from markdown(("", "mean", "most", "median error %", "95th percentile %"), cells)
+
+
 def _off(point: dict[str, Any]) -> float:
     """How far the estimate was from the run, as a share of it."""
     return float(point["expected_seconds"] / point["seconds"] - 1)
@@ -97,6 +112,8 @@ def main() -> None:
     folder = Path(sys.argv[1])
     for path in sorted(folder.glob("contest-*.json")):
         print("\n".join(contest(json.loads(path.read_text(encoding="utf-8")))))  # noqa: T201 - the result
+    for path in sorted(folder.glob("steps*.json")):
+        print("\n".join(steps(json.loads(path.read_text(encoding="utf-8")))))  # noqa: T201 - the result
     for path in sorted(folder.glob("scaling*.json")):
         print("\n".join(scaling(json.loads(path.read_text(encoding="utf-8")))))  # noqa: T201 - the result
 
