@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from support import CLASSES, SIDE, conv_network, linear_network, seeded
 
@@ -21,3 +23,8 @@ def conv64() -> Classifier:
 @pytest.fixture
 def linear64() -> Classifier:
     return make_classifier(seeded(linear_network).double(), (SIDE, SIDE), CLASSES)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return replace(make_classifier(seeded(conv_network), (SIDE, SIDE), CLASSES), name="tiny")

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from steadymap.bench.images import ImageSet, from_tensor
 from steadymap.bench.methods import Batch
 
 SIDE = 16
 CLASSES = ("a", "b", "c")
+COUNT = 5
 
 
 def random_images(count: int, side: int = SIDE, seed: int = 0) -> Tensor:
@@ -59,3 +62,15 @@ def hook_counts(network: nn.Module) -> list[int]:
         len(part._forward_hooks) + len(part._forward_pre_hooks) + len(part._backward_hooks)  # noqa: SLF001 - no public view
         for part in network.modules()
     ]
+
+
+def image_set(count: int = COUNT) -> ImageSet:
+    masks = np.zeros((count, SIDE, SIDE))
+    masks[:, 4:12, 3:9] = 1.0
+    return from_tensor(random_images(count), [i % 3 for i in range(count)], CLASSES, masks)
+
+
+def pick(records: pd.DataFrame, **values: object) -> pd.DataFrame:
+    for column, value in values.items():
+        records = records[records[column] == value]
+    return records

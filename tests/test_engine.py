@@ -14,12 +14,22 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support import CLASSES, SIDE, conv_network, hook_counts, linear_network, random_images, seeded
+from support import (
+    CLASSES,
+    COUNT,
+    SIDE,
+    conv_network,
+    hook_counts,
+    image_set,
+    linear_network,
+    pick,
+    random_images,
+    seeded,
+)
 from torch import Tensor, nn
 
 from steadymap.bench import methods as methods_module
 from steadymap.bench.config import ConfigError, Plan, make_experiment
-from steadymap.bench.images import ImageSet, from_tensor
 from steadymap.bench.manifest import peak_memory
 from steadymap.bench.methods import METHODS, Batch, Method
 from steadymap.bench.passes import activation_bytes, count_passes
@@ -29,7 +39,6 @@ from steadymap.bench.runner import Outcome, ahead, batches, measure, prepare, ru
 from steadymap.bench.views import BASELINE_PART, METRICS_PART, SHARED
 from steadymap.models import Classifier, ModelError, make_classifier
 
-COUNT = 5
 PLAN = Plan(
     family=("bias", "compensated_bias", "gaussian_noise"),
     severity={"bias": (-0.2, 0.2), "compensated_bias": (0.3, 0.1), "gaussian_noise": (0.1,)},
@@ -40,26 +49,9 @@ PLAN = Plan(
 AUTO = PLAN.model_copy(update={"method": ("gradient", "integrated_gradients:steps=auto")})
 
 
-def image_set(count: int = COUNT) -> ImageSet:
-    masks = np.zeros((count, SIDE, SIDE))
-    masks[:, 4:12, 3:9] = 1.0
-    return from_tensor(random_images(count), [i % 3 for i in range(count)], CLASSES, masks)
-
-
-@pytest.fixture(scope="module")
-def classifier() -> Classifier:
-    return replace(make_classifier(seeded(conv_network), (SIDE, SIDE), CLASSES), name="tiny")
-
-
 @pytest.fixture(scope="module")
 def records(classifier: Classifier) -> pd.DataFrame:
     return run(classifier, image_set(), PLAN)
-
-
-def pick(records: pd.DataFrame, **values: object) -> pd.DataFrame:
-    for column, value in values.items():
-        records = records[records[column] == value]
-    return records
 
 
 def outcomes(classifier: Classifier, plan: Plan) -> list[Outcome]:
@@ -285,6 +277,13 @@ class Cramped(nn.Module):
         return logits
 
 
+def test_a_halving_is_told_once() -> None:
+    cramped = make_classifier(seeded(lambda: Cramped(2)), (SIDE, SIDE), CLASSES)
+    found = outcomes(cramped, PLAN.model_copy(update={"batch_size": 3}))
+    # 32, 16, 8, 4, 2 for the paths of the first batch; the second begins where that ended.
+    assert [(outcome.at_once, outcome.halved) for outcome in found] == [(2, 4), (2, 0)]
+
+
 @pytest.mark.parametrize("steps", [6, "auto"])
 def test_where_memory_runs_out_paths_are_cut_smaller(steps: object) -> None:
     method = f"integrated_gradients:steps={steps}"
@@ -335,28 +334,31 @@ def test_the_steps_of_a_pair_are_recorded(classifier: Classifier) -> None:
 
 def test_both_maps_of_a_pair_use_the_same_nodes(classifier: Classifier) -> None:
     """Scores are those of the two paths at the pair's level, not each at its own."""
-    plan = AUTO.model_copy(update={"metric": ("relative_l2", "completeness_error")})
+    plan = AUTO.model_copy(
+        update={"metric": ("relative_l2",), "family": ("bias",), "severity": (-0.5, 0.5)}
+    )
     found = run(classifier, image_set(), plan)
     rows = pick(found, method="integrated_gradients:baseline=black,steps=auto", family="bias")
     images = image_set()
-    differs = 0
+    more_demanding: set[bool] = set()
     for index, picture in enumerate(images.pictures):
         clean = images.read(index).image[None]
         target = classifier(clean).argmax(dim=1)
-        for severity in (-0.2, 0.2):
+        for severity in (-0.5, 0.5):
             paths = [
                 NestedPath(classifier, Path(torch.zeros_like(x), x, target, 32))
                 for x in (clean, clean + severity)
             ]
             level = max(path.settled[0] for path in paths)
-            differs += paths[0].settled != paths[1].settled
+            if paths[0].settled != paths[1].settled:
+                more_demanding.add(paths[0].settled > paths[1].settled)
             first, second = (path.at([level])[0].sum(dim=0) for path in paths)
             pair = pick(rows, image_id=picture.image_id, severity=severity)
             expected = float((second - first).norm() / first.norm())
             distance = pick(pair, metric="relative_l2")["value"].item()
-            assert distance == pytest.approx(expected, abs=1e-4)
+            assert distance == pytest.approx(expected, rel=1e-4)
             assert pick(pair, metric="steps")["value"].item() == points_at(level)
-    assert differs
+    assert more_demanding == {True, False}, "now the clean one, now the other"
 
 
 def test_captum_has_no_steps_auto() -> None:

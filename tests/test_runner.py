@@ -8,13 +8,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from support import CLASSES, SIDE, conv_network, linear_network, random_images, seeded
+from support import (
+    CLASSES,
+    COUNT,
+    SIDE,
+    conv_network,
+    image_set,
+    linear_network,
+    pick,
+    random_images,
+    seeded,
+)
 from torch import Tensor, nn
 
 from steadymap.bench import methods as methods_module
 from steadymap.bench import perturbations as perturbations_module
 from steadymap.bench.config import ConfigError, Plan
-from steadymap.bench.images import DataError, ImageSet, from_tensor
+from steadymap.bench.images import DataError, from_tensor
 from steadymap.bench.methods import BASELINES, METHODS, Batch, Method, bind_method
 from steadymap.bench.perturbations import PERTURBATIONS, Cell, Perturbation, perturb
 from steadymap.bench.records import SCHEMA, SCHEMA_VERSION
@@ -22,7 +32,6 @@ from steadymap.bench.runner import prepare, run
 from steadymap.metrics import METRICS, Maps, evaluate
 from steadymap.models import Classifier, make_classifier
 
-COUNT = 5
 KEY = ["image_id", "method", "family", "severity", "draw", "metric"]
 PLAN = Plan(
     severity={
@@ -37,26 +46,9 @@ PLAN = Plan(
 )
 
 
-def image_set(count: int = COUNT) -> ImageSet:
-    masks = np.zeros((count, SIDE, SIDE))
-    masks[:, 4:12, 3:9] = 1.0
-    return from_tensor(random_images(count), [i % 3 for i in range(count)], CLASSES, masks)
-
-
-@pytest.fixture(scope="module")
-def classifier() -> Classifier:
-    return replace(make_classifier(seeded(conv_network), (SIDE, SIDE), CLASSES), name="tiny")
-
-
 @pytest.fixture(scope="module")
 def records(classifier: Classifier) -> pd.DataFrame:
     return run(classifier, image_set(), PLAN)
-
-
-def pick(records: pd.DataFrame, **values: object) -> pd.DataFrame:
-    for column, value in values.items():
-        records = records[records[column] == value]
-    return records
 
 
 def test_the_columns_are_the_documented_ones(records: pd.DataFrame) -> None:
