@@ -152,9 +152,16 @@ def test_workers_change_nothing(
 
 
 def test_workers_leave_threads_and_hooks_as_they_were(classifier: Classifier) -> None:
-    threads, hooks = torch.get_num_threads(), hook_counts(classifier.module)
-    run(classifier, image_set(), PLAN.model_copy(update={"workers": 2}))
-    assert torch.get_num_threads() == threads
+    before, hooks = torch.get_num_threads(), hook_counts(classifier.module)
+    seen: set[int] = set()
+    torch.set_num_threads(4)
+    try:
+        setup = prepare(classifier, image_set(), PLAN.model_copy(update={"workers": 2}))
+        list(measure(setup, lambda _count: seen.add(torch.get_num_threads())))
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {2}, "each of two workers has its share"
     assert hook_counts(classifier.module) == hooks
 
 
@@ -183,17 +190,23 @@ def test_an_error_in_a_worker_ends_the_run(classifier: Classifier) -> None:
     assert threading.active_count() == before
 
 
-def test_a_run_that_is_given_up_stops_its_workers(classifier: Classifier) -> None:
+def test_a_run_that_is_given_up_stops_its_workers(
+    monkeypatch: pytest.MonkeyPatch, classifier: Classifier
+) -> None:
+    def slow(network: Classifier, batch: Batch) -> Tensor:
+        time.sleep(0.05)
+        return METHODS["gradient"].explain(network, batch)
+
+    monkeypatch.setitem(methods_module.METHODS, "slow", Method(slow, "", ""))
     seen: list[int] = []
-    setup = prepare(
-        classifier, image_set(), PLAN.model_copy(update={"workers": 2, "batch_size": 1})
-    )
-    going = measure(setup, seen.append)
+    plan = Plan(method=("slow",), metric=("ssim",), batch_size=1, workers=2)
+    going = measure(prepare(classifier, image_set(), plan), seen.append)
     next(going)
-    before = threading.active_count()
+    while len(seen) < 1.5 * (len(plan.cells()) + 1):  # both are in the middle of a batch
+        time.sleep(0.01)
+    made = len(seen)
     going.close()  # type: ignore[attr-defined]
-    assert threading.active_count() < before
-    assert sum(seen) < setup.map_count()
+    assert len(seen) <= made + 2, "each drops its batch at the next map"
 
 
 def test_a_replica_shares_weights_and_nothing_else(classifier: Classifier) -> None:
