@@ -174,12 +174,17 @@ def _pairs(work: Work, *, keep_clean: bool) -> NDArray[np.float64]:
     ]
     values = []
     for image, target in zip(work.batch.images.split(1), work.batch.targets.tolist(), strict=True):
-        clean = [explain(image.clone(), target) for explain in explainers] if keep_clean else []
+        clean = [explain(_leaf(image), target) for explain in explainers] if keep_clean else []
         for level in LEVELS:
             for place, explain in enumerate(explainers):
-                first = clean[place] if clean else explain(image.clone(), target)
-                values.append(_scores(first, explain(image + level, target)))
+                first = clean[place] if clean else explain(_leaf(image), target)
+                values.append(_scores(first, explain(_leaf(image + level), target)))
     return np.array(values).reshape(len(work.batch.images), len(LEVELS), len(CHEAP), 2)
+
+
+def _leaf(image: Tensor) -> Tensor:
+    """Return a copy that asks for a gradient, as captum would have it."""
+    return image.clone().requires_grad_()
 
 
 def _scores(first: Tensor, second: Tensor) -> tuple[float, float]:
