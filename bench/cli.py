@@ -75,7 +75,7 @@ LOG_WIDTH = 128
 # Each worker holds activations of its own.
 MOST_WORKERS = 4
 # An image's activations, in bytes. Measured on two cores: with 0.6 MiB (`compact`) two workers are
-# 1.1 times as fast as one with two threads, with 23 MiB (`rps`) 0.85 times.
+# 1.1 times as fast as one with two threads, with 23 MiB (`rps`) 0.75 to 0.87 times.
 SMALL_ACTIVATIONS = 4 << 20
 RETAIN_HELP = "Keep freed memory in the process (Linux with glibc): faster, and never smaller."
 DEFAULT_EXPERIMENT = "hands"

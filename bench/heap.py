@@ -15,10 +15,10 @@ TOP_PAD_BYTES = 64 << 20
 def retain_heap() -> bool:
     """Tell glibc to keep what is freed; return whether that was possible.
 
-    By default glibc maps every large block anew and gives it back when freed: a quarter of the time
-    of a network's pass was spent in page faults. A process that retains its heap stays as large as
-    it ever was, so this is for the command line, never for a library: call it before large tensors.
-    Linux with glibc only.
+    By default glibc maps every large block anew and gives it back when freed, and each pass of a
+    network pays for the page faults. A process that retains its heap stays as large as it ever
+    was, so this is for the command line, never for a library: call it before large tensors. Linux
+    with glibc only.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

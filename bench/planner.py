@@ -112,7 +112,7 @@ def estimate(setup: Setup, seconds: float = 2.0) -> Estimate:
     device = setup.classifier.module.mean.device
     # Before the calibration, whose own passes would be counted twice.
     held = peak_memory(device)
-    classifiers = [setup.classifier.replica() for _ in range(setup.plan.workers)]
+    classifiers = setup.classifiers()
     at_once = setup.at_once
     exact = setup.plan.precision == "ieee"
     with threads_each(setup.plan.workers), float32(device, exact=exact):

@@ -134,6 +134,15 @@ class Setup:
     methods: dict[BoundMethod, dict[str, Metric]]
     at_once: int
 
+    def classifiers(self) -> list[Classifier]:
+        """Return one for each worker; the first is the run's own.
+
+        Raises:
+            ModelError: there are several workers, and the network cannot be copied.
+        """
+        others = [self.classifier.replica() for _ in range(1, self.plan.workers)]
+        return [self.classifier, *others]
+
     def map_count(self) -> int:
         """Return how many maps the run makes: what `advance` adds up to."""
         return len(self.images) * len(self.methods) * (len(self.plan.cells()) + 1)
@@ -192,8 +201,7 @@ def measure(
     parts = batches(len(setup.images), plan.batch_size, plan.workers)
     methods = tuple(setup.methods)
     workers: SimpleQueue[Worker] = SimpleQueue()
-    for place in range(plan.workers):
-        own = setup.classifier.replica() if place else setup.classifier
+    for own in setup.classifiers():
         workers.put(Worker(own, methods, plan.engine, setup.at_once))
 
     def work(indices: range, go_on: Callable[[int], None]) -> Outcome:

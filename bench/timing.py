@@ -34,7 +34,7 @@ from steadymap.models import Classifier, load_classifier
 # A spread of the middle half beyond this share of the median makes a timing unstable.
 STEADY_SPREAD = 0.1
 
-# What is tried in search of a device's best batch, on up to this many images at a time.
+# Batches that are tried in search of a device's best.
 BATCHES = {"cpu": (1, 4, 16, 64), "cuda": (1, 4, 16, 64, 256)}
 SEARCH_REPEATS = 2
 
@@ -297,7 +297,7 @@ class _Timer:
         }
 
     def best_batch(self, method: BoundMethod) -> int:
-        """Return the batch at which an image takes the least time, of those that fit."""
+        """Return the batch at which an image takes the least time, of those tried."""
         rates: dict[int, float] = {}
         for count in BATCHES[self.device.type]:
             self.once(method, count)

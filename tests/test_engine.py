@@ -239,6 +239,7 @@ def test_a_network_that_cannot_be_copied_says_so() -> None:
     with pytest.raises(ModelError, match=r"cannot be copied .* use --workers 1"):
         run(locked, image_set(), plan)
     assert len(run(locked, image_set(), PLAN)) > 0
+    assert estimate(prepare(locked, image_set(), PLAN), seconds=0.05).maps > 0
 
 
 @given(st.integers(1, 400), st.integers(1, 40), st.integers(1, 5))
