@@ -1,7 +1,17 @@
 """Scores of saliency maps: pure functions of batched maps, and their registry."""
 
 from steadymap.metrics.maps import Maps, magnitude
-from steadymap.metrics.registry import METRICS, Metric, Scores, Status, evaluate
+from steadymap.metrics.registry import METRICS, Metric, Scores, Status, evaluate, recognise
 from steadymap.metrics.tensors import TensorMaps
 
-__all__ = ["METRICS", "Maps", "Metric", "Scores", "Status", "TensorMaps", "evaluate", "magnitude"]
+__all__ = [
+    "METRICS",
+    "Maps",
+    "Metric",
+    "Scores",
+    "Status",
+    "TensorMaps",
+    "evaluate",
+    "magnitude",
+    "recognise",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
@@ -46,6 +46,8 @@ class Metric:
         source: paper, equation or library.
         min_side: the smallest height and width of a map that it is defined on, in pixels.
         min_delta: the smallest |delta| that it is defined on, in logits.
+        slow: whether it takes milliseconds a pair; recognition, which takes several comparisons a
+            map, leaves it out.
         on_tensors: the same on `TensorMaps`, and deltas or masks as tensors; None sends the maps to
             the CPU.
     """
@@ -60,6 +62,7 @@ class Metric:
     source: str
     min_side: int = 1
     min_delta: float = 0.0
+    slow: bool = False
     on_tensors: (
         Callable[[TensorMaps, TensorMaps], Tensor] | Callable[[TensorMaps, Tensor], Tensor] | None
     ) = None
@@ -109,6 +112,7 @@ METRICS: dict[str, Metric] = {
         symmetric=True,
         summary="tau-b of signed maps",
         source="Kendall 1945",
+        slow=True,
         on_tensors=tensors.kendall,
     ),
     "top_k_intersection": Metric(
@@ -227,6 +231,38 @@ def evaluate(metric: Metric, maps: Maps | TensorMaps, against: Against) -> Score
         tuple(reason[0] if reason else Status.OK for reason in reasons),
         tuple(reason[1] if reason else "" for reason in reasons),
     )
+
+
+def recognise(
+    metric: Metric,
+    own: Scores,
+    nulls: Sequence[Maps | TensorMaps],
+    perturbed: Maps | TensorMaps,
+) -> Scores:
+    """Say whether each perturbed map is closer to its own clean map than to every null map.
+
+    Args:
+        metric: what closeness is measured by; it compares two maps.
+        own: its scores of the clean maps against the perturbed ones.
+        nulls: batches of maps that have nothing to do with these images, or with the network.
+        perturbed: the maps.
+
+    Returns:
+        1 where its own is strictly closest, 0 elsewhere. Null maps on which the metric is undefined
+        are left out; where none is left, the status is `skipped`.
+    """
+    sign = 1.0 if metric.better == "higher" else -1.0
+    others = np.array([sign * evaluate(metric, null, perturbed).values for null in nulls])
+    others = others.reshape(len(nulls), len(perturbed))
+    known = np.isfinite(others)
+    nearest = np.where(known, others, -np.inf).max(axis=0, initial=-np.inf)
+    statuses, details = list(own.statuses), list(own.details)
+    for index in np.flatnonzero(~known.any(axis=0)):
+        if statuses[index] == Status.OK:
+            statuses[index], details[index] = Status.SKIPPED, "no null map is defined"
+    valid = np.array([status == Status.OK for status in statuses], dtype=bool)
+    values = np.where(valid, (sign * own.values > nearest).astype(np.float64), np.nan)
+    return Scores(values, tuple(statuses), tuple(details))
 
 
 def _beside(maps: Maps | TensorMaps, against: Against) -> Against:

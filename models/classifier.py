@@ -145,6 +145,43 @@ class Classifier:
             ) from error
         return replace(self, module=module)
 
+    def randomised(self, seed: int) -> Classifier:
+        """Return a classifier of the same architecture with weights that know nothing.
+
+        Layers that can (`reset_parameters`) initialise themselves anew; parameters of layers that
+        cannot are shuffled, each within itself. This classifier is left alone. Source: Adebayo et
+        al. 2018, section 3.1 (all layers at once).
+
+        Raises:
+            ModelError: the network cannot be copied, or not initialised.
+        """
+        device = self.module.mean.device
+        try:
+            module = copy.deepcopy(self.module).cpu()
+            # On the CPU, so that a seed means the same weights on every device. Layers draw from
+            # the global generator, which is put back.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                _initialise(module.network)
+        except Exception as error:  # a module may hold anything; the line below says what failed
+            raise ModelError(
+                f"{self.name}: no copy with randomised weights can be made ({error}); "
+                "use --nulls 0, and scores stay uncalibrated"
+            ) from error
+        return replace(self, module=module.to(device))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Classifier:
+        """Return a copy on another device, or of another type.
+
+        Raises:
+            ModelError: the network cannot be copied.
+        """
+        try:
+            module = copy.deepcopy(self.module).to(device, dtype)
+        except Exception as error:  # as above
+            raise ModelError(f"{self.name} cannot be copied to {device} ({error})") from error
+        return replace(self, module=module)
+
     def weights_hash(self) -> str:
         """SHA-256 over names, shapes, types and bytes of the network's parameters and buffers."""
         digest = hashlib.sha256()
@@ -153,6 +190,21 @@ class Classifier:
             digest.update(f"{name} {tuple(array.shape)} {array.dtype}\n".encode())
             digest.update(array.flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def _initialise(network: nn.Module) -> None:
+    """Draw all parameters anew from torch's global generator."""
+    done: set[int] = set()
+    with torch.no_grad():
+        for part in network.modules():
+            reset = getattr(part, "reset_parameters", None)
+            if callable(reset):
+                reset()
+                done |= {id(parameter) for parameter in part.parameters(recurse=False)}
+        for parameter in network.parameters():
+            if id(parameter) not in done:
+                shuffled = parameter.flatten()[torch.randperm(parameter.numel())]
+                parameter.copy_(shuffled.view_as(parameter))
 
 
 def make_classifier(
