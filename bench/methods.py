@@ -1,240 +1,64 @@
-"""Saliency methods: a classifier and a batch of images in, signed attributions out."""
+"""Saliency methods and controls: what each is, what it is capable of, and how it is asked for."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from types import ModuleType
-from typing import Annotated, Literal, cast, get_type_hints
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_type_hints
 
-import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from steadymap.bench import attributions, controls
+from steadymap.bench.attributions import BaselineName, Batch, Steps
 from steadymap.bench.names import nearest
-from steadymap.bench.passes import MOST_AT_ONCE, Pass, Read, shared_pass
-from steadymap.bench.paths import NestedPath, Path, gauss_legendre, path_sum, points_at
-from steadymap.bench.randomness import generator
+from steadymap.bench.passes import Pass, Read
+from steadymap.bench.paths import NestedPath, points_at
 from steadymap.models import Classifier
 
-# Gauss-Legendre nodes take the eigenvalues of a matrix of this side.
-MOST_STEPS = 1000
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a method explains.
-
-    Attributes:
-        images: (B, 3, H, W), float32, on the classifier's device.
-        targets: (B,), the classes explained.
-        image_ids: B ids; a stochastic method draws by id, so that the clean and the perturbed image
-            of a pair get the same random numbers.
-        seed: the run's seed.
-        at_once: how many images, or points of paths, go through the network together; changes
-            speed and memory alone.
-    """
-
-    images: Tensor
-    targets: Tensor
-    image_ids: tuple[str, ...]
-    seed: int
-    at_once: int = MOST_AT_ONCE["cpu"]
-
-    def part(self, chosen: slice) -> Batch:
-        """Return some of the images with all that belongs to them."""
-        return replace(
-            self,
-            images=self.images[chosen],
-            targets=self.targets[chosen],
-            image_ids=self.image_ids[chosen],
-        )
-
-
-def _black(batch: Batch) -> Tensor:
-    return torch.zeros_like(batch.images)
-
-
-def _white(batch: Batch) -> Tensor:
-    return torch.ones_like(batch.images)
-
-
-def _random(batch: Batch) -> Tensor:
-    """Uniform noise in [0, 1], one draw an image."""
-    shape = tuple(batch.images.shape[1:])
-    draws = [
-        generator(batch.seed, image_id, "baseline").random(shape) for image_id in batch.image_ids
-    ]
-    return torch.stack([torch.from_numpy(draw) for draw in draws]).to(batch.images)
-
-
-BASELINES: dict[str, Callable[[Batch], Tensor]] = {
-    "black": _black,
-    "white": _white,
-    "random": _random,
-}
 Engine = Literal["own", "captum"]
-BaselineName = Literal["black", "white", "random"]
-Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)] | Literal["auto"]
+
+# What a method promises, and `steadymap check` holds it to:
+#   complete         attributions add up to the logit at the image minus the logit at the baseline
+#   shift_invariant  an image moved by a constant, to a network that takes it off, has the same map
+#   signed           maps have values of either sign; without it none is negative
+#   stochastic       another seed gives another map
+#   needs_baseline   there is a parameter `baseline`; where image and baseline agree the map is 0
+Capability = Literal["complete", "shift_invariant", "signed", "stochastic", "needs_baseline"]
+Parameters = Mapping[str, object]
 
 
-def gradient(classifier: Classifier, batch: Batch) -> Tensor:
-    """Gradient of the target's logit, signed: (B, 3, H, W). Source: Simonyan et al. 2013."""
-    return read_gradient(_alone(classifier, batch, "gradient"))
+def _always(*capabilities: Capability) -> Callable[[Parameters], frozenset[Capability]]:
+    return lambda _parameters: frozenset(capabilities)
 
 
-def read_gradient(seen: Pass) -> Tensor:
-    """Read the gradient off a pass: (B, 3, H, W)."""
-    return seen.need_gradient()
+def _integrated_gradients_can(parameters: Parameters) -> frozenset[Capability]:
+    drawn: tuple[Capability, ...] = ("stochastic",) if parameters["baseline"] == "random" else ()
+    return frozenset(("complete", "signed", "needs_baseline", *drawn))
 
 
-def captum_gradient(classifier: Classifier, batch: Batch) -> Tensor:
-    """Compute the same with captum: the oracle of `gradient`, and `--engine captum`."""
-    maps: Tensor = (
-        _captum()
-        .Saliency(classifier.module)
-        .attribute(_own_copy(batch.images), target=batch.targets, abs=False)
-    )
-    return maps.detach()
-
-
-def gradient_x_input(classifier: Classifier, batch: Batch) -> Tensor:
-    """Gradient times image: (B, 3, H, W). Source: Shrikumar et al. 2016."""
-    return read_gradient_x_input(_alone(classifier, batch, "gradient"))
-
-
-def read_gradient_x_input(seen: Pass) -> Tensor:
-    """Read the gradient times the image off a pass: (B, 3, H, W)."""
-    return seen.need_gradient() * seen.images
-
-
-def captum_gradient_x_input(classifier: Classifier, batch: Batch) -> Tensor:
-    """Compute the same with captum: the oracle of `gradient_x_input`."""
-    maps: Tensor = (
-        _captum()
-        .InputXGradient(classifier.module)
-        .attribute(_own_copy(batch.images), target=batch.targets)
-    )
-    return maps.detach()
-
-
-def grad_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> Tensor:
-    """Gradient-weighted activations of the last convolution: (B, 1, h, w), at its resolution.
-
-    With `relu=false` negative evidence is kept. Source: Selvaraju et al. 2017, equations 1 and 2.
-    """
-    return read_grad_cam(_alone(classifier, batch, "layer"), relu=relu)
-
-
-def read_grad_cam(seen: Pass, *, relu: bool = True) -> Tensor:
-    """Read Grad-CAM off a pass: (B, 1, h, w)."""
-    activations, gradient_there = seen.need_layer()
-    weights = gradient_there.mean(dim=(2, 3), keepdim=True)
-    maps = (weights * activations).sum(dim=1, keepdim=True)
-    return maps.relu() if relu else maps
-
-
-def captum_grad_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> Tensor:
-    """Compute the same with captum: the oracle of `grad_cam`."""
-    maps: Tensor = (
-        _captum()
-        .LayerGradCam(classifier.module, classifier.cam_module)
-        .attribute(_own_copy(batch.images), target=batch.targets, relu_attributions=relu)
-    )
-    return maps.detach()
-
-
-def _captum() -> ModuleType:
-    """Import captum when it is first asked for: that takes a second, which the own engine saves."""
-    return importlib.import_module("captum.attr")
-
-
-def _alone(classifier: Classifier, batch: Batch, read: Read) -> Pass:
-    """Run the pass that a run would share, for one method."""
-    return shared_pass(classifier, batch.images, batch.targets, [read], batch.at_once)
-
-
-def integrated_gradients(
-    classifier: Classifier,
-    batch: Batch,
-    *,
-    baseline: BaselineName = "black",
-    steps: Steps = 50,
-) -> Tensor:
-    """Gradients averaged on the straight path from a baseline, times the way: (B, 3, H, W).
-
-    Gauss-Legendre quadrature with `steps` points, or, with `auto`, the trapezoid rule doubled until
-    map and completeness have settled. Source: Sundararajan et al. 2017, equation 1.
-
-    The same sum as captum's, without its copies: see `steadymap.bench.paths.path_sum`.
-    """
-    if steps == "auto":
-        nested = nested_path(classifier, batch, baseline=baseline)
-        return nested.at(nested.settled)
-    path = _path(batch, baseline)
-    nodes, shares = gauss_legendre(steps, batch.images)
-    return path_sum(classifier, path, nodes, shares) * (path.ends - path.starts)
-
-
-def nested_path(
-    classifier: Classifier, batch: Batch, *, baseline: BaselineName = "black"
-) -> NestedPath:
-    """Integrate until settled, and be able to go on: what a run needs for `steps=auto`."""
-    return NestedPath(classifier, _path(batch, baseline))
-
-
-def _path(batch: Batch, baseline: BaselineName) -> Path:
-    return Path(BASELINES[baseline](batch), batch.images, batch.targets, batch.at_once)
-
-
-def captum_integrated_gradients(
-    classifier: Classifier,
-    batch: Batch,
-    *,
-    baseline: BaselineName = "black",
-    steps: Steps = 50,
-) -> Tensor:
-    """Compute the same with captum: the oracle of `integrated_gradients`.
-
-    Raises:
-        ValueError: `steps=auto`, which captum does not have.
-    """
-    if steps == "auto":
-        raise ValueError("captum has no steps=auto; give a number of steps")
-    maps: Tensor = (
-        _captum()
-        .IntegratedGradients(classifier.module)
-        .attribute(
-            _own_copy(batch.images),
-            baselines=BASELINES[baseline](batch),
-            target=batch.targets,
-            n_steps=steps,
-            method="gausslegendre",
-            internal_batch_size=max(batch.at_once, len(batch.images)),
-        )
-    )
-    return maps.detach()
-
-
-def _own_copy(images: Tensor) -> Tensor:
-    """Return a copy that asks for a gradient; with frozen weights nothing else does.
-
-    captum would switch requires_grad on in the caller's tensor, and leave it on where the network
-    raises.
-    """
-    return images.detach().clone().requires_grad_()
+def _grad_cam_can(parameters: Parameters) -> frozenset[Capability]:
+    both: tuple[Capability, ...] = () if parameters["relu"] else ("signed",)
+    return frozenset(("shift_invariant", *both))
 
 
 def _lacks_cam_layer(classifier: Classifier) -> str | None:
     return None if classifier.cam_layer else "the network has no convolution with a spatial output"
 
 
-def _steps(parameters: Mapping[str, object]) -> int:
+def _steps(parameters: Parameters) -> int:
     """Return how many points of a path one map takes; with `auto`, the least there can be."""
     steps = parameters["steps"]
     return steps if isinstance(steps, int) else points_at(1)
+
+
+def _none(_parameters: Parameters) -> int:
+    """Return no passes: a control does not look at the network."""
+    return 0
 
 
 @dataclass(frozen=True)
@@ -253,15 +77,18 @@ class Share:
 
 @dataclass(frozen=True)
 class Method:
-    """A saliency method.
+    """A saliency method, or a control.
 
     Attributes:
         explain: takes the classifier and a batch, and keyword-only parameters; returns signed
             attributions (B, C, h, w) at the method's own resolution, detached.
         summary: one line for `steadymap list`.
         source: the paper.
-        complete: whether the attributions are meant to add up to the logit at the image minus the
-            logit at the baseline; such a method has a parameter `baseline`.
+        capabilities: from the parameters, what the method promises; None promises nothing, and
+            `steadymap check` then leaves out the checks of promises.
+        control: whether it is there to be beaten: it ignores the network or the image.
+        on_linear: on a network that is linear, with weights (B, 3, H, W) of each target, the map
+            that must come out; not needed where the method is complete.
         inapplicable: says why a classifier cannot be explained with it, or None.
         captum: the same through captum, with the same parameters, where `explain` is our own.
         share: where one forward and one backward pass of the image itself, which other methods
@@ -275,47 +102,88 @@ class Method:
     explain: Callable[..., Tensor]
     summary: str
     source: str
-    complete: bool = False
+    capabilities: Callable[[Parameters], frozenset[Capability]] | None = None
+    control: bool = False
+    on_linear: Callable[[Tensor, Batch], Tensor] | None = None
     inapplicable: Callable[[Classifier], str | None] = lambda _classifier: None
     captum: Callable[..., Tensor] | None = None
     share: Share | None = None
-    passes: Callable[[Mapping[str, object]], int] = lambda _parameters: 1
+    passes: Callable[[Parameters], int] = lambda _parameters: 1
     nested: Callable[..., NestedPath] | None = None
 
 
 METHODS: dict[str, Method] = {
     "gradient": Method(
-        gradient,
+        attributions.gradient,
         "vanilla gradient of the target's logit",
         "Simonyan et al. 2013",
-        captum=captum_gradient,
-        share=Share("gradient", read_gradient),
+        _always("shift_invariant", "signed"),
+        on_linear=lambda weights, _batch: weights,
+        captum=attributions.captum_gradient,
+        share=Share("gradient", attributions.read_gradient),
     ),
     "gradient_x_input": Method(
-        gradient_x_input,
+        attributions.gradient_x_input,
         "gradient times image",
         "Shrikumar et al. 2016",
-        captum=captum_gradient_x_input,
-        share=Share("gradient", read_gradient_x_input),
+        _always("signed"),
+        on_linear=lambda weights, batch: weights * batch.images,
+        captum=attributions.captum_gradient_x_input,
+        share=Share("gradient", attributions.read_gradient_x_input),
     ),
     "integrated_gradients": Method(
-        integrated_gradients,
+        attributions.integrated_gradients,
         "gradients averaged from a baseline to the image, times the way",
         "Sundararajan et al. 2017",
-        complete=True,
-        captum=captum_integrated_gradients,
+        _integrated_gradients_can,
+        captum=attributions.captum_integrated_gradients,
         passes=_steps,
-        nested=nested_path,
+        nested=attributions.nested_path,
     ),
     "grad_cam": Method(
-        grad_cam,
+        attributions.grad_cam,
         "gradient-weighted activations of the last convolution",
         "Selvaraju et al. 2017",
+        _grad_cam_can,
         inapplicable=_lacks_cam_layer,
-        captum=captum_grad_cam,
-        share=Share("layer", read_grad_cam),
+        captum=attributions.captum_grad_cam,
+        share=Share("layer", attributions.read_grad_cam),
+    ),
+    "constant": Method(
+        controls.constant,
+        "control: the same number everywhere",
+        "Adebayo et al. 2018, for all controls",
+        _always("shift_invariant"),
+        control=True,
+        passes=_none,
+    ),
+    "random": Method(
+        controls.random,
+        "control: noise, the same for an image and its perturbed self",
+        "",
+        _always("shift_invariant", "signed", "stochastic"),
+        control=True,
+        passes=_none,
+    ),
+    "edge": Method(
+        controls.edge,
+        "control: Sobel's magnitude of the image",
+        "Sobel and Feldman 1968",
+        _always("shift_invariant"),
+        control=True,
+        passes=_none,
+    ),
+    "centre_blob": Method(
+        controls.centre_blob,
+        "control: a Gaussian blob in the middle",
+        "",
+        _always("shift_invariant"),
+        control=True,
+        passes=_none,
     ),
 }
+
+CONTROLS = tuple(name for name, method in METHODS.items() if method.control)
 
 DEFAULT_METHODS = (
     "gradient",
@@ -357,6 +225,16 @@ class BoundMethod:
         return self.method.share.read(seen, **dict(self.parameters))
 
     @property
+    def control(self) -> bool:
+        """Whether it is there to be beaten."""
+        return self.method.control
+
+    def can(self, capability: Capability) -> bool:
+        """Whether the method promises that."""
+        promised = self.method.capabilities
+        return promised is not None and capability in promised(dict(self.parameters))
+
+    @property
     def passes(self) -> int:
         """How many times one image goes forward and backward for one map."""
         return self.method.passes(dict(self.parameters))
@@ -380,7 +258,7 @@ class BoundMethod:
     @property
     def baseline_name(self) -> BaselineName | None:
         """The key of `BASELINES` of a complete method; None of any other."""
-        if not self.method.complete:
+        if not self.can("complete"):
             return None
         return cast("BaselineName", dict(self.parameters)["baseline"])
 
@@ -389,16 +267,15 @@ def bind_method(spec: str, steps: Steps | None = None) -> BoundMethod:
     """Parse `name:key=value,key=value`.
 
     Args:
-        spec: a key of `METHODS`, with parameters where they differ from the defaults.
+        spec: a key of `METHODS`, or `package.module.function` for one of your own, with parameters
+            where they differ from the defaults.
         steps: the number of steps for a method that has them and whose spec does not set them.
 
     Raises:
         ValueError: an unknown name or parameter, with the nearest known one, or a bad value.
     """
     name, _, text = spec.partition(":")
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; {nearest(name, METHODS)}")
-    method = METHODS[name]
+    method = METHODS.get(name) or _own_method(name)
     signature = inspect.signature(method.explain).parameters.values()
     defaults = {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
     given = dict(_split_parameter(name, part) for part in text.split(",") if part)
@@ -411,12 +288,36 @@ def bind_method(spec: str, steps: Steps | None = None) -> BoundMethod:
             known = nearest(key, defaults) if defaults else "it has none"
             raise ValueError(f"method {name}: unknown parameter {key!r}; {known}")
         try:
-            values[key] = TypeAdapter(types[key]).validate_strings(value)
+            kind = types.get(key, type(defaults[key]))
+            values[key] = TypeAdapter(kind).validate_strings(value)
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise ValueError(f"method {name}: {key}={value}: {reason}") from error
     settings = ",".join(f"{key}={str(value).lower()}" for key, value in values.items())
     return BoundMethod(f"{name}:{settings}" if settings else name, method, tuple(values.items()))
+
+
+def _own_method(name: str) -> Method:
+    """Import `package.module.function`, or `package.module.METHOD` of type `Method`."""
+    module_name, dot, attribute = name.rpartition(".")
+    if not dot:
+        raise ValueError(f"unknown method {name!r}; {nearest(name, METHODS)}")
+    # A console script does not look in the current folder, where a user's own module is.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module_name), attribute, None)
+    except Exception as error:  # a user's code may raise anything; the line says where
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"method: cannot import {module_name!r}: {reason}") from error
+    if isinstance(found, Method):
+        return found
+    if not callable(found):
+        raise ValueError(  # noqa: TRY004 - a bad spec, like any other
+            f"method: {module_name} has no function {attribute!r}"
+        )
+    summary = (inspect.getdoc(found) or attribute).partition("\n")[0]
+    return Method(found, summary, "your own")
 
 
 def _split_parameter(name: str, part: str) -> tuple[str, str]:

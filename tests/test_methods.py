@@ -22,11 +22,13 @@ from support import (
 )
 from torch import Tensor, nn
 
+from steadymap.bench.attributions import BASELINES
+from steadymap.bench.conformance import CHECKS, check_method, registered
 from steadymap.bench.methods import (
-    BASELINES,
     DEFAULT_METHODS,
     METHODS,
     BoundMethod,
+    Engine,
     bind_method,
 )
 from steadymap.metrics import METRICS, Maps, evaluate
@@ -35,9 +37,11 @@ from steadymap.models import Classifier, load_classifier, make_classifier
 IMAGES = random_images(4)
 IMAGES64 = random_images(4).double()
 SHIFT = 0.3
-SPECS = (*METHODS, *DEFAULT_METHODS, "integrated_gradients:steps=auto")
+AUTO = "integrated_gradients:steps=auto"
+SPECS = (*METHODS, *DEFAULT_METHODS, AUTO)
 EVERY = {method.spec: method for method in map(bind_method, SPECS)}
-COMPLETE = [spec for spec, method in EVERY.items() if method.method.complete]
+REAL = [spec for spec, method in EVERY.items() if not method.control]
+COMPLETE = [spec for spec, method in EVERY.items() if method.can("complete")]
 # What captum does, too.
 CAPTUM = [spec for spec, method in EVERY.items() if method.method.captum and not method.adaptive]
 
@@ -223,44 +227,20 @@ def test_our_own_engine_gives_captum_s_maps_in_single_precision() -> None:
 # --- laws over every registered method ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", EVERY)
-def test_attributions_are_signed_finite_and_detached(spec: str, conv: Classifier) -> None:
-    maps = explain(spec, conv, IMAGES)
-    assert maps.ndim == 4
-    assert len(maps) == len(IMAGES)
-    assert bool(torch.isfinite(maps).all())
-    assert not maps.requires_grad
-
-
-@pytest.mark.parametrize("spec", EVERY)
-def test_a_repeat_is_bit_identical(spec: str, conv: Classifier) -> None:
-    assert torch.equal(explain(spec, conv, IMAGES), explain(spec, conv, IMAGES))
-
-
-@pytest.mark.parametrize("spec", EVERY)
-def test_order_and_size_of_the_batch_change_nothing(spec: str, conv64: Classifier) -> None:
-    batch = batch_of(IMAGES64)
-    together = EVERY[spec].explain(conv64, batch)
-    for chosen in ([2, 0, 3, 1], [3], [1, 2]):
-        part = replace(
-            batch,
-            images=batch.images[chosen],
-            targets=batch.targets[chosen],
-            image_ids=tuple(batch.image_ids[index] for index in chosen),
-        )
-        torch.testing.assert_close(
-            EVERY[spec].explain(conv64, part), together[chosen], rtol=0, atol=1e-12
-        )
-
-
-@pytest.mark.parametrize("spec", EVERY)
-def test_maps_depend_on_the_target_and_on_the_weights(spec: str, conv: Classifier) -> None:
-    batch = batch_of(IMAGES)
-    maps = EVERY[spec].explain(conv, batch)
-    other_target = replace(batch, targets=(batch.targets + 1) % len(CLASSES))
-    other = make_classifier(seeded(conv_network, 4), (SIDE, SIDE), CLASSES)
-    assert not torch.allclose(EVERY[spec].explain(conv, other_target), maps)
-    assert not torch.allclose(EVERY[spec].explain(other, batch), maps)
+@pytest.mark.parametrize(
+    ("spec", "engine"),
+    [
+        *((spec, "own") for spec in (*registered(), "grad_cam:relu=false", AUTO)),
+        *((spec, "captum") for spec in (*registered(), "grad_cam:relu=false")),
+    ],
+)
+def test_every_method_passes_every_check(spec: str, engine: Engine) -> None:
+    findings = check_method(bind_method(spec), engine)
+    assert list(findings) == list(CHECKS)
+    failed = {name: found.reason for name, found in findings.items() if found.result == "failed"}
+    assert not failed
+    reasons = [found.reason for found in findings.values() if found.result == "not applicable"]
+    assert all(reasons)
 
 
 @pytest.mark.parametrize("spec", COMPLETE)
@@ -288,7 +268,7 @@ class Bomb(nn.Module):
 
 
 @pytest.mark.parametrize("armed", ["", "forward", "backward"])
-@pytest.mark.parametrize("spec", EVERY)
+@pytest.mark.parametrize("spec", REAL)
 def test_nothing_is_left_changed(spec: str, armed: str) -> None:
     bomb = Bomb()
     network = seeded(lambda: nn.Sequential(*conv_network(), bomb))

@@ -1,0 +1,224 @@
+"""Attributions: a classifier and a batch of images in, signed maps out."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from steadymap.bench.passes import MOST_AT_ONCE, Pass, Read, shared_pass
+from steadymap.bench.paths import NestedPath, Path, gauss_legendre, path_sum
+from steadymap.bench.randomness import generator
+from steadymap.models import Classifier
+
+# Gauss-Legendre nodes take the eigenvalues of a matrix of this side.
+MOST_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a method explains.
+
+    Attributes:
+        images: (B, 3, H, W), float32, on the classifier's device.
+        targets: (B,), the classes explained.
+        image_ids: B ids; a stochastic method draws by id, so that the clean and the perturbed image
+            of a pair get the same random numbers.
+        seed: the run's seed.
+        at_once: how many images, or points of paths, go through the network together; changes
+            speed and memory alone.
+    """
+
+    images: Tensor
+    targets: Tensor
+    image_ids: tuple[str, ...]
+    seed: int
+    at_once: int = MOST_AT_ONCE["cpu"]
+
+    def part(self, chosen: slice) -> Batch:
+        """Return some of the images with all that belongs to them."""
+        return replace(
+            self,
+            images=self.images[chosen],
+            targets=self.targets[chosen],
+            image_ids=self.image_ids[chosen],
+        )
+
+
+def _black(batch: Batch) -> Tensor:
+    return torch.zeros_like(batch.images)
+
+
+def _white(batch: Batch) -> Tensor:
+    return torch.ones_like(batch.images)
+
+
+def _random(batch: Batch) -> Tensor:
+    """Uniform noise in [0, 1], one draw an image."""
+    shape = tuple(batch.images.shape[1:])
+    draws = [
+        generator(batch.seed, image_id, "baseline").random(shape) for image_id in batch.image_ids
+    ]
+    return torch.stack([torch.from_numpy(draw) for draw in draws]).to(batch.images)
+
+
+BASELINES: dict[str, Callable[[Batch], Tensor]] = {
+    "black": _black,
+    "white": _white,
+    "random": _random,
+}
+BaselineName = Literal["black", "white", "random"]
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)] | Literal["auto"]
+
+
+def gradient(classifier: Classifier, batch: Batch) -> Tensor:
+    """Gradient of the target's logit, signed: (B, 3, H, W). Source: Simonyan et al. 2013."""
+    return read_gradient(_alone(classifier, batch, "gradient"))
+
+
+def read_gradient(seen: Pass) -> Tensor:
+    """Read the gradient off a pass: (B, 3, H, W)."""
+    return seen.need_gradient()
+
+
+def captum_gradient(classifier: Classifier, batch: Batch) -> Tensor:
+    """Compute the same with captum: the oracle of `gradient`, and `--engine captum`."""
+    maps: Tensor = (
+        _captum()
+        .Saliency(classifier.module)
+        .attribute(_own_copy(batch.images), target=batch.targets, abs=False)
+    )
+    return maps.detach()
+
+
+def gradient_x_input(classifier: Classifier, batch: Batch) -> Tensor:
+    """Gradient times image: (B, 3, H, W). Source: Shrikumar et al. 2016."""
+    return read_gradient_x_input(_alone(classifier, batch, "gradient"))
+
+
+def read_gradient_x_input(seen: Pass) -> Tensor:
+    """Read the gradient times the image off a pass: (B, 3, H, W)."""
+    return seen.need_gradient() * seen.images
+
+
+def captum_gradient_x_input(classifier: Classifier, batch: Batch) -> Tensor:
+    """Compute the same with captum: the oracle of `gradient_x_input`."""
+    maps: Tensor = (
+        _captum()
+        .InputXGradient(classifier.module)
+        .attribute(_own_copy(batch.images), target=batch.targets)
+    )
+    return maps.detach()
+
+
+def grad_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> Tensor:
+    """Gradient-weighted activations of the last convolution: (B, 1, h, w), at its resolution.
+
+    With `relu=false` negative evidence is kept. Source: Selvaraju et al. 2017, equations 1 and 2.
+    """
+    return read_grad_cam(_alone(classifier, batch, "layer"), relu=relu)
+
+
+def read_grad_cam(seen: Pass, *, relu: bool = True) -> Tensor:
+    """Read Grad-CAM off a pass: (B, 1, h, w)."""
+    activations, gradient_there = seen.need_layer()
+    weights = gradient_there.mean(dim=(2, 3), keepdim=True)
+    maps = (weights * activations).sum(dim=1, keepdim=True)
+    return maps.relu() if relu else maps
+
+
+def captum_grad_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> Tensor:
+    """Compute the same with captum: the oracle of `grad_cam`."""
+    maps: Tensor = (
+        _captum()
+        .LayerGradCam(classifier.module, classifier.cam_module)
+        .attribute(_own_copy(batch.images), target=batch.targets, relu_attributions=relu)
+    )
+    return maps.detach()
+
+
+def _captum() -> ModuleType:
+    """Import captum when it is first asked for: that takes a second, which the own engine saves."""
+    return importlib.import_module("captum.attr")
+
+
+def _alone(classifier: Classifier, batch: Batch, read: Read) -> Pass:
+    """Run the pass that a run would share, for one method."""
+    return shared_pass(classifier, batch.images, batch.targets, [read], batch.at_once)
+
+
+def integrated_gradients(
+    classifier: Classifier,
+    batch: Batch,
+    *,
+    baseline: BaselineName = "black",
+    steps: Steps = 50,
+) -> Tensor:
+    """Gradients averaged on the straight path from a baseline, times the way: (B, 3, H, W).
+
+    Gauss-Legendre quadrature with `steps` points, or, with `auto`, the trapezoid rule doubled until
+    map and completeness have settled. Source: Sundararajan et al. 2017, equation 1.
+
+    The same sum as captum's, without its copies: see `steadymap.bench.paths.path_sum`.
+    """
+    if steps == "auto":
+        nested = nested_path(classifier, batch, baseline=baseline)
+        return nested.at(nested.settled)
+    path = _path(batch, baseline)
+    nodes, shares = gauss_legendre(steps, batch.images)
+    return path_sum(classifier, path, nodes, shares) * (path.ends - path.starts)
+
+
+def nested_path(
+    classifier: Classifier, batch: Batch, *, baseline: BaselineName = "black"
+) -> NestedPath:
+    """Integrate until settled, and be able to go on: what a run needs for `steps=auto`."""
+    return NestedPath(classifier, _path(batch, baseline))
+
+
+def _path(batch: Batch, baseline: BaselineName) -> Path:
+    return Path(BASELINES[baseline](batch), batch.images, batch.targets, batch.at_once)
+
+
+def captum_integrated_gradients(
+    classifier: Classifier,
+    batch: Batch,
+    *,
+    baseline: BaselineName = "black",
+    steps: Steps = 50,
+) -> Tensor:
+    """Compute the same with captum: the oracle of `integrated_gradients`.
+
+    Raises:
+        ValueError: `steps=auto`, which captum does not have.
+    """
+    if steps == "auto":
+        raise ValueError("captum has no steps=auto; give a number of steps")
+    maps: Tensor = (
+        _captum()
+        .IntegratedGradients(classifier.module)
+        .attribute(
+            _own_copy(batch.images),
+            baselines=BASELINES[baseline](batch),
+            target=batch.targets,
+            n_steps=steps,
+            method="gausslegendre",
+            internal_batch_size=max(batch.at_once, len(batch.images)),
+        )
+    )
+    return maps.detach()
+
+
+def _own_copy(images: Tensor) -> Tensor:
+    """Return a copy that asks for a gradient; with frozen weights nothing else does.
+
+    captum would switch requires_grad on in the caller's tensor, and leave it on where the network
+    raises.
+    """
+    return images.detach().clone().requires_grad_()
