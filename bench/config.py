@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from steadymap.bench.methods import DEFAULT_METHODS, BoundMethod, Engine, Steps, bind_method
+from steadymap.bench.attributions import Steps
+from steadymap.bench.methods import CONTROLS, DEFAULT_METHODS, BoundMethod, Engine, bind_method
 from steadymap.bench.names import nearest
 from steadymap.bench.perturbations import PERTURBATIONS, Cell
 from steadymap.metrics import METRICS
@@ -20,6 +21,7 @@ EXPERIMENTS = importlib.resources.files("steadymap.bench.experiments")
 # Beyond these a number is a slip, and would ask for more memory than there is.
 MOST_DRAWS = 1000
 MOST_THREADS = 1024
+MOST_NULLS = 100
 
 
 class ConfigError(ValueError):
@@ -36,6 +38,9 @@ class Plan(BaseModel):
             Lists of families that do not run are ignored.
         metric: metrics; left out, all that the methods and the data allow.
         draws: draws of each stochastic family at each severity.
+        controls: whether the controls run, too.
+        nulls: how many unrelated maps of either kind (another image's, a randomised network's) each
+            map is held against; 0 leaves scores uncalibrated.
         steps: number of steps of path methods whose spec does not set it.
         seed: of everything random.
         batch_size: images of a batch; changes the speed alone.
@@ -52,6 +57,8 @@ class Plan(BaseModel):
     severity: dict[str, tuple[float, ...]] | tuple[float, ...] | None = None
     metric: tuple[str, ...] | None = None
     draws: Annotated[int, Field(ge=1, le=MOST_DRAWS)] = 1
+    controls: bool = True
+    nulls: Annotated[int, Field(ge=0, le=MOST_NULLS)] = 3
     steps: Steps | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1)] = 16
@@ -95,8 +102,12 @@ class Plan(BaseModel):
         return self
 
     def bound_methods(self) -> tuple[BoundMethod, ...]:
-        """Return the methods with every parameter set, in the order given, each once."""
-        bound = [bind_method(spec, self.steps) for spec in self.method]
+        """Return the methods with every parameter set, in the order given, each once.
+
+        The controls come last, unless they have been asked for by name.
+        """
+        controls = CONTROLS if self.controls else ()
+        bound = [bind_method(spec, self.steps) for spec in (*self.method, *controls)]
         return tuple({method.spec: method for method in bound}.values())
 
     def severities(self) -> dict[str, tuple[float, ...]]:

@@ -25,8 +25,8 @@ from steadymap.bench.passes import (
     shared_pass,
 )
 from steadymap.bench.perturbations import PERTURBATIONS, perturb
-from steadymap.bench.runner import Setup, float32, score, threads_each
-from steadymap.bench.views import explained
+from steadymap.bench.runner import Setup, float32, threads_each
+from steadymap.bench.views import explained, score
 from steadymap.models import Classifier
 
 # Shares of the seconds that the calibration may take, after one warm-up of each.
@@ -84,12 +84,14 @@ def count(setup: Setup) -> Passes:
     """
     plan, methods = setup.plan, list(setup.methods)
     cells = plan.cells()
-    views = len(setup.images) * (len(cells) + 1)
+    views = setup.view_count()
     applied = [m for m in methods if m.method.inapplicable(setup.classifier) is None]
     alone = [m for m in applied if plan.engine == "captum" or m.method.share is None]
     shared = len(alone) < len(applied)
-    backward = views * (shared + sum(method.passes for method in alone))
-    forward = views * sum(method.passes for method in alone) + views
+    apart = views * sum(method.passes for method in alone)
+    apart += sum(times * method.passes for method, times in setup.redraws().items())
+    backward = views * shared + apart
+    forward = views + apart
     shifts = {c.severity for c in cells if PERTURBATIONS[c.family].compensated} - {0.0}
     baselines = {
         method.baseline_name
@@ -99,7 +101,8 @@ def count(setup: Setup) -> Passes:
     forward += len(setup.images) * len(baselines) * (1 + len(shifts))
     adaptive = [method for method in alone if method.adaptive]
     # Both ends of a path, for the logit difference that its sum is held against.
-    forward += 2 * views * len(adaptive)
+    redrawn = sum(times for method, times in setup.redraws().items() if method.adaptive)
+    forward += 2 * (views * len(adaptive) + redrawn)
     return Passes(forward, backward, at_least=bool(adaptive))
 
 
@@ -129,7 +132,7 @@ def estimate(setup: Setup, seconds: float = 2.0) -> Estimate:
         )
         image_rate = _throughput([_image_work(setup)] * len(classifiers), seconds * IMAGE_SHARE)
     activations = setup.plan.workers * at_once * activation_bytes(setup.classifier) * TIMES_HELD
-    views = len(setup.images) * (len(setup.plan.cells()) + 1)
+    views = setup.view_count()
     return Estimate(
         passes,
         setup.map_count(),

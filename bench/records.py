@@ -17,6 +17,26 @@ SCHEMA_VERSION = 1
 CLEAN = "clean"
 INPUT = "input"
 
+# Families of records that hold the map of the clean image against another map of the same method.
+# Unrelated maps, which say what a score is worth: other images', randomised networks'.
+OTHER_IMAGE = "other_image"
+RANDOM_NETWORK = "random_network"
+NULLS = (OTHER_IMAGE, RANDOM_NETWORK)
+# The same image, other random numbers; of stochastic methods alone.
+OTHER_SEED = "other_seed"
+# The same image computed in another way, for a few images: what is smaller than that is rounding.
+BATCH_OF_ONE = "batch_of_one"
+FLOAT64 = "float64"
+ON_CPU = "on_cpu"
+NUMERICS = (BATCH_OF_ONE, FLOAT64, ON_CPU)
+REFERENCES = (*NULLS, OTHER_SEED, *NUMERICS)
+
+# In summaries: the mean over the families of perturbations, each counting the same.
+OVERALL = "overall"
+
+# What is behind a metric's name where the record says whether a map was recognised by it.
+RECOGNISED = ".recognised"
+
 SCHEMA = pa.schema(
     [
         pa.field("run_id", pa.dictionary(pa.int32(), pa.string())),

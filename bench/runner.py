@@ -25,7 +25,31 @@ from steadymap.bench.manifest import run_id
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.passes import images_at_once
 from steadymap.bench.perturbations import Cell, perturb
-from steadymap.bench.records import CLEAN, INPUT, Record, Source, to_frame, to_table
+from steadymap.bench.records import (
+    INPUT,
+    NULLS,
+    RECOGNISED,
+    Record,
+    Source,
+    to_frame,
+    to_table,
+)
+from steadymap.bench.references import (
+    CLEAN_CELL,
+    NUMERIC_IMAGES,
+    Panel,
+    Reference,
+    comparable,
+    make_panel,
+    most_in_batch,
+    numerics,
+    panel_members,
+    predictions,
+    randomised_twins,
+    references,
+    show,
+    views_beside,
+)
 from steadymap.bench.views import (
     METRICS_PART,
     Adaptive,
@@ -40,12 +64,11 @@ from steadymap.bench.views import (
     input_scores,
     look,
     same_size,
+    score,
 )
-from steadymap.metrics import METRICS, Metric, Scores, Status, evaluate
+from steadymap.metrics import METRICS, Maps, Metric, Scores, Status, TensorMaps, recognise
 from steadymap.metrics.maps import Array
 from steadymap.models import Classifier
-
-CLEAN_CELL = Cell(CLEAN, 0.0, 0)
 
 # About the perturbed image itself, once a cell.
 INPUT_METRICS: dict[str, str] = {
@@ -143,9 +166,20 @@ class Setup:
         others = [self.classifier.replica() for _ in range(1, self.plan.workers)]
         return [self.classifier, *others]
 
+    def view_count(self) -> int:
+        """Return how many times the run looks at an image, with every method."""
+        own = len(self.images) * (len(self.plan.cells()) + 1)
+        device = self.classifier.module.mean.device
+        return own + views_beside(len(self.images), self.plan.nulls, device)
+
+    def redraws(self) -> dict[BoundMethod, int]:
+        """Return how many maps each stochastic method makes under other seeds."""
+        count = len(self.images) * self.plan.nulls
+        return {method: count for method in self.methods if method.can("stochastic")}
+
     def map_count(self) -> int:
         """Return how many maps the run makes: what `advance` adds up to."""
-        return len(self.images) * len(self.methods) * (len(self.plan.cells()) + 1)
+        return len(self.methods) * self.view_count() + sum(self.redraws().values())
 
     def metrics(self) -> dict[str, str]:
         """Return the metrics of the run, each with its line."""
@@ -197,31 +231,68 @@ def measure(
     Raises:
         ModelError: several workers, and a network that cannot be copied.
     """
-    plan = setup.plan
-    parts = batches(len(setup.images), plan.batch_size, plan.workers)
-    methods = tuple(setup.methods)
+    plan, count = setup.plan, len(setup.images)
     workers: SimpleQueue[Worker] = SimpleQueue()
-    for own in setup.classifiers():
-        workers.put(Worker(own, methods, plan.engine, setup.at_once))
+    for worker in _crew(setup):
+        workers.put(worker)
 
-    def work(indices: range, go_on: Callable[[int], None]) -> Outcome:
-        worker = workers.get()
-        try:
-            return _measure_batch(setup, worker, indices, go_on, keep_maps=keep_maps)
-        finally:
-            workers.put(worker)
+    def each(
+        parts: Sequence[Sequence[int]],
+        work: Callable[[Worker, Sequence[int], Callable[[int], None]], T],
+    ) -> Iterator[T]:
+        def with_one(indices: Sequence[int], go_on: Callable[[int], None]) -> T:
+            worker = workers.get()
+            try:
+                worker.begin()
+                return work(worker, indices, go_on)
+            finally:
+                workers.put(worker)
 
-    device = setup.classifier.module.mean.device
-    with threads_each(plan.workers), float32(device, exact=plan.precision == "ieee"):
         if plan.workers == 1:
             for indices in parts:
-                yield work(indices, advance)
+                yield with_one(indices, advance)
         else:
-            yield from _in_order(parts, plan.workers, work, advance)
+            yield from _in_order(parts, plan.workers, with_one, advance)
+
+    device = setup.classifier.module.mean.device
+    most = most_in_batch(setup.classifier, len(setup.methods), plan.workers * plan.nulls)
+    size = min(plan.batch_size, most or plan.batch_size)
+    members = panel_members(setup.images, plan.seed) if plan.nulls else []
+    with threads_each(plan.workers), float32(device, exact=plan.precision == "ieee"):
+        cuts = [members[cut.start : cut.stop] for cut in batches(len(members), size, plan.workers)]
+        made = list(each(cuts, lambda *given: _panel_part(setup, *given)))
+        panel = Panel.of([part for part, _ in made])
+        if made:
+            yield Outcome([], timings=tuple(timing for _, spent in made for timing in spent))
+        yield from each(
+            batches(count, size, plan.workers),
+            lambda *given: _measure_batch(setup, panel, given, keep_maps=keep_maps),
+        )
+        yield from each(
+            [members[:NUMERIC_IMAGES]] if members else [],
+            lambda *given: _numerics(setup, *given),
+        )
+
+
+def _crew(setup: Setup) -> Iterator[Worker]:
+    """Yield the workers of a run, each with networks of its own that share the weights."""
+    plan, methods = setup.plan, tuple(setup.methods)
+    twins = randomised_twins(setup.classifier, plan.nulls, plan.seed)
+    for place, own in enumerate(setup.classifiers()):
+        theirs = [twin.replica() if place else twin for twin in twins]
+        yield Worker(
+            own,
+            methods,
+            plan.engine,
+            setup.at_once,
+            twins=tuple(Worker(twin, methods, plan.engine, setup.at_once) for twin in theirs),
+        )
 
 
 def batches(count: int, size: int, workers: int) -> list[range]:
     """Cut `count` images into batches of at most `size`, as even as can be for the workers."""
+    if not count:
+        return []
     rounds = max(1, math.ceil(count / (size * workers)))
     parts = min(count, rounds * workers)
     edges = [round(part * count / parts) for part in range(parts + 1)]
@@ -233,9 +304,9 @@ class _StoppedError(Exception):
 
 
 def _in_order(
-    parts: Iterable[range],
+    parts: Iterable[Sequence[int]],
     workers: int,
-    work: Callable[[range, Callable[[int], None]], T],
+    work: Callable[[Sequence[int], Callable[[int], None]], T],
     advance: Callable[[int], None],
 ) -> Iterator[T]:
     """Work on parts in threads, a few ahead, and yield in their order."""
@@ -298,11 +369,16 @@ def _metrics_of(
     method: BoundMethod, images: ImageSet, wanted: Sequence[str] | None
 ) -> dict[str, Metric]:
     possible = {"map"}
-    if method.method.complete:
+    if method.can("complete"):
         possible.add("delta")
     if images.has_masks:
         possible.add("mask")
     return {name: METRICS[name] for name in wanted or METRICS if METRICS[name].against in possible}
+
+
+def recognising(metrics: Mapping[str, Metric]) -> list[str]:
+    """Return the metrics by which a map can be recognised: those that compare two, and quickly."""
+    return [name for name, m in metrics.items() if m.against == "map" and not m.slow]
 
 
 def _refuse_idle_metrics(setup: Setup) -> None:
@@ -316,15 +392,39 @@ def _refuse_idle_metrics(setup: Setup) -> None:
             raise ConfigError(f"metric: {name} cannot be had here: {reason}")
 
 
+def _panel_part(
+    setup: Setup, worker: Worker, indices: Sequence[int], advance: Callable[[int], None]
+) -> tuple[Panel, tuple[Timing, ...]]:
+    shown = show(worker, setup.images, indices, setup.plan.seed)
+    return make_panel(worker, shown, advance), worker.all_timings()
+
+
+def _numerics(
+    setup: Setup, worker: Worker, indices: Sequence[int], advance: Callable[[int], None]
+) -> Outcome:
+    """Compute the maps of a few images in several ways, and score how far these differ."""
+    shown = show(worker, setup.images, indices, setup.plan.seed)
+    view = look(worker, shown, None)
+    clean = {}
+    for method in setup.methods:
+        clean[method] = explain(worker, method, view)
+        advance(len(indices))
+    scored = [_Scored(CLEAN_CELL, predictions(view), {})]
+    scored += [
+        _held_against(setup, clean, reference)
+        for reference in numerics(worker, shown, view.batch.targets, advance)
+    ]
+    return Outcome(list(_records(setup, indices, scored)), timings=worker.all_timings())
+
+
 def _measure_batch(
     setup: Setup,
-    worker: Worker,
-    indices: range,
-    advance: Callable[[int], None],
+    panel: Panel,
+    given: tuple[Worker, Sequence[int], Callable[[int], None]],
     *,
     keep_maps: bool,
 ) -> Outcome:
-    worker.begin()
+    worker, indices, advance = given
     frames = [setup.images.read(index) for index in indices]
     masks = [frame.mask for frame in frames if frame.mask is not None]
     evidence: dict[str, Array | Tensor] = {}
@@ -341,7 +441,10 @@ def _measure_batch(
     for shown in ahead(_shown(setup, images, ids), in_thread=worker.classifier.module.mean.is_cuda):
         # The first view is the clean one: what it predicts is the class explained in all of them.
         targets = taking.clean_view.batch.targets if taking.clean_view else None
-        taking.take(look(worker, shown, targets), advance)
+        view = look(worker, shown, targets)
+        taking.take(view, advance)
+        if shown.cell is CLEAN_CELL and setup.plan.nulls:
+            taking.take_references(references(worker, view, panel, advance))
     return taking.outcome(indices)
 
 
@@ -422,6 +525,7 @@ class _Taking:
         self.keep_maps = keep_maps
         self.clean_view: View | None = None
         self.clean: dict[BoundMethod, Explained | Failure] = {}
+        self.nulls: dict[BoundMethod, list[Maps | TensorMaps]] = {m: [] for m in setup.methods}
         self.adaptive = {
             method: Adaptive(worker, method) for method in setup.methods if method.adaptive
         }
@@ -440,9 +544,20 @@ class _Taking:
         for method in self.setup.methods:
             rows[method.spec] = self._score(method, view)
             advance(len(view.images))
-        self.scored.append(_Scored(view.cell, _predictions(view), rows))
+        self.scored.append(_Scored(view.cell, predictions(view), rows))
         if self.keep_maps:
             self.images.append(view.images)
+
+    def take_references(self, beside: Iterable[Reference]) -> None:
+        """Hold the clean maps against others, and keep the unrelated ones for recognition."""
+        for reference in beside:
+            with self.worker.clock(reference.cell, METRICS_PART, len(reference.predictions)):
+                self.scored.append(_held_against(self.setup, self.clean, reference))
+            if reference.cell.family in NULLS:
+                for method, found in reference.found.items():
+                    made = comparable(self.clean[method], found)
+                    if isinstance(made, Explained):
+                        self.nulls[method].append(made.maps)
 
     def _score(self, method: BoundMethod, view: View) -> dict[str, Scores]:
         reference, found, steps = self._explain(method, view)
@@ -458,10 +573,25 @@ class _Taking:
                 for name, metric in metrics.items()
                 if metric.against != "map" or view is not self.clean_view
             }
+            if self.setup.plan.nulls and view is not self.clean_view:
+                scores |= self._recognised(method, scores, current)
         if self.keep_maps:
             maps = current.attributions.cpu() if isinstance(current, Explained) else None
             self.attributions[method.spec].append(maps)
         return scores if steps is None else scores | {STEPS: steps}
+
+    def _recognised(
+        self, method: BoundMethod, scores: Mapping[str, Scores], current: Explained | Failure
+    ) -> dict[str, Scores]:
+        """Say of each map whether it is closer to its clean self than to every unrelated map."""
+        return {
+            name + RECOGNISED: (
+                current.scores()
+                if isinstance(current, Failure)
+                else recognise(METRICS[name], scores[name], self.nulls[method], current.maps)
+            )
+            for name in recognising(self.setup.methods[method])
+        }
 
     def _explain(
         self, method: BoundMethod, view: View
@@ -471,19 +601,20 @@ class _Taking:
             found = explain(self.worker, method, view)
             return self.clean.setdefault(method, found), found, None
         reference, found, points = self.adaptive[method].explain(view)
+        self.clean.setdefault(method, found)
         if isinstance(found, Failure):
             return reference, found, found.scores()
         size = len(points)
         return reference, found, Scores(points, (Status.OK,) * size, ("",) * size)
 
-    def outcome(self, indices: range) -> Outcome:
+    def outcome(self, indices: Sequence[int]) -> Outcome:
         """Return what the batch came to."""
         worker = self.worker
         outcome = Outcome(
             list(_records(self.setup, indices, self.scored)),
-            timings=tuple(worker.timings),
-            at_once=worker.at_once,
-            halved=worker.halved,
+            timings=worker.all_timings(),
+            at_once=worker.least_at_once(),
+            halved=worker.all_halved(),
         )
         if not self.keep_maps:
             return outcome
@@ -499,6 +630,21 @@ class _Taking:
         )
 
 
+def _held_against(
+    setup: Setup, clean: Mapping[BoundMethod, Explained | Failure], reference: Reference
+) -> _Scored:
+    """Score clean maps against those of a reference, by every metric that compares two maps."""
+    rows: dict[str, dict[str, Scores]] = {}
+    for method, found in reference.found.items():
+        other = comparable(clean[method], found)
+        rows[method.spec] = {
+            name: score(metric, clean[method], other, {})
+            for name, metric in setup.methods[method].items()
+            if metric.against == "map"
+        }
+    return _Scored(reference.cell, reference.predictions, rows)
+
+
 def _stack(cells: list[Tensor | None]) -> Tensor | None:
     """(B, cells, C, h, w), NaN where a map is missing; None where all are."""
     known = [maps for maps in cells if maps is not None]
@@ -508,23 +654,7 @@ def _stack(cells: list[Tensor | None]) -> Tensor | None:
     return torch.stack([missing if maps is None else maps for maps in cells], dim=1)
 
 
-def score(
-    metric: Metric,
-    clean: Explained | Failure,
-    current: Explained | Failure,
-    evidence: Mapping[str, Array | Tensor],
-) -> Scores:
-    """Score the maps of a view, against the clean ones or the evidence that the metric reads."""
-    if isinstance(current, Failure):
-        return current.scores()
-    if metric.against != "map":
-        return evaluate(metric, current.maps, evidence[metric.against])
-    if isinstance(clean, Failure):
-        return clean.scores("clean image: ")
-    return evaluate(metric, clean.maps, current.maps)
-
-
-def _records(setup: Setup, indices: range, scored: list[_Scored]) -> Iterator[Record]:
+def _records(setup: Setup, indices: Sequence[int], scored: list[_Scored]) -> Iterator[Record]:
     for position, index in enumerate(indices):
         picture = setup.images.pictures[index]
         label = _label(picture, setup)
@@ -533,9 +663,9 @@ def _records(setup: Setup, indices: range, scored: list[_Scored]) -> Iterator[Re
             predicted = view.predictions[position]
             lost = target is None or predicted is None
             for method, by_metric in view.scores.items():
-                for metric, score in by_metric.items():
+                for metric, scores in by_metric.items():
                     value, status, detail = (
-                        NO_LOGITS if lost and method != INPUT else score.at(position)
+                        NO_LOGITS if lost and method != INPUT else scores.at(position)
                     )
                     yield Record(
                         image_id=picture.image_id,
@@ -564,10 +694,3 @@ def _label(picture: Picture, setup: Setup) -> int | None:
         return None
     name, known = setup.images.class_names[picture.label], setup.classifier.class_names
     return known.index(name) if known.count(name) == 1 else None
-
-
-def _predictions(view: View) -> list[int | None]:
-    """Return the predicted class of each image; None where a logit is not finite."""
-    finite = torch.isfinite(view.logits).all(dim=1).tolist()
-    best = view.logits.argmax(dim=1).tolist()
-    return [label if valid else None for label, valid in zip(best, finite, strict=True)]

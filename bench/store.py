@@ -22,13 +22,13 @@ from steadymap.bench.config import ConfigError
 from steadymap.bench.manifest import Result, write_json
 from steadymap.bench.perturbations import Cell
 from steadymap.bench.records import SCHEMA, Source, to_frame, to_table
-from steadymap.bench.runner import CLEAN_CELL, Outcome
+from steadymap.bench.references import CLEAN_CELL
+from steadymap.bench.runner import Outcome
 
 RECORDS = "records.parquet"
 PARTIAL = "records.partial.parquet"
 MANIFEST = "manifest.json"
 PARTIAL_MANIFEST = "manifest.partial.json"
-SUMMARY = "summary.csv"
 TIMINGS = "timings.csv"
 PARTIAL_TIMINGS = "timings.partial.csv"
 MAPS = "maps"
@@ -90,7 +90,8 @@ class Recorder:
 
     def add(self, outcome: Outcome) -> None:
         """Write the records of a batch, and keep its maps, if it has any, for the end."""
-        self.writer.write_table(to_table(outcome.records, self.source))
+        if outcome.records:
+            self.writer.write_table(to_table(outcome.records, self.source))
         self.statuses.update(record.status.value for record in outcome.records)
         if outcome.images is not None:
             self.kept.append(outcome)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steadymap.bench.methods import BASELINES, Batch, BoundMethod, Engine
+from steadymap.bench.attributions import BASELINES, Batch
+from steadymap.bench.methods import BoundMethod, Engine
 from steadymap.bench.passes import Pass, is_out_of_memory, shared_pass
 from steadymap.bench.paths import NestedPath, points_at
 from steadymap.bench.perturbations import PERTURBATIONS, Cell
-from steadymap.metrics import Maps, Scores, Status, TensorMaps
+from steadymap.metrics import Maps, Metric, Scores, Status, TensorMaps, evaluate
 from steadymap.metrics.maps import Array
 from steadymap.models import Classifier
 
@@ -134,6 +135,7 @@ class Worker:
         halved: how many times memory ran out on the batch in hand.
         timings: of the batch in hand.
         baseline_logits: of the batch in hand, by baseline and shift.
+        twins: the same with randomised weights.
     """
 
     classifier: Classifier
@@ -143,12 +145,27 @@ class Worker:
     halved: int = 0
     timings: list[Timing] = field(default_factory=list)
     baseline_logits: dict[tuple[str, float], Tensor] = field(default_factory=dict)
+    twins: tuple[Worker, ...] = ()
 
     def begin(self) -> None:
         """Forget the batch before."""
         self.halved = 0
         self.timings.clear()
         self.baseline_logits.clear()
+        for twin in self.twins:
+            twin.begin()
+
+    def all_timings(self) -> tuple[Timing, ...]:
+        """Return where the time of the batch in hand went, with what the twins did."""
+        return tuple(timing for one in (self, *self.twins) for timing in one.timings)
+
+    def all_halved(self) -> int:
+        """Return how many times memory ran out on the batch in hand, the twins' included."""
+        return self.halved + sum(twin.halved for twin in self.twins)
+
+    def least_at_once(self) -> int:
+        """Return the fewest images that went through a network together."""
+        return min(one.at_once for one in (self, *self.twins))
 
     def within_memory(self, compute: Callable[[int], T]) -> T:
         """Call with how many images to take at once; half as many each time memory runs out."""
@@ -277,6 +294,22 @@ def same_size(clean: Explained | Failure, current: Explained | Failure) -> Expla
         return current
     reason = f"returned maps of {sizes[1]} where the clean image's are {sizes[0]}"
     return Failure(Status.ERROR, reason, len(current.maps))
+
+
+def score(
+    metric: Metric,
+    clean: Explained | Failure,
+    current: Explained | Failure,
+    evidence: Mapping[str, Array | Tensor],
+) -> Scores:
+    """Score the maps of a view, against the clean ones or the evidence that the metric reads."""
+    if isinstance(current, Failure):
+        return current.scores()
+    if metric.against != "map":
+        return evaluate(metric, current.maps, evidence[metric.against])
+    if isinstance(clean, Failure):
+        return clean.scores("clean image: ")
+    return evaluate(metric, clean.maps, current.maps)
 
 
 def deltas(worker: Worker, method: BoundMethod, view: View) -> Array:

@@ -1,0 +1,320 @@
+"""What clean maps are held against, beside their perturbed selves.
+
+A score says little alone: the maps of two images may be much alike. So each map of a clean image
+is compared with maps that it must not resemble (another image's, and its own from a network with
+randomised weights), with itself under another seed where a method draws, and, for a few images,
+with itself computed in another way. Source: Adebayo et al. 2018 (randomised weights).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from steadymap.bench.images import ImageSet
+from steadymap.bench.methods import BoundMethod
+from steadymap.bench.passes import free_memory
+from steadymap.bench.perturbations import Cell
+from steadymap.bench.randomness import generator
+from steadymap.bench.records import (
+    BATCH_OF_ONE,
+    CLEAN,
+    FLOAT64,
+    ON_CPU,
+    OTHER_IMAGE,
+    OTHER_SEED,
+    RANDOM_NETWORK,
+)
+from steadymap.bench.views import (
+    Explained,
+    Failure,
+    Shown,
+    View,
+    Worker,
+    explain,
+    explained,
+    look,
+)
+from steadymap.metrics import Status
+from steadymap.models import Classifier
+
+CLEAN_CELL = Cell(CLEAN, 0.0, 0)
+
+# Images whose clean maps are kept, so that others can be held against them: enough that no single
+# one decides, few enough that memory does not grow with the number of images.
+PANEL_IMAGES = 64
+NUMERIC_IMAGES = 8
+
+# The share of the free memory that null maps may take; and in how many forms a map is kept: signed,
+# magnitude, the ranks of either, local means and variances, the strongest pixels.
+MEMORY_SHARE = 0.25
+FORMS = 7
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Maps of a batch's images, made in another way or of other things.
+
+    Attributes:
+        cell: the family of reference, and which draw of it.
+        predictions: B classes, of what was explained; None where a logit is not finite.
+        found: the methods that have such maps.
+    """
+
+    cell: Cell
+    predictions: list[int | None]
+    found: dict[BoundMethod, Explained | Failure]
+
+
+def predictions(view: View) -> list[int | None]:
+    """Return the predicted class of each image; None where a logit is not finite."""
+    finite = torch.isfinite(view.logits).all(dim=1).tolist()
+    best = view.logits.argmax(dim=1).tolist()
+    return [label if valid else None for label, valid in zip(best, finite, strict=True)]
+
+
+def randomised_twins(classifier: Classifier, count: int, seed: int) -> list[Classifier]:
+    """Return networks of the same architecture that know nothing.
+
+    Raises:
+        ModelError: the network cannot be copied.
+    """
+    return [
+        classifier.randomised(int(generator(seed, RANDOM_NETWORK, draw).integers(2**62)))
+        for draw in range(count)
+    ]
+
+
+def show(worker: Worker, images: ImageSet, indices: Sequence[int], seed: int) -> Shown:
+    """Return clean images for a worker."""
+    stacked = images.images(indices)
+    ids = tuple(images.pictures[index].image_id for index in indices)
+    like = worker.classifier.module.mean
+    return Shown(CLEAN_CELL, stacked, stacked.to(like.device, like.dtype), ids, seed)
+
+
+# --- other images ---------------------------------------------------------------------------------
+
+
+def panel_members(images: ImageSet, seed: int) -> list[int]:
+    """Choose the images whose maps others are held against: by their ids, whatever their order."""
+    ids = [picture.image_id for picture in images.pictures]
+    order = sorted(range(len(ids)), key=lambda index: generator(seed, ids[index], "panel").random())
+    return order[:PANEL_IMAGES]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Clean maps of some images.
+
+    Attributes:
+        ids: P image ids.
+        predictions: P classes.
+        found: by method, attributions (P, C, h, w), or why there are none.
+    """
+
+    ids: tuple[str, ...]
+    predictions: tuple[int | None, ...]
+    found: dict[BoundMethod, Tensor | Failure]
+
+    @classmethod
+    def of(cls, parts: Sequence[Panel]) -> Panel:
+        """Join parts; a method that failed on one of them has no maps to offer."""
+        ids = tuple(image_id for part in parts for image_id in part.ids)
+        found: dict[BoundMethod, Tensor | Failure] = {}
+        for method in parts[0].found if parts else ():
+            pieces = [part.found[method] for part in parts]
+            failed = [piece for piece in pieces if isinstance(piece, Failure)]
+            maps = [piece for piece in pieces if isinstance(piece, Tensor)]
+            shapes = {tuple(piece.shape[1:]) for piece in maps}
+            if failed or len(shapes) > 1:
+                found[method] = (
+                    failed[0] if failed else Failure(Status.ERROR, "maps of several sizes", 0)
+                )
+            else:
+                found[method] = torch.cat(maps)
+        return cls(ids, tuple(label for part in parts for label in part.predictions), found)
+
+    def partners(self, image_id: str, count: int, seed: int) -> list[int]:
+        """Return the places of images that one image is held against; never its own."""
+        others = [place for place, one in enumerate(self.ids) if one != image_id]
+        rng = generator(seed, image_id, "partners")
+        return [int(place) for place in rng.permutation(others)[:count]]
+
+
+def make_panel(worker: Worker, shown: Shown, advance: Callable[[int], None]) -> Panel:
+    """Explain clean images; what is kept is summed over channels."""
+    view = look(worker, shown, None)
+    found: dict[BoundMethod, Tensor | Failure] = {}
+    for method in worker.methods:
+        made = explain(worker, method, view)
+        found[method] = (
+            made if isinstance(made, Failure) else made.attributions.sum(dim=1, keepdim=True)
+        )
+        advance(len(shown.images))
+    return Panel(shown.image_ids, tuple(predictions(view)), found)
+
+
+# --- all of a batch -------------------------------------------------------------------------------
+
+
+def references(
+    worker: Worker, view: View, panel: Panel, advance: Callable[[int], None]
+) -> Iterator[Reference]:
+    """Yield what the clean maps of a batch are held against.
+
+    Args:
+        worker: who does it; it has as many twins as there are null maps of either kind.
+        view: the clean one.
+        panel: clean maps of other images.
+        advance: called with the number of maps just made.
+    """
+    count = len(worker.twins)
+    seed, ids = view.batch.seed, view.batch.image_ids
+    partners = [panel.partners(image_id, count, seed) for image_id in ids]
+    # In a small set the image of the panel has one partner less than those outside have.
+    for draw in range(min(map(len, partners))):
+        places = [row[draw] for row in partners]
+        yield Reference(
+            Cell(OTHER_IMAGE, 0.0, draw),
+            [panel.predictions[place] for place in places],
+            {method: _gathered(maps, places) for method, maps in panel.found.items()},
+        )
+    for draw, twin in enumerate(worker.twins):
+        cell = Cell(RANDOM_NETWORK, 0.0, draw)
+        yield _all_methods(twin, _reshown(view, cell), view.batch.targets, advance)
+    drawing = [method for method in worker.methods if method.can("stochastic")]
+    for draw in range(count if drawing else 0):
+        other = replace(
+            view,
+            cell=Cell(OTHER_SEED, 0.0, draw),
+            batch=replace(view.batch, seed=other_seed(seed, draw)),
+        )
+        found = {}
+        for method in drawing:
+            found[method] = explain(worker, method, other)
+            advance(len(ids))
+        yield Reference(other.cell, predictions(view), found)
+
+
+def other_seed(seed: int, draw: int) -> int:
+    """Return a seed that is not the run's."""
+    return int(generator(seed, OTHER_SEED, draw).integers(2**62))
+
+
+def _gathered(maps: Tensor | Failure, places: list[int]) -> Explained | Failure:
+    if isinstance(maps, Failure):
+        return replace(maps, size=len(places))
+    return explained(maps[places], len(places))
+
+
+def _reshown(view: View, cell: Cell) -> Shown:
+    return Shown(cell, view.images, view.batch.images, view.batch.image_ids, view.batch.seed)
+
+
+def _all_methods(
+    worker: Worker, shown: Shown, targets: Tensor | None, advance: Callable[[int], None]
+) -> Reference:
+    view = look(worker, shown, targets)
+    found = {}
+    for method in worker.methods:
+        found[method] = explain(worker, method, view)
+        advance(len(shown.images))
+    return Reference(shown.cell, predictions(view), found)
+
+
+# --- the same, computed in another way ------------------------------------------------------------
+
+
+def numerics(
+    worker: Worker, shown: Shown, targets: Tensor, advance: Callable[[int], None]
+) -> Iterator[Reference]:
+    """Yield maps of the same images, one by one, in double precision, and off the GPU.
+
+    Raises:
+        ModelError: the network cannot be copied.
+    """
+    classifier, device = worker.classifier, worker.classifier.module.mean.device
+    single = [
+        _all_methods(worker, _part(shown, place, BATCH_OF_ONE), targets[place : place + 1], advance)
+        for place in range(len(shown.images))
+    ]
+    yield _joined(single)
+    ways = [(FLOAT64, device, torch.float64)]
+    if device.type != "cpu":
+        ways.append((ON_CPU, torch.device("cpu"), torch.float32))
+    for family, place, dtype in ways:
+        other = replace(worker, classifier=classifier.to(place, dtype), timings=[], twins=())
+        moved = replace(shown, cell=Cell(family, 0.0, 0), on_device=shown.images.to(place, dtype))
+        reference = _all_methods(other, moved, targets.to(place), advance)
+        worker.timings += other.timings
+        yield replace(reference, found={m: _back(x, device) for m, x in reference.found.items()})
+
+
+def _part(shown: Shown, place: int, family: str) -> Shown:
+    chosen = slice(place, place + 1)
+    return Shown(
+        Cell(family, 0.0, 0),
+        shown.images[chosen],
+        shown.on_device[chosen],
+        shown.image_ids[chosen],
+        shown.seed,
+    )
+
+
+def _joined(parts: list[Reference]) -> Reference:
+    """Put images that were explained one by one together."""
+    found: dict[BoundMethod, Explained | Failure] = {}
+    for method in parts[0].found:
+        pieces = [part.found[method] for part in parts]
+        failed = [piece for piece in pieces if isinstance(piece, Failure)]
+        maps = [piece.attributions for piece in pieces if isinstance(piece, Explained)]
+        found[method] = (
+            replace(failed[0], size=len(parts))
+            if failed
+            else explained(torch.cat(maps), len(parts))
+        )
+    return Reference(parts[0].cell, [part.predictions[0] for part in parts], found)
+
+
+def _back(found: Explained | Failure, device: torch.device) -> Explained | Failure:
+    """Bring maps to where those are that they are compared with."""
+    if isinstance(found, Failure) or found.attributions.device == device:
+        return found
+    return explained(found.attributions.to(device), len(found.attributions))
+
+
+def comparable(clean: Explained | Failure, other: Explained | Failure) -> Explained | Failure:
+    """Return `other`, or why its maps cannot be compared with the clean ones."""
+    if isinstance(clean, Failure) or isinstance(other, Failure):
+        return other
+    sizes = [tuple(part.attributions.shape[2:]) for part in (clean, other)]
+    if sizes[0] == sizes[1]:
+        return other
+    reason = f"maps of {sizes[1]} where the clean image's are {sizes[0]}"
+    return Failure(Status.ERROR, reason, len(other.maps))
+
+
+# --- how much that is -----------------------------------------------------------------------------
+
+
+def views_beside(images: int, nulls: int, device: torch.device) -> int:
+    """Return how many times a run looks at an image to make reference maps with every method."""
+    if not nulls:
+        return 0
+    few = min(images, NUMERIC_IMAGES)
+    ways = 3 if device.type == "cpu" else 4  # in a batch, alone, in double precision, on the CPU
+    return min(images, PANEL_IMAGES) + images * nulls + few * ways
+
+
+def most_in_batch(classifier: Classifier, methods: int, nulls: int) -> int | None:
+    """Return how many images' null maps memory holds; None where nobody says, or there are none."""
+    free = free_memory(classifier.module.mean.device)
+    if free is None or not nulls:
+        return None
+    height, width = classifier.input_size
+    one_image = 2 * nulls * methods * FORMS * 8 * height * width
+    return max(1, int(MEMORY_SHARE * free / one_image))

@@ -1,0 +1,371 @@
+"""What clean maps are held against: the right maps, the right images, and all of it counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from support import (
+    CLASSES,
+    COUNT,
+    SIDE,
+    batch_of,
+    conv_network,
+    image_set,
+    pick,
+    random_images,
+    seeded,
+)
+from torch import nn
+
+from steadymap.bench import methods as methods_module
+from steadymap.bench import references as references_module
+from steadymap.bench.attributions import BASELINES, Batch
+from steadymap.bench.config import Plan
+from steadymap.bench.images import from_tensor
+from steadymap.bench.methods import bind_method
+from steadymap.bench.passes import count_passes
+from steadymap.bench.perturbations import PERTURBATIONS
+from steadymap.bench.planner import count
+from steadymap.bench.records import (
+    BATCH_OF_ONE,
+    CLEAN,
+    FLOAT64,
+    NULLS,
+    OTHER_IMAGE,
+    OTHER_SEED,
+    RANDOM_NETWORK,
+    RECOGNISED,
+    REFERENCES,
+)
+from steadymap.bench.references import other_seed, panel_members, randomised_twins
+from steadymap.bench.runner import measure, prepare, recognising, run
+from steadymap.metrics import METRICS, Maps, evaluate
+from steadymap.models import Classifier, ModelError, make_classifier
+
+IG = "integrated_gradients:baseline=random,steps=4"
+PLAN = Plan(
+    method=("gradient", "integrated_gradients:baseline=random", "grad_cam"),
+    family=("bias", "gaussian_noise"),
+    severity=(0.1,),
+    steps=4,
+    nulls=2,
+)
+KEY = ["image_id", "method", "family", "severity", "draw", "metric"]
+
+
+@pytest.fixture(scope="module")
+def records(classifier: Classifier) -> pd.DataFrame:
+    return run(classifier, image_set(), PLAN)
+
+
+def maps_of(spec: str, classifier: Classifier, index: int, seed: int = 0) -> Maps:
+    """The map of one image as the run explains it: its own target, its own draw."""
+    images = image_set()
+    image = images.images([index])
+    target = classifier(image).argmax(dim=1)
+    batch = replace(
+        batch_of(image, seed), targets=target, image_ids=(images.pictures[index].image_id,)
+    )
+    return Maps.from_attributions(bind_method(spec).explain(classifier, batch).numpy())
+
+
+def value(records: pd.DataFrame, spec: str, index: int, **where: object) -> float:
+    image_id = image_set().pictures[index].image_id
+    return float(pick(records, method=spec, image_id=image_id, **where)["value"].item())
+
+
+def test_every_reference_has_its_rows(records: pd.DataFrame) -> None:
+    methods, pairs = 3 + 4, [name for name, metric in METRICS.items() if metric.against == "map"]
+    assert not records.duplicated(KEY).any()
+    counts = records[records["family"].isin(REFERENCES)].groupby("family", observed=True).size()
+    expected = {
+        OTHER_IMAGE: COUNT * methods * len(pairs) * 2,
+        RANDOM_NETWORK: COUNT * methods * len(pairs) * 2,
+        OTHER_SEED: COUNT * 2 * len(pairs) * 2,  # the random baseline, and the random control
+        BATCH_OF_ONE: COUNT * methods * len(pairs),
+        FLOAT64: COUNT * methods * len(pairs),
+    }
+    assert counts.to_dict() == expected
+    recognised = records[records["metric"].str.endswith(RECOGNISED)]
+    quick = recognising(METRICS)
+    assert "kendall" not in quick
+    assert len(recognised) == COUNT * methods * 2 * len(quick)
+
+
+def test_another_image_s_map_is_its_own_map(records: pd.DataFrame, classifier: Classifier) -> None:
+    own = [maps_of("gradient", classifier, index) for index in range(COUNT)]
+    table = np.array([[evaluate(METRICS["spearman"], a, b).values[0] for b in own] for a in own])
+    for index in range(COUNT):
+        found = {
+            value(records, "gradient", index, family=OTHER_IMAGE, draw=draw, metric="spearman")
+            for draw in (0, 1)
+        }
+        assert len(found) == 2, "two partners, not the same one twice"
+        others = np.delete(table[index], index)
+        for one in found:
+            assert np.abs(others - one).min() < 1e-4
+
+
+def test_a_randomised_network_s_map_is_of_the_same_image_and_class(
+    records: pd.DataFrame, classifier: Classifier
+) -> None:
+    for draw, twin in enumerate(randomised_twins(classifier, 2, PLAN.seed)):
+        for index in range(COUNT):
+            images = image_set()
+            image = images.images([index])
+            batch = replace(
+                batch_of(image),
+                targets=classifier(image).argmax(dim=1),
+                image_ids=(images.pictures[index].image_id,),
+            )
+            for spec in ("gradient", IG):
+                maps = bind_method(spec).explain(twin, batch).numpy()
+                expected = evaluate(
+                    METRICS["spearman"],
+                    maps_of(spec, classifier, index),
+                    Maps.from_attributions(maps),
+                ).values[0]
+                found = value(
+                    records, spec, index, family=RANDOM_NETWORK, draw=draw, metric="spearman"
+                )
+                assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_another_seed_is_another_draw_of_the_same_method(
+    records: pd.DataFrame, classifier: Classifier
+) -> None:
+    for draw in (0, 1):
+        seed = other_seed(PLAN.seed, draw)
+        expected = evaluate(
+            METRICS["spearman"],
+            maps_of(IG, classifier, 2),
+            maps_of(IG, classifier, 2, seed),
+        ).values[0]
+        found = value(records, IG, 2, family=OTHER_SEED, draw=draw, metric="spearman")
+        assert found == pytest.approx(expected, abs=1e-4)
+    assert set(pick(records, family=OTHER_SEED)["method"]) == {IG, "random"}
+    first, second = (
+        BASELINES["random"](batch_of(random_images(1), other_seed(0, draw))) for draw in (0, 1)
+    )
+    assert not torch.equal(first, second)
+
+
+def test_a_map_computed_in_another_way_is_the_same_up_to_rounding(records: pd.DataFrame) -> None:
+    for family in (BATCH_OF_ONE, FLOAT64):
+        found = records[(records["family"] == family) & (records["status"] == "ok")]
+        distance = pick(found, metric="relative_l2")["value"]
+        assert 0 <= distance.max() < 1e-4
+        assert (pick(found, metric="spearman")["value"] > 1 - 1e-6).all()
+    double = pick(records, family=FLOAT64, method="gradient", metric="relative_l2")["value"]
+    assert (double > 0).all(), "float64 must have been computed in float64"
+
+
+def test_recognition_is_what_its_definition_says(classifier: Classifier) -> None:
+    """Score the perturbed map against every null map by hand."""
+    images, spec, shift = image_set(), "gradient_x_input", -0.5
+    plan = {"method": (spec,), "family": ("bias",), "severity": (shift,)}
+    records = run(classifier, images, PLAN.model_copy(update=plan))
+    twins = randomised_twins(classifier, 2, PLAN.seed)
+    members = panel_members(images, PLAN.seed)
+    panel = references_module.Panel(
+        tuple(images.pictures[index].image_id for index in members), (), {}
+    )
+    seen = set()
+    for index in range(COUNT):
+        picture = images.pictures[index]
+        image = images.images([index])
+        targets = classifier(image).argmax(dim=1)
+        batch = replace(batch_of(image), targets=targets, image_ids=(picture.image_id,))
+        moved = replace(batch, images=image + shift)
+        perturbed = Maps.from_attributions(bind_method(spec).explain(classifier, moved).numpy())
+        places = panel.partners(picture.image_id, 2, PLAN.seed)
+        nulls = [maps_of(spec, classifier, members[place]) for place in places]
+        nulls += [
+            Maps.from_attributions(bind_method(spec).explain(twin, batch).numpy()) for twin in twins
+        ]
+        for metric in ("spearman", "relative_l2"):
+            own = evaluate(METRICS[metric], maps_of(spec, classifier, index), perturbed).values[0]
+            others = [evaluate(METRICS[metric], null, perturbed).values[0] for null in nulls]
+            closest = own > max(others) if metric == "spearman" else own < min(others)
+            found = value(records, spec, index, family="bias", metric=metric + RECOGNISED)
+            assert found == float(closest)
+            seen.add(found)
+    assert seen == {0.0, 1.0}, "both outcomes are seen"
+
+
+def test_controls_are_not_recognised(records: pd.DataFrame) -> None:
+    recognised = records[records["metric"].str.endswith(RECOGNISED)]
+    for control in ("random", "edge", "centre_blob"):
+        rows = recognised[(recognised["method"] == control) & (recognised["status"] == "ok")]
+        assert len(rows) > 0
+        assert (rows["value"] == 0).all()
+    constant = pick(records, method="constant")
+    assert set(constant[constant["metric"] != "mask_mass"]["status"]) <= {"degenerate", "skipped"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_references_do_not_depend_on_batches_order_or_workers(
+    workers: int, batch_size: int, classifier: Classifier, records: pd.DataFrame
+) -> None:
+    images, order = image_set(), [3, 0, 4, 1, 2]
+    mixed = replace(
+        images,
+        pictures=tuple(images.pictures[i] for i in order),
+        read=lambda index: images.read(order[index]),
+    )
+    plan = PLAN.model_copy(update={"workers": workers, "batch_size": batch_size})
+    both = [
+        frame[~frame["family"].isin((BATCH_OF_ONE, FLOAT64))]
+        .astype(dict.fromkeys(KEY, str))
+        .set_index(KEY)["value"]
+        .sort_index()
+        for frame in (run(classifier, mixed, plan), records)
+    ]
+    # A swap of two values that are all but equal moves a rank correlation by that much.
+    pd.testing.assert_series_equal(both[0], both[1], rtol=0, atol=5e-4)
+
+
+@pytest.mark.parametrize("engine", ["own", "captum"])
+@pytest.mark.parametrize("images", [2, COUNT])
+def test_every_pass_and_map_is_counted_beforehand(engine: str, images: int) -> None:
+    classifier = make_classifier(seeded(conv_network), (SIDE, SIDE), CLASSES)
+    plan = PLAN.model_copy(update={"engine": engine, "batch_size": 2})
+    setup = prepare(classifier, from_tensor(random_images(images)), plan)
+    expected = count(setup)
+    maps: list[int] = []
+    with count_passes(classifier) as counts:  # copies of the network bring the counter along
+        list(measure(setup, maps.append))
+    assert (counts.forward, counts.backward) == (expected.forward, expected.backward)
+    assert sum(maps) == setup.map_count()
+
+
+def test_one_image_has_no_other(classifier: Classifier) -> None:
+    records = run(classifier, from_tensor(random_images(1)), PLAN)
+    assert OTHER_IMAGE not in set(records["family"])
+    assert RANDOM_NETWORK in set(records["family"])
+
+
+def test_a_panel_is_chosen_by_ids_and_never_offers_an_image_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = from_tensor(random_images(9))
+    ids = [picture.image_id for picture in images.pictures]
+    monkeypatch.setattr(references_module, "PANEL_IMAGES", 4)
+    members = panel_members(images, 0)
+    assert len(set(members)) == 4
+    assert panel_members(images, 1) != members
+    panel = references_module.Panel(tuple(ids[index] for index in members), (), {})
+    for image_id in ids:
+        partners = panel.partners(image_id, 3, 0)
+        assert len(set(partners)) == 3
+        assert image_id not in {panel.ids[place] for place in partners}
+    assert len({tuple(panel.partners(image_id, 3, 0)) for image_id in ids}) > 1
+
+
+def test_nulls_are_cut_to_what_memory_holds(
+    monkeypatch: pytest.MonkeyPatch, classifier: Classifier
+) -> None:
+    monkeypatch.setattr(references_module, "free_memory", lambda _device: 10**6)
+    # 2 kinds x 2 nulls x 7 methods x 7 forms x 8 bytes x 16 x 16, and a quarter of a megabyte.
+    assert references_module.most_in_batch(classifier, 7, 2) == 1
+    monkeypatch.setattr(references_module, "free_memory", lambda _device: 10**7)
+    assert references_module.most_in_batch(classifier, 7, 2) == 2_500_000 // 401_408
+    assert references_module.most_in_batch(classifier, 7, 0) is None
+    monkeypatch.setattr(references_module, "free_memory", lambda _device: None)
+    assert references_module.most_in_batch(classifier, 7, 2) is None
+
+
+def test_a_method_that_fails_on_unrelated_maps_costs_those_alone(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = methods_module.METHODS["gradient"]
+    name = classifier.weights_hash()
+
+    def picky(network: Classifier, batch: Batch) -> torch.Tensor:
+        if network.weights_hash() != name:
+            raise RuntimeError("not this network")
+        return usual.explain(network, batch)
+
+    method = methods_module.Method(picky, "", "")
+    monkeypatch.setitem(methods_module.METHODS, "picky", method)
+    plan = PLAN.model_copy(update={"method": ("picky",)})
+    records = pick(run(classifier, image_set(), plan), method="picky")
+    assert set(pick(records, family=RANDOM_NETWORK)["status"]) == {"error"}
+    assert set(pick(records, family="bias", metric="spearman")["status"]) == {"ok"}
+    # What is left of the null maps still serves.
+    assert set(pick(records, family="bias", metric="spearman" + RECOGNISED)["status"]) == {"ok"}
+
+
+# --- randomised networks --------------------------------------------------------------------------
+
+
+def test_a_randomised_network_is_another_one_and_the_same_each_time(conv: Classifier) -> None:
+    before = conv.weights_hash()
+    state = torch.random.get_rng_state()
+    first, again, other = (conv.randomised(seed) for seed in (1, 1, 2))
+    assert conv.weights_hash() == before
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert first.weights_hash() == again.weights_hash()
+    assert len({before, first.weights_hash(), other.weights_hash()}) == 3
+    for name, tensor in conv.module.network.state_dict().items():
+        assert not torch.equal(first.module.network.state_dict()[name], tensor), name
+    assert not any(part.training for part in first.module.modules())
+    assert not any(one.requires_grad for one in first.module.parameters())
+
+
+def test_parameters_that_cannot_initialise_themselves_are_shuffled() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = conv_network()
+            self.scale = nn.Parameter(torch.linspace(1, 2, len(CLASSES)))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.inner(images) * self.scale
+            return logits
+
+    classifier = make_classifier(seeded(Scaled), (SIDE, SIDE), CLASSES)
+    found = [classifier.randomised(seed).module.network.get_parameter("scale") for seed in range(6)]
+    for scale in found:
+        assert sorted(scale.tolist()) == pytest.approx([1.0, 1.5, 2.0])
+    assert len({tuple(scale.tolist()) for scale in found}) > 1
+
+
+def test_statistics_of_the_data_are_forgotten_too() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(784, 3))
+    norm = network[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    norm.running_mean += 5
+    classifier = make_classifier(network, (SIDE, SIDE), CLASSES)
+    other = classifier.randomised(0).module.network.get_buffer("1.running_mean")
+    assert torch.equal(other, torch.zeros(4))
+    assert torch.equal(norm.running_mean, torch.full((4,), 5.0))
+
+
+def test_a_network_that_cannot_be_initialised_says_what_to_do() -> None:
+    class Stubborn(nn.Linear):
+        locked = False
+
+        def reset_parameters(self) -> None:
+            if self.locked:
+                raise RuntimeError("never")
+            super().reset_parameters()
+
+    network = nn.Sequential(nn.Flatten(), Stubborn(3 * SIDE * SIDE, 3))
+    classifier = make_classifier(network, (SIDE, SIDE), CLASSES)
+    Stubborn.locked = True
+    with pytest.raises(ModelError, match=r"randomised weights .*never.* use --nulls 0"):
+        run(classifier, image_set(), PLAN)
+    assert len(run(classifier, image_set(), PLAN.model_copy(update={"nulls": 0}))) > 0
+
+
+def test_families_of_references_are_no_perturbations() -> None:
+    assert not set(REFERENCES) & set(PERTURBATIONS)
+    assert CLEAN not in REFERENCES
+    assert set(NULLS) < set(REFERENCES)
