@@ -12,9 +12,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from steadymap.bench.attributions import Batch
     from steadymap.bench.config import ConfigError, Experiment, Plan
     from steadymap.bench.images import DataError, ImageSet, from_tensor, open_images
-    from steadymap.bench.methods import METHODS, Batch, Method
+    from steadymap.bench.methods import METHODS, Method
     from steadymap.bench.perturbations import PERTURBATIONS, Perturbation
     from steadymap.bench.runner import run
     from steadymap.bench.store import read_run
@@ -26,7 +27,7 @@ __version__ = version("steadymap")
 _HOMES = {
     "METHODS": "methods",
     "PERTURBATIONS": "perturbations",
-    "Batch": "methods",
+    "Batch": "attributions",
     "ConfigError": "config",
     "DataError": "images",
     "Experiment": "config",

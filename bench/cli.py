@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import torch
 import typer
@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.table import Table
 
 from steadymap.bench import store
+from steadymap.bench.attributions import BASELINES
 from steadymap.bench.config import (
     ConfigError,
     Experiment,
@@ -33,6 +34,15 @@ from steadymap.bench.config import (
     read_config,
     read_experiment,
 )
+from steadymap.bench.conformance import (
+    CHECKS,
+    Finding,
+    check_method,
+    check_table,
+    registered,
+)
+from steadymap.bench.conformance import Result as CheckResult
+from steadymap.bench.findings import Findings
 from steadymap.bench.heap import retain_heap
 from steadymap.bench.images import DATA_FORMS, SPLITS, DataError, open_images
 from steadymap.bench.manifest import (
@@ -43,15 +53,14 @@ from steadymap.bench.manifest import (
     run_id,
     write_json,
 )
-from steadymap.bench.methods import BASELINES, METHODS
+from steadymap.bench.methods import METHODS
 from steadymap.bench.names import nearest
 from steadymap.bench.passes import activation_bytes
 from steadymap.bench.perturbations import PERTURBATIONS
 from steadymap.bench.planner import estimate, estimate_table
 from steadymap.bench.records import Source
 from steadymap.bench.runner import INPUT_METRICS, Setup, measure, prepare
-from steadymap.bench.summary import full_summary
-from steadymap.bench.tables import footnotes, headline_tables
+from steadymap.bench.tables import footnotes, tables
 from steadymap.bench.timing import (
     Course,
     agreement,
@@ -65,6 +74,7 @@ from steadymap.bench.train import Recipe, save, train
 from steadymap.metrics import METRICS, Status
 from steadymap.models import MODEL_FORMS, MODELS, Classifier, ModelError, load_classifier
 
+EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_CELLS_FAILED = 3
 EXIT_INTERRUPTED = 130
@@ -126,6 +136,13 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
         typer.Option(help="0.1,0.3 for all families, or FAMILY=0.1,0.3; repeat for more."),
     ] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Repeat for more.")] = None,
+    controls: Annotated[
+        bool | None,
+        typer.Option("--controls/--no-controls", help="Run the controls, too; on unless told."),
+    ] = None,
+    nulls: Annotated[
+        int | None, typer.Option(help="Unrelated maps of either kind to calibrate by; 0 for none.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="How many images at most.")] = None,
     draws: Annotated[int | None, typer.Option(help="Draws of a stochastic family.")] = None,
     steps: Annotated[str | None, typer.Option(help="Steps of path methods, or auto.")] = None,
@@ -157,6 +174,8 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
         "family": family or None,
         "severity": _severities(severity) if severity else None,
         "metric": metric or None,
+        "controls": controls,
+        "nulls": nulls,
         "limit": limit,
         "draws": draws,
         "steps": steps,
@@ -297,13 +316,13 @@ def _measure(setup: Setup, taking: store.Recorder, *, keep_maps: bool) -> None:
 def _report(folder: Path) -> None:
     """Summarise a finished run, print its tables and say where everything is."""
     records, manifest = store.read_run(folder)
-    summary = full_summary(records)
-    summary.to_csv(folder / store.SUMMARY, index=False, float_format="%.6g")
+    findings = Findings.of(records)
+    findings.write(folder)
     console = _console()
-    for title, table in headline_tables(records, summary):
+    for title, table in tables(findings):
         console.print(title, style="bold", markup=False, highlight=False)
         console.print(table)
-    for note in footnotes(records):
+    for note in footnotes(findings):
         _line(console, f"- {note}")
     files = ", ".join(sorted(path.name for path in folder.iterdir()))
     _line(console, f"{manifest['wall_seconds']:.0f} s; {folder}: {files}")
@@ -343,7 +362,7 @@ def time_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     output: Annotated[Path | None, typer.Option(help="File of the figures, .json.")] = None,
 ) -> None:
     """Time every method on every device, and compare the devices' maps."""
-    given = {"model": model, "data": data, "precision": precision} | (
+    given = {"model": model, "data": data, "precision": precision, "controls": False} | (
         {"method": method} if method else {}
     )
     chosen = make_experiment([given | ({"steps": steps} if steps else {})])
@@ -419,12 +438,36 @@ def train_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sig
     _line(_console(), f"accuracy: {scores}; {path}")
 
 
+@app.command("check")
+def check_command(
+    method: Annotated[
+        list[str] | None,
+        typer.Argument(help="NAME:key=value,... or your own package.module.function; or all."),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="own, or captum.")] = "own",
+) -> None:
+    """Check that methods are what they say they are; exit with 1 if one is not."""
+    given = {"method": method or list(registered()), "engine": engine, "controls": False}
+    bound = make_experiment([given]).bound_methods()
+    findings: dict[str, dict[str, Finding]] = {}
+    for one in bound:
+        _say(f"checking {one.spec}")
+        findings[one.spec] = check_method(one, "captum" if engine == "captum" else "own")
+    console = _console()
+    console.print(check_table(findings))
+    results = [found.result for by_check in findings.values() for found in by_check.values()]
+    counts = ", ".join(f"{results.count(result)} {result}" for result in get_args(CheckResult))
+    _line(console, f"{len(findings)} methods, {len(CHECKS)} checks: {counts}")
+    if "failed" in results:
+        raise typer.Exit(EXIT_FAILED)
+
+
 @app.command("list")
 def list_command(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="experiments, models, data, families, methods, baselines or metrics; or all."
+            help="experiments, models, data, families, methods, baselines, metrics, checks; or all."
         ),
     ] = None,
 ) -> None:
@@ -469,6 +512,7 @@ def _sections() -> dict[str, list[tuple[str, str, str]]]:
             for name, metric in METRICS.items()
         ]
         + [(name, f"{text}; always recorded", "") for name, text in INPUT_METRICS.items()],
+        "checks": [(name, check.summary, check.source) for name, check in CHECKS.items()],
     }
 
 

@@ -1,4 +1,4 @@
-"""What to say to a name that nobody knows."""
+"""Names: what to say to one that nobody knows, and how short one can be."""
 
 from __future__ import annotations
 
@@ -11,3 +11,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     options = list(known)
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(options)}"
+
+
+def short_names(specs: list[str]) -> dict[str, str]:
+    """Shorten method specs by the parameters that all specs of the same method share."""
+    parts = {spec: spec.partition(":") for spec in specs}
+    short = {}
+    for spec, (name, _, text) in parts.items():
+        alike = [set(rest.split(",")) for other, _, rest in parts.values() if other == name]
+        shared = set.intersection(*alike)
+        own = [part.partition("=")[2] for part in text.split(",") if part and part not in shared]
+        short[spec] = " ".join([name, *own])
+    return short

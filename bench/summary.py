@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import DegenerateDataWarning, bootstrap
 
 from steadymap.bench.randomness import generator
-from steadymap.bench.records import CLEAN
+from steadymap.bench.records import CLEAN, OVERALL, REFERENCES
 from steadymap.metrics import Status
 
 CONFIDENCE = 0.95
@@ -53,7 +53,7 @@ def intervals(rows: Sequence[NDArray[np.float64]]) -> list[Interval]:
         at_once = max(1, RESAMPLED_AT_ONCE // (RESAMPLES * count))
         for low in range(0, len(places), at_once):
             few = places[low : low + at_once]
-            ends = _bca(np.stack([rows[place] for place in few]))
+            ends = _bca((np.stack([rows[place] for place in few]),), np.mean)
             for place, low_end, high_end in zip(few, *ends, strict=True):
                 mean = found[place].mean
                 found[place] = (
@@ -64,24 +64,69 @@ def intervals(rows: Sequence[NDArray[np.float64]]) -> list[Interval]:
     return found
 
 
+def ratio_intervals(samples: Sequence[NDArray[np.float64]]) -> list[Interval]:
+    """Return, for each sample, 1 - mean(first row) / smallest mean of the other rows.
+
+    Args:
+        samples: each (rows, images), the first row known throughout; in the others NaN is what is
+            not known. Images are resampled, all rows together.
+
+    Bias-corrected and accelerated bootstrap, through SciPy, as in `intervals`.
+    """
+    found: list[Interval] = []
+    for sample in samples:
+        value = float(_one_minus_ratio(*sample))
+        low = high = np.nan
+        if sample.shape[1] > 1:
+            low, high = (float(end[0]) for end in _bca(tuple(sample[:, None]), _one_minus_ratio))
+        if np.isfinite([low, high]).all():
+            found.append(Interval(value, low, high, "bca"))
+        elif sample.shape[1] > 1:
+            found.append(Interval(value, value, value, "point"))
+        else:
+            found.append(Interval(value, np.nan, np.nan, "none"))
+    return found
+
+
+def _one_minus_ratio(
+    first: NDArray[np.float64], *others: NDArray[np.float64], axis: int = -1
+) -> NDArray[np.float64]:
+    means = [_known_mean(other, axis) for other in others]
+    ratio: NDArray[np.float64] = 1 - first.mean(axis=axis) / np.minimum.reduce(means)
+    return ratio
+
+
+def _known_mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    known = np.isfinite(values)
+    total: NDArray[np.float64] = np.where(known, values, 0.0).sum(axis=axis)
+    mean: NDArray[np.float64] = total / known.sum(axis=axis)
+    return mean
+
+
 def _without_interval(values: NDArray[np.float64]) -> Interval:
     mean = float(values.mean()) if len(values) else np.nan
     return Interval(mean, np.nan, np.nan, "none")
 
 
-def _bca(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return both ends for values (rows, images); NaN where resampling says nothing."""
+def _bca(
+    values: tuple[NDArray[np.float64], ...], statistic: Callable[..., NDArray[np.float64]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return both ends for values, each (rows, images); NaN where resampling says nothing.
+
+    Several values are of the same images, and resampled together.
+    """
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         # Where resampling says nothing SciPy warns and returns NaN; the caller decides.
         warnings.simplefilter("ignore", DegenerateDataWarning)
         found = bootstrap(
-            (values,),
-            np.mean,
+            values,
+            statistic,
             axis=1,
+            paired=len(values) > 1,
             confidence_level=CONFIDENCE,
             n_resamples=RESAMPLES,
             method="BCa",
-            rng=generator("interval", values.shape[1]),
+            rng=generator("interval", values[0].shape[1]),
         ).confidence_interval
     return np.asarray(found.low), np.asarray(found.high)
 
@@ -133,10 +178,28 @@ def summarise(
 
 
 def full_summary(records: pd.DataFrame) -> pd.DataFrame:
-    """Summarise all pairs and, apart from them, those whose prediction held (column `subset`)."""
-    everything = summarise(records)
-    kept = summarise(records[records["family"] != CLEAN], kept_only=True)
-    both = pd.concat(
-        [everything.assign(subset="all"), kept.assign(subset="kept")], ignore_index=True
-    )
-    return both[["subset", *everything.columns]]
+    """Summarise all pairs and, apart from them, those whose prediction held (column `subset`).
+
+    Family `overall` is the mean over the families of perturbations, each counting the same.
+    """
+    perturbed = records[~records["family"].isin((CLEAN, *REFERENCES))]
+    parts = [
+        summarise(records).assign(subset="all"),
+        _overall(perturbed).assign(subset="all"),
+        summarise(perturbed, kept_only=True).assign(subset="kept"),
+        _overall(perturbed[perturbed["kept"]]).assign(subset="kept"),
+    ]
+    both = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    return both[["subset", *(name for name in both if name != "subset")]]
+
+
+def _overall(perturbed: pd.DataFrame) -> pd.DataFrame:
+    """Average an image's families, then images; coverage is that of all pairs."""
+    valid = perturbed[perturbed["status"] == Status.OK.value]
+    keys = ["method", "metric", "image_id", "family"]
+    by_family = valid.groupby(keys, observed=True, sort=False)["value"].mean().reset_index()
+    summary = summarise(by_family.assign(family=OVERALL, status=Status.OK.value))
+    pairs = perturbed.groupby(["method", "metric"], observed=True)["status"]
+    coverage = pairs.agg(lambda status: float((status == Status.OK.value).mean()))
+    found = pd.MultiIndex.from_frame(summary[["method", "metric"]])
+    return summary.assign(coverage=coverage.reindex(found).to_numpy())

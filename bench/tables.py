@@ -3,58 +3,214 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.table import Table
 
-from steadymap.bench.records import CLEAN, INPUT
-from steadymap.bench.summary import ROUGH_BELOW
+from steadymap.bench.calibration import (
+    OK,
+    UNCALIBRATED,
+    UNINFORMATIVE,
+    UNRESOLVABLE,
+    is_control,
+    null_score,
+)
+from steadymap.bench.findings import Findings
+from steadymap.bench.names import short_names
+from steadymap.bench.records import CLEAN, INPUT, NULLS, OVERALL, REFERENCES
+from steadymap.bench.summary import CONFIDENCE, ROUGH_BELOW
 from steadymap.metrics import METRICS, Status
 
-HEADLINES = ("ssim", "spearman", "completeness_error")
+NULL_NAMES = dict(zip(NULLS, ("another image's map", "randomised network's map"), strict=True))
 
 
-def headline_tables(records: pd.DataFrame, summary: pd.DataFrame) -> list[tuple[str, Table]]:
-    """Return title and table of each headline metric of the run; of its first if it has none."""
-    present = [name for name in METRICS if name in set(summary["metric"])]
-    chosen = [name for name in HEADLINES if name in present] or present[:1]
-    return [
-        (
-            f"{name}: {METRICS[name].summary}; {METRICS[name].better} is better",
-            _metric_table(name, records, summary),
+def tables(findings: Findings) -> list[tuple[str, Table]]:
+    """Return title and table of everything that people read first."""
+    found = []
+    calibrated = [name for name in findings.metrics() if findings.calibrates(name)]
+    if calibrated:
+        title = (
+            "steadiness, calibrated: 1 = the maps did not move, 0 = no closer than unrelated maps"
         )
-        for name in chosen
-    ]
+        found.append((title, _leaderboard(findings, calibrated)))
+    for name in findings.metrics():
+        metric = METRICS[name]
+        scale = "calibrated" if name in calibrated else f"{metric.better} is better"
+        found.append((f"{name}: {metric.summary}; {scale}", _metric_table(name, findings)))
+    shares = findings.faults[findings.faults["metric"].isin(calibrated or findings.metrics())]
+    if len(shares):
+        title = "whose fault: instability under bias (1 - score), split between method and network"
+        found.append((title, _fault_table(findings, shares)))
+    return found
 
 
-def _metric_table(name: str, records: pd.DataFrame, summary: pd.DataFrame) -> Table:
-    """Methods down, families across; mean and interval in each cell."""
-    values = records[records["metric"] == name]
-    families = values["family"].unique().tolist()
-    methods = values["method"].unique().tolist()
-    rows = summary[(summary["subset"] == "all") & (summary["metric"] == name)]
-    cells = rows.set_index(["method", "family"])
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def _new_table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
-    for column in (*families, "coverage"):
-        table.add_column(column.replace("_", " "), justify="right")
-    names = short_names(methods)
-    for method in methods:
-        coverage = float((values[values["method"] == method]["status"] == Status.OK).mean())
-        line = [_cell(cells.loc[(method, family)]) for family in families]
-        table.add_row(names[method], *line, percent(coverage))
-    table.add_section()
-    table.add_row("[dim]prediction kept[/dim]", *(_kept(values, family) for family in families))
+    for column in columns:
+        table.add_column(column, justify="right")
     return table
 
 
-def _cell(row: pd.Series) -> str:
-    if math.isnan(row["mean"]):
+def _leaderboard(findings: Findings, metrics: Sequence[str]) -> Table:
+    """Methods down, the steadiest first, controls below; headline metrics across."""
+    columns = [text for name in metrics for text in (name, "rank", "recog-\nnised")]
+    complete = "completeness_error" in findings.metrics()
+    table = _new_table(*columns, *(["completeness\nerror"] if complete else []), "coverage")
+    methods, controls = findings.methods(metrics[0])
+    names = short_names([*methods, *controls])
+    overall = findings.calibrated[findings.calibrated["family"] == OVERALL]
+    scores = {(str(r["method"]), str(r["metric"])): r for r in overall.to_dict("records")}
+    ranks = {(r["method"], r["metric"]): r for r in findings.ranks.to_dict("records")}
+    for place, spec in enumerate([*methods, *controls]):
+        if place == len(methods):
+            table.add_section()
+        line = []
+        for name in metrics:
+            row = scores.get((spec, name))
+            score = _calibrated(row) if row else _missing(findings.records, spec, name)
+            line += [score, _rank(ranks.get((spec, name))), _recognised(row)]
+        if complete:
+            line.append(_completeness(findings.summary, spec))
+        line.append(_coverage(findings.records, spec, metrics))
+        table.add_row(_label(names[spec], spec), *line, style="dim" if spec in controls else None)
+    for family, label in NULL_NAMES.items():
+        line = []
+        for name in metrics:
+            line += [_number(null_score(findings.calibrated, name, family)), "", ""]
+        table.add_row(f"control: {label}", *line, style="dim")
+    return table
+
+
+def _label(name: str, spec: str) -> str:
+    return f"control: {name}" if is_control(spec) else name
+
+
+def _missing(records: pd.DataFrame, spec: str, metric: str) -> str:
+    """Return the status that most of a method's values have, where none has a number."""
+    chosen = records[(records["method"] == spec) & (records["metric"] == metric)]
+    return "-" if chosen.empty else str(chosen["status"].mode()[0])
+
+
+def _calibrated(row: dict[Any, Any]) -> str:
+    """Write a calibrated score with its interval, or the verdict in its place."""
+    if row["verdict"] not in (OK, UNRESOLVABLE):
+        return str(row["verdict"])
+    mark = "~" if row["verdict"] == UNRESOLVABLE else ""
+    return mark + _with_interval(row["calibrated"], row["low"], row["high"])
+
+
+def _with_interval(mean: float, low: float, high: float) -> str:
+    if math.isnan(mean):
         return "-"
-    if math.isnan(row["low"]):
-        return f"{row['mean']:.2f}"
-    return f"{row['mean']:.2f}\n[dim]\\[{row['low']:.2f},{row['high']:.2f}][/dim]"
+    if math.isnan(low):
+        return f"{mean:.2f}"
+    return f"{mean:.2f}\n[dim]\\[{low:.2f},{high:.2f}][/dim]"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def _rank(row: dict[Any, Any] | None) -> str:
+    if row is None:
+        return ""
+    ends = f"\n[dim]\\[{row['low']:g},{row['high']:g}][/dim]" if row["low"] < row["high"] else ""
+    return f"{row['rank']:g}{ends}"
+
+
+def _recognised(row: dict[Any, Any] | None) -> str:
+    return "" if row is None or math.isnan(row["recognised"]) else percent(row["recognised"])
+
+
+def _completeness(summary: pd.DataFrame, spec: str) -> str:
+    rows = summary[
+        (summary["subset"] == "all")
+        & (summary["method"] == spec)
+        & (summary["metric"] == "completeness_error")
+        & (summary["family"] == OVERALL)
+    ]
+    return _with_interval(*rows.iloc[0][["mean", "low", "high"]]) if len(rows) else ""
+
+
+def _coverage(records: pd.DataFrame, spec: str, metrics: Sequence[str]) -> str:
+    """Return the share of pairs that have a value, of all metrics together."""
+    chosen = records[
+        (records["method"] == spec)
+        & records["metric"].isin(metrics)
+        & ~records["family"].isin(REFERENCES)
+    ]
+    return percent(float((chosen["status"] == Status.OK).mean()))
+
+
+def _metric_table(name: str, findings: Findings) -> Table:
+    """Methods down, families across; mean and interval in each cell."""
+    calibrates = findings.calibrates(name)
+    perturbed = findings.records[~findings.records["family"].isin(REFERENCES)]
+    values = perturbed[perturbed["metric"] == name]
+    families = values["family"].unique().tolist()
+    methods, controls = findings.methods(name)
+    seeds = calibrates and bool(
+        findings.calibrated.loc[findings.calibrated["metric"] == name, "other_seed"].notna().any()
+    )
+    extra = ["raw", "null", *(["other\nseed"] if seeds else [])] if calibrates else []
+    table = _new_table(*(family.replace("_", "\n") for family in families), *extra, "coverage")
+    names = short_names([*methods, *controls])
+    source = findings.calibrated if calibrates else findings.summary
+    if not calibrates:
+        source = source[source["subset"] == "all"]
+    rows = source[source["metric"] == name].to_dict("records")
+    cells = {(str(row["method"]), str(row["family"])): row for row in rows}
+    for place, spec in enumerate([*methods, *controls]):
+        if place == len(methods):
+            table.add_section()
+        line = [_family_cell(cells.get((spec, family)), calibrates) for family in families]
+        if calibrates:
+            whole = cells.get((spec, OVERALL), {})
+            columns = ("score", "null", *(("other_seed",) if seeds else ()))
+            line += [_number(whole.get(column, math.nan)) for column in columns]
+        line.append(_coverage(findings.records, spec, [name]))
+        table.add_row(_label(names[spec], spec), *line, style="dim" if spec in controls else None)
+    table.add_section()
+    kept = [_kept(values, family) for family in families]
+    table.add_row("prediction kept", *kept, style="dim")
+    return table
+
+
+def _family_cell(row: dict[Any, Any] | None, calibrates: bool) -> str:
+    if calibrates:
+        # The verdict stands once, in the leaderboard.
+        return "-" if row is None or math.isnan(row["calibrated"]) else _calibrated(row)
+    return "" if row is None else _with_interval(row["mean"], row["low"], row["high"])
+
+
+def _fault_table(findings: Findings, faults: pd.DataFrame) -> Table:
+    """Methods down; for each metric the instability under a bias, and what is the method's own."""
+    metrics = list(dict.fromkeys(faults["metric"]))
+    columns = [
+        text
+        for name in metrics
+        for text in (f"{name}\ntotal", "method's\nown", "the\nnetwork's", "network's\nshare")
+    ]
+    table = _new_table(*columns)
+    methods, _ = findings.methods(metrics[0])
+    names = short_names(methods)
+    cells = {(row["method"], row["metric"]): row for row in faults.to_dict("records")}
+    for spec in methods:
+        line = []
+        for name in metrics:
+            row = cells.get((spec, name))
+            if row is None:
+                line += ["-"] * 4
+                continue
+            line += [f"{row[part]:.3f}" for part in ("total", "own", "network")]
+            line.append(_with_interval(row["network_share"], row["low"], row["high"]))
+        table.add_row(names[spec], *line)
+    return table
 
 
 def _kept(values: pd.DataFrame, family: str) -> str:
@@ -62,7 +218,7 @@ def _kept(values: pd.DataFrame, family: str) -> str:
         return ""
     pairs = values[values["family"] == family]
     cells = pairs.drop_duplicates(["image_id", "severity", "draw"])
-    return f"[dim]{percent(float(cells['kept'].mean()))}[/dim]"
+    return percent(float(cells["kept"].mean()))
 
 
 def percent(share: float) -> str:
@@ -70,37 +226,85 @@ def percent(share: float) -> str:
     return f"{share:.0%}" if share in (0, 1) else f"{math.floor(share * 1000) / 10:.1f}%"
 
 
-def short_names(specs: list[str]) -> dict[str, str]:
-    """Shorten method specs by the parameters that all specs of the same method share."""
-    parts = {spec: spec.partition(":") for spec in specs}
-    short = {}
-    for spec, (name, _, text) in parts.items():
-        alike = [set(rest.split(",")) for other, _, rest in parts.values() if other == name]
-        shared = set.intersection(*alike)
-        own = [part.partition("=")[2] for part in text.split(",") if part and part not in shared]
-        short[spec] = " ".join([name, *own])
-    return short
-
-
-def footnotes(records: pd.DataFrame) -> list[str]:
+def footnotes(findings: Findings) -> list[str]:
     """Return what a reader of the tables must know."""
+    records = findings.records
     images = records["image_id"].nunique()
     notes = [
         (
             f"{images} images; mean over images with its 95% bootstrap interval, "
             "severities and draws averaged within an image first"
-        ),
-        (
-            "scores are raw, not calibrated against chance: compare methods down a column "
-            "(results/README.md says what each number means)"
-        ),
+        )
     ]
     if images < ROUGH_BELOW:
         notes.append(f"below {ROUGH_BELOW} images the intervals are rough")
-    maps = records[records["method"] != INPUT]
+    notes += _notes_on_calibration(findings)
+    maps = records[(records["method"] != INPUT) & ~records["family"].isin(REFERENCES)]
+    maps = maps[[not is_control(str(spec)) for spec in maps["method"]]]
     lost = maps[maps["status"] != Status.OK]
     if len(lost):
         counts = lost.groupby("status", observed=True).size()
         text = ", ".join(f"{count} {status}" for status, count in counts.items())
-        notes.append(f"left out of the means: {text} of {len(maps)} values")
+        notes.append(f"left out of the means: {text} of {len(maps)} values (controls not counted)")
     return notes
+
+
+def _notes_on_calibration(findings: Findings) -> list[str]:
+    calibrated = findings.calibrated
+    if calibrated.empty:
+        return [
+            (
+                "scores are raw, not calibrated against chance: compare methods down a column "
+                "(results/README.md says what each number means)"
+            )
+        ]
+    chosen = calibrated[calibrated["metric"].isin(findings.metrics())]
+    shown = set(chosen["verdict"])
+    chance = chosen["chance"].dropna()
+    by_chance = _span(float(chance.min()), float(chance.max()))
+    notes = [
+        (
+            "calibrated = (score - null) / (perfect score - null); null: the higher of another "
+            "image's map and a randomised network's; raw: overall, before that"
+        ),
+        f"recognised: closer to its own clean map than to any unrelated one; by chance {by_chance}",
+    ]
+    if UNINFORMATIVE in shown:
+        notes.append("uninformative: unrelated maps score as high; no number can be given")
+    if UNCALIBRATED in shown:
+        notes.append("uncalibrated: a null is missing (a metric undefined on it, or one image)")
+    if UNRESOLVABLE in shown:
+        notes.append("~: moved no more than rounding moves the maps")
+    if np.isfinite(chosen["other_seed"]).any():
+        notes.append("other seed: the calibrated score of clean maps under two seeds")
+    notes += _fickle(chosen)
+    notes += [
+        f"{name}: ranks differ within images (Friedman's test, p = {p:.1g}, {count:.0f} images)"
+        if p < 1 - CONFIDENCE
+        else f"{name}: no difference shown within images (Friedman's test, p = {p:.2f})"
+        for name, p, count in _friedman(findings)
+    ]
+    return notes
+
+
+def _fickle(calibrated: pd.DataFrame) -> list[str]:
+    """Name the methods that another seed moves more than all the perturbations."""
+    overall = calibrated[(calibrated["family"] == OVERALL) & ~calibrated["control"]]
+    moved = overall[overall["other_seed"] < overall["calibrated"]]
+    names = short_names([str(spec) for spec in calibrated["method"].unique()])
+    return [
+        f"{names[row['method']]}: another seed moves it more than the perturbations do "
+        f"({row['metric']} {row['other_seed']:.2f} against {row['calibrated']:.2f}); "
+        "what is steady is its noise"
+        for row in moved.to_dict("records")
+    ]
+
+
+def _span(low: float, high: float) -> str:
+    return percent(low) if percent(low) == percent(high) else f"{percent(low)} to {percent(high)}"
+
+
+def _friedman(findings: Findings) -> list[tuple[str, float, float]]:
+    rows = findings.ranks[findings.ranks["metric"].isin(findings.metrics())]
+    once = rows.drop_duplicates("metric").dropna(subset=["friedman_p"])
+    return list(zip(once["metric"], once["friedman_p"], once["images"], strict=True))

@@ -21,14 +21,15 @@ from rich.table import Table
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from steadymap.bench.attributions import Batch
 from steadymap.bench.heap import retain_heap
 from steadymap.bench.images import ImageSet
 from steadymap.bench.manifest import fingerprint, machine, peak_memory
-from steadymap.bench.methods import Batch, BoundMethod, bind_method
+from steadymap.bench.methods import BoundMethod, bind_method
+from steadymap.bench.names import short_names
 from steadymap.bench.passes import count_passes, images_at_once
 from steadymap.bench.perturbations import Cell, perturb
 from steadymap.bench.runner import float32
-from steadymap.bench.tables import short_names
 from steadymap.models import Classifier, load_classifier
 
 # A spread of the middle half beyond this share of the median makes a timing unstable.

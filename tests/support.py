@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from steadymap.bench.attributions import Batch
 from steadymap.bench.images import ImageSet, from_tensor
-from steadymap.bench.methods import Batch
 
 SIDE = 16
 CLASSES = ("a", "b", "c")

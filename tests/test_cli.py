@@ -24,14 +24,18 @@ from support import CLASSES, conv_network, random_images
 
 from steadymap.bench import cli, store
 from steadymap.bench import methods as methods_module
-from steadymap.bench.methods import METHODS, Batch, Method
+from steadymap.bench.attributions import Batch
+from steadymap.bench.conformance import CHECKS
+from steadymap.bench.methods import METHODS, Method
 from steadymap.bench.perturbations import PERTURBATIONS, Perturbation
-from steadymap.bench.records import SCHEMA
+from steadymap.bench.records import REFERENCES, SCHEMA
 from steadymap.bench.store import read_run
 from steadymap.metrics import METRICS, Maps, Metric, evaluate
 from steadymap.models import MODELS, Classifier, load_classifier, write_weights
 
 QUICK = ["--limit", "3", "--method", "gradient", "--family", "bias", "--severity", "0.1"]
+# Nothing beside what was asked for: no controls, no null maps.
+QUICK += ["--no-controls", "--nulls", "0"]
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,81 @@ def test_a_run_leaves_records_manifest_summary_and_a_table(
     assert len(manifest["model"]["weights_sha256"]) == 64
     assert str(tmp_path) not in (folder / "manifest.json").read_text()
     summary = pd.read_csv(folder / "summary.csv")
-    shown = summary.query("metric == 'ssim' and subset == 'all'")["mean"].item()
+    rows = summary.query("metric == 'ssim' and subset == 'all'").set_index("family")["mean"]
+    shown = rows["bias"]
+    assert rows["overall"] == shown, "it is the one family there is"
     assert f"{shown:.2f}" in done.out
+
+
+def test_a_run_with_nulls_calibrates_and_has_the_controls_below(
+    steadymap: Callable[..., Done], tmp_path: Path
+) -> None:
+    done = steadymap(
+        "run", "--limit", "6", "--steps", "4", "--family", "bias", "--family", "compensated_bias",
+        "--severity", "0.2", "--nulls", "2", "--output", "here",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    folder = tmp_path / "here"
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"calibrated.csv", "ranks.csv", "whose_fault.csv", "ranks-ssim.svg"}
+    calibrated = pd.read_csv(folder / "calibrated.csv")
+    best = calibrated.query("metric == 'ssim' and family == 'overall'")["calibrated"].max()
+    first, rest = done.out.split("ssim: structural similarity", 1)
+    assert f"{best:.2f}" in first
+    for control in ("constant", "random", "edge", "centre_blob", "another image's map"):
+        assert first.index(f"control: {control}") > first.index("grad_cam")
+    assert "uninformative" in first
+    assert "degenerate" in first
+    assert "whose fault" in rest
+    assert "calibrated = (score - null)" in rest
+    assert "by chance" in rest
+    assert "another seed moves it more" in rest
+    share = pd.read_csv(folder / "whose_fault.csv").query(
+        "metric == 'ssim' and method == 'gradient_x_input'"
+    )
+    assert f"{share['network_share'].item():.2f}" in rest
+
+
+def test_check_prints_what_passed_and_fails_for_a_wrong_method(
+    steadymap: Callable[..., Done], tmp_path: Path
+) -> None:
+    done = steadymap("check", "gradient", "edge")
+    assert done.code == 0, done.err
+    assert "15 passed" in done.out
+    assert "not complete" in done.out
+    assert "2 methods, 19 checks" in done.out
+    # A user's own method, as a function and as an entry with its promises.
+    (tmp_path / "my_methods.py").write_text(
+        "from steadymap.bench import METHODS, Method\n"
+        "def good(classifier, batch, *, scale=2):\n"
+        "    'Twice the gradient.'\n"
+        "    return scale * METHODS['gradient'].explain(classifier, batch)\n"
+        "def mixed(classifier, batch):\n"
+        "    return METHODS['gradient'].explain(classifier, batch).roll(1, 0)\n"
+        "liar = Method(good, '', '', lambda _: frozenset({'signed', 'stochastic'}))\n"
+        "number = 3\n"
+    )
+    assert steadymap("check", "my_methods.good").code == 0
+    done = steadymap("check", "my_methods.mixed")
+    assert done.code == 1
+    assert "FAILED" in done.out
+    assert "batching" in done.out
+    done = steadymap("check", "my_methods.liar")
+    assert done.code == 1
+    assert "declared stochastic, but the map stays as it is" in done.out
+    assert "not declared shift_invariant, but the map stays" in done.out
+    done = steadymap("run", *QUICK, "--method", "my_methods.good:scale=3", "--output", "own")
+    assert done.code == 0, done.err
+    own = read_run(tmp_path / "own")[0]
+    assert set(own["method"]) == {"gradient", "my_methods.good:scale=3", "input"}
+    for spec, message in {
+        "my_methods.none": "my_methods has no function 'none'",
+        "my_methods.number": "my_methods has no function 'number'",
+        "no_such.thing": "cannot import 'no_such'",
+    }.items():
+        done = steadymap("check", spec)
+        assert done.code == 2
+        assert message in done.err
 
 
 def test_a_second_time_the_records_are_the_same(
@@ -114,6 +191,8 @@ def test_a_configuration_file_and_flags_over_it(
 ) -> None:
     settings = {
         "limit": 2,
+        "nulls": 0,
+        "controls": False,
         "method": ["gradient"],
         "family": ["bias", "gaussian_noise"],
         "severity": {"bias": [-0.1, 0.1], "gaussian_noise": [0.1]},
@@ -138,13 +217,14 @@ def test_saved_maps_give_the_scores_again(steadymap: Callable[..., Done], tmp_pa
         "run", "--limit", "5", "--method", "gradient_x_input", "--method", "grad_cam",
         "--method", "integrated_gradients:baseline=white,steps=4",
         "--family", "bias", "--family", "gaussian_noise", "--severity", "0.1,0.2",
-        "--draws", "2", "--batch-size", "2", "--save-maps", "--output", "here",
+        "--draws", "2", "--batch-size", "2", "--save-maps", "--output", "here", "--nulls", "1",
     )  # fmt: skip
     assert done.code == 0, done.err
     records, _ = read_run(tmp_path / "here")
     folder = tmp_path / "here" / "maps"
     index = pd.read_csv(folder / "index.csv")
     key = ["image_id", "family", "severity", "draw"]
+    records = records[~records["family"].isin(REFERENCES)]
     in_order = records.astype({"image_id": str, "family": str})[key].drop_duplicates()
     assert index[key].to_numpy().tolist() == in_order.to_numpy().tolist()
     images = load_file(folder / "images.safetensors")["images"]
@@ -443,6 +523,7 @@ def test_an_interruption_keeps_what_was_measured(
 def test_a_run_that_is_terminated_keeps_what_was_measured(tmp_path: Path) -> None:
     script = str(Path(sys.executable).parent / "steadymap")
     command = [script, "run", "--limit", "60", "--batch-size", "1", "--output", "here"]
+    command += ["--nulls", "0"]
     with subprocess.Popen(  # noqa: S603 - our own script
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
@@ -461,7 +542,7 @@ def test_a_run_that_is_terminated_keeps_what_was_measured(tmp_path: Path) -> Non
 def test_list_shows_every_registered_thing(steadymap: Callable[..., Done]) -> None:
     done = steadymap("list")
     assert done.code == 0
-    for name in [*METHODS, *METRICS, *PERTURBATIONS, *MODELS, "hands", "folder:PATH", "black"]:
+    for name in [*METHODS, *METRICS, *PERTURBATIONS, *MODELS, *CHECKS, "hands", "folder:PATH"]:
         assert name in done.out
     entries: list[Method | Metric | Perturbation] = [
         *METHODS.values(),
@@ -470,7 +551,7 @@ def test_list_shows_every_registered_thing(steadymap: Callable[..., Done]) -> No
     ]
     for entry in entries:
         assert entry.summary
-        assert entry.source
+        assert entry.source or (isinstance(entry, Method) and entry.control)
     metrics_alone = steadymap("list", "metrics").out
     assert "kendall" in metrics_alone
     assert "grad_cam" not in metrics_alone

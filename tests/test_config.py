@@ -65,7 +65,7 @@ def test_severities_left_out_are_the_family_s_own() -> None:
 
 
 def test_a_method_named_twice_runs_once() -> None:
-    plan = Plan(method=("gradient", "grad_cam", "grad_cam:relu=true"))
+    plan = Plan(method=("gradient", "grad_cam", "grad_cam:relu=true"), controls=False)
     assert [method.spec for method in plan.bound_methods()] == ["gradient", "grad_cam:relu=true"]
 
 
@@ -148,7 +148,9 @@ def test_the_embedded_experiment_has_everything() -> None:
     experiment = make_experiment([read_experiment("hands")])
     assert experiment.limit is not None
     assert experiment.limit >= 60
-    assert {spec.partition(":")[0] for spec in experiment.method} == set(METHODS)
+    specs = [method.spec for method in experiment.bound_methods()]
+    assert {spec.partition(":")[0] for spec in specs} == set(METHODS)
+    assert experiment.nulls > 0
     assert set(experiment.family) == set(PERTURBATIONS)
     assert experiment.metric is None, f"all of {list(METRICS)}"
     for levels in experiment.severities().values():

@@ -29,9 +29,10 @@ from support import (
 from torch import Tensor, nn
 
 from steadymap.bench import methods as methods_module
+from steadymap.bench.attributions import Batch
 from steadymap.bench.config import ConfigError, Plan, make_experiment
 from steadymap.bench.manifest import peak_memory
-from steadymap.bench.methods import METHODS, Batch, Method
+from steadymap.bench.methods import METHODS, Method
 from steadymap.bench.passes import activation_bytes, count_passes
 from steadymap.bench.paths import NestedPath, Path, points_at
 from steadymap.bench.planner import count, estimate
@@ -40,6 +41,8 @@ from steadymap.bench.views import BASELINE_PART, METRICS_PART, SHARED
 from steadymap.models import Classifier, ModelError, make_classifier
 
 PLAN = Plan(
+    controls=False,
+    nulls=0,
     family=("bias", "compensated_bias", "gaussian_noise"),
     severity={"bias": (-0.2, 0.2), "compensated_bias": (0.3, 0.1), "gaussian_noise": (0.1,)},
     draws=2,
@@ -174,7 +177,15 @@ def test_outcomes_come_in_order_however_long_each_takes(
         return METHODS["gradient"].explain(network, batch)
 
     monkeypatch.setitem(methods_module.METHODS, "slow", Method(slow_at_first, "", ""))
-    plan = Plan(method=("slow",), family=("bias",), severity=(0.1,), batch_size=1, workers=3)
+    plan = Plan(
+        controls=False,
+        nulls=0,
+        method=("slow",),
+        family=("bias",),
+        severity=(0.1,),
+        batch_size=1,
+        workers=3,
+    )
     found = run(classifier, image_set(), plan)["image_id"].drop_duplicates().tolist()
     assert found == [picture.image_id for picture in image_set().pictures]
 
@@ -199,7 +210,9 @@ def test_a_run_that_is_given_up_stops_its_workers(
 
     monkeypatch.setitem(methods_module.METHODS, "slow", Method(slow, "", ""))
     seen: list[int] = []
-    plan = Plan(method=("slow",), metric=("ssim",), batch_size=1, workers=2)
+    plan = Plan(
+        controls=False, nulls=0, method=("slow",), metric=("ssim",), batch_size=1, workers=2
+    )
     going = measure(prepare(classifier, image_set(), plan), seen.append)
     next(going)
     while len(seen) < 1.5 * (len(plan.cells()) + 1):  # both are in the middle of a batch

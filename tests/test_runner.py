@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from steadymap.bench import methods as methods_module
 from steadymap.bench import perturbations as perturbations_module
+from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.images import DataError, from_tensor
-from steadymap.bench.methods import BASELINES, METHODS, Batch, Method, bind_method
+from steadymap.bench.methods import METHODS, Method, bind_method
 from steadymap.bench.perturbations import PERTURBATIONS, Cell, Perturbation, perturb
 from steadymap.bench.records import SCHEMA, SCHEMA_VERSION
 from steadymap.bench.runner import prepare, run
@@ -34,6 +35,8 @@ from steadymap.models import Classifier, make_classifier
 
 KEY = ["image_id", "method", "family", "severity", "draw", "metric"]
 PLAN = Plan(
+    controls=False,
+    nulls=0,
     severity={
         "bias": (-0.2, 0.2),
         "compensated_bias": (0.3,),
@@ -209,7 +212,7 @@ def test_the_realised_change_of_the_input_is_recorded(records: pd.DataFrame) -> 
 
 
 def test_unknown_labels_are_missing(classifier: Classifier) -> None:
-    plan = Plan(method=("gradient",), family=("bias",), severity=(0.1,))
+    plan = Plan(controls=False, nulls=0, method=("gradient",), family=("bias",), severity=(0.1,))
     assert run(classifier, random_images(2), plan)["label"].isna().all()
     other = from_tensor(random_images(2), [0, 1], ("b", "zebra"))
     labels = run(classifier, other, plan).groupby("image_id", sort=False, observed=True)["label"]
@@ -261,7 +264,14 @@ def test_a_failing_clean_map_is_said_to_be_the_clean_one(
         return METHODS["gradient"].explain(network, batch)
 
     add_method(monkeypatch, "dark_only", Method(dark_only, "", ""))
-    plan = Plan(method=("dark_only",), family=("bias",), severity=(-0.5,), metric=("ssim",))
+    plan = Plan(
+        controls=False,
+        nulls=0,
+        method=("dark_only",),
+        family=("bias",),
+        severity=(-0.5,),
+        metric=("ssim",),
+    )
     found = pick(run(classifier, image_set(), plan), method="dark_only")
     assert set(found["detail"]) == {"clean image: RuntimeError: no"}
 
@@ -279,7 +289,7 @@ def test_maps_that_say_nothing_have_a_status(
     monkeypatch: pytest.MonkeyPatch, classifier: Classifier, maps: Tensor, status: str, detail: str
 ) -> None:
     add_method(monkeypatch, "odd", Method(lambda _classifier, _batch: maps, "", ""))
-    plan = Plan(method=("odd",), family=("bias",), severity=(0.1,))
+    plan = Plan(controls=False, nulls=0, method=("odd",), family=("bias",), severity=(0.1,))
     found = pick(run(classifier, image_set(), plan), method="odd")
     assert set(found["status"]) == {status}
     assert found["value"].isna().all()
@@ -293,7 +303,14 @@ def test_a_method_may_return_any_float_type_and_forget_to_detach(
         return METHODS["gradient"].explain(network, batch).bfloat16().requires_grad_()
 
     add_method(monkeypatch, "sloppy", Method(sloppy, "", ""))
-    plan = Plan(method=("sloppy",), family=("bias",), severity=(0.1,), metric=("ssim",))
+    plan = Plan(
+        controls=False,
+        nulls=0,
+        method=("sloppy",),
+        family=("bias",),
+        severity=(0.1,),
+        metric=("ssim",),
+    )
     assert set(run(classifier, image_set(), plan)["status"]) == {"ok"}
 
 
@@ -304,7 +321,14 @@ def test_maps_of_another_size_than_the_clean_one_are_an_error(
         return batch.images[..., : 12 if float(batch.images.min()) >= 0 else 13]
 
     add_method(monkeypatch, "growing", Method(growing, "", ""))
-    plan = Plan(method=("growing",), family=("bias",), severity=(-0.5,), metric=("spearman",))
+    plan = Plan(
+        controls=False,
+        nulls=0,
+        method=("growing",),
+        family=("bias",),
+        severity=(-0.5,),
+        metric=("spearman",),
+    )
     found = pick(run(classifier, image_set(), plan), method="growing")
     assert set(found["status"]) == {"error"}
     assert found["detail"][found.index[0]] == (
@@ -319,7 +343,14 @@ def test_logits_that_are_not_finite_are_no_prediction() -> None:
             return means / (means.amax(dim=1, keepdim=True) < 1).float() * 0 + means
 
     fuse = make_classifier(Fuse(), (SIDE, SIDE), CLASSES)
-    plan = Plan(method=("gradient",), family=("bias",), severity=(0.1, 0.9), metric=("ssim",))
+    plan = Plan(
+        controls=False,
+        nulls=0,
+        method=("gradient",),
+        family=("bias",),
+        severity=(0.1, 0.9),
+        metric=("ssim",),
+    )
     found = run(fuse, image_set(), plan)
     blown, fine = pick(found, severity=0.9), pick(found, severity=0.1)
     assert fine["pred_perturbed"].notna().all()
@@ -333,7 +364,14 @@ def test_logits_that_are_not_finite_are_no_prediction() -> None:
 def test_a_label_whose_name_stands_for_two_classes_is_missing() -> None:
     twins = make_classifier(seeded(conv_network), (SIDE, SIDE), ("crane", "crane", "dog"))
     images = from_tensor(random_images(2), [0, 1], ("crane", "dog"))
-    plan = Plan(method=("gradient",), family=("bias",), severity=(0.1,), metric=("ssim",))
+    plan = Plan(
+        controls=False,
+        nulls=0,
+        method=("gradient",),
+        family=("bias",),
+        severity=(0.1,),
+        metric=("ssim",),
+    )
     labels = run(twins, images, plan).groupby("image_id", sort=False, observed=True)["label"]
     assert [None if pd.isna(x) else x for x in labels.first()] == [None, 2]
     named_none = make_classifier(seeded(conv_network), (SIDE, SIDE), ("None", "cat", "dog"))
@@ -347,7 +385,9 @@ def test_a_network_in_double_precision_is_refused(conv64: Classifier) -> None:
 
 def test_what_does_not_apply_is_skipped_with_the_reason() -> None:
     linear = make_classifier(seeded(linear_network), (SIDE, SIDE), CLASSES)
-    plan = Plan(method=("grad_cam", "gradient"), family=("bias",), severity=(0.1,))
+    plan = Plan(
+        controls=False, nulls=0, method=("grad_cam", "gradient"), family=("bias",), severity=(0.1,)
+    )
     found = run(linear, image_set(), plan)
     skipped = pick(found, method="grad_cam:relu=true")
     assert set(skipped["status"]) == {"skipped"}
@@ -392,7 +432,11 @@ def test_a_new_family_method_and_metric_are_one_entry_each(
     monkeypatch.setitem(METRICS, "always_one", replace(
         METRICS["relative_l2"], compute=lambda first, _: np.ones(len(first)), on_tensors=None
     ))  # fmt: skip
-    found = run(classifier, image_set(), Plan(method=("brightness",), family=("mirror",)))
+    found = run(
+        classifier,
+        image_set(),
+        Plan(controls=False, nulls=0, method=("brightness",), family=("mirror",)),
+    )
     assert set(found["family"]) == {"clean", "mirror"}
     assert set(pick(found, metric="always_one")["value"]) == {1.0}
 
@@ -411,7 +455,14 @@ def test_the_run_id_names_what_matters(classifier: Classifier, records: pd.DataF
 
 
 def test_random_draws_of_a_run_hang_on_its_seed(classifier: Classifier) -> None:
-    plan = Plan(method=("gradient",), family=("gaussian_noise",), severity=(0.1,), metric=("ssim",))
+    plan = Plan(
+        controls=False,
+        nulls=0,
+        method=("gradient",),
+        family=("gaussian_noise",),
+        severity=(0.1,),
+        metric=("ssim",),
+    )
     values = [
         run(classifier, image_set(), plan.model_copy(update={"seed": seed}))["value"].tolist()
         for seed in (0, 0, 1)
@@ -438,6 +489,6 @@ def test_cpu_and_gpu_agree(records: pd.DataFrame) -> None:
 
 def test_the_library_leaves_the_global_state_alone(classifier: Classifier) -> None:
     state, threads = torch.random.get_rng_state(), torch.get_num_threads()
-    run(classifier, image_set(2), Plan(severity=(0.1,), steps=2))
+    run(classifier, image_set(2), Plan(controls=False, nulls=0, severity=(0.1,), steps=2))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.get_num_threads() == threads

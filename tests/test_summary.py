@@ -10,9 +10,11 @@ import pytest
 from rich.console import Console
 from scipy.stats import bootstrap
 
+from steadymap.bench.findings import Findings
+from steadymap.bench.names import short_names
 from steadymap.bench.randomness import generator
 from steadymap.bench.summary import full_summary, intervals, summarise
-from steadymap.bench.tables import footnotes, headline_tables, short_names
+from steadymap.bench.tables import footnotes, tables
 
 
 def make_records(rows: list[dict[str, object]]) -> pd.DataFrame:
@@ -69,9 +71,35 @@ def test_pairs_whose_prediction_changed_can_be_left_out() -> None:
     records = make_records(
         [{"image_id": "a", "value": 0.2}, {"image_id": "b", "value": 0.9, "kept": False}]
     )
-    summary = full_summary(records).set_index("subset")["mean"]
+    summary = full_summary(records).query("family == 'bias'").set_index("subset")["mean"]
     assert summary["all"] == pytest.approx(0.55)
     assert summary["kept"] == pytest.approx(0.2)
+
+
+def test_overall_is_the_mean_of_an_image_s_families() -> None:
+    records = make_records(
+        [
+            {"image_id": "a", "family": "bias", "severity": level, "value": value}
+            for level, value in ((0.1, 0.0), (0.2, 0.2), (0.3, 0.4))
+        ]
+        + [
+            {"image_id": "a", "family": "noise", "value": 0.6},
+            {"image_id": "b", "family": "bias", "value": 1.0},
+            {"image_id": "b", "family": "noise", "value": math.nan, "status": "degenerate"},
+            {"image_id": "a", "family": "clean", "value": 7.0},
+            {"image_id": "a", "family": "other_image", "value": 7.0},
+        ]
+    )
+    (row,) = (
+        full_summary(records).query("family == 'overall' and subset == 'all'").to_dict("records")
+    )
+    assert row["mean"] == pytest.approx(((0.2 + 0.6) / 2 + 1.0) / 2)
+    assert (row["images"], row["coverage"]) == (2, pytest.approx(5 / 6))
+    assert set(full_summary(records).query("subset == 'kept'")["family"]) == {
+        "bias",
+        "noise",
+        "overall",
+    }
 
 
 def test_one_row_a_severity_when_asked_for() -> None:
@@ -142,7 +170,7 @@ def test_short_names_keep_what_differs() -> None:
 
 def rendered(records: pd.DataFrame) -> str:
     console = Console(width=140, record=True, file=io.StringIO())
-    for title, table in headline_tables(records, full_summary(records)):
+    for title, table in tables(Findings.of(records)):
         console.print(title)
         console.print(table)
     return console.export_text()
@@ -170,9 +198,9 @@ def test_the_table_shows_the_numbers_of_the_records() -> None:
 
 def test_the_footnotes_warn_of_few_images_and_lost_values() -> None:
     records = make_records([{}, {"image_id": "b", "value": math.nan, "status": "degenerate"}])
-    notes = " ".join(footnotes(records))
+    notes = " ".join(footnotes(Findings.of(records)))
     assert "2 images" in notes
     assert "below 30 images the intervals are rough" in notes
-    assert "1 degenerate of 2 values" in notes
+    assert "1 degenerate of 2 values (controls not counted)" in notes
     enough = make_records([{"image_id": f"i{n}"} for n in range(30)])
-    assert "rough" not in " ".join(footnotes(enough))
+    assert "rough" not in " ".join(footnotes(Findings.of(enough)))

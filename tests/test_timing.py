@@ -17,9 +17,10 @@ from support import CLASSES, SIDE, linear_network, random_images, seeded
 from torch import Tensor
 
 from steadymap.bench import timing
+from steadymap.bench.attributions import Batch
 from steadymap.bench.images import from_tensor
 from steadymap.bench.manifest import fingerprint, machine, peak_memory
-from steadymap.bench.methods import Batch, BoundMethod
+from steadymap.bench.methods import BoundMethod
 from steadymap.bench.timing import (
     Agreement,
     Course,
@@ -240,7 +241,10 @@ def test_the_library_leaves_the_heap_alone() -> None:
         import torch
         from steadymap.bench import Plan, run
         from steadymap.models import load_classifier
-        plan = Plan(method=("gradient",), family=("bias",), severity=(0.1,), metric=("ssim",))
+        plan = Plan(
+            method=("gradient",), family=("bias",), severity=(0.1,), metric=("ssim",),
+            controls=False, nulls=0,
+        )
         print(len(run(load_classifier("compact"), torch.rand(2, 3, 64, 64), plan)))
     """
     assert in_a_process(code) == "6"

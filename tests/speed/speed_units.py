@@ -15,7 +15,8 @@ import torch
 from peers import JOBS, make_work
 
 from steadymap.bench import Plan, from_tensor, run
-from steadymap.bench.methods import DEFAULT_METHODS, METHODS, Batch, bind_method
+from steadymap.bench.attributions import Batch
+from steadymap.bench.methods import DEFAULT_METHODS, METHODS, bind_method
 from steadymap.bench.passes import count_passes
 from steadymap.metrics import METRICS, Maps, evaluate
 from steadymap.models import load_classifier

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.images import open_images
-from steadymap.bench.methods import BASELINES, Batch, bind_method
+from steadymap.bench.methods import bind_method
 from steadymap.bench.paths import Path, path_sum, points_at
 from steadymap.models import load_classifier
 

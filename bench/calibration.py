@@ -1,0 +1,317 @@
+"""What scores are worth: held against unrelated maps, other seeds and rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from steadymap.bench.methods import METHODS
+from steadymap.bench.records import (
+    CLEAN,
+    NULLS,
+    NUMERICS,
+    OTHER_SEED,
+    OVERALL,
+    RECOGNISED,
+    REFERENCES,
+)
+from steadymap.bench.summary import ratio_intervals
+from steadymap.metrics import METRICS, Status
+
+# Where unrelated maps are this close to a perfect score, the score says nothing.
+LEAST_ROOM = 0.05
+
+# Verdicts on a calibrated score.
+OK = "ok"
+UNINFORMATIVE = "uninformative"
+UNRESOLVABLE = "unresolvable"
+UNCALIBRATED = "uncalibrated"
+
+COLUMNS = [
+    "method",
+    "family",
+    "metric",
+    "control",
+    "images",
+    "score",
+    "null",
+    "null_of",
+    *NULLS,
+    "calibrated",
+    "low",
+    "high",
+    "interval",
+    "verdict",
+    "floor",
+    "other_seed",
+    "recognised",
+    "chance",
+]
+
+
+@dataclass(frozen=True)
+class Instability:
+    """How far scores of maps are from a perfect one: 0 is a map that did not move.
+
+    Attributes:
+        by_image: index (method, metric, family), a column an image; the mean over the draws and
+            severities on which the metric is defined, NaN where there are none.
+    """
+
+    by_image: pd.DataFrame
+
+    @classmethod
+    def of(cls, records: pd.DataFrame) -> Instability:
+        """Take it from the records of every metric that compares two maps."""
+        compared = [name for name, metric in METRICS.items() if metric.against == "map"]
+        chosen = records[records["metric"].isin(compared) & (records["status"] == Status.OK.value)]
+        identity = chosen["metric"].astype(str).map(lambda name: METRICS[name].identity)
+        distance = (chosen["value"] - identity.astype(float)).abs()
+        table = chosen.assign(distance=distance).pivot_table(
+            values="distance",
+            index=["method", "metric", "family"],
+            columns="image_id",
+            observed=True,
+            sort=False,
+        )
+        return cls(table)
+
+    def families(self) -> list[str]:
+        """Return the families of perturbations, in the order of the records."""
+        every = self.by_image.index.get_level_values("family").unique()
+        return [name for name in every if name not in (*REFERENCES, CLEAN)]
+
+    def at(self, method: str, metric: str, family: str) -> NDArray[np.float64]:
+        """Return the images' values (N,), NaN where there is none.
+
+        `overall` is the mean of an image's families, each counting the same.
+        """
+        if family == OVERALL:
+            rows = [self.at(method, metric, name) for name in self.families()]
+            return _mean_of_known(np.stack(rows))
+        found = self._rows.get((method, metric, family))
+        return np.full(self.by_image.shape[1], np.nan) if found is None else found
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, str, str], NDArray[np.float64]]:
+        values = self.by_image.to_numpy(dtype=np.float64)
+        return {key: values[place] for place, key in enumerate(self._keys())}
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return what there is of methods and metrics, in the order of the records."""
+        return list(dict.fromkeys((method, metric) for method, metric, _ in self._keys()))
+
+    def _keys(self) -> list[tuple[str, str, str]]:
+        index = self.by_image.index.to_frame(index=False).astype(str)
+        return list(zip(index["method"], index["metric"], index["family"], strict=True))
+
+    def floor(self, method: str, metric: str) -> float:
+        """Return what computing in another way changes: the larger of the ways' means; or NaN."""
+        rows = np.stack([self.at(method, metric, family) for family in NUMERICS])
+        known = [float(np.nanmean(row)) for row in rows if np.isfinite(row).any()]
+        return max(known, default=np.nan)
+
+
+def _mean_of_known(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average over rows, for each column over those that are known; NaN where none is."""
+    known = np.isfinite(rows)
+    count = known.sum(axis=0)
+    total = np.where(known, rows, 0.0).sum(axis=0)
+    mean: NDArray[np.float64] = np.divide(
+        total, count, out=np.full(rows.shape[1], np.nan), where=count > 0
+    )
+    return mean
+
+
+def calibrate(records: pd.DataFrame) -> pd.DataFrame:
+    """Calibrate every score of a metric that compares two maps.
+
+    With the null the better of two means, that of the score of an image's clean map against other
+    images' and that against its own map in networks with randomised weights:
+
+        calibrated = (score - null) / (perfect score - null)
+
+    It is 1 for maps that did not move and 0 for maps no closer than unrelated ones. Images are
+    resampled with their scores and nulls together, so that the interval carries the null's own
+    uncertainty, and which of the two it is.
+
+    Args:
+        records: of a run with `nulls` of 1 or more.
+
+    Returns:
+        One row a method, family and metric, with `overall` for the mean over the families. `score`
+        and `null` are raw. `verdict` is `ok`, or `uninformative` (unrelated maps score within 0.05
+        of a perfect score: no number), `unresolvable` (the maps moved no more than rounding moves
+        them, `floor`), `uncalibrated` (a null is missing: no number). `other_seed` is the
+        calibrated score of clean maps under two seeds. `recognised` is the share of maps closer to
+        their clean self than to every unrelated one, `chance` what it would be by chance.
+    """
+    unstable = Instability.of(records)
+    chances = _chances(records)
+    rates = _rates(records)
+    rows: list[dict[str, object]] = []
+    samples: list[NDArray[np.float64]] = []
+    for method, metric in unstable.pairs():
+        nulls = [unstable.at(method, metric, family) for family in NULLS]
+        for family in (*unstable.families(), OVERALL):
+            scores = unstable.at(method, metric, family)
+            used = np.isfinite(scores)
+            sample = np.stack([scores, *nulls])[:, used]
+            worth = _worth(sample, unstable.floor(method, metric))
+            redrawn = unstable.at(method, metric, OTHER_SEED)
+            key = (method, metric, family)
+            rows.append(
+                {
+                    "method": method,
+                    "family": family,
+                    "metric": metric,
+                    "control": is_control(method),
+                    **_raw(worth, metric),
+                    "other_seed": worth.calibrated(redrawn[np.isfinite(redrawn)]),
+                    "recognised": rates.get(key, np.nan),
+                    "chance": chances.get((method, metric), np.nan),
+                }
+            )
+            samples.append(sample)
+    numbered = [place for place, row in enumerate(rows) if row["verdict"] in (OK, UNRESOLVABLE)]
+    found = ratio_intervals([samples[place] for place in numbered])
+    for place, one in zip(numbered, found, strict=True):
+        rows[place] |= {
+            "calibrated": one.mean,
+            "low": one.low,
+            "high": one.high,
+            "interval": one.kind,
+        }
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def is_control(spec: str) -> bool:
+    """Return whether a spec names a control."""
+    method = METHODS.get(spec.partition(":")[0])
+    return method is not None and method.control
+
+
+@dataclass(frozen=True)
+class _Worth:
+    """What some images' scores of one metric are worth.
+
+    Attributes:
+        images: how many.
+        mean: their mean instability.
+        nulls: mean instability of either null; NaN where it is missing.
+        floor: the instability that computing in another way makes.
+    """
+
+    images: int
+    mean: float
+    nulls: tuple[float, float]
+    floor: float
+
+    @property
+    def room(self) -> float:
+        """How far unrelated maps are from a perfect score; NaN where a null is missing."""
+        return float(np.min(self.nulls))
+
+    @property
+    def verdict(self) -> str:
+        """What may be said."""
+        if np.isnan(self.room) or not self.images:
+            return UNCALIBRATED
+        if self.room < LEAST_ROOM:
+            return UNINFORMATIVE
+        return UNRESOLVABLE if self.mean <= self.floor else OK
+
+    def calibrated(self, values: NDArray[np.float64]) -> float:
+        """Return the calibrated mean of instabilities; NaN where there is no number."""
+        if self.verdict not in (OK, UNRESOLVABLE) or not len(values):
+            return np.nan
+        return float(1 - values.mean() / self.room)
+
+
+def _worth(sample: NDArray[np.float64], floor: float) -> _Worth:
+    """Judge a sample: instability and both nulls of some images, (3, images)."""
+    scores, nulls = sample[0], sample[1:]
+    mean = float(scores.mean()) if len(scores) else np.nan
+    means = [float(np.nanmean(row)) if np.isfinite(row).any() else np.nan for row in nulls]
+    return _Worth(len(scores), mean, (means[0], means[1]), floor)
+
+
+def _raw(worth: _Worth, metric: str) -> dict[str, object]:
+    """Return the columns of one row that need no resampling, on the metric's own scale."""
+    entry = METRICS[metric]
+    perfect = entry.identity or 0.0
+    # Where a larger value is better, all others lie below the perfect score.
+    sign = -1.0 if entry.better == "higher" else 1.0
+    return {
+        "images": worth.images,
+        "score": perfect + sign * worth.mean,
+        "null": perfect + sign * worth.room,
+        "null_of": "" if np.isnan(worth.room) else NULLS[int(np.argmin(worth.nulls))],
+        **{name: perfect + sign * mean for name, mean in zip(NULLS, worth.nulls, strict=True)},
+        "verdict": worth.verdict,
+        "floor": worth.floor,
+    }
+
+
+def _chances(records: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """Return, by method and metric, how often a map would be recognised by chance.
+
+    If a perturbed map is as likely to be closest to any of the maps it is held against, its own
+    among them, that is 1 in 1 + the number of null maps on which the metric is defined.
+    """
+    nulls = records[records["family"].isin(NULLS) & (records["status"] == Status.OK.value)]
+    counts = nulls.groupby(["method", "metric", "image_id"], observed=True).size()
+    chances = (1 / (1 + counts)).groupby(level=["method", "metric"], observed=True).mean()
+    table = chances.rename("chance").reset_index().astype({"method": str, "metric": str})
+    return {(row["method"], row["metric"]): row["chance"] for row in table.to_dict("records")}
+
+
+def _rates(records: pd.DataFrame) -> dict[tuple[str, str, str], float]:
+    """Return recognition rates by method, metric and family, `overall` among them."""
+    names = records["metric"].astype(str)
+    chosen = records[names.str.endswith(RECOGNISED) & (records["status"] == Status.OK.value)]
+    keys = ["method", "metric", "family"]
+    text = chosen.astype(dict.fromkeys([*keys, "image_id"], str))
+    by_image = text.groupby([*keys, "image_id"], sort=False)["value"].mean().reset_index()
+    overall = by_image.groupby(["method", "metric", "image_id"], sort=False)["value"].mean()
+    every = pd.concat([by_image, overall.reset_index().assign(family=OVERALL)])
+    means = every.groupby(keys, sort=False)["value"].mean().reset_index()
+    return {
+        (row["method"], row["metric"].removesuffix(RECOGNISED), row["family"]): row["value"]
+        for row in means.to_dict("records")
+    }
+
+
+def order(calibrated: pd.DataFrame, metric: str, specs: Sequence[str]) -> list[str]:
+    """Sort methods by their calibrated score of a metric overall, the steadiest first.
+
+    A method without a number comes behind all that have one: what cannot be told from an unrelated
+    map has shown nothing.
+    """
+    rows = calibrated[(calibrated["metric"] == metric) & (calibrated["family"] == OVERALL)]
+    score = dict(zip(rows["method"], rows["calibrated"], strict=True))
+    return sorted(specs, key=lambda spec: -np.nan_to_num(score.get(spec, np.nan), nan=-np.inf))
+
+
+def null_score(calibrated: pd.DataFrame, metric: str, family: str) -> float:
+    """Return the calibrated score of a null itself, at most 0: the mean over the methods.
+
+    Args:
+        calibrated: as `calibrate` returns it.
+        metric: which metric.
+        family: one of `NULLS`.
+    """
+    rows = calibrated[
+        (calibrated["metric"] == metric)
+        & (calibrated["family"] == OVERALL)
+        & ~calibrated["control"]
+        & calibrated["calibrated"].notna()
+    ]
+    perfect = METRICS[metric].identity or 0.0
+    scores = 1 - (rows[family] - perfect).abs() / (rows["null"] - perfect).abs()
+    return float(scores.mean()) if len(rows) else np.nan

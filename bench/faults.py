@@ -1,0 +1,96 @@
+"""Whose fault it is that a map moved: the method's, or the network's changed function."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from steadymap.bench.calibration import Instability
+from steadymap.bench.summary import ratio_intervals
+
+BIAS = "bias"
+COMPENSATED = "compensated_bias"
+
+COLUMNS = [
+    "method",
+    "metric",
+    "images",
+    "total",
+    "own",
+    "network",
+    "network_share",
+    "low",
+    "high",
+    "interval",
+]
+
+
+def whose_fault(records: pd.DataFrame) -> pd.DataFrame:
+    """Split the instability under a bias between the method and the network.
+
+    With d the distance of a score from a perfect one (1 - SSIM, say), averaged over the severities
+    that both families have, then over images that have a value under both:
+
+        total   = d under `bias`: image moved, and the network sees it moved
+        own     = d under `compensated_bias`: image moved, and the network takes the shift off, so
+                  that its function of the picture is the same; what moves is the method's doing
+        network = total - own: what the change of the network's function adds
+        share   = network / total
+
+    The limits: this is a difference of two experiments, not a sum of two parts. Metrics are not
+    linear, and the two effects may cancel: a share below 0 says that the map moves more where the
+    network's function stays than where it changes, so that the method alone accounts for all of it.
+    The share has no value where the maps moved no more under the bias than rounding moves them.
+
+    Args:
+        records: of a run with both families at some severity in common, at best at all of them.
+
+    Returns:
+        One row a method and metric, with the share's 95% interval from resampling images; empty
+        where the families have no severity in common.
+    """
+    both = records[records["family"].isin((BIAS, COMPENSATED))]
+    severities = [set(both[both["family"] == family]["severity"]) for family in (BIAS, COMPENSATED)]
+    shared = both[both["severity"].isin(set.intersection(*severities))]
+    if shared.empty:
+        return pd.DataFrame(columns=COLUMNS)
+    floors = Instability.of(records)
+    unstable = Instability.of(_in_pairs(shared))
+    rows, samples = [], []
+    for method, metric in unstable.pairs():
+        pair = np.stack([unstable.at(method, metric, family) for family in (COMPENSATED, BIAS)])
+        sample = pair[:, np.isfinite(pair).all(axis=0)]
+        if not sample.shape[1]:
+            continue
+        own, total = sample.mean(axis=1).tolist()
+        rows.append(
+            {
+                "method": method,
+                "metric": metric,
+                "images": sample.shape[1],
+                "total": total,
+                "own": own,
+                "network": total - own,
+                "moved": not total <= floors.floor(method, metric) and total > 0,
+            }
+        )
+        samples.append(sample)
+    moved = [place for place, row in enumerate(rows) if row["moved"]]
+    found = ratio_intervals([samples[place] for place in moved])
+    for place, one in zip(moved, found, strict=True):
+        rows[place] |= {
+            "network_share": one.mean,
+            "low": one.low,
+            "high": one.high,
+            "interval": one.kind,
+        }
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _in_pairs(records: pd.DataFrame) -> pd.DataFrame:
+    """Keep the values of an image at a severity that has them under both families."""
+    valid = records[records["status"] == "ok"]
+    key = ["image_id", "method", "metric", "severity"]
+    families = valid.groupby(key, observed=True)["family"].transform("nunique")
+    chosen: pd.DataFrame = valid[families == len((BIAS, COMPENSATED))]
+    return chosen

@@ -1,0 +1,86 @@
+"""Everything that is derived from the records of a run, and the files that hold it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from steadymap.bench.calibration import calibrate, is_control, order
+from steadymap.bench.faults import whose_fault
+from steadymap.bench.ranks import difference_diagram, rank_methods
+from steadymap.bench.records import CLEAN, NULLS, REFERENCES
+from steadymap.bench.summary import full_summary
+from steadymap.metrics import METRICS
+
+HEADLINES = ("ssim", "spearman", "completeness_error")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that is derived from the records of a run.
+
+    Attributes:
+        records: of the run.
+        summary: see `full_summary`.
+        calibrated: see `calibrate`; empty where the run has no null maps.
+        ranks: see `rank_methods`; empty likewise.
+        faults: see `whose_fault`; empty without both families.
+    """
+
+    records: pd.DataFrame
+    summary: pd.DataFrame
+    calibrated: pd.DataFrame
+    ranks: pd.DataFrame
+    faults: pd.DataFrame
+
+    @classmethod
+    def of(cls, records: pd.DataFrame) -> Findings:
+        """Derive everything."""
+        has_nulls = bool(records["family"].isin(NULLS).any())
+        calibrated = calibrate(records if has_nulls else records.iloc[:0])
+        return cls(
+            records,
+            full_summary(records),
+            calibrated,
+            rank_methods(records, calibrated),
+            whose_fault(records),
+        )
+
+    def metrics(self) -> list[str]:
+        """Return the metrics of the run that have a table: the headlines, or its first."""
+        present = [name for name in METRICS if name in set(self.summary["metric"])]
+        return [name for name in HEADLINES if name in present] or present[:1]
+
+    def calibrates(self, metric: str) -> bool:
+        """Whether a metric has calibrated scores."""
+        return metric in set(self.calibrated["metric"])
+
+    def families(self) -> list[str]:
+        """Return the families of perturbations, in the order of the run."""
+        every = self.records["family"].unique().tolist()
+        return [name for name in every if name not in (*REFERENCES, CLEAN)]
+
+    def methods(self, metric: str) -> tuple[list[str], list[str]]:
+        """Return methods and controls that have a metric, the steadiest first where it is known."""
+        rows = self.records[self.records["metric"] == metric]
+        specs = [str(spec) for spec in rows["method"].unique()]
+        if self.calibrates(metric):
+            specs = order(self.calibrated, metric, specs)
+        return [s for s in specs if not is_control(s)], [s for s in specs if is_control(s)]
+
+    def write(self, folder: Path) -> None:
+        """Write what there is as CSV, and for each headline metric the diagram of ranks."""
+        named = {
+            "summary": self.summary,
+            "calibrated": self.calibrated,
+            "ranks": self.ranks,
+            "whose_fault": self.faults,
+        }
+        for name, frame in named.items():
+            if len(frame):
+                frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+        for metric in self.metrics() if len(self.ranks) else ():
+            path = folder / f"ranks-{metric}.svg"
+            difference_diagram(self.records, self.calibrated, metric, path)

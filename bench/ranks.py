@@ -1,0 +1,166 @@
+"""The order of methods: ranks with their intervals, and whether methods differ at all."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import friedmanchisquare, rankdata
+
+from steadymap.bench.calibration import OK, UNRESOLVABLE, Instability
+from steadymap.bench.names import short_names
+from steadymap.bench.randomness import generator
+from steadymap.bench.records import NULLS, OVERALL
+from steadymap.bench.summary import CONFIDENCE, RESAMPLES
+
+COLUMNS = ["metric", "method", "rank", "low", "high", "mean_rank", "images", "friedman_p"]
+
+# Friedman's test compares three or more.
+LEAST_METHODS = 3
+LEAST_IMAGES = 2
+
+
+def rank_methods(records: pd.DataFrame, calibrated: pd.DataFrame) -> pd.DataFrame:
+    """Rank the methods that have a calibrated score, 1 the steadiest, for each metric.
+
+    Args:
+        records: of the run.
+        calibrated: as `calibrate` returns it for them.
+
+    Returns:
+        One row a metric and method. `rank` is by the calibrated score over all families; `low` and
+        `high` are its 95% percentile interval when images are resampled, the same for all methods.
+        `mean_rank` is the mean of the ranks within each image that has all methods, `images` their
+        number, and `friedman_p` the p-value of Friedman's test that the methods do not differ;
+        both missing with fewer than three methods or two such images.
+    """
+    unstable = Instability.of(records)
+    rows: list[dict[str, object]] = []
+    for metric in dict.fromkeys(calibrated["metric"]):
+        methods = ranked_methods(calibrated, metric)
+        if not methods:
+            continue
+        samples = [_sample(unstable, method, metric) for method in methods]
+        everyone = np.ones((1, samples[0].shape[1]))
+        ranks = _ranks(samples, everyone)[0]
+        low, high = _interval(_ranks(samples, _resamplings(samples[0].shape[1])))
+        within = within_image(unstable, metric, methods)
+        tested = len(methods) >= LEAST_METHODS and len(within) >= LEAST_IMAGES
+        mean_ranks = rankdata(within, axis=1).mean(axis=0) if tested else [np.nan] * len(methods)
+        p_value = float(friedmanchisquare(*within.to_numpy().T).pvalue) if tested else np.nan
+        rows += [
+            {
+                "metric": metric,
+                "method": method,
+                "rank": ranks[place],
+                "low": low[place],
+                "high": high[place],
+                "mean_rank": mean_ranks[place],
+                "images": len(within),
+                "friedman_p": p_value,
+            }
+            for place, method in enumerate(methods)
+        ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def ranked_methods(calibrated: pd.DataFrame, metric: str) -> list[str]:
+    """Return the methods that can be ranked: those with a number, and no controls."""
+    chosen = calibrated[
+        (calibrated["metric"] == metric)
+        & (calibrated["family"] == OVERALL)
+        & calibrated["verdict"].isin((OK, UNRESOLVABLE))
+        & ~calibrated["control"]
+    ]
+    return [str(method) for method in chosen["method"]]
+
+
+def within_image(unstable: Instability, metric: str, methods: Sequence[str]) -> pd.DataFrame:
+    """Return what is left of each image's instability once divided by the method's null.
+
+    One row an image that has a value of every method, one column a method; less is steadier.
+    """
+    columns = {}
+    for method in methods:
+        scores, *nulls = _sample(unstable, method, metric)
+        columns[method] = scores / min(float(np.nanmean(null)) for null in nulls)
+    return pd.DataFrame(columns).dropna()
+
+
+def _sample(unstable: Instability, method: str, metric: str) -> NDArray[np.float64]:
+    """Return instability and both nulls, (3, images); all NaN where an image has no score."""
+    rows = np.stack([unstable.at(method, metric, family) for family in (OVERALL, *NULLS)])
+    rows[:, ~np.isfinite(rows[0])] = np.nan
+    return rows
+
+
+def _resamplings(images: int) -> NDArray[np.float64]:
+    """Return how often each image is drawn, (resamples, images)."""
+    draws = generator("ranks", images).multinomial(images, [1 / images] * images, size=RESAMPLES)
+    return draws.astype(np.float64)
+
+
+def _ranks(
+    samples: Sequence[NDArray[np.float64]], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Rank methods by their calibrated instability under weights (R, images): (R, methods)."""
+    remaining = []
+    for sample in samples:
+        known = np.isfinite(sample)
+        with np.errstate(invalid="ignore"):  # a resample may miss all images that have a value
+            means = weights @ np.where(known, sample, 0.0).T / (weights @ known.T)
+        remaining.append(means[:, 0] / means[:, 1:].min(axis=1))
+    table = np.stack(remaining, axis=1)
+    ranks: NDArray[np.float64] = rankdata(table, axis=1, nan_policy="omit")
+    return ranks
+
+
+def _interval(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
+    tail = (1 - CONFIDENCE) / 2
+    ends: NDArray[np.float64] = np.nanquantile(
+        ranks, [tail, 1 - tail], axis=0, method="closest_observation"
+    )
+    return ends
+
+
+def difference_diagram(
+    records: pd.DataFrame, calibrated: pd.DataFrame, metric: str, path: Path
+) -> bool:
+    """Draw which methods differ: Nemenyi's test after Friedman's, a bar over those that do not.
+
+    Source: Demsar 2006; scikit-posthocs draws it.
+
+    Args:
+        records: of the run.
+        calibrated: as `calibrate` returns it for them.
+        metric: the metric by which methods are ranked.
+        path: the file, .svg or .png.
+
+    Returns:
+        Whether there was something to compare: three methods, and two images that have them all.
+    """
+    methods = ranked_methods(calibrated, metric)
+    within = within_image(Instability.of(records), metric, methods)
+    if len(methods) < LEAST_METHODS or len(within) < LEAST_IMAGES:
+        return False
+    # Loaded here: they take seconds, and most of what is run draws nothing.
+    import matplotlib as mpl  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+    from scikit_posthocs import (  # noqa: PLC0415
+        critical_difference_diagram,
+        posthoc_nemenyi_friedman,
+    )
+
+    within.columns = pd.Index(short_names(methods).values())
+    differing = posthoc_nemenyi_friedman(within)
+    mean_ranks = within.rank(axis=1).mean()
+    figure = Figure(figsize=(8, 0.9 + 0.25 * len(methods)), layout="constrained")
+    with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "steadymap"}):
+        critical_difference_diagram(mean_ranks, differing, ax=figure.subplots())
+        figure.suptitle(f"{metric}: mean rank within an image; joined methods do not differ")
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return True
