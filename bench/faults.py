@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from steadymap.bench.calibration import Instability
 from steadymap.bench.summary import ratio_intervals
+from steadymap.metrics import Status
 
 BIAS = "bias"
 COMPENSATED = "compensated_bias"
@@ -14,6 +16,7 @@ COMPENSATED = "compensated_bias"
 COLUMNS = [
     "method",
     "metric",
+    "severity",
     "images",
     "total",
     "own",
@@ -46,35 +49,36 @@ def whose_fault(records: pd.DataFrame) -> pd.DataFrame:
         records: of a run with both families at some severity in common, at best at all of them.
 
     Returns:
-        One row a method and metric, with the share's 95% interval from resampling images; empty
-        where the families have no severity in common.
+        One row a method and metric over all severities (`severity` missing), and one a severity,
+        with the share's 95% interval from resampling images; empty where the families have no
+        severity in common.
     """
     both = records[records["family"].isin((BIAS, COMPENSATED))]
-    severities = [set(both[both["family"] == family]["severity"]) for family in (BIAS, COMPENSATED)]
-    shared = both[both["severity"].isin(set.intersection(*severities))]
-    if shared.empty:
-        return pd.DataFrame(columns=COLUMNS)
+    levels = [set(both[both["family"] == family]["severity"]) for family in (BIAS, COMPENSATED)]
+    common = sorted(set.intersection(*levels))
     floors = Instability.of(records)
-    unstable = Instability.of(_in_pairs(shared))
-    rows, samples = [], []
-    for method, metric in unstable.pairs():
-        pair = np.stack([unstable.at(method, metric, family) for family in (COMPENSATED, BIAS)])
-        sample = pair[:, np.isfinite(pair).all(axis=0)]
-        if not sample.shape[1]:
-            continue
-        own, total = sample.mean(axis=1).tolist()
-        rows.append(
-            {
-                "method": method,
-                "metric": metric,
-                "images": sample.shape[1],
-                "total": total,
-                "own": own,
-                "network": total - own,
-                "moved": not total <= floors.floor(method, metric) and total > 0,
-            }
-        )
-        samples.append(sample)
+    rows: list[dict[str, object]] = []
+    samples: list[NDArray[np.float64]] = []
+    for severity in (None, *common) if common else ():
+        chosen = both["severity"].isin(common) if severity is None else both["severity"] == severity
+        unstable = Instability.of(_in_pairs(both[chosen]))
+        for method, metric in unstable.pairs():
+            pair = np.stack([unstable.at(method, metric, family) for family in (COMPENSATED, BIAS)])
+            sample = pair[:, np.isfinite(pair).all(axis=0)]
+            own, total = sample.mean(axis=1).tolist()
+            rows.append(
+                {
+                    "method": method,
+                    "metric": metric,
+                    "severity": severity,
+                    "images": sample.shape[1],
+                    "total": total,
+                    "own": own,
+                    "network": total - own,
+                    "moved": not total <= floors.floor(method, metric) and total > 0,
+                }
+            )
+            samples.append(sample)
     moved = [place for place, row in enumerate(rows) if row["moved"]]
     found = ratio_intervals([samples[place] for place in moved])
     for place, one in zip(moved, found, strict=True):
@@ -89,7 +93,7 @@ def whose_fault(records: pd.DataFrame) -> pd.DataFrame:
 
 def _in_pairs(records: pd.DataFrame) -> pd.DataFrame:
     """Keep the values of an image at a severity that has them under both families."""
-    valid = records[records["status"] == "ok"]
+    valid = records[records["status"] == Status.OK.value]
     key = ["image_id", "method", "metric", "severity"]
     families = valid.groupby(key, observed=True)["family"].transform("nunique")
     chosen: pd.DataFrame = valid[families == len((BIAS, COMPENSATED))]

@@ -41,7 +41,8 @@ def tables(findings: Findings) -> list[tuple[str, Table]]:
         metric = METRICS[name]
         scale = "calibrated" if name in calibrated else f"{metric.better} is better"
         found.append((f"{name}: {metric.summary}; {scale}", _metric_table(name, findings)))
-    shares = findings.faults[findings.faults["metric"].isin(calibrated or findings.metrics())]
+    faults = findings.faults[findings.faults["severity"].isna()]
+    shares = faults[faults["metric"].isin(calibrated or findings.metrics())]
     if len(shares):
         title = "whose fault: instability under bias (1 - score), split between method and network"
         found.append((title, _fault_table(findings, shares)))

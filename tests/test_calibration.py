@@ -315,8 +315,13 @@ def pairs(bias: list[float], compensated: list[float], **fixed: object) -> list[
     ]
 
 
+def overall(faults: pd.DataFrame) -> Row:
+    """The row of all severities together."""
+    return only(faults[faults["severity"].isna()])
+
+
 def test_the_split_is_the_difference_of_two_experiments() -> None:
-    row = only(whose_fault(frame(pairs([0.5, 0.4, 0.6], [0.95, 0.9, 1.0]))))
+    row = overall(whose_fault(frame(pairs([0.5, 0.4, 0.6], [0.95, 0.9, 1.0]))))
     assert (row["total"], row["own"]) == (pytest.approx(0.5), pytest.approx(0.05))
     assert row["network"] == pytest.approx(0.45)
     assert row["network_share"] == pytest.approx(0.9)
@@ -324,7 +329,7 @@ def test_the_split_is_the_difference_of_two_experiments() -> None:
 
 
 def test_a_method_that_moves_more_where_the_function_stays_has_a_share_below_0() -> None:
-    row = only(whose_fault(frame(pairs([0.8, 0.7], [0.6, 0.5]))))
+    row = overall(whose_fault(frame(pairs([0.8, 0.7], [0.6, 0.5]))))
     assert row["network_share"] == pytest.approx(1 - 0.45 / 0.25)
 
 
@@ -342,19 +347,32 @@ def test_only_severities_and_images_that_have_both_are_split() -> None:
             "status": "degenerate",
         },
     ]
-    row = only(whose_fault(frame(rows)))
+    faults = whose_fault(frame(rows))
+    row = overall(faults)
     assert row["images"] == 2
     assert (row["total"], row["own"]) == (pytest.approx(0.5), pytest.approx(0.1))
+    assert set(faults["severity"].dropna()) == {0.1}
+
+
+def test_each_severity_has_a_split_of_its_own() -> None:
+    rows = pairs([0.5, 0.5], [0.9, 0.9]) + pairs([0.2, 0.2], [1.0, 1.0], severity=0.3)
+    faults = whose_fault(frame(rows))
+    shares = {
+        row["severity"]: row["network_share"]
+        for row in faults[faults["severity"].notna()].to_dict("records")
+    }
+    assert shares == {0.1: pytest.approx(0.8), 0.3: pytest.approx(1.0)}
+    assert overall(faults)["network_share"] == pytest.approx(1 - 0.05 / 0.65)
 
 
 def test_what_did_not_move_has_no_culprit() -> None:
-    row = only(whose_fault(frame(pairs([1.0, 1.0], [1.0, 1.0]))))
+    row = overall(whose_fault(frame(pairs([1.0, 1.0], [1.0, 1.0]))))
     assert (row["total"], row["own"]) == (0, 0)
     assert math.isnan(float(str(row["network_share"])))
     rows = pairs([0.9999, 0.9999], [1.0, 1.0])
     floor: Row = {"family": "float64", "value": 0.999}
-    assert math.isnan(float(str(only(whose_fault(frame([*rows, floor])))["network_share"])))
-    assert only(whose_fault(frame(rows)))["network_share"] == pytest.approx(1.0)
+    assert math.isnan(float(str(overall(whose_fault(frame([*rows, floor])))["network_share"])))
+    assert overall(whose_fault(frame(rows)))["network_share"] == pytest.approx(1.0)
 
 
 def test_without_both_families_there_is_nothing_to_split() -> None:

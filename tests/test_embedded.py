@@ -65,7 +65,8 @@ def test_no_control_outranks_a_method(findings: Findings) -> None:
 
 
 def test_under_a_compensated_bias_the_network_is_not_to_blame(findings: Findings) -> None:
-    faults = findings.faults[findings.faults["metric"] == "spearman"].set_index("method")
+    faults = findings.faults[findings.faults["severity"].isna()]
+    faults = faults[faults["metric"] == "spearman"].set_index("method")
     # Closed forms: these two do not move at all while the function stays.
     for spec in ("gradient", "grad_cam:relu=true"):
         assert faults.loc[spec, "network_share"] == pytest.approx(1.0, abs=1e-3)

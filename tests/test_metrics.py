@@ -220,8 +220,11 @@ def test_completeness_by_hand() -> None:
 
 def test_completeness_of_a_negative_delta_is_positive() -> None:
     one = Maps(np.array([[[-1.0, -2.0]]]))
-    scores = evaluate(METRICS["completeness_error_relative"], one, np.array([-4.0]))
-    np.testing.assert_allclose(scores.values, [0.25])
+    for delta in (-4.0, -2.4):  # too little, and too much
+        absolute = evaluate(METRICS["completeness_error"], one, np.array([delta]))
+        relative = evaluate(METRICS["completeness_error_relative"], one, np.array([delta]))
+        np.testing.assert_allclose(absolute.values, [abs(-3 - delta)])
+        np.testing.assert_allclose(relative.values, [abs(-3 - delta) / abs(delta)])
 
 
 @pytest.mark.parametrize(("delta", "status"), [(0.0099, "small_delta"), (-0.0101, "ok")])

@@ -113,7 +113,9 @@ def test_another_image_s_map_is_its_own_map(records: pd.DataFrame, classifier: C
 def test_a_randomised_network_s_map_is_of_the_same_image_and_class(
     records: pd.DataFrame, classifier: Classifier
 ) -> None:
-    for draw, twin in enumerate(randomised_twins(classifier, 2, PLAN.seed)):
+    twins = randomised_twins(classifier, 2, PLAN.seed)
+    assert len({twin.weights_hash() for twin in (classifier, *twins)}) == 3
+    for draw, twin in enumerate(twins):
         for index in range(COUNT):
             images = image_set()
             image = images.images([index])

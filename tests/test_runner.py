@@ -173,6 +173,28 @@ def test_values_are_those_of_the_parts_put_together_by_hand(
     assert pick(records, **row, metric="mask_mass")["value"].item() == pytest.approx(mass, abs=1e-4)
 
 
+def test_where_the_prediction_changes_both_maps_explain_the_clean_one(
+    classifier: Classifier,
+) -> None:
+    images, levels = image_set(), (-1.0, 1.0)
+    plan = PLAN.model_copy(
+        update={"method": ("gradient",), "family": ("bias",), "severity": levels}
+    )
+    rows = pick(run(classifier, images, plan), metric="spearman")
+    changed = rows[~rows["kept"]].to_dict("records")
+    assert changed
+    by_id = {picture.image_id: index for index, picture in enumerate(images.pictures)}
+    for row in changed:
+        clean = images.images([by_id[row["image_id"]]])
+        batch = Batch(clean, classifier(clean).argmax(dim=1), (row["image_id"],), 0)
+        maps = [
+            Maps.from_attributions(METHODS["gradient"].explain(classifier, seen).numpy())
+            for seen in (batch, replace(batch, images=clean + row["severity"]))
+        ]
+        expected = evaluate(METRICS["spearman"], *maps).values[0]
+        assert row["value"] == pytest.approx(expected, abs=1e-4)
+
+
 def test_predictions_and_labels_are_those_of_the_classifier(
     classifier: Classifier, records: pd.DataFrame
 ) -> None:

@@ -144,6 +144,8 @@ def ig_notebook(work: Work) -> list[Tensor]:
 def cheap_ours(work: Work) -> NDArray[np.float64]:
     """Our runner, from a tensor to a table of records."""
     plan = Plan(
+        controls=False,
+        nulls=0,
         method=CHEAP,
         family=("bias",),
         severity=LEVELS,

@@ -63,6 +63,8 @@ def one(settings: dict[str, Any], *, only_estimate: bool) -> dict[str, Any]:
     classifier = make_classifier(network(side), (side, side))
     images = from_tensor(torch.rand(given["images"], 3, side, side))
     plan = Plan(
+        controls=False,
+        nulls=0,
         method=("gradient", "grad_cam", "integrated_gradients"),
         family=("bias",),
         severity=LEVELS[: given["severities"]],

@@ -69,6 +69,8 @@ def speed_of_a_metric(benchmark: Benchmark, name: str, side: int) -> None:
 def speed_of_a_sweep(benchmark: Benchmark, workers: int) -> None:
     classifier, shown = load_classifier("compact"), from_tensor(images())
     plan = Plan(
+        controls=False,
+        nulls=0,
         method=("gradient", "gradient_x_input", "grad_cam"),
         family=("bias",),
         severity=(-0.3, -0.2, -0.1, 0.1, 0.2, 0.3),

@@ -1,0 +1,579 @@
+"""Small wrong versions of the code, and what catches each: `tox run -e mutants`.
+
+A mutant is one piece of one file in another wording. It is put into a copy of the package, and what
+should catch it is run on that: `steadymap check`, or tests. The true code must pass all of these.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("bench", "metrics", "models")
+AT_ONCE = 2
+CONSOLE = "from steadymap.bench.start import main; main()"
+# pytest's own way to say that tests failed; anything else is an accident, not a catch.
+FAILED = 1
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake.
+
+    Attributes:
+        name: what is wrong.
+        file: where, below the repository.
+        true: the piece as it is; it occurs once.
+        wrong: the piece as it would be.
+        caught_by: `check SPEC`, or arguments of pytest: a file of tests, and perhaps `-k`.
+    """
+
+    name: str
+    file: str
+    true: str
+    wrong: str
+    caught_by: str
+
+
+IG = "integrated_gradients:baseline=black"
+WHITE = "integrated_gradients:baseline=white"
+RANDOM = "integrated_gradients:baseline=random"
+METHODS = "bench/attributions.py"
+PATHS = "bench/paths.py"
+PASSES = "bench/passes.py"
+SIMILARITY = "metrics/similarity.py"
+METRIC_TESTS = "tests/test_metrics.py"
+CALIBRATION_TESTS = "tests/test_calibration.py"
+REFERENCE_TESTS = "tests/test_references.py"
+
+MUTANTS = (
+    # Methods, caught by their properties.
+    Mutant(
+        "integrated gradients without (x - x')",
+        METHODS,
+        "path_sum(classifier, path, nodes, shares) * (path.ends - path.starts)",
+        "path_sum(classifier, path, nodes, shares)",
+        f"check {IG}",
+    ),
+    Mutant(
+        "a left sum in place of Gauss-Legendre",
+        PATHS,
+        "places, weights = np.polynomial.legendre.leggauss(steps)",
+        "places, weights = 2 * np.arange(steps) / steps - 1, np.full(steps, 2 / steps)",
+        f"check {IG}",
+    ),
+    Mutant(
+        "trapezoid weights that add up to (n - 1) / n, as captum's do",
+        PATHS,
+        "torch.from_numpy(weights / 2).to(like)",
+        "torch.from_numpy(weights / 2 * (steps - 1) / steps).to(like)",
+        f"check {WHITE}",
+    ),
+    Mutant(
+        "equal weights for Gauss-Legendre's nodes",
+        PATHS,
+        "torch.from_numpy(weights / 2).to(like)",
+        "torch.full((steps,), 1 / steps).to(like)",
+        f"check {WHITE}",
+    ),
+    Mutant(
+        "nodes on [-1, 1]",
+        PATHS,
+        "torch.from_numpy((1 + places) / 2)",
+        "torch.from_numpy(places)",
+        f"check {IG}",
+    ),
+    Mutant(
+        "a path's gradients added to another line",
+        PATHS,
+        "total[piece.line] += torch.tensordot(",
+        "total[-1 - piece.line] += torch.tensordot(",
+        f"check {IG}",
+    ),
+    Mutant(
+        "every line explained for the first one's target",
+        PATHS,
+        "[path.targets[piece.line].expand(",
+        "[path.targets[0].expand(",
+        f"check {IG}",
+    ),
+    Mutant(
+        "the pass explains what is predicted, not what is asked for",
+        PASSES,
+        "chosen = logits.detach().argmax(dim=1) if targets is None else targets",
+        "chosen = logits.detach().argmax(dim=1)",
+        "check gradient",
+    ),
+    Mutant(
+        "the absolute value too early: in the gradient",
+        METHODS,
+        "    return seen.need_gradient()\n",
+        "    return seen.need_gradient().abs()\n",
+        "check gradient",
+    ),
+    Mutant(
+        "the absolute value too early: in gradient x input",
+        METHODS,
+        "return seen.need_gradient() * seen.images",
+        "return (seen.need_gradient() * seen.images).abs()",
+        "check gradient_x_input",
+    ),
+    Mutant(
+        "a black baseline in normalised space",
+        METHODS,
+        "return torch.zeros_like(batch.images)",
+        "return torch.full_like(batch.images, 0.45)",
+        f"check {IG}",
+    ),
+    Mutant(
+        "a white baseline in 8 bits",
+        METHODS,
+        "return torch.ones_like(batch.images)",
+        "return torch.full_like(batch.images, 255.0)",
+        f"check {WHITE}",
+    ),
+    Mutant(
+        "the normalisation in the wrong order",
+        "models/classifier.py",
+        "images = (images - self.mean) / self.std",
+        "images = images / self.std - self.mean",
+        "check gradient",
+    ),
+    Mutant(
+        "a random baseline that belongs to the place in the batch",
+        METHODS,
+        'generator(batch.seed, image_id, "baseline").random(shape) for image_id in',
+        'generator(batch.seed, place, "baseline").random(shape) for place, _ in enumerate(\n'
+        "        batch.image_ids) if",
+        f"check {RANDOM}",
+    ),
+    Mutant(
+        "a random baseline without the seed",
+        METHODS,
+        'generator(batch.seed, image_id, "baseline")',
+        'generator(0, image_id, "baseline")',
+        f"check {RANDOM}",
+    ),
+    Mutant(
+        "one random baseline for all images",
+        METHODS,
+        'generator(batch.seed, image_id, "baseline")',
+        'generator(batch.seed, "baseline")',
+        "tests/test_methods.py -k baselines_are_what",
+    ),
+    Mutant(
+        "Grad-CAM keeps negative evidence",
+        METHODS,
+        "return maps.relu() if relu else maps",
+        "return maps",
+        "check grad_cam",
+    ),
+    Mutant(
+        "Grad-CAM without its weights",
+        METHODS,
+        "(weights * activations).sum(dim=1, keepdim=True)",
+        "activations.sum(dim=1, keepdim=True)",
+        "check grad_cam",
+    ),
+    Mutant(
+        "Grad-CAM's weights summed, not averaged",
+        METHODS,
+        "gradient_there.mean(dim=(2, 3), keepdim=True)",
+        "gradient_there.sum(dim=(2, 3), keepdim=True)",
+        "check grad_cam",
+    ),
+    Mutant(
+        "the caller's images are made to ask for gradients",
+        METHODS,
+        "return images.detach().clone().requires_grad_()",
+        "return images.requires_grad_()",
+        "check gradient --engine captum",
+    ),
+    Mutant(
+        "a hook is left behind",
+        PASSES,
+        "        yield seen\n    finally:\n        hook.remove()",
+        "        yield seen\n    finally:\n        pass",
+        "check grad_cam",
+    ),
+    Mutant(
+        "the edge filter smooths along the batch",
+        "bench/controls.py",
+        'ndimage.sobel(one, axis=axis, mode="nearest") for axis in (0, 1)] for one in grey]',
+        'part for part in parts] for parts in zip(*(ndimage.sobel(grey, axis=axis, mode="nearest")'
+        "\n        for axis in (1, 2)), strict=True)]",
+        "check edge",
+    ),
+    Mutant(
+        "the compensation with the wrong sign",
+        "models/classifier.py",
+        "images = images - self.shift",
+        "images = images + self.shift",
+        "check gradient",
+    ),
+    # Perturbations.
+    Mutant(
+        "a clamped bias",
+        "bench/perturbations.py",
+        "    return image + severity\n",
+        "    return (image + severity).clamp(0, 1)\n",
+        "tests/test_perturbations.py",
+    ),
+    Mutant(
+        "noise shared across images",
+        "bench/perturbations.py",
+        "rng = generator(seed, image_id, cell.family, cell.severity, cell.draw)",
+        "rng = generator(seed, cell.family, cell.severity, cell.draw)",
+        "tests/test_perturbations.py",
+    ),
+    Mutant(
+        "noise of the variance asked for, not of the deviation",
+        "bench/perturbations.py",
+        "noise = rng.standard_normal(tuple(image.shape), dtype=np.float32)",
+        "noise = severity * rng.standard_normal(tuple(image.shape), dtype=np.float32)",
+        "tests/test_perturbations.py",
+    ),
+    Mutant(
+        "uniform noise that only brightens",
+        "bench/perturbations.py",
+        "noise = 2 * rng.random(tuple(image.shape), dtype=np.float32) - 1",
+        "noise = rng.random(tuple(image.shape), dtype=np.float32)",
+        "tests/test_perturbations.py",
+    ),
+    Mutant(
+        "salt and pepper on all pixels but the share",
+        "bench/perturbations.py",
+        "rng.random(size) < severity",
+        "rng.random(size) > severity",
+        "tests/test_perturbations.py",
+    ),
+    # Maps and metrics.
+    Mutant(
+        "the absolute value before the channel sum",
+        "metrics/maps.py",
+        "return cls(attributions.astype(np.float64).sum(axis=1))",
+        "return cls(np.abs(attributions.astype(np.float64)).sum(axis=1))",
+        METRIC_TESTS,
+    ),
+    Mutant(
+        "maps upsampled before they are ranked",
+        "bench/views.py",
+        "    attributions = attributions.detach().float()\n",
+        "    attributions = torch.nn.functional.interpolate(\n"
+        '        attributions.detach().float(), scale_factor=2, mode="bilinear"\n    )\n',
+        "tests/test_runner.py tests/test_references.py",
+    ),
+    Mutant(
+        "ranks without ties",
+        "metrics/maps.py",
+        "    if not first.all():",
+        "    if first.size == 0:",
+        METRIC_TESTS,
+    ),
+    Mutant(
+        "magnitudes not clipped",
+        "metrics/maps.py",
+        "CLIP_PERCENTILE = 99.0",
+        "CLIP_PERCENTILE = 100.0",
+        METRIC_TESTS,
+    ),
+    Mutant(
+        "SSIM for a data range of 255",
+        SIMILARITY,
+        "SSIM_C1 = 0.01**2\nSSIM_C2 = 0.03**2",
+        "SSIM_C1 = (0.01 * 255) ** 2\nSSIM_C2 = (0.03 * 255) ** 2",
+        METRIC_TESTS,
+    ),
+    Mutant(
+        "SSIM with a narrower window",
+        "metrics/maps.py",
+        "SSIM_SIGMA = 1.5",
+        "SSIM_SIGMA = 1.0",
+        METRIC_TESTS,
+    ),
+    Mutant(
+        "rank correlation of magnitudes where signs are asked for",
+        SIMILARITY,
+        "(clean.ranks * perturbed.ranks).sum(axis=1)",
+        "(clean.magnitude_ranks * perturbed.magnitude_ranks).sum(axis=1)",
+        METRIC_TESTS,
+    ),
+    Mutant(
+        "the strongest pixels by value, not by magnitude",
+        SIMILARITY,
+        "_membership(clean.magnitude, count), _membership(perturbed.magnitude, count)",
+        "_membership(clean.signed, count), _membership(perturbed.signed, count)",
+        METRIC_TESTS,
+    ),
+    Mutant(
+        "the distance over the perturbed map's norm",
+        SIMILARITY,
+        "difference / np.sqrt((clean.signed**2).sum(axis=(1, 2)))",
+        "difference / np.sqrt((perturbed.signed**2).sum(axis=(1, 2)))",
+        METRIC_TESTS,
+    ),
+    Mutant(
+        "errors of completeness that cancel",
+        "metrics/single.py",
+        "error: Array = np.abs(maps.signed.sum(axis=(1, 2)) - deltas)",
+        "error: Array = maps.signed.sum(axis=(1, 2)) - deltas",
+        METRIC_TESTS,
+    ),
+    Mutant(
+        "a constant map is perfectly steady",
+        "metrics/maps.py",
+        "constant[finite] = highest - lowest <= CONSTANT_SPREAD * np.maximum(highest, -lowest)",
+        "constant[finite] = False",
+        METRIC_TESTS,
+    ),
+    # The run.
+    Mutant(
+        "each map explains its own prediction",
+        "bench/runner.py",
+        "targets = taking.clean_view.batch.targets if taking.clean_view else None",
+        "targets = None",
+        "tests/test_runner.py",
+    ),
+    Mutant(
+        "the network is not told of the compensated shift",
+        "bench/views.py",
+        "if family is not None and family.compensated:",
+        "if family is not None and family.compensated and not shown:",
+        "tests/test_runner.py",
+    ),
+    Mutant(
+        "completeness held against the perturbed logit alone",
+        "bench/views.py",
+        "view.logits.double() - worker.baseline_logits[key].double()",
+        "view.logits.double()",
+        "tests/test_runner.py",
+    ),
+    # References and recognition.
+    Mutant(
+        "an image held against itself",
+        "bench/references.py",
+        "if one != image_id]",
+        "if one]",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "a randomised network that is the trained one",
+        "models/classifier.py",
+        "                _initialise(module.network)\n",
+        "                pass\n",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "one randomised network for all draws",
+        "bench/references.py",
+        "generator(seed, RANDOM_NETWORK, draw)",
+        "generator(seed, RANDOM_NETWORK)",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "the randomised network explains what it predicts itself",
+        "bench/references.py",
+        "yield _all_methods(twin, _reshown(view, cell), view.batch.targets, advance)",
+        "yield _all_methods(twin, _reshown(view, cell), None, advance)",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "the other seed is the run's own",
+        "bench/references.py",
+        "batch=replace(view.batch, seed=other_seed(seed, draw)),",
+        "batch=view.batch,",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "float64 computed in float32",
+        "bench/references.py",
+        "ways = [(FLOAT64, device, torch.float64)]",
+        "ways = [(FLOAT64, device, torch.float32)]",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "a tie counts as recognised",
+        "metrics/registry.py",
+        "(sign * own.values > nearest)",
+        "(sign * own.values >= nearest)",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "recognition takes a distance for a similarity",
+        "metrics/registry.py",
+        'sign = 1.0 if metric.better == "higher" else -1.0',
+        "sign = 1.0",
+        REFERENCE_TESTS,
+    ),
+    # Summary, calibration, faults, ranks.
+    Mutant(
+        "draws and severities counted as images",
+        "bench/summary.py",
+        'means = valid.groupby("image_id", observed=True, sort=False)["value"].mean()',
+        'means = valid["value"]',
+        "tests/test_summary.py",
+    ),
+    Mutant(
+        "values without a status of ok counted as covered",
+        "bench/summary.py",
+        "coverage.append(len(valid) / len(group))",
+        "coverage.append(1.0)",
+        "tests/test_summary.py",
+    ),
+    Mutant(
+        "the lower of the two nulls",
+        "bench/calibration.py",
+        "return float(np.min(self.nulls))",
+        "return float(np.max(self.nulls))",
+        CALIBRATION_TESTS,
+    ),
+    Mutant(
+        "the interval for the lower of the two nulls",
+        "bench/summary.py",
+        "np.minimum.reduce(means)",
+        "np.maximum.reduce(means)",
+        CALIBRATION_TESTS,
+    ),
+    Mutant(
+        "score and null resampled apart",
+        "bench/summary.py",
+        "paired=len(values) > 1,",
+        "paired=False,",
+        CALIBRATION_TESTS,
+    ),
+    Mutant(
+        "a number where unrelated maps score as high",
+        "bench/calibration.py",
+        "if self.room < LEAST_ROOM:",
+        "if self.room < 0:",
+        CALIBRATION_TESTS,
+    ),
+    Mutant(
+        "one null is enough",
+        "bench/calibration.py",
+        "return float(np.min(self.nulls))",
+        "return float(np.nanmin(self.nulls))",
+        CALIBRATION_TESTS,
+    ),
+    Mutant(
+        "effects below rounding taken for effects",
+        "bench/calibration.py",
+        "return UNRESOLVABLE if self.mean <= self.floor else OK",
+        "return OK",
+        CALIBRATION_TESTS,
+    ),
+    Mutant(
+        "the chance of recognition without the map's own place",
+        "bench/calibration.py",
+        "chances = (1 / (1 + counts))",
+        "chances = (1 / counts)",
+        CALIBRATION_TESTS,
+    ),
+    Mutant(
+        "the network's share for the method's",
+        "bench/faults.py",
+        "for family in (COMPENSATED, BIAS)])",
+        "for family in (BIAS, COMPENSATED)])",
+        CALIBRATION_TESTS,
+    ),
+    Mutant(
+        "severities that one family lacks",
+        "bench/faults.py",
+        "chosen: pd.DataFrame = valid[families == len((BIAS, COMPENSATED))]",
+        "chosen: pd.DataFrame = valid[families > 0]",
+        CALIBRATION_TESTS,
+    ),
+    Mutant(
+        "ranks by raw scores",
+        "bench/ranks.py",
+        "remaining.append(means[:, 0] / means[:, 1:].min(axis=1))",
+        "remaining.append(means[:, 0])",
+        CALIBRATION_TESTS,
+    ),
+    Mutant(
+        "controls ranked with the methods",
+        "bench/ranks.py",
+        '        & ~calibrated["control"]\n',
+        "",
+        CALIBRATION_TESTS,
+    ),
+)
+
+
+def main(names: Sequence[str]) -> int:
+    """Show that each mutant is caught; with names, those whose name has one of them in it."""
+    chosen = [mutant for mutant in MUTANTS if not names or any(n in mutant.name for n in names)]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
+        home = Path(folder)
+        true = copied(home / "true")
+        killers = list(dict.fromkeys(mutant.caught_by for mutant in chosen))
+        alarms = list(pool.map(lambda killer: outcome(killer, true), killers))
+        for killer, code in zip(killers, alarms, strict=True):
+            if code:
+                say(f"FALSE ALARM  {killer} (exit code {code})")
+        places = [home / f"{place}" for place in range(len(chosen))]
+        codes = []
+        coming = pool.map(lambda given: caught(*given), zip(chosen, places, strict=True))
+        for mutant, code in zip(chosen, coming, strict=True):
+            codes.append(code)
+            word = {FAILED: "caught  ", 0: "SURVIVED"}.get(code, f"CODE {code}  ")
+            say(f"{word}  {mutant.name}  ({mutant.file}; {mutant.caught_by})")
+    killed = codes.count(FAILED)
+    say(f"{killed} of {len(chosen)} mutants caught, {sum(map(bool, alarms))} false alarms")
+    return int(killed < len(chosen) or any(alarms))
+
+
+def say(text: str) -> None:
+    """Print a line at once, so that a log shows how far it is."""
+    print(text, flush=True)  # noqa: T201 - the result
+
+
+def copied(place: Path) -> Path:
+    """Copy the package; the copy comes before an installed one on the path."""
+    for folder in FOLDERS:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, place / "steadymap" / folder, ignore=ignored)
+    return place
+
+
+def caught(mutant: Mutant, place: Path) -> int:
+    """Return the exit code of what should catch a mutant."""
+    file = copied(place) / "steadymap" / mutant.file
+    text = file.read_text(encoding="utf-8")
+    if text.count(mutant.true) != 1:
+        raise SystemExit(f"{mutant.name}: {mutant.true!r} is {text.count(mutant.true)} times there")
+    file.write_text(text.replace(mutant.true, mutant.wrong), encoding="utf-8")
+    code = outcome(mutant.caught_by, place)
+    shutil.rmtree(place)
+    return code
+
+
+def outcome(killer: str, package: Path) -> int:
+    """Run what should catch a mutant on a copy of the package; return its exit code."""
+    words = killer.split()
+    command = (
+        [sys.executable, "-c", CONSOLE, *words]
+        if words[0] == "check"
+        else [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *words]
+    )
+    environment = os.environ | {
+        "PYTHONPATH": str(package),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(  # noqa: S603 - our own tests
+        command, cwd=ROOT, env=environment, capture_output=True, check=False
+    )
+    return done.returncode
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
