@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steadymap.bench.methods import METHODS
+from steadymap.bench.methods import METHODS, bind_method
 from steadymap.bench.records import (
     CLEAN,
     NULLS,
     NUMERICS,
+    OTHER_IMAGE,
     OTHER_SEED,
     OVERALL,
     RECOGNISED,
@@ -25,6 +26,9 @@ from steadymap.metrics import METRICS, Status
 
 # Where unrelated maps are this close to a perfect score, the score says nothing.
 LEAST_ROOM = 0.05
+
+# A null that is defined on a smaller share of the images is none.
+LEAST_SHARE = 0.2
 
 # Verdicts on a calibrated score.
 OK = "ok"
@@ -41,6 +45,7 @@ COLUMNS = [
     "score",
     "null",
     "null_of",
+    "null_images",
     *NULLS,
     "calibrated",
     "low",
@@ -147,9 +152,11 @@ def calibrate(records: pd.DataFrame) -> pd.DataFrame:
         One row a method, family and metric, with `overall` for the mean over the families. `score`
         and `null` are raw. `verdict` is `ok`, or `uninformative` (unrelated maps score within 0.05
         of a perfect score: no number), `unresolvable` (the maps moved no more than rounding moves
-        them, `floor`), `uncalibrated` (a null is missing: no number). `other_seed` is the
+        them, `floor`), `uncalibrated` (a null is missing, or defined on less than a
+        fifth of the images: no number). `other_seed` is the
         calibrated score of clean maps under two seeds. `recognised` is the share of maps closer to
-        their clean self than to every unrelated one, `chance` what it would be by chance.
+        their clean self than to every unrelated one, `chance` what it would be of maps that had
+        forgotten their image. `null_images` is how many images the scarcer null rests on.
     """
     unstable = Instability.of(records)
     chances = _chances(records)
@@ -192,8 +199,13 @@ def calibrate(records: pd.DataFrame) -> pd.DataFrame:
 
 def is_control(spec: str) -> bool:
     """Return whether a spec names a control."""
-    method = METHODS.get(spec.partition(":")[0])
-    return method is not None and method.control
+    name = spec.partition(":")[0]
+    if name in METHODS:
+        return METHODS[name].control
+    try:
+        return bind_method(spec).control
+    except ValueError:  # of somebody whose module is not here
+        return False
 
 
 @dataclass(frozen=True)
@@ -204,12 +216,14 @@ class _Worth:
         images: how many.
         mean: their mean instability.
         nulls: mean instability of either null; NaN where it is missing.
+        null_images: on how many of the images the scarcer of the two is defined.
         floor: the instability that computing in another way makes.
     """
 
     images: int
     mean: float
     nulls: tuple[float, float]
+    null_images: int
     floor: float
 
     @property
@@ -220,7 +234,7 @@ class _Worth:
     @property
     def verdict(self) -> str:
         """What may be said."""
-        if np.isnan(self.room) or not self.images:
+        if np.isnan(self.room) or self.null_images < LEAST_SHARE * self.images:
             return UNCALIBRATED
         if self.room < LEAST_ROOM:
             return UNINFORMATIVE
@@ -238,7 +252,8 @@ def _worth(sample: NDArray[np.float64], floor: float) -> _Worth:
     scores, nulls = sample[0], sample[1:]
     mean = float(scores.mean()) if len(scores) else np.nan
     means = [float(np.nanmean(row)) if np.isfinite(row).any() else np.nan for row in nulls]
-    return _Worth(len(scores), mean, (means[0], means[1]), floor)
+    scarcer = int(np.isfinite(nulls).sum(axis=1).min())
+    return _Worth(len(scores), mean, (means[0], means[1]), scarcer, floor)
 
 
 def _raw(worth: _Worth, metric: str) -> dict[str, object]:
@@ -251,6 +266,7 @@ def _raw(worth: _Worth, metric: str) -> dict[str, object]:
         "images": worth.images,
         "score": perfect + sign * worth.mean,
         "null": perfect + sign * worth.room,
+        "null_images": worth.null_images,
         "null_of": "" if np.isnan(worth.room) else NULLS[int(np.argmin(worth.nulls))],
         **{name: perfect + sign * mean for name, mean in zip(NULLS, worth.nulls, strict=True)},
         "verdict": worth.verdict,
@@ -259,13 +275,16 @@ def _raw(worth: _Worth, metric: str) -> dict[str, object]:
 
 
 def _chances(records: pd.DataFrame) -> dict[tuple[str, str], float]:
-    """Return, by method and metric, how often a map would be recognised by chance.
+    """Return, by method and metric, how often a map that forgot its image would be recognised.
 
-    If a perturbed map is as likely to be closest to any of the maps it is held against, its own
-    among them, that is 1 in 1 + the number of null maps on which the metric is defined.
+    As likely to be closest to its own clean map as to any other image's, it is in 1 of 1 + the
+    number of other images' maps on which the metric is defined. The maps of randomised networks can
+    only lower that.
     """
     nulls = records[records["family"].isin(NULLS) & (records["status"] == Status.OK.value)]
-    counts = nulls.groupby(["method", "metric", "image_id"], observed=True).size()
+    of_images = (nulls["family"] == OTHER_IMAGE).rename("count")
+    keys = [nulls[key] for key in ("method", "metric", "image_id")]
+    counts = of_images.groupby(keys, observed=True).sum()
     chances = (1 / (1 + counts)).groupby(level=["method", "metric"], observed=True).mean()
     table = chances.rename("chance").reset_index().astype({"method": str, "metric": str})
     return {(row["method"], row["metric"]): row["chance"] for row in table.to_dict("records")}

@@ -21,7 +21,8 @@ EXPERIMENTS = importlib.resources.files("steadymap.bench.experiments")
 # Beyond these a number is a slip, and would ask for more memory than there is.
 MOST_DRAWS = 1000
 MOST_THREADS = 1024
-MOST_NULLS = 100
+# Fewer than the images whose maps others are held against (references.PANEL_IMAGES).
+MOST_NULLS = 60
 
 
 class ConfigError(ValueError):

@@ -15,7 +15,7 @@ import torch
 from rich import box
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from steadymap.bench import known
 from steadymap.bench.attributions import BASELINES, Batch
@@ -27,6 +27,7 @@ from steadymap.bench.methods import (
     Engine,
     bind_method,
 )
+from steadymap.bench.passes import shared_pass
 from steadymap.bench.paths import SETTLED
 from steadymap.models import Classifier
 
@@ -257,27 +258,26 @@ def repeat(subject: Subject) -> Finding:
 
 
 def state(subject: Subject) -> Finding:
-    """Network, images, random numbers and torch's settings are left as they were."""
+    """Network, images, random numbers and gradient mode are left as they were."""
     network, batch = known.convolutional(), batch_of(known.images(IMAGES))
-    parts = list(network.module.modules())
-    images = batch.images.clone()
+    images, targets = batch.images.clone(), batch.targets.clone()
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+    def named() -> list[tuple[str, nn.Module]]:
+        return list(network.module.named_modules())
 
     def look() -> dict[str, object]:
         numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - it is the one to watch
         return {
             "weights": network.weights_hash(),
-            "mode": [part.training for part in parts],
-            "hooks": [
-                [
-                    len(getattr(part, kind))
-                    for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-                ]
-                for part in parts
-            ],
+            # Found anew each time: a method may have put other modules in their place.
+            "modules": [(name, id(part), part.training) for name, part in named()],
+            "hooks": [[len(getattr(part, kind)) for kind in hooks] for _, part in named()],
             "gradients": [
                 (one.requires_grad, one.grad is None) for one in network.module.parameters()
             ],
             "images": (batch.images.requires_grad, torch.equal(batch.images, images)),
+            "targets": torch.equal(batch.targets, targets),
             "torch's random numbers": torch.random.get_rng_state().tolist(),
             "NumPy's random numbers": repr(numpy_state),
             "gradient mode": torch.is_grad_enabled(),
@@ -327,6 +327,21 @@ def signed(subject: Subject) -> Finding:
     if subject.method.can("signed"):
         return PASSED if below and above else Finding("failed", "signed, but all of one sign")
     return Finding("failed", "not signed, but there are values below 0") if below else PASSED
+
+
+def shortcut(subject: Subject) -> Finding:
+    """What a run reads off the pass that methods share, or off nested paths, is the map."""
+    method = subject.method
+    network, batch = known.convolutional(), batch_of(known.images(IMAGES))
+    if subject.engine == "own" and method.method.share is not None:
+        reads = [method.method.share.reads]
+        found = method.read(shared_pass(network, batch.images, batch.targets, reads, 3))
+    elif method.adaptive:
+        path = method.nested(network, batch)
+        found = path.at(path.settled)
+    else:
+        return _inapplicable("a run takes the map as it is explained")
+    return subject.agree(found, subject.explain(network, batch))
 
 
 def captum(subject: Subject) -> Finding:
@@ -401,6 +416,7 @@ CHECKS: dict[str, Check] = {
     "shift_invariant": Check(shift_invariant, "Kindermans et al. 2019"),
     "stochastic": Check(stochastic),
     "signed": Check(signed),
+    "shortcut": Check(shortcut),
     "captum": Check(captum),
 }
 

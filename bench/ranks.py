@@ -161,6 +161,6 @@ def difference_diagram(
     figure = Figure(figsize=(8, 0.9 + 0.25 * len(methods)), layout="constrained")
     with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "steadymap"}):
         critical_difference_diagram(mean_ranks, differing, ax=figure.subplots())
-        figure.suptitle(f"{metric}: mean rank within an image; joined methods were not shown to differ")
+        figure.suptitle(f"{metric}: mean rank within an image; joined: not shown to differ")
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     return True

@@ -26,9 +26,10 @@ NULLS = (OTHER_IMAGE, RANDOM_NETWORK)
 OTHER_SEED = "other_seed"
 # The same image computed in another way, for a few images: what is smaller than that is rounding.
 BATCH_OF_ONE = "batch_of_one"
+ROUNDED = "rounded_image"
 FLOAT64 = "float64"
 ON_CPU = "on_cpu"
-NUMERICS = (BATCH_OF_ONE, FLOAT64, ON_CPU)
+NUMERICS = (BATCH_OF_ONE, ROUNDED, FLOAT64, ON_CPU)
 REFERENCES = (*NULLS, OTHER_SEED, *NUMERICS)
 
 # In summaries: the mean over the families of perturbations, each counting the same.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from steadymap.bench.images import ImageSet
 from steadymap.bench.methods import BoundMethod
-from steadymap.bench.passes import free_memory
+from steadymap.bench.passes import LIKE_A_CPU, free_memory
 from steadymap.bench.perturbations import Cell
 from steadymap.bench.randomness import generator
 from steadymap.bench.records import (
@@ -27,8 +27,10 @@ from steadymap.bench.records import (
     OTHER_IMAGE,
     OTHER_SEED,
     RANDOM_NETWORK,
+    ROUNDED,
 )
 from steadymap.bench.views import (
+    MESSAGE_LENGTH,
     Explained,
     Failure,
     Shown,
@@ -47,6 +49,9 @@ CLEAN_CELL = Cell(CLEAN, 0.0, 0)
 # one decides, few enough that memory does not grow with the number of images.
 PANEL_IMAGES = 64
 NUMERIC_IMAGES = 8
+
+# No float32: moving an image by it and back rounds the image, as a perturbation does.
+THIRD = 1 / 3
 
 # The share of the free memory that null maps may take; and in how many forms a map is kept: signed,
 # magnitude, the ranks of either, local means and variances, the strongest pixels.
@@ -218,12 +223,15 @@ def _reshown(view: View, cell: Cell) -> Shown:
 def _all_methods(
     worker: Worker, shown: Shown, targets: Tensor | None, advance: Callable[[int], None]
 ) -> Reference:
-    view = look(worker, shown, targets)
+    return _explained_by_all(worker, look(worker, shown, targets), advance)
+
+
+def _explained_by_all(worker: Worker, view: View, advance: Callable[[int], None]) -> Reference:
     found = {}
     for method in worker.methods:
         found[method] = explain(worker, method, view)
-        advance(len(shown.images))
-    return Reference(shown.cell, predictions(view), found)
+        advance(len(view.images))
+    return Reference(view.cell, predictions(view), found)
 
 
 # --- the same, computed in another way ------------------------------------------------------------
@@ -232,26 +240,55 @@ def _all_methods(
 def numerics(
     worker: Worker, shown: Shown, targets: Tensor, advance: Callable[[int], None]
 ) -> Iterator[Reference]:
-    """Yield maps of the same images, one by one, in double precision, and off the GPU.
-
-    Raises:
-        ModelError: the network cannot be copied.
-    """
+    """Yield maps of the same images: one by one, rounded, in double precision, and off the GPU."""
     classifier, device = worker.classifier, worker.classifier.module.mean.device
     single = [
         _all_methods(worker, _part(shown, place, BATCH_OF_ONE), targets[place : place + 1], advance)
         for place in range(len(shown.images))
     ]
     yield _joined(single)
+    there_and_back = (shown.on_device + THIRD) - THIRD
+    yield _all_methods(
+        worker,
+        replace(shown, cell=Cell(ROUNDED, 0.0, 0), on_device=there_and_back),
+        targets,
+        advance,
+    )
     ways = [(FLOAT64, device, torch.float64)]
     if device.type != "cpu":
         ways.append((ON_CPU, torch.device("cpu"), torch.float32))
+    # Twice as large in float64, and a CPU may have less memory than the GPU.
+    at_once = max(1, min(worker.at_once // 2, LIKE_A_CPU))
     for family, place, dtype in ways:
-        other = replace(worker, classifier=classifier.to(place, dtype), timings=[], twins=())
         moved = replace(shown, cell=Cell(family, 0.0, 0), on_device=shown.images.to(place, dtype))
-        reference = _all_methods(other, moved, targets.to(place), advance)
+        try:
+            other = replace(
+                worker,
+                classifier=classifier.to(place, dtype),
+                at_once=at_once,
+                halved=0,
+                timings=[],
+                twins=(),
+            )
+            view = look(other, moved, targets.to(place))
+        except Exception as error:  # noqa: BLE001 - a network may know one type or device alone
+            advance(len(worker.methods) * len(shown.images))
+            yield _not_in_this_way(worker.methods, moved, targets.tolist(), error)
+            continue
+        reference = _explained_by_all(other, view, advance)
         worker.timings += other.timings
+        worker.halved += other.halved
         yield replace(reference, found={m: _back(x, device) for m, x in reference.found.items()})
+
+
+def _not_in_this_way(
+    methods: Sequence[BoundMethod], shown: Shown, labels: list[int | None], error: Exception
+) -> Reference:
+    """Say that maps cannot be computed in a way; the floor is that of the others."""
+    size = len(shown.images)
+    reason = f"the network does not run so: {' '.join(str(error).split())}"[:MESSAGE_LENGTH]
+    failure = Failure(Status.SKIPPED, reason, size)
+    return Reference(shown.cell, labels, dict.fromkeys(methods, failure))
 
 
 def _part(shown: Shown, place: int, family: str) -> Shown:
@@ -306,7 +343,7 @@ def views_beside(images: int, nulls: int, device: torch.device) -> int:
     if not nulls:
         return 0
     few = min(images, NUMERIC_IMAGES)
-    ways = 3 if device.type == "cpu" else 4  # in a batch, alone, in double precision, on the CPU
+    ways = 4 if device.type == "cpu" else 5  # in a batch, alone, rounded, in float64, on the CPU
     return min(images, PANEL_IMAGES) + images * nulls + few * ways
 
 

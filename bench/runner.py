@@ -260,10 +260,11 @@ def measure(
     members = panel_members(setup.images, plan.seed) if plan.nulls else []
     with threads_each(plan.workers), float32(device, exact=plan.precision == "ieee"):
         cuts = [members[cut.start : cut.stop] for cut in batches(len(members), size, plan.workers)]
-        made = list(each(cuts, lambda *given: _panel_part(setup, *given)))
-        panel = Panel.of([part for part, _ in made])
-        if made:
-            yield Outcome([], timings=tuple(timing for _, spent in made for timing in spent))
+        parts = []
+        for part, outcome in each(cuts, lambda *given: _panel_part(setup, *given)):
+            parts.append(part)
+            yield outcome
+        panel = Panel.of(parts)
         yield from each(
             batches(count, size, plan.workers),
             lambda *given: _measure_batch(setup, panel, given, keep_maps=keep_maps),
@@ -377,8 +378,16 @@ def _metrics_of(
 
 
 def recognising(metrics: Mapping[str, Metric]) -> list[str]:
-    """Return the metrics by which a map can be recognised: those that compare two, and quickly."""
-    return [name for name, m in metrics.items() if m.against == "map" and not m.slow]
+    """Return the metrics by which a map can be recognised.
+
+    They compare two maps, quickly, and in the same unit whatever the maps: a distance over the norm
+    of one of them, which is not symmetric, would favour the largest.
+    """
+    return [
+        name
+        for name, metric in metrics.items()
+        if metric.against == "map" and metric.symmetric and not metric.slow
+    ]
 
 
 def _refuse_idle_metrics(setup: Setup) -> None:
@@ -394,9 +403,19 @@ def _refuse_idle_metrics(setup: Setup) -> None:
 
 def _panel_part(
     setup: Setup, worker: Worker, indices: Sequence[int], advance: Callable[[int], None]
-) -> tuple[Panel, tuple[Timing, ...]]:
+) -> tuple[Panel, Outcome]:
     shown = show(worker, setup.images, indices, setup.plan.seed)
-    return make_panel(worker, shown, advance), worker.all_timings()
+    return make_panel(worker, shown, advance), _outcome(worker, [])
+
+
+def _outcome(worker: Worker, records: list[Record]) -> Outcome:
+    """Return what the batch in hand came to, with what is known of how it went."""
+    return Outcome(
+        records,
+        timings=worker.all_timings(),
+        at_once=worker.least_at_once(),
+        halved=worker.all_halved(),
+    )
 
 
 def _numerics(
@@ -414,7 +433,7 @@ def _numerics(
         _held_against(setup, clean, reference)
         for reference in numerics(worker, shown, view.batch.targets, advance)
     ]
-    return Outcome(list(_records(setup, indices, scored)), timings=worker.all_timings())
+    return _outcome(worker, list(_records(setup, indices, scored)))
 
 
 def _measure_batch(
@@ -610,12 +629,7 @@ class _Taking:
     def outcome(self, indices: Sequence[int]) -> Outcome:
         """Return what the batch came to."""
         worker = self.worker
-        outcome = Outcome(
-            list(_records(self.setup, indices, self.scored)),
-            timings=worker.all_timings(),
-            at_once=worker.least_at_once(),
-            halved=worker.all_halved(),
-        )
+        outcome = _outcome(worker, list(_records(self.setup, indices, self.scored)))
         if not self.keep_maps:
             return outcome
         mask = self.evidence.get("mask")

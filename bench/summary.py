@@ -81,25 +81,36 @@ def ratio_intervals(samples: Sequence[NDArray[np.float64]]) -> list[Interval]:
             low, high = (float(end[0]) for end in _bca(tuple(sample[:, None]), _one_minus_ratio))
         if np.isfinite([low, high]).all():
             found.append(Interval(value, low, high, "bca"))
-        elif sample.shape[1] > 1:
+        elif _stays(sample, value):
             found.append(Interval(value, value, value, "point"))
         else:
             found.append(Interval(value, np.nan, np.nan, "none"))
     return found
 
 
+def _stays(sample: NDArray[np.float64], value: float) -> bool:
+    """Return whether leaving out any one image leaves the ratio as it is."""
+    count = sample.shape[1]
+    return count > 1 and all(
+        bool(np.isclose(_one_minus_ratio(*np.delete(sample, place, axis=1)), value, rtol=1e-12))
+        for place in range(count)
+    )
+
+
 def _one_minus_ratio(
     first: NDArray[np.float64], *others: NDArray[np.float64], axis: int = -1
 ) -> NDArray[np.float64]:
     means = [_known_mean(other, axis) for other in others]
-    ratio: NDArray[np.float64] = 1 - first.mean(axis=axis) / np.minimum.reduce(means)
+    with np.errstate(invalid="ignore", divide="ignore"):  # nothing moves in it: NaN
+        ratio: NDArray[np.float64] = 1 - first.mean(axis=axis) / np.minimum.reduce(means)
     return ratio
 
 
 def _known_mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     known = np.isfinite(values)
     total: NDArray[np.float64] = np.where(known, values, 0.0).sum(axis=axis)
-    mean: NDArray[np.float64] = total / known.sum(axis=axis)
+    with np.errstate(invalid="ignore"):  # no value is known: NaN
+        mean: NDArray[np.float64] = total / known.sum(axis=axis)
     return mean
 
 
@@ -125,6 +136,8 @@ def _bca(
             paired=len(values) > 1,
             confidence_level=CONFIDENCE,
             n_resamples=RESAMPLES,
+            # Of resamples, and of the jackknife's rows, which are as many as images.
+            batch=max(1, RESAMPLED_AT_ONCE // values[0].size),
             method="BCa",
             rng=generator("interval", values[0].shape[1]),
         ).confidence_interval

@@ -260,20 +260,27 @@ def _notes_on_calibration(findings: Findings) -> list[str]:
             )
         ]
     chosen = calibrated[calibrated["metric"].isin(findings.metrics())]
+    if chosen.empty:
+        return ["no metric of these tables compares two maps: nothing to calibrate in them"]
     shown = set(chosen["verdict"])
-    chance = chosen["chance"].dropna()
-    by_chance = _span(float(chance.min()), float(chance.max()))
     notes = [
         (
             "calibrated = (score - null) / (perfect score - null); null: the higher of another "
             "image's map and a randomised network's; raw: overall, before that"
         ),
-        f"recognised: closer to its own clean map than to any unrelated one; by chance {by_chance}",
     ]
+    if len(chance := chosen["chance"].dropna()):
+        by_chance = _span(float(chance.min()), float(chance.max()))
+        notes.append(
+            "recognised: closer to its own clean map than to any unrelated one; "
+            f"by chance {by_chance}"
+        )
     if UNINFORMATIVE in shown:
         notes.append("uninformative: unrelated maps score as high; no number can be given")
     if UNCALIBRATED in shown:
-        notes.append("uncalibrated: a null is missing (a metric undefined on it, or one image)")
+        notes.append(
+            "uncalibrated: a null is missing, or defined on less than a fifth of the images"
+        )
     if UNRESOLVABLE in shown:
         notes.append("~: moved no more than rounding moves the maps")
     if np.isfinite(chosen["other_seed"]).any():
@@ -291,12 +298,11 @@ def _notes_on_calibration(findings: Findings) -> list[str]:
 def _fickle(calibrated: pd.DataFrame) -> list[str]:
     """Name the methods that another seed moves more than all the perturbations."""
     overall = calibrated[(calibrated["family"] == OVERALL) & ~calibrated["control"]]
-    moved = overall[overall["other_seed"] < overall["calibrated"]]
+    moved = overall[overall["other_seed"] < overall["low"]]
     names = short_names([str(spec) for spec in calibrated["method"].unique()])
     return [
-        f"{names[row['method']]}: another seed moves it more than the perturbations do "
-        f"({row['metric']} {row['other_seed']:.2f} against {row['calibrated']:.2f}); "
-        "what is steady is its noise"
+        f"{names[row['method']]}: another seed moves it more than these perturbations do "
+        f"({row['metric']} {row['other_seed']:.2f} against {row['calibrated']:.2f})"
         for row in moved.to_dict("records")
     ]
 

@@ -82,6 +82,11 @@ class Maps:
         variance: Array = window_mean(self.magnitude**2) - self.window_mean**2
         return variance
 
+    @cached_property
+    def strongest(self) -> Array:
+        """(B, h * w): how much of each pixel belongs to the strongest 5%, in [0, 1]."""
+        return membership(self.magnitude, top_count(self.magnitude[0].size))
+
     def select(self, chosen: Flags) -> Maps:
         """Return some of the maps; all of them keep what has been derived from them."""
         return self if chosen.all() else Maps(self.signed[chosen])
@@ -144,6 +149,27 @@ def unit_ranks(maps: Array) -> Array:
     norms = np.sqrt((ranks**2).sum(axis=1, keepdims=True))
     unit: Array = np.divide(ranks, norms, out=np.zeros_like(ranks), where=norms != 0)
     return unit
+
+
+TOP_SHARE = 0.05
+
+
+def top_count(size: int) -> int:
+    """Return how many of `size` pixels are the strongest 5%; at least one."""
+    return max(1, round(TOP_SHARE * size))
+
+
+def membership(maps: Array, count: int) -> Array:
+    """(B, h * w): how much of each pixel belongs to the `count` largest, in [0, 1].
+
+    Those that tie at the threshold share the places left.
+    """
+    flat = maps.reshape(len(maps), -1)
+    threshold = np.partition(flat, -count, axis=1)[:, -count][:, None]
+    above, tied = flat > threshold, flat == threshold
+    places = count - above.sum(axis=1, keepdims=True)
+    share: Array = above + tied * (places / tied.sum(axis=1, keepdims=True))
+    return share
 
 
 SSIM_SIGMA = 1.5

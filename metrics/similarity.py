@@ -9,13 +9,12 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import kendalltau
 
-from steadymap.metrics.maps import SSIM_REACH, Array, Maps, window_mean
+from steadymap.metrics.maps import SSIM_REACH, Array, Maps, top_count, window_mean
 
 SSIM_WINDOW = 2 * SSIM_REACH + 1
 # Wang et al. 2004: K1 = 0.01, K2 = 0.03, for a data range of 1.
 SSIM_C1 = 0.01**2
 SSIM_C2 = 0.03**2
-TOP_SHARE = 0.05
 
 
 def ssim(clean: Maps, perturbed: Maps) -> Array:
@@ -66,20 +65,9 @@ def top_k_intersection(clean: Maps, perturbed: Maps) -> Array:
     Pixels that tie at the threshold share the places left, so the order of equal values decides
     nothing; unrelated maps share 5% on average. Source: Ghorbani, Abid and Zou 2019, section 2.
     """
-    count = max(1, round(TOP_SHARE * clean.signed[0].size))
-    first, second = _membership(clean.magnitude, count), _membership(perturbed.magnitude, count)
-    shared: Array = np.minimum(first, second).sum(axis=1) / count
+    count = top_count(clean.signed[0].size)
+    shared: Array = np.minimum(clean.strongest, perturbed.strongest).sum(axis=1) / count
     return shared
-
-
-def _membership(maps: Array, count: int) -> Array:
-    """(B, h*w): how much of each pixel belongs to the `count` largest, in [0, 1]."""
-    flat = maps.reshape(len(maps), -1)
-    threshold = np.partition(flat, -count, axis=1)[:, -count][:, None]
-    above, tied = flat > threshold, flat == threshold
-    places = count - above.sum(axis=1, keepdims=True)
-    membership: Array = above + tied * (places / tied.sum(axis=1, keepdims=True))
-    return membership
 
 
 def relative_l2(clean: Maps, perturbed: Maps) -> Array:

@@ -14,8 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steadymap.metrics.maps import CONSTANT_SPREAD, Checks, Flags, Maps, clip_place, window_matrix
-from steadymap.metrics.similarity import SSIM_C1, SSIM_C2, TOP_SHARE
+from steadymap.metrics.maps import (
+    CONSTANT_SPREAD,
+    Checks,
+    Flags,
+    Maps,
+    clip_place,
+    top_count,
+    window_matrix,
+)
+from steadymap.metrics.similarity import SSIM_C1, SSIM_C2
 from steadymap.metrics.single import coverage
 
 # Kendall's pairs compared at a time: 64 MiB a comparison.
@@ -90,6 +98,11 @@ class TensorMaps:
     def window_variance(self) -> Tensor:
         """(B, h - 10, w - 10): variances of the magnitude in SSIM's windows."""
         return window_mean(self.magnitude**2) - self.window_mean**2
+
+    @cached_property
+    def strongest(self) -> Tensor:
+        """(B, h * w): how much of each pixel belongs to the strongest 5%, in [0, 1]."""
+        return membership(self.magnitude, top_count(self.magnitude[0].numel()))
 
     def select(self, chosen: Flags) -> TensorMaps:
         """Return some of the maps; all of them keep what has been derived from them."""
@@ -192,13 +205,12 @@ def kendall(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
 
 def top_k_intersection(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
     """Share of the 5% of pixels of largest magnitude that both maps have in common."""
-    count = max(1, round(TOP_SHARE * clean.signed[0].numel()))
-    first, second = _membership(clean.magnitude, count), _membership(perturbed.magnitude, count)
-    return torch.minimum(first, second).sum(dim=1) / count
+    count = top_count(clean.signed[0].numel())
+    return torch.minimum(clean.strongest, perturbed.strongest).sum(dim=1) / count
 
 
-def _membership(maps: Tensor, count: int) -> Tensor:
-    """(B, h*w): how much of each pixel belongs to the `count` largest, in [0, 1]."""
+def membership(maps: Tensor, count: int) -> Tensor:
+    """(B, h * w): how much of each pixel belongs to the `count` largest, in [0, 1]."""
     flat = maps.flatten(1)
     threshold = flat.topk(count, dim=1).values[:, -1:]
     above, tied = (flat > threshold).double(), (flat == threshold).double()

@@ -161,7 +161,8 @@ class Classifier:
             # On the CPU, so that a seed means the same weights on every device. Layers draw from
             # the global generator, which is put back.
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+                # Not torch.manual_seed, which would seed the GPUs' generators, too.
+                torch.default_generator.manual_seed(seed)
                 _initialise(module.network)
         except Exception as error:  # a module may hold anything; the line below says what failed
             raise ModelError(
@@ -193,18 +194,27 @@ class Classifier:
 
 
 def _initialise(network: nn.Module) -> None:
-    """Draw all parameters anew from torch's global generator."""
-    done: set[int] = set()
+    """Draw all parameters anew from torch's global generator.
+
+    Raises:
+        ValueError: the network has parameters, and all are as they were.
+    """
+    before = {name: parameter.clone() for name, parameter in network.named_parameters()}
     with torch.no_grad():
         for part in network.modules():
             reset = getattr(part, "reset_parameters", None)
             if callable(reset):
                 reset()
-                done |= {id(parameter) for parameter in part.parameters(recurse=False)}
-        for parameter in network.parameters():
-            if id(parameter) not in done:
+        # What no layer has touched: a parameter outside of layers, or a norm and a direction of
+        # which a layer's weight is made.
+        for name, parameter in network.named_parameters():
+            if torch.equal(parameter, before[name]):
                 shuffled = parameter.flatten()[torch.randperm(parameter.numel())]
                 parameter.copy_(shuffled.view_as(parameter))
+    if before and all(
+        torch.equal(parameter, before[name]) for name, parameter in network.named_parameters()
+    ):
+        raise ValueError("all its parameters are constants")
 
 
 def make_classifier(

@@ -308,9 +308,9 @@ MUTANTS = (
     ),
     Mutant(
         "the strongest pixels by value, not by magnitude",
-        SIMILARITY,
-        "_membership(clean.magnitude, count), _membership(perturbed.magnitude, count)",
-        "_membership(clean.signed, count), _membership(perturbed.signed, count)",
+        "metrics/maps.py",
+        "return membership(self.magnitude, top_count(self.magnitude[0].size))",
+        "return membership(self.signed, top_count(self.magnitude[0].size))",
         METRIC_TESTS,
     ),
     Mutant(
@@ -411,7 +411,7 @@ MUTANTS = (
         "metrics/registry.py",
         'sign = 1.0 if metric.better == "higher" else -1.0',
         "sign = 1.0",
-        REFERENCE_TESTS,
+        METRIC_TESTS,
     ),
     # Summary, calibration, faults, ranks.
     Mutant(

@@ -28,6 +28,8 @@ from steadymap.bench.findings import Findings
 from steadymap.bench.randomness import generator
 from steadymap.bench.ranks import difference_diagram, rank_methods, within_image
 from steadymap.bench.records import NULLS, OTHER_IMAGE, OTHER_SEED, RANDOM_NETWORK, RECOGNISED
+from steadymap.bench.summary import ratio_intervals
+from steadymap.bench.tables import footnotes, tables
 
 Row = dict[str, object]
 
@@ -205,7 +207,56 @@ def test_recognition_stands_beside_its_chance() -> None:
     rows.append({"image_id": "i1", "metric": "ssim" + RECOGNISED, "value": 1.0})
     row = only(calibrate(frame(rows)), family="bias")
     assert row["recognised"] == pytest.approx((0.5 + 1) / 2)
-    assert row["chance"] == pytest.approx((1 / 4 + 1 / 3) / 2), "null maps that are defined, and 1"
+    assert row["chance"] == pytest.approx((1 / 3 + 1 / 2) / 2), (
+        "other images that are defined, and 1"
+    )
+
+
+def test_an_interval_that_cannot_be_had_is_not_one_of_width_0() -> None:
+    rng = np.random.default_rng(1)
+    scores, other, randomised = 0.5 + 0.1 * rng.random((3, 60))
+    rows = [
+        row
+        for row in scored(scores, other - 0.4, randomised - 0.3)
+        if row["family"] != RANDOM_NETWORK or int(str(row["image_id"])[1:]) < 12
+    ]
+    few = only(calibrate(frame(rows)), family="bias")
+    assert (few["verdict"], few["null_images"]) == (OK, 12)
+    rows = [row for row in rows if row["family"] != RANDOM_NETWORK or row["image_id"] == "i3"]
+    one = only(calibrate(frame(rows)), family="bias")
+    assert (one["verdict"], one["null_images"]) == (UNCALIBRATED, 1)
+    # Few images with a null among many without: some resamples have none of them.
+    sample = np.stack([scores, np.where(np.arange(60) < 4, other, np.nan)])
+    (interval,) = ratio_intervals([sample])
+    assert interval.kind == "none"
+    assert math.isnan(interval.low)
+    assert interval.mean == pytest.approx(1 - scores.mean() / other[:4].mean())
+
+
+def test_a_run_of_metrics_that_are_not_calibrated_has_tables_and_notes() -> None:
+    rows = scored([0.2, 0.3], [1.0, 1.1], [0.9, 1.0], metric="relative_l2")
+    rows += [
+        {"image_id": f"i{n}", "metric": "completeness_error", "value": 0.1 * n} for n in (1, 2)
+    ]
+    findings = Findings.of(frame(rows))
+    assert [title.partition(":")[0] for title, _ in tables(findings)] == ["completeness_error"]
+    assert "nothing to calibrate" in " ".join(footnotes(findings))
+    alone = Findings.of(frame(scored([0.5], [], [0.2])))
+    assert tables(alone)
+    assert "less than a fifth of the images" in " ".join(footnotes(alone))
+
+
+def test_another_seed_is_remarked_on_where_it_is_beyond_the_interval() -> None:
+    rng = np.random.default_rng(2)
+    spec = "integrated_gradients:baseline=random,steps=4"
+    rows = scored(0.7 + 0.2 * rng.random(40), [0.1] * 40, [0.1] * 40, method=spec)
+    for value, remarked in ((0.5, True), (0.79, False), (0.9, False)):
+        redrawn: list[Row] = [
+            {"method": spec, "image_id": f"i{n}", "family": OTHER_SEED, "value": value}
+            for n in range(40)
+        ]
+        notes = " ".join(footnotes(Findings.of(frame([*rows, *redrawn]))))
+        assert ("another seed moves it more" in notes) == remarked
 
 
 def test_a_method_without_a_number_comes_last() -> None:

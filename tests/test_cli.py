@@ -107,6 +107,8 @@ def test_a_run_with_nulls_calibrates_and_has_the_controls_below(
     folder = tmp_path / "here"
     names = {path.name for path in folder.iterdir()}
     assert names >= {"calibrated.csv", "ranks.csv", "whose_fault.csv", "ranks-ssim.svg"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["images_at_once"] == 32
     calibrated = pd.read_csv(folder / "calibrated.csv")
     best = calibrated.query("metric == 'ssim' and family == 'overall'")["calibrated"].max()
     first, rest = done.out.split("ssim: structural similarity", 1)
@@ -130,9 +132,9 @@ def test_check_prints_what_passed_and_fails_for_a_wrong_method(
 ) -> None:
     done = steadymap("check", "gradient", "edge")
     assert done.code == 0, done.err
-    assert "15 passed" in done.out
+    assert "16 passed" in done.out
     assert "not complete" in done.out
-    assert "2 methods, 19 checks" in done.out
+    assert "2 methods, 20 checks" in done.out
     # A user's own method, as a function and as an entry with its promises.
     (tmp_path / "my_methods.py").write_text(
         "from steadymap.bench import METHODS, Method\n"

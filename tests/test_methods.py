@@ -22,13 +22,15 @@ from support import (
 )
 from torch import Tensor, nn
 
-from steadymap.bench.attributions import BASELINES
+from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.conformance import CHECKS, check_method, registered
 from steadymap.bench.methods import (
     DEFAULT_METHODS,
     METHODS,
     BoundMethod,
     Engine,
+    Method,
+    Share,
     bind_method,
 )
 from steadymap.metrics import METRICS, Maps, evaluate
@@ -241,6 +243,47 @@ def test_every_method_passes_every_check(spec: str, engine: Engine) -> None:
     assert not failed
     reasons = [found.reason for found in findings.values() if found.result == "not applicable"]
     assert all(reasons)
+
+
+def wrong(reason: str, method: Method) -> tuple[str, str]:
+    """Return which checks fail, and what they say."""
+    findings = check_method(BoundMethod("wrong", method, ()))
+    failed = {name: found.reason for name, found in findings.items() if found.result == "failed"}
+    assert any(reason in text for text in failed.values()), failed
+    return ", ".join(failed), reason
+
+
+def test_a_method_that_changes_the_network_is_found_out() -> None:
+    def guided(classifier: Classifier, batch: Batch) -> Tensor:
+        network = classifier.module.network
+        assert isinstance(network, nn.Sequential)
+        network[1] = nn.ReLU()
+        return METHODS["gradient"].explain(classifier, batch)
+
+    assert "state" in wrong("changed: modules", Method(guided, "", ""))[0]
+
+    def retargeting(classifier: Classifier, batch: Batch) -> Tensor:
+        batch.targets[:] = 0
+        return METHODS["gradient"].explain(classifier, batch)
+
+    assert "state" in wrong("targets", Method(retargeting, "", ""))[0]
+
+
+def test_a_shared_reading_that_is_not_the_method_is_found_out() -> None:
+    usual = METHODS["gradient"]
+    share = Share("gradient", lambda seen: 2 * seen.need_gradient())
+    names, _ = wrong("off by", replace(usual, share=share, captum=None))
+    assert names == "shortcut"
+
+
+def test_a_method_that_raises_has_failed_every_check_and_stopped_none() -> None:
+    def broken(_classifier: Classifier, _batch: Batch) -> Tensor:
+        raise RuntimeError("not today")
+
+    findings = check_method(BoundMethod("broken", Method(broken, "", ""), ()))
+    assert list(findings) == list(CHECKS)
+    assert findings["form"].reason == "RuntimeError: not today"
+    assert "passed" not in {found.result for found in findings.values()}
 
 
 @pytest.mark.parametrize("spec", COMPLETE)

@@ -40,6 +40,7 @@ from steadymap.bench.records import (
     RANDOM_NETWORK,
     RECOGNISED,
     REFERENCES,
+    ROUNDED,
 )
 from steadymap.bench.references import other_seed, panel_members, randomised_twins
 from steadymap.bench.runner import measure, prepare, recognising, run
@@ -87,12 +88,13 @@ def test_every_reference_has_its_rows(records: pd.DataFrame) -> None:
         RANDOM_NETWORK: COUNT * methods * len(pairs) * 2,
         OTHER_SEED: COUNT * 2 * len(pairs) * 2,  # the random baseline, and the random control
         BATCH_OF_ONE: COUNT * methods * len(pairs),
+        ROUNDED: COUNT * methods * len(pairs),
         FLOAT64: COUNT * methods * len(pairs),
     }
     assert counts.to_dict() == expected
     recognised = records[records["metric"].str.endswith(RECOGNISED)]
     quick = recognising(METRICS)
-    assert "kendall" not in quick
+    assert quick == ["ssim", "spearman", "spearman_magnitude", "top_k_intersection"]
     assert len(recognised) == COUNT * methods * 2 * len(quick)
 
 
@@ -157,13 +159,37 @@ def test_another_seed_is_another_draw_of_the_same_method(
 
 
 def test_a_map_computed_in_another_way_is_the_same_up_to_rounding(records: pd.DataFrame) -> None:
-    for family in (BATCH_OF_ONE, FLOAT64):
+    for family in (BATCH_OF_ONE, ROUNDED, FLOAT64):
         found = records[(records["family"] == family) & (records["status"] == "ok")]
         distance = pick(found, metric="relative_l2")["value"]
         assert 0 <= distance.max() < 1e-4
         assert (pick(found, metric="spearman")["value"] > 1 - 1e-6).all()
-    double = pick(records, family=FLOAT64, method="gradient", metric="relative_l2")["value"]
-    assert (double > 0).all(), "float64 must have been computed in float64"
+    for family, spec in ((FLOAT64, "gradient"), (ROUNDED, IG)):
+        moved = pick(records, family=family, method=spec, metric="relative_l2")["value"]
+        assert (moved > 0).all(), "it must have been computed in another way"
+
+
+def test_a_network_of_one_type_has_one_way_less_and_no_accident() -> None:
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = conv_network()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.inner(images.float())
+            return logits
+
+    classifier = make_classifier(seeded(Single), (SIDE, SIDE), CLASSES)
+    setup = prepare(classifier, image_set(), PLAN)
+    maps: list[int] = []
+    records = [record for outcome in measure(setup, maps.append) for record in outcome.records]
+    assert sum(maps) == setup.map_count()
+    double = [record for record in records if record.family == FLOAT64]
+    assert {record.status for record in double} == {"skipped"}
+    assert "does not run so" in double[0].detail
+    rounded = [record for record in records if record.family == ROUNDED]
+    assert "ok" in {record.status for record in rounded}
+    assert "error" not in {record.status for record in records}
 
 
 def test_recognition_is_what_its_definition_says(classifier: Classifier) -> None:
@@ -189,10 +215,10 @@ def test_recognition_is_what_its_definition_says(classifier: Classifier) -> None
         nulls += [
             Maps.from_attributions(bind_method(spec).explain(twin, batch).numpy()) for twin in twins
         ]
-        for metric in ("spearman", "relative_l2"):
+        for metric in ("spearman", "ssim"):
             own = evaluate(METRICS[metric], maps_of(spec, classifier, index), perturbed).values[0]
             others = [evaluate(METRICS[metric], null, perturbed).values[0] for null in nulls]
-            closest = own > max(others) if metric == "spearman" else own < min(others)
+            closest = own > max(others)
             found = value(records, spec, index, family="bias", metric=metric + RECOGNISED)
             assert found == float(closest)
             seen.add(found)
@@ -222,7 +248,7 @@ def test_references_do_not_depend_on_batches_order_or_workers(
     )
     plan = PLAN.model_copy(update={"workers": workers, "batch_size": batch_size})
     both = [
-        frame[~frame["family"].isin((BATCH_OF_ONE, FLOAT64))]
+        frame[~frame["family"].isin((BATCH_OF_ONE, ROUNDED, FLOAT64))]
         .astype(dict.fromkeys(KEY, str))
         .set_index(KEY)["value"]
         .sort_index()
@@ -243,6 +269,7 @@ def test_every_pass_and_map_is_counted_beforehand(engine: str, images: int) -> N
     with count_passes(classifier) as counts:  # copies of the network bring the counter along
         list(measure(setup, maps.append))
     assert (counts.forward, counts.backward) == (expected.forward, expected.backward)
+    assert setup.plan.nulls < references_module.PANEL_IMAGES
     assert sum(maps) == setup.map_count()
 
 
@@ -338,6 +365,16 @@ def test_parameters_that_cannot_initialise_themselves_are_shuffled() -> None:
     assert len({tuple(scale.tolist()) for scale in found}) > 1
 
 
+def test_a_weight_that_is_made_of_others_is_randomised_by_these() -> None:
+    network = conv_network()
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        torch.nn.utils.weight_norm(network[0])
+    classifier = make_classifier(network, (SIDE, SIDE), CLASSES)
+    image = random_images(1)
+    other = classifier.randomised(0).module.network.get_submodule("0")
+    assert not torch.allclose(other(image), network[0](image), atol=1e-3)
+
+
 def test_statistics_of_the_data_are_forgotten_too() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(784, 3))
     norm = network[1]
@@ -365,6 +402,20 @@ def test_a_network_that_cannot_be_initialised_says_what_to_do() -> None:
     with pytest.raises(ModelError, match=r"randomised weights .*never.* use --nulls 0"):
         run(classifier, image_set(), PLAN)
     assert len(run(classifier, image_set(), PLAN.model_copy(update={"nulls": 0}))) > 0
+
+
+def test_a_network_of_constants_cannot_be_randomised() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean(dim=(2, 3)) * self.weight
+
+    classifier = make_classifier(Fixed(), (SIDE, SIDE), CLASSES)
+    with pytest.raises(ModelError, match="all its parameters are constants"):
+        classifier.randomised(0)
 
 
 def test_families_of_references_are_no_perturbations() -> None:
