@@ -6,12 +6,12 @@ import importlib.metadata
 import re
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import torch
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -25,6 +25,7 @@ from rich.table import Table
 
 from steadymap.bench import store
 from steadymap.bench.attributions import BASELINES
+from steadymap.bench.baselines import NoBaselineError
 from steadymap.bench.config import (
     ConfigError,
     Experiment,
@@ -42,7 +43,19 @@ from steadymap.bench.conformance import (
     registered,
 )
 from steadymap.bench.conformance import Result as CheckResult
+from steadymap.bench.console import (
+    EXIT_CELLS_FAILED,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_NO_BASELINE,
+    EXIT_USAGE,
+    RUNS,
+    console_of,
+    line,
+    say,
+)
 from steadymap.bench.findings import Findings
+from steadymap.bench.gating import baseline_app, compare_command, gate_command
 from steadymap.bench.heap import retain_heap
 from steadymap.bench.images import DATA_FORMS, SPLITS, DataError, open_images
 from steadymap.bench.manifest import (
@@ -57,7 +70,7 @@ from steadymap.bench.methods import METHODS
 from steadymap.bench.names import nearest
 from steadymap.bench.passes import activation_bytes
 from steadymap.bench.perturbations import PERTURBATIONS
-from steadymap.bench.planner import estimate, estimate_table
+from steadymap.bench.planner import count, estimate, estimate_table
 from steadymap.bench.records import Source
 from steadymap.bench.runner import INPUT_METRICS, Setup, measure, prepare
 from steadymap.bench.tables import footnotes, tables
@@ -74,14 +87,6 @@ from steadymap.bench.train import Recipe, save, train
 from steadymap.metrics import METRICS, Status
 from steadymap.models import MODEL_FORMS, MODELS, Classifier, ModelError, load_classifier
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_CELLS_FAILED = 3
-EXIT_INTERRUPTED = 130
-
-# A table is as wide as it needs where nobody watches, so that a log keeps it whole.
-LOG_WIDTH = 128
-
 # Each worker holds activations of its own.
 MOST_WORKERS = 4
 # An image's activations, in bytes. Measured on two cores: with 0.6 MiB (`compact`) two workers are
@@ -89,7 +94,6 @@ MOST_WORKERS = 4
 SMALL_ACTIVATIONS = 4 << 20
 RETAIN_HELP = "Keep freed memory in the process (Linux with glibc): faster, and never smaller."
 DEFAULT_EXPERIMENT = "hands"
-RUNS = Path("runs")
 
 app = typer.Typer(
     add_completion=False,
@@ -101,17 +105,12 @@ app = typer.Typer(
 )
 
 
-def _console(*, stderr: bool = False) -> Console:
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=LOG_WIDTH)
-
-
 @app.callback()
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
-        _line(_console(), importlib.metadata.version("steadymap"))
+        line(console_of(), importlib.metadata.version("steadymap"))
         raise typer.Exit
 
 
@@ -228,7 +227,7 @@ def _prepare(experiment: Experiment) -> tuple[Experiment, Setup]:
     classifier = load_classifier(experiment.model, experiment.weights, device)
     images = open_images(experiment.data, classifier.framing, experiment.split, experiment.limit)
     for name, reason in images.excluded:
-        _say(f"excluded: {name}: {reason}")
+        say(f"excluded: {name}: {reason}")
     if "workers" not in experiment.model_fields_set:
         workers = _workers(classifier, len(images))
         experiment = experiment.model_copy(update={"workers": workers})
@@ -238,13 +237,13 @@ def _prepare(experiment: Experiment) -> tuple[Experiment, Setup]:
 def _announce(experiment: Experiment, setup: Setup) -> None:
     classifier, images = setup.classifier, setup.images
     if experiment.limit and len(images) < experiment.limit:
-        _say(f"the {experiment.split} split has {len(images)} usable images of {experiment.limit}")
-    _say(
+        say(f"the {experiment.split} split has {len(images)} usable images of {experiment.limit}")
+    say(
         f"{classifier.name} on {images.name} ({experiment.split}): {len(images)} images x "
         f"{len(experiment.cells()) + 1} views x {len(experiment.bound_methods())} methods"
     )
     if classifier.module.mean.is_cuda and experiment.precision != "ieee":
-        _say(f"precision: {experiment.precision}: products are rounded, maps change with it")
+        say(f"precision: {experiment.precision}: products are rounded, maps change with it")
 
 
 def _run(experiment: Experiment, *, dry: bool) -> None:
@@ -256,14 +255,14 @@ def _run(experiment: Experiment, *, dry: bool) -> None:
         store.claim_folder(folder, source.run_id)
     _announce(experiment, setup)
     if dry:
-        _console().print(estimate_table(estimate(setup)))
+        console_of().print(estimate_table(estimate(setup)))
         return
 
     git = git_state()
 
     def describe(result: Result) -> dict[str, Any]:
         manifest = make_manifest(experiment, classifier, images, result)
-        return manifest | {"metrics": setup.metrics(), "git": git}
+        return manifest | {"metrics": setup.metrics(), "passes": asdict(count(setup)), "git": git}
 
     # A polite kill (CI cancelling a job, say) ends a run as Ctrl-C does: with what it has.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -271,11 +270,11 @@ def _run(experiment: Experiment, *, dry: bool) -> None:
         with store.recorder(folder, source, experiment.cells(), describe) as taking:
             _measure(setup, taking, keep_maps=experiment.save_maps)
     except KeyboardInterrupt:
-        _say(f"interrupted; what was measured is in {folder / store.PARTIAL}")
+        say(f"interrupted; what was measured is in {folder / store.PARTIAL}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     _report(folder)
     if taking.statuses[Status.ERROR.value]:
-        _say(f"{taking.statuses[Status.ERROR.value]} values failed: see `detail` in the records")
+        say(f"{taking.statuses[Status.ERROR.value]} values failed: see `detail` in the records")
         raise typer.Exit(EXIT_CELLS_FAILED)
 
 
@@ -305,7 +304,7 @@ def _measure(setup: Setup, taking: store.Recorder, *, keep_maps: bool) -> None:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_console(stderr=True)) as progress:
+    with Progress(*columns, console=console_of(stderr=True)) as progress:
         task = progress.add_task("maps", total=setup.map_count())
         for outcome in measure(
             setup, lambda count: progress.advance(task, count), keep_maps=keep_maps
@@ -318,14 +317,14 @@ def _report(folder: Path) -> None:
     records, manifest = store.read_run(folder)
     findings = Findings.of(records)
     findings.write(folder)
-    console = _console()
+    console = console_of()
     for title, table in tables(findings):
         console.print(title, style="bold", markup=False, highlight=False)
         console.print(table)
     for note in footnotes(findings):
-        _line(console, f"- {note}")
+        line(console, f"- {note}")
     files = ", ".join(sorted(path.name for path in folder.iterdir()))
-    _line(console, f"{manifest['wall_seconds']:.0f} s; {folder}: {files}")
+    line(console, f"{manifest['wall_seconds']:.0f} s; {folder}: {files}")
 
 
 def _device(name: str) -> torch.device:
@@ -383,18 +382,18 @@ def time_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     )
     classifier = course.load("cpu")
     images = open_images(data, classifier.framing, "test", max(batch_size, 8))
-    rows = [row for name in devices for row in time_device(course, images, name, _say)]
+    rows = [row for name in devices for row in time_device(course, images, name, say)]
     timed = dict.fromkeys(row.device for row in rows if not row.missing)
     parity = [one for name in timed if name != "cpu" for one in agreement(course, images, name)]
     write_json(path, report(course, rows, parity) | {"weights_sha256": classifier.weights_hash()})
-    console = _console()
+    console = console_of()
     console.print(timing_table(rows))
     if parity:
         console.print(agreement_table(parity))
     facts = machine(torch.device("cpu"))
     for note in timing_notes(course, facts, rows, parity):
-        _line(console, f"- {note}")
-    _line(console, f"{path}")
+        line(console, f"- {note}")
+    line(console, f"{path}")
 
 
 def _device_type(name: str) -> str:
@@ -432,10 +431,15 @@ def train_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sig
     if threads:
         torch.set_num_threads(threads)
     recipe = Recipe(epochs, batch_size, learning_rate, seed)
-    network, card = train(model, data, recipe, _device(device), _say)
+    network, card = train(model, data, recipe, _device(device), say)
     save(network, card, path)
     scores = ", ".join(f"{name} {value:.2%}" for name, value in card["accuracy"].items())
-    _line(_console(), f"accuracy: {scores}; {path}")
+    line(console_of(), f"accuracy: {scores}; {path}")
+
+
+app.add_typer(baseline_app, name="baseline")
+app.command("compare")(compare_command)
+app.command("gate")(gate_command)
 
 
 @app.command("check")
@@ -451,13 +455,13 @@ def check_command(
     bound = make_experiment([given]).bound_methods()
     findings: dict[str, dict[str, Finding]] = {}
     for one in bound:
-        _say(f"checking {one.spec}")
+        say(f"checking {one.spec}")
         findings[one.spec] = check_method(one, "captum" if engine == "captum" else "own")
-    console = _console()
+    console = console_of()
     console.print(check_table(findings))
     results = [found.result for by_check in findings.values() for found in by_check.values()]
     counts = ", ".join(f"{results.count(result)} {result}" for result in get_args(CheckResult))
-    _line(console, f"{len(findings)} methods, {len(CHECKS)} checks: {counts}")
+    line(console, f"{len(findings)} methods, {len(CHECKS)} checks: {counts}")
     if "failed" in results:
         raise typer.Exit(EXIT_FAILED)
 
@@ -475,7 +479,7 @@ def list_command(
     sections = _sections()
     if what is not None and what not in sections:
         raise ConfigError(f"unknown list {what!r}; {nearest(what, sections)}")
-    console = _console()
+    console = console_of()
     for title, rows in sections.items():
         if what in (None, title):
             table = Table(title=title, title_justify="left", title_style="bold", box=None)
@@ -516,19 +520,10 @@ def _sections() -> dict[str, list[tuple[str, str, str]]]:
     }
 
 
-def _say(text: str) -> None:
-    _line(_console(stderr=True), text)
-
-
-def _line(console: Console, text: str) -> None:
-    """Print one line as it is: names in it are no markup, and a path is not broken in two."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
     try:
         app()
     except (ConfigError, DataError, ModelError) as error:
-        _say(f"steadymap: {error}")
-        sys.exit(EXIT_USAGE)
+        say(f"steadymap: {error}")
+        sys.exit(EXIT_NO_BASELINE if isinstance(error, NoBaselineError) else EXIT_USAGE)

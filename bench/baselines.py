@@ -1,0 +1,220 @@
+"""Baseline runs: what is kept of a run to compare later ones with, small enough to be committed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from steadymap.bench.calibration import is_control
+from steadymap.bench.config import ConfigError
+from steadymap.bench.manifest import fingerprint, write_json
+from steadymap.bench.records import CLEAN, INPUT, RECOGNISED, REFERENCES, SCHEMA_VERSION
+from steadymap.bench.store import MANIFEST, RECORDS, TIMINGS, make_folder, read_run
+from steadymap.bench.views import SHARED
+from steadymap.metrics import METRICS, Status
+
+BASELINES_FOLDER = Path("results") / "baselines"
+SCORES = "scores.csv"
+
+# What a baseline keeps unless told otherwise: the headlines, and whether maps are recognised by
+# them, without which a map that ignores the image would pass for a steady one.
+KEPT_METRICS = (
+    "ssim",
+    "spearman",
+    "completeness_error",
+    "ssim" + RECOGNISED,
+    "spearman" + RECOGNISED,
+)
+KEY = ["method", "family", "metric", "image_id"]
+DIGITS = "%.6g"
+COLUMNS = [*KEY, "value", "valid", "pairs"]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class NoBaselineError(ConfigError):
+    """There is no baseline of that name."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two runs that are compared.
+
+    Attributes:
+        name: what it is called.
+        scores: one row a method, family, metric and image: `value` is the mean over severities and
+            draws of the values with status `ok` (missing where there is none), `valid` their
+            number, `pairs` how many there could have been.
+        manifest: of the run.
+        ratios: by method, seconds an image beyond the shared pass over those of that pass, both in
+            the same run.
+    """
+
+    name: str
+    scores: pd.DataFrame
+    manifest: Mapping[str, Any]
+    ratios: Mapping[str, float]
+
+
+def image_scores(records: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+    """Average records within an image: the scores of a `Side`, sorted.
+
+    Args:
+        records: of a run.
+        metrics: which to take; None takes all of methods, with what says whether maps are
+            recognised by them.
+    """
+    kept = ~records["family"].isin(REFERENCES) & (records["method"] != INPUT)
+    kept &= ~records["method"].astype(str).map(is_control)
+    chosen = records[kept].astype(dict.fromkeys(KEY, str))
+    known = chosen["metric"].str.removesuffix(RECOGNISED).isin(METRICS)
+    chosen = chosen[known if metrics is None else chosen["metric"].isin(metrics)]
+    valid = chosen["status"] == Status.OK.value
+    groups = chosen.assign(value=chosen["value"].where(valid), valid=valid).groupby(KEY)
+    table = groups.agg(value=("value", "mean"), valid=("valid", "sum"), pairs=("valid", "size"))
+    # As they will be written, so that a run compared with its own baseline has not changed.
+    table["value"] = table["value"].map(lambda value: float(DIGITS % value))
+    return table.reset_index()[COLUMNS]
+
+
+def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
+    """Read a run or a baseline.
+
+    Raises:
+        ConfigError: neither is there, or what is there has been cut or edited.
+    """
+    if (folder / RECORDS).is_file():
+        records, manifest = read_run(folder)
+        scores = image_scores(records, metrics)
+        if scores["value"].notna().sum() == 0:
+            raise ConfigError(f"{folder}: the run has no scores to compare")
+        ratios = _time_ratios(folder / TIMINGS, manifest["methods"])
+        return Side(folder.name, scores, manifest, ratios)
+    if not (folder / SCORES).is_file() or not (folder / MANIFEST).is_file():
+        raise ConfigError(
+            f"{folder} holds neither a finished run ({RECORDS}, {MANIFEST}) nor a baseline "
+            f"({SCORES}, {MANIFEST})"
+        )
+    manifest = _read_sealed(folder / MANIFEST)
+    text = (folder / SCORES).read_bytes()
+    if hashlib.sha256(text).hexdigest() != manifest["baseline"]["scores_sha256"]:
+        raise ConfigError(
+            f"{folder / SCORES} is not what was saved (cut or edited): save the baseline again"
+        )
+    scores = pd.read_csv(io.BytesIO(text), dtype=dict.fromkeys(KEY, str))
+    if metrics is not None:
+        scores = scores[scores["metric"].isin(metrics)].reset_index(drop=True)
+    return Side(folder.name, scores, manifest, manifest["baseline"]["time_ratios"])
+
+
+def _read_sealed(path: Path) -> dict[str, Any]:
+    """Read a baseline's manifest, and see that it is as it was written."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        schema = manifest["schema_version"]
+        seal = manifest["baseline"].pop("manifest_sha256")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is no manifest of a baseline: save it again") from error
+    if schema != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path} has schema version {schema}, this steadymap writes {SCHEMA_VERSION}: "
+            "save the baseline again"
+        )
+    if _seal(manifest) != seal:
+        raise ConfigError(f"{path} has been edited since it was saved: save the baseline again")
+    return dict(manifest)
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    text = json.dumps(manifest, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def baseline_folder(name: str, root: Path = BASELINES_FOLDER) -> Path:
+    """Return the folder of a baseline of that name.
+
+    Raises:
+        ConfigError: a name that is none.
+    """
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"baseline: {name!r} is no name; letters, digits, dots, dashes and underscores make one"
+        )
+    return root / name
+
+
+def open_baseline(name: str, root: Path = BASELINES_FOLDER) -> Side:
+    """Read a baseline by its name.
+
+    Raises:
+        NoBaselineError: there is none of that name.
+        ConfigError: it has been cut or edited.
+    """
+    folder = baseline_folder(name, root)
+    if not folder.is_dir():
+        known = ", ".join(baseline_names(root)) or "there are none"
+        raise NoBaselineError(
+            f"baseline: no {name!r} in {root} (known: {known}); "
+            f"make it with: steadymap baseline save RUN {name}"
+        )
+    return read_side(folder)
+
+
+def baseline_names(root: Path = BASELINES_FOLDER) -> list[str]:
+    """Return the names of the baselines in a folder."""
+    return sorted(path.parent.name for path in root.glob(f"*/{SCORES}"))
+
+
+def save_baseline(
+    run: Path, name: str, root: Path = BASELINES_FOLDER, metrics: Sequence[str] = KEPT_METRICS
+) -> Path:
+    """Keep a run's scores by image, and its manifest, as a baseline; return its folder.
+
+    Raises:
+        ConfigError: no finished run there, nothing in it to keep, or a name that is none.
+    """
+    folder = baseline_folder(name, root)
+    if not (run / RECORDS).is_file():
+        raise ConfigError(f"{run} holds no finished run ({RECORDS} and {MANIFEST})")
+    write_side(read_side(run, metrics), folder)
+    return folder
+
+
+def write_side(side: Side, folder: Path) -> None:
+    """Write a side as a baseline."""
+    make_folder(folder)
+    text = side.scores.to_csv(index=False, float_format=DIGITS, lineterminator="\n").encode()
+    sealed = dict(side.manifest)
+    sealed["baseline"] = {
+        "metrics": sorted(side.scores["metric"].unique()),
+        "scores_sha256": hashlib.sha256(text).hexdigest(),
+        "time_ratios": {spec: round(ratio, 4) for spec, ratio in side.ratios.items()},
+        "fingerprint": fingerprint(side.manifest["machine"]),
+    }
+    # As it will be read: tuples become lists, keys become text.
+    sealed = json.loads(json.dumps(sealed))
+    sealed["baseline"]["manifest_sha256"] = _seal(sealed)
+    (folder / SCORES).write_bytes(text)
+    write_json(folder / MANIFEST, sealed)
+
+
+def _time_ratios(path: Path, specs: Sequence[str]) -> dict[str, float]:
+    """Return what each method costs beyond the shared pass, in units of that pass."""
+    if not path.is_file():
+        return {}
+    timings = pd.read_csv(path)
+    timings = timings[~timings["family"].isin((*REFERENCES, CLEAN))]
+    spent = timings.groupby("part")[["seconds", "images"]].sum()
+    per_image = (spent["seconds"] / spent["images"]).to_dict()
+    if not per_image.get(SHARED):
+        return {}
+    ratios = {spec: per_image.get(spec, 0.0) / per_image[SHARED] for spec in specs}
+    # What is read off the shared pass costs next to nothing, and its time is noise.
+    return {spec: float(ratio) for spec, ratio in ratios.items() if ratio >= 1}

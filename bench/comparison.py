@@ -1,0 +1,388 @@
+"""Two runs side by side: what moved, by how much, and whether that is beyond doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import t as student
+from scipy.stats import ttest_1samp
+
+from steadymap.bench.baselines import Side
+from steadymap.bench.manifest import fingerprint
+from steadymap.bench.records import RECOGNISED
+from steadymap.bench.summary import CONFIDENCE, intervals
+from steadymap.metrics import METRICS
+from steadymap.metrics.maps import CONSTANT_SPREAD
+
+ALPHA = 1 - CONFIDENCE
+POWER = 0.8
+ROUNDING = 1e-9
+LEAST_IMAGES = 2
+
+# How much worse is still as good. Absolute where the scale is the same for every network: a
+# twentieth of the way from no likeness to identity is hardly seen; of recognition, one image in
+# ten. Shares of the baseline's own mean where the scale is the network's, or has no upper end.
+MARGINS: dict[str, float] = {
+    "ssim": 0.05,
+    "spearman": 0.05,
+    "spearman_magnitude": 0.05,
+    "kendall": 0.05,
+    "top_k_intersection": 0.05,
+    "mask_mass": 0.05,
+    **{
+        name + RECOGNISED: 0.1
+        for name in ("ssim", "spearman", "spearman_magnitude", "top_k_intersection")
+    },
+}
+RELATIVE_MARGINS: dict[str, float] = {
+    "relative_l2": 0.2,
+    "completeness_error": 0.25,
+    "completeness_error_relative": 0.25,
+}
+COVERAGE_MARGIN = 0.05
+
+# How many times as long a method may take, in shared passes of its own run.
+TIME_FACTOR = 2.0
+
+# Verdicts of a comparison.
+IMPROVED = "improved"
+WORSE = "worse"
+EQUIVALENT = "equivalent"
+INCONCLUSIVE = "inconclusive"
+MISSING = "missing"
+NEW = "new"
+UNDEFINED = "undefined"
+
+# And of a gate.
+PASS = "pass"  # noqa: S105 - no password
+FAIL = "fail"
+
+COLUMNS = [
+    "method",
+    "family",
+    "metric",
+    "images",
+    "before",
+    "after",
+    "gain",
+    "low",
+    "high",
+    "p_value",
+    "margin",
+    "detectable",
+    "coverage_before",
+    "coverage_after",
+    "verdict",
+    "gate",
+    "reason",
+]
+
+
+@dataclass(frozen=True)
+class Margins:
+    """How much worse is still as good.
+
+    Attributes:
+        absolute: by metric, in its own unit.
+        relative: by metric, as a share of the baseline's mean.
+        coverage: how far the share of defined pairs may fall.
+    """
+
+    absolute: Mapping[str, float] = field(default_factory=lambda: dict(MARGINS))
+    relative: Mapping[str, float] = field(default_factory=lambda: dict(RELATIVE_MARGINS))
+    coverage: float = COVERAGE_MARGIN
+
+    def of(self, metric: str, before: float) -> float:
+        """Return a metric's margin, in its own unit; NaN where it has none."""
+        if metric in self.absolute:
+            return self.absolute[metric]
+        return self.relative.get(metric, np.nan) * abs(before)
+
+
+@dataclass(frozen=True)
+class Differences:
+    """What differs between two manifests.
+
+    Attributes:
+        forbidding: what makes a comparison meaningless.
+        explaining: what may be why the scores differ.
+    """
+
+    forbidding: tuple[str, ...]
+    explaining: tuple[str, ...]
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Differences:
+    """Hold two manifests against each other."""
+    forbidding = [
+        _unlike(what, _at(before, *path), _at(after, *path))
+        for what, path in {
+            "schema version": ("schema_version",),
+            "data": ("data", "sha256"),
+            "seed": ("seed",),
+            "draws": ("configuration", "draws"),
+            "null maps": ("configuration", "nulls"),
+        }.items()
+        if _at(before, *path) != _at(after, *path)
+    ]
+    forbidding += _unlike_entries("severities of", _at(before, "severities"), after["severities"])
+    forbidding += _unlike_entries("metric", _at(before, "metrics"), _at(after, "metrics"))
+    forbidding += _other_steps(before["methods"], after["methods"])
+    explaining = [
+        _unlike(what, _at(before, *path), _at(after, *path))
+        for what, path in {
+            "model": ("model", "name"),
+            "weights": ("model", "weights_sha256"),
+            "layer for Grad-CAM": ("model", "cam_layer"),
+            "input size": ("model", "input_size"),
+            "engine": ("configuration", "engine"),
+            "precision": ("configuration", "precision"),
+            "device": ("machine", "device"),
+            "processor": ("machine", "processor"),
+            "commit": ("git", "commit"),
+        }.items()
+        if _at(before, *path) != _at(after, *path)
+    ]
+    explaining += _unlike_entries("version of", before["versions"], after["versions"])
+    return Differences(tuple(forbidding), tuple(explaining))
+
+
+def _at(manifest: Mapping[str, Any], *path: str) -> Any:  # noqa: ANN401 - JSON
+    found: Any = manifest
+    for key in path:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def _unlike(what: str, before: object, after: object) -> str:
+    return f"{what}: {_short(before)} and {_short(after)}"
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    # A hash says no more when it is whole.
+    return text[:12] if len(text) in (40, 64) and " " not in text else text
+
+
+def _unlike_entries(
+    what: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+) -> list[str]:
+    """Name the entries that both have and that differ."""
+    first, second = before or {}, after or {}
+    return [
+        _unlike(f"{what} {name}", first[name], second[name])
+        for name in first
+        if name in second and first[name] != second[name]
+    ]
+
+
+def _other_steps(before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """Name the methods that both have with another number of steps."""
+    first, second = ({_without_steps(spec): spec for spec in specs} for specs in (before, after))
+    return [
+        f"steps: {first[name]} and {second[name]}"
+        for name in first
+        if name in second and first[name] != second[name]
+    ]
+
+
+def _without_steps(spec: str) -> str:
+    name, _, text = spec.partition(":")
+    return ",".join([name, *(part for part in text.split(",") if not part.startswith("steps="))])
+
+
+def compare(before: Side, after: Side, margins: Margins | None = None) -> pd.DataFrame:
+    """Compare two runs, image by image.
+
+    For each method, family and metric the images that have a value in both are paired. `gain` is
+    the mean of the differences, above 0 where `after` is better, with a 95% interval from
+    resampling images (BCa). `p_value` is that of a paired t-test for any change, adjusted over the
+    family of all comparisons after Holm.
+
+    The verdict is `equivalent` where the interval lies within the margin on both sides; else
+    `improved` or `worse` where the adjusted p-value is below 0.05; else `inconclusive`. `missing`
+    and `new` have a value on one side alone, `undefined` on none. `detectable` is the smallest
+    change that so many images would show, by that test alone, with a power of 80%.
+
+    The gate asks another question: is it worse by more than the margin? `fail` where that is beyond
+    doubt (one-sided paired t-test against the margin, adjusted after Holm, below 0.05), where
+    coverage fell by more than its margin, or where a value is missing; `pass` where the interval's
+    lower end is above minus the margin; else `inconclusive`. Metrics without a margin have no gate.
+
+    Where all images change alike there is no spread to test with: no change is no change (p = 1),
+    any other is one (p = 0).
+
+    Args:
+        before: the baseline.
+        after: the run to judge.
+        margins: left out, the documented ones.
+    """
+    margins = margins or Margins()
+    keys = ["method", "family", "metric"]
+    joined = before.scores.merge(
+        after.scores, on=[*keys, "image_id"], how="outer", suffixes=("_before", "_after")
+    )
+    rows: list[dict[str, object]] = []
+    gains: list[NDArray[np.float64]] = []
+    for key, group in joined.groupby(keys, sort=True):
+        row, gain = _paired(dict(zip(keys, map(str, key), strict=True)), group)
+        row["margin"] = margins.of(str(row["metric"]), float(str(row["before"])))
+        rows.append(row)
+        gains.append(gain)
+    for row, interval in zip(rows, intervals(gains), strict=True):
+        row |= {"gain": interval.mean, "low": interval.low, "high": interval.high}
+    any_change = _holm([_p_value(gain, 0.0, "two-sided") for gain in gains])
+    too_much = _holm(
+        [
+            _p_value(gain, -float(str(row["margin"])), "less")
+            for row, gain in zip(rows, gains, strict=True)
+        ]
+    )
+    for row, changed, lost in zip(rows, any_change, too_much, strict=True):
+        row["p_value"] = changed
+        row["verdict"] = _verdict(row, changed)
+        row["gate"], row["reason"] = _gate(row, lost, margins.coverage)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _paired(key: dict[str, str], group: pd.DataFrame) -> tuple[dict[str, object], NDArray[Any]]:
+    """Return what is known of one comparison, and the gain of each image that has both values."""
+    both = group.dropna(subset=["value_before", "value_after"])
+    sign = -1.0 if better(key["metric"]) == "lower" else 1.0
+    gain = sign * (both["value_after"] - both["value_before"]).to_numpy(dtype=np.float64)
+    spread = gain.std(ddof=1) if len(gain) >= LEAST_IMAGES else np.nan
+    reach = student.ppf(1 - ALPHA / 2, len(gain) - 1) + student.ppf(POWER, len(gain) - 1)
+    row: dict[str, object] = {
+        **key,
+        "images": len(both),
+        "before": _mean(both if len(both) else group, "value_before"),
+        "after": _mean(both if len(both) else group, "value_after"),
+        "detectable": reach * spread / np.sqrt(len(gain)) if len(gain) >= LEAST_IMAGES else np.nan,
+        "coverage_before": _coverage(group, "before"),
+        "coverage_after": _coverage(group, "after"),
+    }
+    return row, gain
+
+
+def _mean(group: pd.DataFrame, column: str) -> float:
+    return float(group[column].mean())
+
+
+def _coverage(group: pd.DataFrame, side: str) -> float:
+    pairs = group[f"pairs_{side}"].sum()
+    return float(group[f"valid_{side}"].sum() / pairs) if pairs else np.nan
+
+
+def better(metric: str) -> str:
+    """Return whether a higher or a lower value of a metric is better."""
+    name = metric.removesuffix(RECOGNISED)
+    return "higher" if metric.endswith(RECOGNISED) else METRICS[name].better
+
+
+def _p_value(
+    gain: NDArray[np.float64], value: float, alternative: Literal["two-sided", "less"]
+) -> float:
+    """Test whether the mean gain is `value`; NaN where there is nothing to test."""
+    if len(gain) < LEAST_IMAGES or np.isnan(value):
+        return np.nan
+    if np.ptp(gain) <= CONSTANT_SPREAD * np.abs(gain).max():
+        beyond = gain[0] < value if alternative == "less" else gain[0] != value
+        return 0.0 if beyond else 1.0
+    return float(ttest_1samp(gain, value, alternative=alternative).pvalue)
+
+
+def _holm(p_values: list[float]) -> list[float]:
+    """Adjust p-values after Holm; those that are missing stay so, and do not count."""
+    adjusted = np.array(p_values, dtype=np.float64)
+    known = np.isfinite(adjusted)
+    if known.any():
+        # Loaded here: it takes a second, which most commands need not wait for.
+        from statsmodels.stats.multitest import multipletests  # noqa: PLC0415
+
+        adjusted[known] = multipletests(adjusted[known], alpha=ALPHA, method="holm")[1]
+    return [float(value) for value in adjusted]
+
+
+def _verdict(row: Mapping[str, Any], p_value: float) -> str:
+    lacks = np.isnan(row["before"]), np.isnan(row["after"])
+    if any(lacks):
+        return {(True, True): UNDEFINED, (True, False): NEW}.get(lacks, MISSING)
+    unmoved = row["low"] == row["high"] == 0
+    if unmoved or (row["low"] > -row["margin"] and row["high"] < row["margin"]):
+        return EQUIVALENT
+    if p_value < ALPHA:
+        return IMPROVED if row["gain"] > 0 else WORSE
+    return INCONCLUSIVE
+
+
+def _gate(row: Mapping[str, Any], p_value: float, coverage: float) -> tuple[str, str]:
+    """Return pass, fail or inconclusive, and why; nothing for a metric without a margin."""
+    if row["verdict"] == MISSING:
+        return FAIL, "had values, and has none"
+    if row["verdict"] in (NEW, UNDEFINED) or np.isnan(row["margin"]):
+        return "", ""
+    fallen = row["coverage_before"] - row["coverage_after"]
+    if fallen - coverage > ROUNDING:
+        return FAIL, f"coverage fell by {fallen:.1%}, more than {coverage:.0%}"
+    if p_value < ALPHA:
+        return FAIL, f"worse by more than {row['margin']:.3g}"
+    if row["low"] >= -row["margin"]:
+        return PASS, ""
+    return INCONCLUSIVE, f"a loss of more than {row['margin']:.3g} cannot be ruled out"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing that a gate looks at.
+
+    Attributes:
+        name: what.
+        result: pass, fail or inconclusive.
+        message: the numbers.
+    """
+
+    name: str
+    result: str
+    message: str
+
+
+def timing_cases(before: Side, after: Side) -> list[Case]:
+    """Judge what maps cost: passes exactly, time as ratios within a run on the same machine.
+
+    Passes are those that the plans take, where both have the same methods. Seconds of different
+    runs are never compared: a method's are divided by those of the shared pass of its own run, and
+    may double, on a machine of the same fingerprint.
+    """
+    first, second = before.manifest, after.manifest
+    cases = []
+    passes = _at(first, "passes"), _at(second, "passes")
+    if first["methods"] == second["methods"] and all(passes):
+        result = PASS if passes[0] == passes[1] else FAIL
+        text = " -> ".join(
+            f"{one['forward']} forward, {one['backward']} backward" for one in passes
+        )
+        cases.append(Case("passes through the network", result, text))
+    if fingerprint(first["machine"]) != fingerprint(second["machine"]):
+        return cases
+    for spec in before.ratios:
+        if spec in after.ratios:
+            ratio = after.ratios[spec] / before.ratios[spec]
+            text = (
+                f"{before.ratios[spec]:.1f} -> {after.ratios[spec]:.1f} shared passes, "
+                f"{ratio:.2f} times (at most {TIME_FACTOR:g})"
+            )
+            cases.append(Case(f"time of {spec}", FAIL if ratio > TIME_FACTOR else PASS, text))
+    return cases
+
+
+def plain(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a row for JSON, which knows no NaN."""
+    return {
+        key: None if isinstance(value, float) and not np.isfinite(value) else value
+        for key, value in row.items()
+    }

@@ -1,0 +1,69 @@
+"""How much worse is still as good: the margins of a gate, from YAML and flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from steadymap.bench.comparison import MARGINS, RELATIVE_MARGINS, Margins
+from steadymap.bench.config import ConfigError, read_config
+from steadymap.bench.names import nearest
+
+
+def read_margins(path: Path | None, texts: Sequence[str] = ()) -> Margins:
+    """Return the documented margins, with those of a file and of flags over them.
+
+    Args:
+        path: YAML with any of `absolute`, `relative` (metrics with their margins) and `coverage`.
+        texts: METRIC=MARGIN, in the metric's own unit.
+
+    Raises:
+        ConfigError: an unknown key or metric, or a margin that is no number of 0 or more.
+    """
+    absolute, relative = dict(MARGINS), dict(RELATIVE_MARGINS)
+    coverage: float = Margins().coverage
+    known = [*MARGINS, *RELATIVE_MARGINS]
+    content = {} if path is None else read_config(path)
+    for key, value in content.items():
+        if key == "coverage":
+            coverage = _number("coverage", value)
+        elif key in ("absolute", "relative") and isinstance(value, dict):
+            for metric, margin in value.items():
+                _set((absolute, relative), key, _known(str(metric), known), margin)
+        else:
+            raise ConfigError(
+                f"margins: {path} has {key!r}; known: absolute, relative (each with metrics and "
+                "their margins) and coverage"
+            )
+    for text in texts:
+        metric, equals, margin = text.partition("=")
+        if not equals:
+            raise ConfigError(f"margin: expected METRIC=NUMBER, got {text!r}")
+        _set((absolute, relative), "absolute", _known(metric, known), margin)
+    return Margins(absolute, relative, coverage)
+
+
+def _set(
+    margins: tuple[dict[str, float], dict[str, float]], kind: str, metric: str, value: object
+) -> None:
+    """Set a margin of one kind, and take that of the other kind away."""
+    absolute, relative = margins
+    chosen, other = (absolute, relative) if kind == "absolute" else (relative, absolute)
+    chosen[metric] = _number(metric, value)
+    other.pop(metric, None)
+
+
+def _known(metric: str, known: Sequence[str]) -> str:
+    if metric not in known:
+        raise ConfigError(f"margin: unknown metric {metric!r}; {nearest(metric, known)}")
+    return metric
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        number = float(str(value))
+    except ValueError as error:
+        raise ConfigError(f"margin: {name}: expected a number, got {value!r}") from error
+    if not 0 <= number < float("inf"):
+        raise ConfigError(f"margin: {name}: must be 0 or more, got {value}")
+    return number

@@ -1,0 +1,154 @@
+"""A pytest plugin: hold a model's saliency maps against a committed baseline.
+
+    def test_maps_are_as_steady_as_they_were(steadymap_gate):
+        steadymap_gate("mine", classifier, images, plan)
+
+`pytest --steadymap-update-baseline` makes or renews the baselines. Loaded by every pytest of an
+environment that has steadymap: it imports nothing large until the fixture is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from steadymap.bench.baselines import Side
+    from steadymap.bench.comparison import Margins
+    from steadymap.bench.config import Plan
+    from steadymap.bench.images import ImageSet
+    from steadymap.models import Classifier
+
+WORST = 3
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the plugin's options."""
+    group = parser.getgroup("steadymap", "steadiness of saliency maps")
+    group.addoption(
+        "--steadymap-update-baseline",
+        action="store_true",
+        help="write the baselines of steadymap_gate anew, and compare nothing",
+    )
+    group.addoption(
+        "--steadymap-baselines",
+        default="results/baselines",
+        metavar="DIR",
+        help="folder of the baselines, below pytest's root (default: %(default)s)",
+    )
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Runs a plan on a model and holds it against a baseline.
+
+    Attributes:
+        root: folder of the baselines.
+        update: whether to write the baseline and compare nothing.
+        extra_info: of pytest-benchmark, if the test uses it; the scores go there.
+    """
+
+    root: Path
+    update: bool
+    extra_info: dict[str, Any] | None = None
+
+    def __call__(
+        self,
+        name: str,
+        classifier: Classifier,
+        images: ImageSet | Tensor,
+        plan: Plan | None = None,
+        margins: Margins | None = None,
+    ) -> pd.DataFrame:
+        """Fail the test if maps are worse than the baseline by more than the margins.
+
+        Args:
+            name: of the baseline.
+            classifier: see `steadymap.models.make_classifier`.
+            images: an image set, or a tensor (N, 3, H, W), float32 in [0, 1].
+            plan: methods, families and severities; left out, all of them.
+            margins: left out, the documented ones.
+
+        Returns:
+            The comparison, one row a method, family and metric; empty where the baseline was made.
+        """
+        from steadymap.bench import baselines, comparison  # noqa: PLC0415 - large
+        from steadymap.bench.config import ConfigError  # noqa: PLC0415 - large
+        from steadymap.bench.sides import measure_side  # noqa: PLC0415 - large
+
+        side = measure_side(classifier, images, plan)
+        if self.extra_info is not None:
+            self.extra_info["steadymap"] = _means(side)
+        try:
+            folder = baselines.baseline_folder(name, self.root)
+            if self.update:
+                baselines.write_side(side, folder)
+                return comparison.compare(side, side).iloc[:0]
+            before = baselines.open_baseline(name, self.root)
+        except baselines.NoBaselineError:
+            pytest.fail(
+                f"no baseline {name!r} in {self.root}; make it with --steadymap-update-baseline",
+                pytrace=False,
+            )
+        except ConfigError as error:
+            pytest.fail(str(error), pytrace=False)
+        differing = comparison.differences(before.manifest, side.manifest)
+        if differing.forbidding:
+            reasons = "\n  ".join(differing.forbidding)
+            pytest.fail(f"cannot be compared with {name!r}:\n  {reasons}", pytrace=False)
+        rows = comparison.compare(before, side, margins)
+        failed = rows[rows["gate"] == comparison.FAIL]
+        if len(failed):
+            lines = [_failure(row, before, side) for row in failed.to_dict("records")]
+            lines += [f"differs: {text}" for text in differing.explaining]
+            pytest.fail("\n".join([f"worse than baseline {name!r}:", *lines]), pytrace=False)
+        return rows
+
+
+def _means(side: Side) -> dict[str, float]:
+    means = side.scores.groupby(["method", "family", "metric"])["value"].mean().dropna()
+    table = means.reset_index().to_dict("records")
+    return {f"{r['method']} / {r['family']} / {r['metric']}": float(r["value"]) for r in table}
+
+
+def _failure(row: dict[Any, Any], before: Side, after: Side) -> str:
+    """Say what became worse, from what to what, and on which images most."""
+    from steadymap.bench.comparison import better  # noqa: PLC0415 - large
+    from steadymap.bench.verdict import numbers  # noqa: PLC0415 - large
+
+    head = f"  {row['method']} / {row['family']} / {row['metric']}: {numbers(row)}; {row['reason']}"
+    key = ["method", "family", "metric"]
+    sides = []
+    for side in (before, after):
+        chosen = side.scores
+        for name in key:
+            chosen = chosen[chosen[name] == row[name]]
+        sides.append(chosen.set_index("image_id")["value"])
+    sign = -1.0 if better(str(row["metric"])) == "lower" else 1.0
+    gain = (sign * (sides[1] - sides[0])).dropna().sort_values()
+    names = after.manifest["data"]["pictures"]
+    worst = [
+        f"    {names.get(image, image)}: {sides[0][image]:.4g} -> {sides[1][image]:.4g}"
+        for image in gain.index[:WORST]
+    ]
+    return "\n".join([head, *worst])
+
+
+@pytest.fixture
+def steadymap_gate(request: pytest.FixtureRequest) -> Callable[..., pd.DataFrame]:
+    """Return a function that holds a model against a baseline; see `Gate`."""
+    extra_info = None
+    if "benchmark" in request.fixturenames:
+        extra_info = getattr(request.getfixturevalue("benchmark"), "extra_info", None)
+    return Gate(
+        request.config.rootpath / str(request.config.getoption("--steadymap-baselines")),
+        bool(request.config.getoption("--steadymap-update-baseline")),
+        extra_info,
+    )

@@ -1,0 +1,511 @@
+"""Comparisons and gates: on scores whose answer is known."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import bootstrap, ttest_1samp
+from scipy.stats import t as student
+from statsmodels.stats.multitest import multipletests
+
+from steadymap.bench.baselines import (
+    KEPT_METRICS,
+    NoBaselineError,
+    Side,
+    baseline_names,
+    image_scores,
+    open_baseline,
+    read_side,
+    write_side,
+)
+from steadymap.bench.comparison import (
+    EQUIVALENT,
+    FAIL,
+    IMPROVED,
+    INCONCLUSIVE,
+    MARGINS,
+    MISSING,
+    NEW,
+    PASS,
+    RELATIVE_MARGINS,
+    UNDEFINED,
+    WORSE,
+    Margins,
+    better,
+    compare,
+    differences,
+    timing_cases,
+)
+from steadymap.bench.config import ConfigError
+from steadymap.bench.margins import read_margins
+from steadymap.bench.randomness import generator
+from steadymap.bench.records import RECOGNISED
+from steadymap.bench.runner import recognising
+from steadymap.bench.verdict import (
+    SUMMARY_BYTES,
+    Verdict,
+    as_bencher,
+    as_benchmark,
+    as_json,
+    as_junit,
+    as_markdown,
+)
+from steadymap.metrics import METRICS
+
+MANIFEST: dict[str, Any] = {
+    "schema_version": 1,
+    "seed": 0,
+    "configuration": {"draws": 1, "nulls": 3, "engine": "own", "precision": "ieee"},
+    "severities": {"bias": [0.1, 0.2]},
+    "metrics": {"ssim": "structural"},
+    "methods": ["gradient", "integrated_gradients:baseline=black,steps=32"],
+    "model": {"name": "m", "weights_sha256": "a" * 64, "cam_layer": "3", "input_size": [8, 8]},
+    "data": {"sha256": "d" * 64, "pictures": {}},
+    "machine": {"device": "cpu", "processor": "x", "cores": 2},
+    "versions": {"torch": "2.11"},
+    "git": {"commit": "c" * 40},
+    "passes": {"forward": 10, "backward": 8, "at_least": False},
+}
+
+
+def side(
+    values: Mapping[str, NDArray[np.float64] | list[float]],
+    metric: str = "ssim",
+    pairs: int = 2,
+    **changes: object,
+) -> Side:
+    """A run with one family: values of each method's images, NaN where there is none."""
+    rows = [
+        {
+            "method": method,
+            "family": "bias",
+            "metric": metric,
+            "image_id": f"i{place:02d}",
+            "value": value,
+            "valid": 0 if math.isnan(value) else pairs,
+            "pairs": pairs,
+        }
+        for method, column in values.items()
+        for place, value in enumerate(column)
+    ]
+    return Side("run", pd.DataFrame(rows), MANIFEST | changes, {})
+
+
+def one(before: Side, after: Side, margins: Margins | None = None) -> dict[str, Any]:
+    (row,) = compare(before, after, margins).to_dict("records")
+    return {str(key): value for key, value in row.items()}
+
+
+RNG = np.random.default_rng(5)
+BASE = 0.6 + 0.1 * RNG.standard_normal(60)
+NOISE = 0.04 * RNG.standard_normal(60)
+
+
+# --- the numbers ----------------------------------------------------------------------------------
+
+
+def test_identical_runs_have_not_changed_at_all() -> None:
+    row = one(side({"gradient": BASE}), side({"gradient": BASE}))
+    assert (row["gain"], row["low"], row["high"]) == (0, 0, 0)
+    assert row["p_value"] == 1
+    assert (row["verdict"], row["gate"], row["detectable"]) == (EQUIVALENT, PASS, 0)
+    alone = one(side({"gradient": [0.5]}), side({"gradient": [0.5]}))
+    assert alone["images"] == 1
+    assert alone["gate"] == INCONCLUSIVE, "one image cannot rule a loss out"
+
+
+def test_the_numbers_are_those_of_scipy_and_statsmodels() -> None:
+    methods = {"a": -0.02, "b": 0.0, "c": -0.2}
+    before = side(dict.fromkeys(methods, BASE))
+    after = side({name: BASE + NOISE + change for name, change in methods.items()})
+    rows = compare(before, after).set_index("method")
+    p_values = []
+    for name, change in methods.items():
+        gain = np.array([float(f"{x:.15g}") for x in NOISE + change])
+        expected = bootstrap(
+            (gain,), np.mean, n_resamples=2000, method="BCa", rng=generator("interval", 60)
+        ).confidence_interval
+        row = rows.loc[name]
+        assert row["gain"] == pytest.approx(gain.mean())
+        assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high), abs=1e-9)
+        spread = gain.std(ddof=1) / math.sqrt(60)
+        reach = student.ppf(0.975, 59) + student.ppf(0.8, 59)
+        assert row["detectable"] == pytest.approx(reach * spread)
+        p_values.append(ttest_1samp(gain, 0).pvalue)
+    assert rows["p_value"].to_numpy() == pytest.approx(multipletests(p_values, method="holm")[1])
+
+
+def test_images_are_paired_by_id_whatever_their_order() -> None:
+    before, after = side({"gradient": BASE}), side({"gradient": BASE + NOISE})
+    mixed = replace(after, scores=after.scores.sample(frac=1, random_state=1))
+    assert one(before, mixed) == one(before, after)
+
+
+def test_only_images_with_both_values_are_compared() -> None:
+    first, second = BASE.copy(), BASE - 0.3
+    first[:10], second[-10:] = np.nan, np.nan
+    row = one(side({"gradient": first}), side({"gradient": second}))
+    assert row["images"] == 40
+    assert row["before"] == pytest.approx(BASE[10:50].mean())
+    assert row["gain"] == pytest.approx(-0.3)
+    assert (row["coverage_before"], row["coverage_after"]) == (50 / 60, 50 / 60)
+
+
+@pytest.mark.parametrize(
+    ("metric", "change", "verdict"),
+    [
+        ("ssim", -0.2, WORSE),
+        ("ssim", 0.2, IMPROVED),
+        ("completeness_error", 0.5, WORSE),
+        ("completeness_error", -0.5, IMPROVED),
+        ("ssim" + RECOGNISED, -0.3, WORSE),
+        ("ssim", -0.01, EQUIVALENT),
+        ("ssim", 0.0, EQUIVALENT),
+    ],
+)
+def test_a_verdict_knows_which_way_is_better(metric: str, change: float, verdict: str) -> None:
+    before, after = side({"a": BASE}, metric), side({"a": BASE + NOISE + change}, metric)
+    row = one(before, after)
+    assert row["verdict"] == verdict
+    assert (row["gate"] == FAIL) == (verdict == WORSE)
+    assert (row["gain"] > 0) == (verdict == IMPROVED) or verdict == EQUIVALENT
+
+
+def test_what_cannot_be_told_is_inconclusive() -> None:
+    few = slice(0, 4)
+    row = one(side({"a": BASE[few]}), side({"a": BASE[few] + 5 * NOISE[few]}))
+    assert row["verdict"] == row["gate"] == INCONCLUSIVE
+    assert "cannot be ruled out" in row["reason"]
+    assert row["detectable"] > row["margin"]
+
+
+def test_where_all_images_change_alike_there_is_no_doubt() -> None:
+    flat = np.full(60, 0.5)
+    for change, verdict, gate in ((-0.25, WORSE, FAIL), (0.25, IMPROVED, PASS)):
+        row = one(side({"a": flat}), side({"a": flat + change}))
+        assert (row["p_value"], row["verdict"], row["gate"]) == (0, verdict, gate)
+
+
+def test_a_value_that_is_gone_fails_and_a_new_one_does_not() -> None:
+    nothing = np.full(60, np.nan)
+    row = one(side({"a": BASE}), side({"a": nothing}))
+    assert (row["verdict"], row["gate"]) == (MISSING, FAIL)
+    assert row["before"] == pytest.approx(BASE.mean())
+    row = one(side({"a": nothing}), side({"a": BASE}))
+    assert (row["verdict"], row["gate"]) == (NEW, "")
+    row = one(side({"a": nothing}), side({"a": nothing}))
+    assert (row["verdict"], row["gate"]) == (UNDEFINED, "")
+    rows = compare(side({"a": BASE, "b": BASE}), side({"a": BASE})).set_index("method")
+    assert rows.loc["b", "gate"] == FAIL
+
+
+def test_coverage_that_falls_beyond_its_margin_fails() -> None:
+    for lost, gate in ((3, PASS), (4, FAIL)):
+        after = BASE.copy()
+        after[:lost] = np.nan
+        row = one(side({"a": BASE}), side({"a": after}))
+        assert row["gate"] == gate, lost
+    assert "coverage fell by 6.7%" in row["reason"]
+
+
+def test_the_gate_looks_beyond_the_margin() -> None:
+    margin = MARGINS["ssim"]
+    for loss, gate in ((0.5 * margin, PASS), (2 * margin, FAIL), (margin, INCONCLUSIVE)):
+        noise = NOISE - NOISE.mean()
+        assert one(side({"a": BASE}), side({"a": BASE + noise - loss}))["gate"] == gate
+
+
+def test_one_loss_among_many_comparisons_must_be_clearer() -> None:
+    margin = MARGINS["ssim"]
+    noise = NOISE - NOISE.mean()
+    loss = margin + 2.2 * noise.std(ddof=1) / math.sqrt(60)
+    before, after = {"a": BASE}, {"a": BASE + noise - loss}
+    assert one(side(before), side(after))["gate"] == FAIL
+    others = {f"m{place}": BASE for place in range(40)}
+    moved = dict.fromkeys(others, BASE + noise)
+    rows = compare(side(before | others), side(after | moved)).set_index("method")
+    assert rows.loc["a", "gate"] == INCONCLUSIVE
+
+
+def test_margins_are_absolute_or_a_share_of_the_baseline() -> None:
+    assert Margins().of("ssim", 0.3) == 0.05
+    assert Margins().of("completeness_error", -0.8) == pytest.approx(0.2)
+    assert math.isnan(Margins({}, {}).of("ssim", 0.3))
+    row = one(side({"a": BASE}), side({"a": BASE - 0.3}), Margins({}, {}))
+    assert (row["verdict"], row["gate"]) == (WORSE, ""), "without a margin there is no gate"
+
+
+def test_every_metric_has_a_margin_and_a_better_side() -> None:
+    names = {*METRICS, *(name + RECOGNISED for name in recognising(METRICS))}
+    assert names == set(MARGINS) | set(RELATIVE_MARGINS)
+    assert not set(MARGINS) & set(RELATIVE_MARGINS)
+    assert set(KEPT_METRICS) <= names
+    assert {name: better(name) for name in METRICS} == {n: m.better for n, m in METRICS.items()}
+    assert better("relative_l2") == "lower"
+    assert better("ssim" + RECOGNISED) == "higher"
+
+
+# --- what may be compared -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"schema_version": 0}, "schema version: 1 and 0"),
+        ({"seed": 1}, "seed: 0 and 1"),
+        ({"data": {"sha256": "e" * 64}}, "data: dddddddddddd and eeeeeeeeeeee"),
+        ({"severities": {"bias": [0.1]}}, "severities of bias: [0.1, 0.2] and [0.1]"),
+        ({"metrics": {"ssim": "other"}}, "metric ssim: structural and other"),
+        ({"configuration": {"draws": 2, "nulls": 3}}, "draws: 1 and 2"),
+        (
+            {"methods": ["gradient", "integrated_gradients:baseline=black,steps=4"]},
+            "steps: integrated_gradients:baseline=black,steps=32 and",
+        ),
+    ],
+)
+def test_what_forbids_a_comparison_is_named(change: dict[str, Any], text: str) -> None:
+    found = differences(MANIFEST, MANIFEST | change)
+    assert len(found.forbidding) == 1
+    assert text in found.forbidding[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"versions": {"torch": "2.12"}}, "version of torch: 2.11 and 2.12"),
+        ({"model": MANIFEST["model"] | {"weights_sha256": "b" * 64}}, "weights: aaaaaaaaaaaa and"),
+        ({"model": MANIFEST["model"] | {"cam_layer": "0"}}, "layer for Grad-CAM: 3 and 0"),
+        ({"machine": MANIFEST["machine"] | {"device": "cuda"}}, "device: cpu and cuda"),
+        ({"git": None}, "commit: cccccccccccc and None"),
+    ],
+)
+def test_what_may_explain_a_difference_is_said(change: dict[str, Any], text: str) -> None:
+    found = differences(MANIFEST, MANIFEST | change)
+    assert not found.forbidding
+    assert len(found.explaining) == 1
+    assert text in found.explaining[0]
+
+
+def test_a_method_more_or_less_forbids_nothing() -> None:
+    found = differences(MANIFEST, MANIFEST | {"methods": ["gradient", "grad_cam:relu=true"]})
+    assert found.forbidding == found.explaining == ()
+
+
+def test_passes_are_compared_exactly_and_times_as_ratios_on_one_machine() -> None:
+    spec = "integrated_gradients:baseline=black,steps=32"
+    before = replace(side({"a": BASE}), ratios={spec: 30.0})
+    for ratio, forward, results in (
+        (31.0, 10, [PASS, PASS]),
+        (59.0, 10, [PASS, PASS]),
+        (61.0, 11, [FAIL, FAIL]),
+    ):
+        passes = {"forward": forward, "backward": 8, "at_least": False}
+        after = replace(side({"a": BASE}, passes=passes), ratios={spec: ratio})
+        assert [case.result for case in timing_cases(before, after)] == results
+    elsewhere = replace(
+        side({"a": BASE}, machine={"device": "cpu", "processor": "y"}), ratios={spec: 99.0}
+    )
+    assert [case.name for case in timing_cases(before, elsewhere)] == ["passes through the network"]
+    others = replace(side({"a": BASE}, methods=["gradient"]), ratios={})
+    assert timing_cases(before, others) == []
+
+
+# --- baselines ------------------------------------------------------------------------------------
+
+
+def saved(folder: Path) -> Path:
+    write_side(side({"b": BASE, "a": BASE + NOISE}), folder / "mine")
+    return folder / "mine"
+
+
+def test_a_baseline_comes_back_as_it_was(tmp_path: Path) -> None:
+    scores = image_scores(records_of(BASE))
+    original = replace(side({}), scores=scores, ratios={"gradient": 3.0})
+    write_side(original, tmp_path / "mine")
+    again = open_baseline("mine", tmp_path)
+    pd.testing.assert_frame_equal(again.scores, scores, check_dtype=False)
+    assert again.ratios == {"gradient": 3.0}
+    row = one(again, original)
+    assert (row["gain"], row["low"], row["high"]) == (0, 0, 0)
+    assert not differences(again.manifest, original.manifest).explaining
+    assert baseline_names(tmp_path) == ["mine"]
+    first = (tmp_path / "mine" / "scores.csv").read_bytes()
+    write_side(original, tmp_path / "mine")
+    assert (tmp_path / "mine" / "scores.csv").read_bytes() == first
+    lines = first.decode().splitlines()
+    assert lines[0] == "method,family,metric,image_id,value,valid,pairs"
+    assert lines[1:] == sorted(lines[1:])
+
+
+def records_of(values: NDArray[np.float64]) -> pd.DataFrame:
+    base = {"method": "gradient", "family": "bias", "metric": "ssim", "status": "ok"}
+    rows = [
+        base | {"image_id": f"i{place:02d}", "value": value + step}
+        for place, value in enumerate(values)
+        for step in (-0.01, 0.01)
+    ]
+    extra = [
+        base | {"image_id": "i00", "value": math.nan, "status": "degenerate"},
+        base | {"image_id": "i00", "value": 9.0, "family": "other_image"},
+        base | {"image_id": "i00", "value": 9.0, "method": "edge"},
+        base | {"image_id": "i00", "value": 9.0, "method": "input", "metric": "input_change"},
+    ]
+    return pd.DataFrame([*rows, *extra])
+
+
+def test_scores_are_means_within_an_image_without_controls_and_references() -> None:
+    scores = image_scores(records_of(BASE))
+    assert len(scores) == 60
+    assert scores["value"].to_numpy() == pytest.approx(BASE, rel=1e-5)
+    assert scores.loc[[0], ["valid", "pairs"]].to_numpy().tolist() == [[2, 3]]
+    assert set(scores["method"]) == {"gradient"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("cut", "is not what was saved (cut or edited): save the baseline again"),
+        ("edit", "has been edited since it was saved"),
+        ("schema", "has schema version 0, this steadymap writes 1"),
+        ("json", "is no manifest of a baseline"),
+        ("run", "holds neither a finished run"),
+    ],
+)
+def test_a_damaged_baseline_is_refused_in_one_line(
+    damage: str, message: str, tmp_path: Path
+) -> None:
+    folder = saved(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    if damage == "cut":
+        text = (folder / "scores.csv").read_text()
+        (folder / "scores.csv").write_text(text[: len(text) // 2])
+    elif damage == "edit":
+        manifest["seed"] = 7
+    elif damage == "schema":
+        manifest["schema_version"] = 0
+    elif damage == "run":
+        (folder / "scores.csv").unlink()
+    text = "{" if damage == "json" else json.dumps(manifest)
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        open_baseline("mine", tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_baseline_that_is_not_there_has_an_error_of_its_own(tmp_path: Path) -> None:
+    saved(tmp_path)
+    with pytest.raises(NoBaselineError, match=r"no 'other' .* \(known: mine\)"):
+        open_baseline("other", tmp_path)
+    for name in ("../mine", "", "a/b", "."):
+        with pytest.raises(ConfigError, match="is no name"):
+            open_baseline(name, tmp_path)
+    with pytest.raises(ConfigError, match="holds neither"):
+        read_side(tmp_path)
+
+
+# --- margins from outside -------------------------------------------------------------------------
+
+
+def test_margins_come_from_yaml_and_flags(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text("absolute: {completeness_error: 0.3}\nrelative: {ssim: 0.1}\ncoverage: 0.2\n")
+    found = read_margins(path, ["spearman=0.02"])
+    assert found.of("completeness_error", 9.0) == 0.3
+    assert found.of("ssim", 0.5) == pytest.approx(0.05)
+    assert found.of("spearman", 0.5) == 0.02
+    assert found.coverage == 0.2
+    assert read_margins(None) == Margins()
+
+
+@pytest.mark.parametrize(
+    ("yaml", "flag", "message"),
+    [
+        ("absolut: {ssim: 1}", "", "has 'absolut'"),
+        ("absolute: {sim: 1}", "", "unknown metric 'sim'; did you mean ssim?"),
+        ("absolute: {ssim: -1}", "", "ssim: must be 0 or more, got -1"),
+        ("coverage: much", "", "coverage: expected a number, got 'much'"),
+        ("", "ssim", "expected METRIC=NUMBER, got 'ssim'"),
+        ("", "ssim=x", "ssim: expected a number, got 'x'"),
+    ],
+)
+def test_a_bad_margin_names_what_is_wrong(
+    yaml: str, flag: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(yaml)
+    with pytest.raises(ConfigError) as caught:
+        read_margins(path if yaml else None, [flag] if flag else [])
+    assert message in str(caught.value)
+
+
+# --- what other tools read ------------------------------------------------------------------------
+
+
+def verdict_of(loss: float, count: int = 1) -> Verdict:
+    before = {f"<m{place}>|x": BASE for place in range(count)}
+    after = dict.fromkeys(before, BASE + NOISE - loss)
+    rows = compare(side(before), side(after))
+    found = differences(MANIFEST, MANIFEST | {"git": {"commit": "<b>*x*"}})
+    return Verdict("before", "after", rows, found)
+
+
+def test_junit_has_a_case_a_comparison_with_its_numbers() -> None:
+    suite = ET.fromstring(as_junit(verdict_of(0.2))).find("testsuite")  # noqa: S314 - our own
+    assert suite is not None
+    assert (suite.get("tests"), suite.get("failures")) == ("1", "1")
+    failure = suite.find("testcase/failure")
+    assert failure is not None
+    message = failure.get("message")
+    assert message is not None
+    assert "worse by more than 0.05" in message
+    assert f"{BASE.mean():.4g} -> {(BASE + NOISE - 0.2).mean():.4g}" in message
+    passed = ET.fromstring(as_junit(verdict_of(0.0))).find("testsuite")  # noqa: S314 - our own
+    assert passed is not None
+    assert passed.get("failures") == "0"
+
+
+def test_markdown_is_safe_and_within_its_limit() -> None:
+    text = as_markdown(verdict_of(0.2))
+    assert text.startswith("### steadymap: failed")
+    assert "&lt;m0&gt;\\|x" in text
+    assert "<m0>" not in text
+    assert "<b>" not in text
+    failing = verdict_of(0.2)
+    rows = pd.concat([failing.rows] * 9000, ignore_index=True)
+    many = as_markdown(replace(failing, rows=rows))
+    assert len(many.encode()) < 2**20
+    assert len(many.encode()) > SUMMARY_BYTES / 2
+    assert "more are in the JUnit file" in many
+    assert as_markdown(verdict_of(0.0)).startswith("### steadymap: passed")
+
+
+def test_json_for_other_tools_has_the_values_after() -> None:
+    rows = compare(side({"a": BASE}), side({"a": BASE - 0.2}))
+    (bigger,) = json.loads(as_benchmark(rows, "higher"))
+    assert bigger["name"] == "a / bias / ssim"
+    assert bigger["value"] == pytest.approx((BASE - 0.2).mean())
+    assert json.loads(as_benchmark(rows, "lower")) == []
+    assert json.loads(as_bencher(rows)) == {
+        "a / bias": {"ssim": {"value": pytest.approx((BASE - 0.2).mean())}}
+    }
+    errors = compare(
+        side({"a": BASE}, "completeness_error"), side({"a": BASE}, "completeness_error")
+    )
+    assert len(json.loads(as_benchmark(errors, "lower"))) == 1
+    gone = compare(side({"a": BASE}), side({"a": np.full(60, np.nan)}))
+    verdict = Verdict("before", "after", gone, differences(MANIFEST, MANIFEST))
+    content = json.loads(as_json(verdict))
+    assert content["comparisons"][0]["after"] is None
+    assert content["cases"][0]["result"] == FAIL
+    assert json.loads(as_bencher(gone)) == {}

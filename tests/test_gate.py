@@ -1,0 +1,265 @@
+"""The commands that compare, and the pytest plugin, as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+from test_cli import Done
+
+from steadymap.bench import cli
+from steadymap.bench.baselines import open_baseline, write_side
+
+pytest_plugins = ["pytester"]
+
+RUN = [
+    "run", "--limit", "6", "--steps", "2", "--no-controls", "--nulls", "1",
+    "--method", "gradient", "--method", "integrated_gradients", "--family", "bias",
+    "--severity", "0.2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two runs of one plan, another of another, and a baseline of the first."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, extra in (("a", []), ("b", ["--batch-size", "2"]), ("c", ["--seed", "3"])):
+            assert call(patch, *RUN, *extra, "--output", f"runs/{name}") == 0
+        assert call(patch, "baseline", "save", "runs/a", "first") == 0
+    return folder
+
+
+def call(patch: pytest.MonkeyPatch, *arguments: str) -> int:
+    patch.setattr(sys, "argv", ["steadymap", *arguments])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    return left.value.code if isinstance(left.value.code, int) else 0
+
+
+@pytest.fixture
+def steadymap(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    monkeypatch.chdir(home)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+    def run(*arguments: str) -> Done:
+        code = call(monkeypatch, *arguments)
+        captured = capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    return run
+
+
+def test_a_run_passes_its_own_gate(steadymap: Callable[..., Done], home: Path) -> None:
+    for run in ("runs/a", "runs/b"):
+        done = steadymap("gate", run, "--baseline", "first", "--margin", "ssim=0.2")
+        assert done.code == 0, done.out + done.err
+        assert "0 fail" in done.out
+    suite = ET.parse(home / "runs/b/gate/junit.xml").getroot().find("testsuite")  # noqa: S314 - our own
+    assert suite is not None
+    assert suite.get("failures") == "0"
+    assert int(str(suite.get("tests"))) > 5
+    names = {path.name for path in (home / "runs/b/gate").iterdir()}
+    assert names == {
+        "comparison.csv", "comparison.json", "comparison.md", "junit.xml",
+        "bigger-is-better.json", "smaller-is-better.json", "bencher.json",
+    }  # fmt: skip
+
+
+def altered(home: Path, name: str, change: float, spread: float = 0.0) -> None:
+    """Save the baseline once more with other values of SSIM."""
+    root = home / "results/baselines"
+    side = open_baseline("first", root)
+    noise = np.random.default_rng(0).normal(change, spread, len(side.scores))
+    moved = side.scores["value"] + noise * side.scores["metric"].eq("ssim")
+    write_side(replace(side, scores=side.scores.assign(value=moved)), root / name)
+
+
+def test_a_loss_beyond_doubt_fails_and_says_where(
+    steadymap: Callable[..., Done], home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    altered(home, "better", 0.3)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    done = steadymap("gate", "runs/b", "--baseline", "better", "--output", str(tmp_path / "out"))
+    assert done.code == 1
+    assert "FAIL gradient / bias / ssim" in done.out
+    assert "gain -0.3" in done.out
+    assert "worse by more than 0.05" in done.out
+    summary = (tmp_path / "summary.md").read_text()
+    assert summary.startswith("### steadymap: failed")
+    content = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert {case["result"] for case in content["cases"]} >= {"fail", "pass"}
+    # The same within a margin of half a unit.
+    assert steadymap("gate", "runs/b", "--baseline", "better", "--margin", "ssim=0.5").code == 0
+    (tmp_path / "margins.yaml").write_text("relative: {ssim: 3.0}\n")
+    given = ["--margins", str(tmp_path / "margins.yaml")]
+    assert steadymap("gate", "runs/b", "--baseline", "better", *given).code == 0
+
+
+def test_what_is_inconclusive_fails_under_strict(
+    steadymap: Callable[..., Done], home: Path
+) -> None:
+    altered(home, "noisy", 0.0, 0.2)
+    given = ["gate", "runs/a", "--baseline", "noisy", "--output", "out"]
+    done = steadymap(*given)
+    assert done.code == 0
+    assert "inconclusive" in done.out
+    assert steadymap(*given, "--strict").code == 1
+
+
+def test_what_cannot_be_compared_is_refused_with_every_reason(
+    steadymap: Callable[..., Done],
+) -> None:
+    done = steadymap("gate", "runs/c", "--baseline", "first")
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert "cannot be compared: seed: 0 and 3" in done.err
+    assert steadymap("compare", "runs/a", "runs/c").code == 2
+
+
+def test_misuse_has_one_line_and_its_code(steadymap: Callable[..., Done]) -> None:
+    for arguments, code, message in (
+        (["gate", "--baseline", "none"], 4, "no 'none' in"),
+        (["gate"], 2, "give its name with --baseline NAME"),
+        (["gate", "nowhere", "--baseline", "first"], 2, "holds neither a finished run"),
+        (["baseline", "save", "nowhere", "x"], 2, "holds no finished run"),
+        (["baseline", "save", "runs/a", "../x"], 2, "is no name"),
+        (["baseline", "show", "none"], 4, "(known: "),
+        (["compare", "runs/a", "none"], 4, "no 'none' in"),
+        (["gate", "--baseline", "first", "--margin", "sim=1"], 2, "did you mean ssim?"),
+    ):
+        done = steadymap(*arguments)
+        assert (done.code, message in done.err) == (code, True), (arguments, done)
+        assert done.err.count("\n") == 1
+
+
+def test_a_run_without_a_score_is_refused(steadymap: Callable[..., Done]) -> None:
+    quick = [*RUN[:5], "--method", "gradient", "--no-controls", "--nulls", "0"]
+    given = [*quick, "--family", "bias", "--severity", "0.1", "--metric", "mask_mass"]
+    assert steadymap(*given, "--output", "runs/empty").code == 0
+    done = steadymap("gate", "runs/empty", "--baseline", "first")
+    assert done.code == 2
+    assert "no scores to compare" in done.err
+
+
+def test_without_a_run_the_newest_is_judged(
+    steadymap: Callable[..., Done], home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for place, name in enumerate(("c", "empty", "b", "a")):
+        records = home / "runs" / name / "records.parquet"
+        if records.exists():
+            os.utime(records, (place, place))
+    done = steadymap("gate", "--baseline", "first")
+    assert done.code == 0
+    assert "first -> a" in done.out
+    monkeypatch.chdir(tmp_path)
+    done = steadymap("gate", "--baseline", "first", "--root", str(home / "results/baselines"))
+    assert done.code == 2
+    assert "no finished run below runs" in done.err
+
+
+def test_compare_says_what_moved(
+    steadymap: Callable[..., Done], home: Path, tmp_path: Path
+) -> None:
+    altered(home, "best", 0.3)
+    done = steadymap("compare", "best", "runs/a", "--output", str(tmp_path / "x"))
+    assert done.code == 0
+    assert "worse" in done.out
+    assert (tmp_path / "x" / "comparison.csv").is_file()
+    done = steadymap("compare", "runs/a", "runs/a")
+    assert "equivalent" in done.out
+    assert "worse" not in done.out
+    done = steadymap("compare", "runs/a", "runs/a", "--all")
+    assert "gradient" in done.out
+
+
+def test_baselines_are_listed_and_shown(steadymap: Callable[..., Done]) -> None:
+    done = steadymap("baseline", "list")
+    assert "first: compact on hands, 6 images" in done.out
+    done = steadymap("baseline", "show", "first")
+    assert "gradient" in done.out
+    assert "ssim" in done.out
+
+
+# --- the plugin -----------------------------------------------------------------------------------
+
+TESTS = """
+import pytest, torch
+from torch import nn
+from steadymap.bench import Plan
+from steadymap.models import make_classifier
+
+def network(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.{activation}(), nn.Flatten(), nn.Linear(784, 3))
+    net[0].weight.data *= 8
+    return make_classifier(net, (16, 16))
+
+IMAGES = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+PLAN = Plan(method=("gradient",), family=("bias",), severity=(0.5,), controls=False, nulls=1)
+
+def test_maps(steadymap_gate):
+    rows = steadymap_gate("mine", network(), IMAGES, PLAN)
+
+def test_fast(steadymap_gate, benchmark):
+    steadymap_gate("other", network(1), IMAGES, PLAN)
+    benchmark(lambda: None)
+"""
+
+
+@pytest.fixture
+def as_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pytest-benchmark not take a session below an xdist worker for one itself."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_the_fixture_makes_a_baseline_and_holds_a_model_to_it(pytester: pytest.Pytester) -> None:
+    # A line has the same gradient at every bias; that of a steep tanh moves.
+    pytester.makepyfile(test_mine=TESTS.replace("{activation}", "Identity"))
+    update = ["-q", "-n", "2", "-k", "maps", "--steadymap-update-baseline"]
+    pytester.runpytest_subprocess(*update).assert_outcomes(passed=1)
+    assert (pytester.path / "results/baselines/mine/scores.csv").is_file()
+    found = pytester.runpytest_subprocess("-q")
+    found.assert_outcomes(passed=1, failed=1)
+    found.stdout.fnmatch_lines(
+        ["*no baseline 'other' in*make it with --steadymap-update-baseline*"]
+    )
+    pytester.makepyfile(test_mine=TESTS.replace("{activation}", "Tanh"))
+    found = pytester.runpytest_subprocess("-q", "-n", "2", "-k", "maps")
+    found.assert_outcomes(failed=1)
+    found.stdout.fnmatch_lines(
+        [
+            "*worse than baseline 'mine':*",
+            "*gradient / bias / spearman: 1 -> 0.*(higher is better; gain -0.*margin 0.05, 12*",
+            "*image-*: 1 -> *",
+        ]
+    )
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_the_scores_travel_with_pytest_benchmark(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_mine=TESTS.replace("{activation}", "Tanh"))
+    arguments = ["-q", "-k", "fast", "--steadymap-update-baseline", "--benchmark-json", "b.json"]
+    pytester.runpytest_subprocess(*arguments).assert_outcomes(passed=1)
+    (entry,) = json.loads((pytester.path / "b.json").read_text())["benchmarks"]
+    assert -1 < entry["extra_info"]["steadymap"]["gradient / bias / spearman"] < 1
+
+
+def test_the_plugin_costs_nothing_unless_it_is_used(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        "import sys\ndef test_light():\n    assert 'steadymap.bench.pytest_plugin' in sys.modules\n"
+        "    assert 'torch' not in sys.modules and 'pandas' not in sys.modules\n"
+    )
+    pytester.runpytest_subprocess("-q", "-p", "no:hypothesispytest").assert_outcomes(passed=1)
