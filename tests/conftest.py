@@ -28,3 +28,11 @@ def linear64() -> Classifier:
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
     return replace(make_classifier(seeded(conv_network), (SIDE, SIDE), CLASSES), name="tiny")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have measured, and left under `measured`, from every worker."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, value in report.user_properties:
+            if name == "measured":
+                terminalreporter.write_line(f"{report.nodeid.split('::')[-1]}: {value}")

@@ -53,6 +53,7 @@ SIMILARITY = "metrics/similarity.py"
 METRIC_TESTS = "tests/test_metrics.py"
 CALIBRATION_TESTS = "tests/test_calibration.py"
 REFERENCE_TESTS = "tests/test_references.py"
+COMPARISON_TESTS = "tests/test_comparison.py"
 
 MUTANTS = (
     # Methods, caught by their properties.
@@ -504,6 +505,84 @@ MUTANTS = (
         '        & ~calibrated["control"]\n',
         "",
         CALIBRATION_TESTS,
+    ),
+    # What is said of two runs.
+    Mutant(
+        "a lower error taken for a loss",
+        "bench/comparison.py",
+        'sign = -1.0 if better(key["metric"]) == "lower" else 1.0',
+        "sign = 1.0",
+        COMPARISON_TESTS,
+    ),
+    Mutant(
+        "every comparison tested for itself",
+        "bench/comparison.py",
+        'multipletests(adjusted[known], alpha=ALPHA, method="holm")[1]',
+        "adjusted[known]",
+        COMPARISON_TESTS,
+    ),
+    Mutant(
+        "the gate asks for any loss",
+        "bench/comparison.py",
+        '_p_value(gain, -float(str(row["margin"])), "less")',
+        '_p_value(gain, 0.0, "less")',
+        COMPARISON_TESTS,
+    ),
+    Mutant(
+        "a gate on both sides",
+        "bench/comparison.py",
+        "return float(ttest_1samp(gain, value, alternative=alternative).pvalue)",
+        "return float(ttest_1samp(gain, value).pvalue)",
+        COMPARISON_TESTS,
+    ),
+    Mutant(
+        "coverage that falls is let pass",
+        "bench/comparison.py",
+        "if fallen - coverage > ROUNDING:",
+        "if fallen - coverage > 1:",
+        COMPARISON_TESTS,
+    ),
+    Mutant(
+        "what is gone is let pass",
+        "bench/comparison.py",
+        'return FAIL, "had values, and has none"',
+        'return PASS, ""',
+        COMPARISON_TESTS,
+    ),
+    Mutant(
+        "images without a value after",
+        "bench/comparison.py",
+        'both = group.dropna(subset=["value_before", "value_after"])',
+        'both = group.dropna(subset=["value_before"])',
+        COMPARISON_TESTS,
+    ),
+    Mutant(
+        "other severities compared",
+        "bench/comparison.py",
+        '"severities of", _at(before, "severities"), after["severities"]',
+        '"severities of", None, after["severities"]',
+        COMPARISON_TESTS,
+    ),
+    Mutant(
+        "an edited manifest believed",
+        "bench/baselines.py",
+        "if _seal(manifest) != seal:",
+        "if not seal:",
+        COMPARISON_TESTS,
+    ),
+    Mutant(
+        "cut scores believed",
+        "bench/baselines.py",
+        'if hashlib.sha256(text).hexdigest() != manifest["baseline"]["scores_sha256"]:',
+        "if not text:",
+        COMPARISON_TESTS,
+    ),
+    Mutant(
+        "seconds compared across machines",
+        "bench/comparison.py",
+        'if fingerprint(first["machine"]) != fingerprint(second["machine"]):\n        return cases',
+        "if not first:\n        return cases",
+        COMPARISON_TESTS,
     ),
 )
 
