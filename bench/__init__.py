@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from steadymap.bench.config import ConfigError, Experiment, Plan
     from steadymap.bench.images import DataError, ImageSet, from_tensor, open_images
     from steadymap.bench.methods import METHODS, Method
+    from steadymap.bench.notebook import run
     from steadymap.bench.perturbations import PERTURBATIONS, Perturbation
-    from steadymap.bench.runner import run
     from steadymap.bench.store import read_run
     from steadymap.bench.summary import full_summary, summarise
 
@@ -39,7 +39,7 @@ _HOMES = {
     "full_summary": "summary",
     "open_images": "images",
     "read_run": "store",
-    "run": "runner",
+    "run": "notebook",
     "summarise": "summary",
 }
 

@@ -15,9 +15,10 @@ import pandas as pd
 
 from steadymap.bench.calibration import is_control
 from steadymap.bench.config import ConfigError
+from steadymap.bench.costs import seconds_by_part
 from steadymap.bench.manifest import fingerprint, write_json
-from steadymap.bench.records import CLEAN, INPUT, RECOGNISED, REFERENCES, SCHEMA_VERSION
-from steadymap.bench.store import MANIFEST, RECORDS, TIMINGS, make_folder, read_run
+from steadymap.bench.records import INPUT, RECOGNISED, REFERENCES, SCHEMA_VERSION
+from steadymap.bench.store import MANIFEST, RECORDS, make_folder, read_run
 from steadymap.bench.views import SHARED
 from steadymap.metrics import METRICS, Status
 
@@ -95,7 +96,7 @@ def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
         scores = image_scores(records, metrics)
         if scores["value"].notna().sum() == 0:
             raise ConfigError(f"{folder}: the run has no scores to compare")
-        ratios = _time_ratios(folder / TIMINGS, manifest["methods"])
+        ratios = _time_ratios(folder, manifest["methods"])
         return Side(folder.name, scores, manifest, ratios)
     if not (folder / SCORES).is_file() or not (folder / MANIFEST).is_file():
         raise ConfigError(
@@ -205,14 +206,9 @@ def write_side(side: Side, folder: Path) -> None:
     write_json(folder / MANIFEST, sealed)
 
 
-def _time_ratios(path: Path, specs: Sequence[str]) -> dict[str, float]:
+def _time_ratios(folder: Path, specs: Sequence[str]) -> dict[str, float]:
     """Return what each method costs beyond the shared pass, in units of that pass."""
-    if not path.is_file():
-        return {}
-    timings = pd.read_csv(path)
-    timings = timings[~timings["family"].isin((*REFERENCES, CLEAN))]
-    spent = timings.groupby("part")[["seconds", "images"]].sum()
-    per_image = (spent["seconds"] / spent["images"]).to_dict()
+    per_image = seconds_by_part(folder)
     if not per_image.get(SHARED):
         return {}
     ratios = {spec: per_image.get(spec, 0.0) / per_image[SHARED] for spec in specs}

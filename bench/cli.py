@@ -72,6 +72,7 @@ from steadymap.bench.passes import activation_bytes
 from steadymap.bench.perturbations import PERTURBATIONS
 from steadymap.bench.planner import count, estimate, estimate_table
 from steadymap.bench.records import Source
+from steadymap.bench.reporting import report_command, show_command, write_report
 from steadymap.bench.runner import INPUT_METRICS, Setup, measure, prepare
 from steadymap.bench.tables import footnotes, tables
 from steadymap.bench.timing import (
@@ -84,6 +85,7 @@ from steadymap.bench.timing import (
     timing_table,
 )
 from steadymap.bench.train import Recipe, save, train
+from steadymap.bench.witnesses import keep_witnesses
 from steadymap.metrics import METRICS, Status
 from steadymap.models import MODEL_FORMS, MODELS, Classifier, ModelError, load_classifier
 
@@ -156,6 +158,9 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
         bool, typer.Option("--save-maps", help="Keep images and raw attributions.")
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    page: Annotated[
+        bool, typer.Option("--report/--no-report", help="Keep the witnesses' maps, make the page.")
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Estimate passes, time and memory; run nothing.")
     ] = False,
@@ -199,7 +204,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
             raise ConfigError(f"severity: {name} does not run here; {nearest(name, chosen.family)}")
     if keep_heap:
         retain_heap()
-    _run(chosen, dry=dry_run)
+    _run(chosen, dry=dry_run, page=page)
 
 
 def _severities(texts: list[str]) -> dict[str, tuple[float, ...]] | tuple[float, ...]:
@@ -246,7 +251,7 @@ def _announce(experiment: Experiment, setup: Setup) -> None:
         say(f"precision: {experiment.precision}: products are rounded, maps change with it")
 
 
-def _run(experiment: Experiment, *, dry: bool) -> None:
+def _run(experiment: Experiment, *, dry: bool, page: bool) -> None:
     experiment, setup = _prepare(experiment)
     classifier, images = setup.classifier, setup.images
     source = Source(run_id(experiment, classifier, images), classifier.name, images.name)
@@ -262,7 +267,8 @@ def _run(experiment: Experiment, *, dry: bool) -> None:
 
     def describe(result: Result) -> dict[str, Any]:
         manifest = make_manifest(experiment, classifier, images, result)
-        return manifest | {"metrics": setup.metrics(), "passes": asdict(count(setup)), "git": git}
+        passes = {"passes": asdict(count(setup)), "passes_by_method": setup.passes()}
+        return manifest | {"metrics": setup.metrics(), **passes, "git": git}
 
     # A polite kill (CI cancelling a job, say) ends a run as Ctrl-C does: with what it has.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -272,7 +278,7 @@ def _run(experiment: Experiment, *, dry: bool) -> None:
     except KeyboardInterrupt:
         say(f"interrupted; what was measured is in {folder / store.PARTIAL}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    _report(folder)
+    _report(folder, setup, page=page)
     if taking.statuses[Status.ERROR.value]:
         say(f"{taking.statuses[Status.ERROR.value]} values failed: see `detail` in the records")
         raise typer.Exit(EXIT_CELLS_FAILED)
@@ -312,8 +318,8 @@ def _measure(setup: Setup, taking: store.Recorder, *, keep_maps: bool) -> None:
             taking.add(outcome)
 
 
-def _report(folder: Path) -> None:
-    """Summarise a finished run, print its tables and say where everything is."""
+def _report(folder: Path, setup: Setup, *, page: bool) -> None:
+    """Summarise a finished run, print its tables, make its page and say where everything is."""
     records, manifest = store.read_run(folder)
     findings = Findings.of(records)
     findings.write(folder)
@@ -323,6 +329,9 @@ def _report(folder: Path) -> None:
         console.print(table)
     for note in footnotes(findings):
         line(console, f"- {note}")
+    if page:
+        keep_witnesses(setup, records, folder)
+        line(console, f"the page to open: {write_report(folder, findings)}")
     files = ", ".join(sorted(path.name for path in folder.iterdir()))
     line(console, f"{manifest['wall_seconds']:.0f} s; {folder}: {files}")
 
@@ -440,6 +449,8 @@ def train_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sig
 app.add_typer(baseline_app, name="baseline")
 app.command("compare")(compare_command)
 app.command("gate")(gate_command)
+app.command("report")(report_command)
+app.command("show")(show_command)
 
 
 @app.command("check")

@@ -14,6 +14,7 @@ from scipy.stats import ttest_1samp
 
 from steadymap.bench.baselines import Side
 from steadymap.bench.manifest import fingerprint
+from steadymap.bench.names import without_steps
 from steadymap.bench.records import RECOGNISED
 from steadymap.bench.summary import CONFIDENCE, intervals
 from steadymap.metrics import METRICS
@@ -183,17 +184,12 @@ def _unlike_entries(
 
 def _other_steps(before: Sequence[str], after: Sequence[str]) -> list[str]:
     """Name the methods that both have with another number of steps."""
-    first, second = ({_without_steps(spec): spec for spec in specs} for specs in (before, after))
+    first, second = ({without_steps(spec): spec for spec in specs} for specs in (before, after))
     return [
         f"steps: {first[name]} and {second[name]}"
         for name in first
         if name in second and first[name] != second[name]
     ]
-
-
-def _without_steps(spec: str) -> str:
-    name, _, text = spec.partition(":")
-    return ",".join([name, *(part for part in text.split(",") if not part.startswith("steps="))])
 
 
 def compare(before: Side, after: Side, margins: Margins | None = None) -> pd.DataFrame:

@@ -196,6 +196,34 @@ def open_images(
     return _open_folder(spec, root, framing, (split, limit))
 
 
+def open_image(text: str, framing: Framing) -> ImageSet:
+    """Open one picture: a file, or `hands:NUMBER` for an embedded hand.
+
+    Raises:
+        DataError: no such file, no picture, or no such hand.
+    """
+    kind, _, number = text.partition(":")
+    if kind == "hands":
+        if not number.isdecimal() or int(number) >= MOST_HANDS:
+            raise DataError(
+                f"image: hands:NUMBER takes a whole number below {MOST_HANDS}, got {text!r}"
+            )
+        pixels, name = hand(int(number))[0], f"hand-{int(number):06d}"
+    else:
+        path = Path(text).expanduser()
+        if not path.is_file():
+            raise DataError(f"image: there is no file {text}")
+        name = path.name
+        try:
+            pixels = decode(path)
+        except Exception as error:
+            reason = str(error).replace(str(path), name) or type(error).__name__
+            raise DataError(f"image: {name} cannot be decoded: {reason}") from error
+    framed = _tensor(pixels, framing)
+    picture = Picture(name, _pixel_hash(pixels), None)
+    return ImageSet(name, (), (picture,), lambda _index: Frame(framed, None))
+
+
 def _open_hands(count_text: str, framing: Framing, split: str, limit: int | None) -> ImageSet:
     count = int(count_text) if count_text.isdecimal() else None if count_text else HANDS_COUNT
     if count is None or not 1 <= count <= MOST_HANDS:

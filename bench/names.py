@@ -23,3 +23,18 @@ def short_names(specs: list[str]) -> dict[str, str]:
         own = [part.partition("=")[2] for part in text.split(",") if part and part not in shared]
         short[spec] = " ".join([name, *own])
     return short
+
+
+def without_steps(spec: str) -> str:
+    """Return a method's spec without its number of steps."""
+    name, _, text = spec.partition(":")
+    kept = ",".join(part for part in text.split(",") if part and not part.startswith("steps="))
+    return f"{name}:{kept}" if kept else name
+
+
+def safe_markdown(text: str) -> str:
+    """Write text so that nothing in it is Markdown, nor HTML, nor another line."""
+    for sign in "\\`*_[]|~":
+        text = text.replace(sign, f"\\{sign}")
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return " ".join(text.split("\n"))

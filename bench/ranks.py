@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,9 @@ from steadymap.bench.names import short_names
 from steadymap.bench.randomness import generator
 from steadymap.bench.records import NULLS, OVERALL
 from steadymap.bench.summary import CONFIDENCE, RESAMPLES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = ["metric", "method", "rank", "low", "high", "mean_rank", "images", "friedman_p"]
 
@@ -127,9 +131,9 @@ def _interval(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
     return ends
 
 
-def difference_diagram(
-    records: pd.DataFrame, calibrated: pd.DataFrame, metric: str, path: Path
-) -> bool:
+def difference_figure(
+    records: pd.DataFrame, calibrated: pd.DataFrame, metric: str
+) -> Figure | None:
     """Draw which methods differ: Nemenyi's test after Friedman's, a bar over those that do not.
 
     Source: Demsar 2006; scikit-posthocs draws it.
@@ -138,18 +142,18 @@ def difference_diagram(
         records: of the run.
         calibrated: as `calibrate` returns it for them.
         metric: the metric by which methods are ranked.
-        path: the file, .svg or .png.
 
     Returns:
-        Whether there was something to compare: three methods, and two images that have them all.
+        None where there is nothing to compare: fewer than three methods, or than two images that
+        have them all.
     """
     methods = ranked_methods(calibrated, metric)
     within = within_image(Instability.of(records), metric, methods)
     if len(methods) < LEAST_METHODS or len(within) < LEAST_IMAGES:
-        return False
+        return None
     # Loaded here: they take seconds, and most of what is run draws nothing.
-    import matplotlib as mpl  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.text import Text  # noqa: PLC0415
     from scikit_posthocs import (  # noqa: PLC0415
         critical_difference_diagram,
         posthoc_nemenyi_friedman,
@@ -159,8 +163,22 @@ def difference_diagram(
     differing = posthoc_nemenyi_friedman(within)
     mean_ranks = within.rank(axis=1).mean()
     figure = Figure(figsize=(8, 0.9 + 0.25 * len(methods)), layout="constrained")
+    critical_difference_diagram(mean_ranks, differing, ax=figure.subplots())
+    figure.suptitle(f"{metric}: mean rank within an image; joined: not shown to differ")
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
+    return figure
+
+
+def difference_diagram(
+    records: pd.DataFrame, calibrated: pd.DataFrame, metric: str, path: Path
+) -> bool:
+    """Write `difference_figure` to a file, .svg or .png; return whether there was one."""
+    figure = difference_figure(records, calibrated, metric)
+    if figure is None:
+        return False
+    import matplotlib as mpl  # noqa: PLC0415 - takes a second
+
     with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "steadymap"}):
-        critical_difference_diagram(mean_ranks, differing, ax=figure.subplots())
-        figure.suptitle(f"{metric}: mean rank within an image; joined: not shown to differ")
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     return True

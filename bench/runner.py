@@ -189,6 +189,21 @@ class Setup:
             for name, metric in metrics.items()
         }
 
+    def passes(self) -> dict[str, dict[str, object]]:
+        """Return, by method, how often an image goes forward and backward for one map.
+
+        `each` is missing where a method takes as many as it needs; `shared` says whether that is
+        the pass which the methods have in common.
+        """
+        own = self.plan.engine == "own"
+        return {
+            method.spec: {
+                "each": None if method.adaptive else method.passes,
+                "shared": own and method.method.share is not None,
+            }
+            for method in self.methods
+        }
+
 
 def prepare(classifier: Classifier, images: ImageSet, plan: Plan) -> Setup:
     """Check, before anything is computed, that classifier, images and plan belong together.

@@ -11,21 +11,19 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
+from steadymap.bench.board import Score, board_metrics, leaderboard, percent
 from steadymap.bench.calibration import (
     OK,
     UNCALIBRATED,
     UNINFORMATIVE,
     UNRESOLVABLE,
     is_control,
-    null_score,
 )
 from steadymap.bench.findings import Findings
 from steadymap.bench.names import short_names
-from steadymap.bench.records import CLEAN, INPUT, NULLS, OVERALL, REFERENCES
+from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
 from steadymap.bench.summary import CONFIDENCE, ROUGH_BELOW
 from steadymap.metrics import METRICS, Status
-
-NULL_NAMES = dict(zip(NULLS, ("another image's map", "randomised network's map"), strict=True))
 
 
 def tables(findings: Findings) -> list[tuple[str, Table]]:
@@ -36,7 +34,7 @@ def tables(findings: Findings) -> list[tuple[str, Table]]:
         title = (
             "steadiness, calibrated: 1 = the maps did not move, 0 = no closer than unrelated maps"
         )
-        found.append((title, _leaderboard(findings, calibrated)))
+        found.append((title, _leaderboard(findings)))
     for name in findings.metrics():
         metric = METRICS[name]
         scale = "calibrated" if name in calibrated else f"{metric.better} is better"
@@ -57,44 +55,37 @@ def _new_table(*columns: str) -> Table:
     return table
 
 
-def _leaderboard(findings: Findings, metrics: Sequence[str]) -> Table:
+def _leaderboard(findings: Findings) -> Table:
     """Methods down, the steadiest first, controls below; headline metrics across."""
+    metrics = board_metrics(findings)
     columns = [text for name in metrics for text in (name, "rank", "recog-\nnised")]
     complete = "completeness_error" in findings.metrics()
     table = _new_table(*columns, *(["completeness\nerror"] if complete else []), "coverage")
-    methods, controls = findings.methods(metrics[0])
-    names = short_names([*methods, *controls])
-    overall = findings.calibrated[findings.calibrated["family"] == OVERALL]
-    scores = {(str(r["method"]), str(r["metric"])): r for r in overall.to_dict("records")}
-    ranks = {(r["method"], r["metric"]): r for r in findings.ranks.to_dict("records")}
-    for place, spec in enumerate([*methods, *controls]):
-        if place == len(methods):
+    lines = leaderboard(findings)
+    for place, line in enumerate(lines):
+        if line.control and place and not lines[place - 1].control:
             table.add_section()
-        line = []
+        row = []
         for name in metrics:
-            row = scores.get((spec, name))
-            score = _calibrated(row) if row else _missing(findings.records, spec, name)
-            line += [score, _rank(ranks.get((spec, name))), _recognised(row)]
+            share = line.recognised.get(name, math.nan)
+            row += [_score(line.scores[name]), _rank(line.ranks.get(name))]
+            row.append("" if math.isnan(share) else percent(share))
         if complete:
-            line.append(_completeness(findings.summary, spec))
-        line.append(_coverage(findings.records, spec, metrics))
-        table.add_row(_label(names[spec], spec), *line, style="dim" if spec in controls else None)
-    for family, label in NULL_NAMES.items():
-        line = []
-        for name in metrics:
-            line += [_number(null_score(findings.calibrated, name, family)), "", ""]
-        table.add_row(f"control: {label}", *line, style="dim")
+            row.append(_score(line.completeness) if line.completeness else "")
+        row.append("" if math.isnan(line.coverage) else percent(line.coverage))
+        table.add_row(line.label, *row, style="dim" if line.control else None)
     return table
+
+
+def _score(score: Score) -> str:
+    """Write a score with its interval, or the word in its place."""
+    if math.isnan(score.value):
+        return score.word or "-"
+    return score.word + _with_interval(score.value, score.low, score.high)
 
 
 def _label(name: str, spec: str) -> str:
     return f"control: {name}" if is_control(spec) else name
-
-
-def _missing(records: pd.DataFrame, spec: str, metric: str) -> str:
-    """Return the status that most of a method's values have, where none has a number."""
-    chosen = records[(records["method"] == spec) & (records["metric"] == metric)]
-    return "-" if chosen.empty else str(chosen["status"].mode()[0])
 
 
 def _calibrated(row: dict[Any, Any]) -> str:
@@ -117,25 +108,11 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
-def _rank(row: dict[Any, Any] | None) -> str:
-    if row is None:
+def _rank(rank: Score | None) -> str:
+    if rank is None:
         return ""
-    ends = f"\n[dim]\\[{row['low']:g},{row['high']:g}][/dim]" if row["low"] < row["high"] else ""
-    return f"{row['rank']:g}{ends}"
-
-
-def _recognised(row: dict[Any, Any] | None) -> str:
-    return "" if row is None or math.isnan(row["recognised"]) else percent(row["recognised"])
-
-
-def _completeness(summary: pd.DataFrame, spec: str) -> str:
-    rows = summary[
-        (summary["subset"] == "all")
-        & (summary["method"] == spec)
-        & (summary["metric"] == "completeness_error")
-        & (summary["family"] == OVERALL)
-    ]
-    return _with_interval(*rows.iloc[0][["mean", "low", "high"]]) if len(rows) else ""
+    ends = f"\n[dim]\\[{rank.low:g},{rank.high:g}][/dim]" if rank.low < rank.high else ""
+    return f"{rank.value:g}{ends}"
 
 
 def _coverage(records: pd.DataFrame, spec: str, metrics: Sequence[str]) -> str:
@@ -220,11 +197,6 @@ def _kept(values: pd.DataFrame, family: str) -> str:
     pairs = values[values["family"] == family]
     cells = pairs.drop_duplicates(["image_id", "severity", "draw"])
     return percent(float(cells["kept"].mean()))
-
-
-def percent(share: float) -> str:
-    """Write a share so that only all of it reads 100%."""
-    return f"{share:.0%}" if share in (0, 1) else f"{math.floor(share * 1000) / 10:.1f}%"
 
 
 def footnotes(findings: Findings) -> list[str]:

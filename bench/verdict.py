@@ -25,7 +25,7 @@ from steadymap.bench.comparison import (
     better,
     plain,
 )
-from steadymap.bench.names import short_names
+from steadymap.bench.names import safe_markdown, short_names
 
 # GitHub cuts a step's summary at 1 MiB.
 SUMMARY_BYTES = 2**20 - 4096
@@ -167,11 +167,13 @@ def as_markdown(verdict: Verdict) -> str:
         "",
     ]
     if verdict.differences.explaining:
-        lines += [f"- differs: {_safe(text)}" for text in verdict.differences.explaining]
+        lines += [f"- differs: {safe_markdown(text)}" for text in verdict.differences.explaining]
         lines.append("")
     if bad:
         lines += ["| case | result | numbers |", "|---|---|---|"]
-        rows = [f"| {_safe(c.name)} | {c.result} | {_safe(c.message)} |" for c in bad]
+        rows = [
+            f"| {safe_markdown(c.name)} | {c.result} | {safe_markdown(c.message)} |" for c in bad
+        ]
         size = len("\n".join(lines).encode())
         for place, row in enumerate(rows):
             size += len(row.encode()) + 1
@@ -180,13 +182,6 @@ def as_markdown(verdict: Verdict) -> str:
                 break
             lines.append(row)
     return "\n".join(lines) + "\n"
-
-
-def _safe(text: str) -> str:
-    """Write text so that nothing in it is Markdown, nor HTML."""
-    for sign in "\\`*_[]|~":
-        text = text.replace(sign, f"\\{sign}")
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def as_junit(verdict: Verdict) -> str:

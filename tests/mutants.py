@@ -584,6 +584,56 @@ MUTANTS = (
         "if not first:\n        return cases",
         COMPARISON_TESTS,
     ),
+    # What a page shows.
+    Mutant(
+        "a page that believes names",
+        "bench/report.py",
+        "autoescape=True,",
+        "autoescape=False,",
+        "tests/test_report.py -k no_name_can_break_or_script",
+    ),
+    Mutant(
+        "witnesses in the wrong order",
+        "bench/witnesses.py",
+        "np.lexsort((ids, moved))",
+        "np.lexsort((ids, -moved))",
+        "tests/test_report.py -k witnesses",
+    ),
+    Mutant(
+        "a method that breaks at its last crossing",
+        "bench/curves.py",
+        "at = int(below[0])",
+        "at = int(below[-1])",
+        "tests/test_report.py -k breaks_where",
+    ),
+    Mutant(
+        "curves that are not calibrated",
+        "bench/curves.py",
+        "ends = [1 - abs(value - perfect) / room for value in ends]",
+        "ends = list(ends)",
+        "tests/test_report.py -k curves",
+    ),
+    Mutant(
+        "a front that looks at the score alone",
+        "bench/figures.py",
+        "key=lambda one: (one[1], -one[2])",
+        "key=lambda one: -one[2]",
+        "tests/test_report.py -k front",
+    ),
+    Mutant(
+        "a scale of the perturbed map",
+        "bench/pictures.py",
+        "known = clean[np.isfinite(clean)]",
+        "known = np.stack(every)[np.isfinite(np.stack(every))] / 2",
+        "tests/test_report.py -k scale",
+    ),
+    Mutant(
+        "predictions of the clean image under every picture",
+        "bench/witnesses.py",
+        "chances = seen(picture[None].to(device))",
+        "chances = seen(pictures[:1].to(device))",
+        "tests/test_report.py -k gallery",
+    ),
 )
 
 

@@ -35,7 +35,7 @@ from steadymap.models import MODELS, Classifier, load_classifier, write_weights
 
 QUICK = ["--limit", "3", "--method", "gradient", "--family", "bias", "--severity", "0.1"]
 # Nothing beside what was asked for: no controls, no null maps.
-QUICK += ["--no-controls", "--nulls", "0"]
+QUICK += ["--no-controls", "--nulls", "0", "--no-report"]
 
 
 @dataclass(frozen=True)

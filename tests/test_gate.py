@@ -20,7 +20,7 @@ from steadymap.bench.baselines import open_baseline, write_side
 pytest_plugins = ["pytester"]
 
 RUN = [
-    "run", "--limit", "6", "--steps", "2", "--no-controls", "--nulls", "1",
+    "run", "--limit", "6", "--steps", "2", "--no-controls", "--nulls", "1", "--no-report",
     "--method", "gradient", "--method", "integrated_gradients", "--family", "bias",
     "--severity", "0.2",
 ]  # fmt: skip

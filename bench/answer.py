@@ -1,0 +1,157 @@
+"""The answer of a run, in sentences made of its numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from steadymap.bench.board import Line, board_metrics, leaderboard, percent
+from steadymap.bench.calibration import UNRESOLVABLE, is_control
+from steadymap.bench.findings import Findings
+from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
+from steadymap.bench.summary import ROUGH_BELOW
+from steadymap.metrics import METRICS
+
+NAMES = {"ssim": "SSIM", "spearman": "rank correlation"}
+
+
+def answer(findings: Findings) -> list[str]:
+    """Return three sentences: which method held, what moved it, and what is uncertain."""
+    return [_who_held(findings), _what_moved(findings), _what_is_uncertain(findings)]
+
+
+def metric_name(metric: str) -> str:
+    """Return how a sentence calls a metric."""
+    return NAMES.get(metric, metric.replace("_", " "))
+
+
+def _who_held(findings: Findings) -> str:
+    metrics = board_metrics(findings)
+    first = metrics[0]
+    images = findings.records["image_id"].nunique()
+    lines = [line for line in leaderboard(findings) if not line.control]
+    numbered = [line for line in lines if not math.isnan(line.scores[first].value)]
+    if not numbered:
+        return f"On {images} images no method has a score by {metric_name(first)}."
+    if METRICS[first].better == "lower" and not findings.calibrates(first):
+        numbered = sorted(numbered, key=lambda line: line.scores[first].value)
+    elif not findings.calibrates(first):
+        numbered = sorted(numbered, key=lambda line: -line.scores[first].value)
+    kind = "calibrated " if findings.calibrates(first) else "raw, uncalibrated "
+    best, worst = numbered[0], numbered[-1]
+    text = (
+        f"On {images} images {best.label} held best ({kind}{metric_name(first)} "
+        f"{_number(best, first)})"
+    )
+    if len(numbered) > 1:
+        text += f" and {worst.label} least ({_number(worst, first)})"
+    for other in metrics[1:]:
+        if not findings.calibrates(other):
+            continue
+        known = [line for line in numbered if not math.isnan(line.scores[other].value)]
+        if len(known) > 1:
+            by_other = sorted(known, key=lambda line: -line.scores[other].value)
+            text += (
+                f"; by {metric_name(other)} it is {by_other[0].label} "
+                f"({_number(by_other[0], other)}) and {by_other[-1].label} "
+                f"({_number(by_other[-1], other)})"
+            )
+    return text + "."
+
+
+def _number(line: Line, metric: str) -> str:
+    score = line.scores[metric]
+    if math.isnan(score.low):
+        return f"{score.value:.2f}"
+    return f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"
+
+
+def kept_share(records: pd.DataFrame) -> tuple[float, int]:
+    """Return how often the prediction stayed, and of how many perturbed images."""
+    chosen = records[~records["family"].isin((*REFERENCES, CLEAN))]
+    pairs = chosen.drop_duplicates(["image_id", "family", "severity", "draw"])
+    return float(pairs["kept"].mean()), len(pairs)
+
+
+def _what_moved(findings: Findings) -> str:
+    share, pairs = kept_share(findings.records)
+    text = f"The prediction stayed on {percent(share)} of {pairs:,} perturbed images"
+    faults = findings.faults
+    rows = faults[faults["severity"].isna() & faults["network_share"].notna()]
+    for metric in board_metrics(findings):
+        chosen = rows[rows["metric"] == metric].sort_values("network_share", kind="stable")
+        if len(chosen):
+            names = {line.spec: line.label for line in leaderboard(findings)}
+            least, most = chosen.iloc[0], chosen.iloc[-1]
+            text += (
+                f"; of what a bias moves in the maps, by {metric_name(metric)}, the network rather "
+                f"than the method accounts for {_share(most)} with {names[most['method']]}"
+            )
+            if len(chosen) > 1:
+                none = "none of it, " if least["network_share"] < 0 else ""
+                text += f" and {none}{_share(least)} with {names[least['method']]}"
+            break
+    return text + "."
+
+
+def _share(row: pd.Series) -> str:
+    return f"{row['network_share']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
+
+
+def _what_is_uncertain(findings: Findings) -> str:
+    images = findings.records["image_id"].nunique()
+    parts = []
+    if findings.calibrated.empty:
+        parts.append("scores are raw: unrelated maps may score as high")
+    if images < ROUGH_BELOW:
+        parts.append(f"with fewer than {ROUGH_BELOW} images the intervals are rough")
+    metric = board_metrics(findings)[0]
+    lines = [line for line in leaderboard(findings) if not line.control]
+    tied = [line.label for line in lines if _tied(line, metric)]
+    if tied:
+        parts.append(f"the places of {_listed(tied)} by {metric_name(metric)} are not settled")
+    parts += _fickle(findings, metric)
+    lost = _lost(findings.records)
+    if lost:
+        parts.append(f"{percent(lost)} of the scores have no number, with the reasons below")
+    text = "; ".join(parts) or "every interval is narrow enough to settle the order of the methods"
+    return f"What is uncertain: {text}."
+
+
+def _tied(line: Line, metric: str) -> bool:
+    rank = line.ranks.get(metric)
+    return rank is not None and rank.low < rank.high
+
+
+def _fickle(findings: Findings, metric: str) -> list[str]:
+    calibrated = findings.calibrated
+    overall = calibrated[
+        (calibrated["family"] == OVERALL)
+        & (calibrated["metric"] == metric)
+        & ~calibrated["control"]
+    ]
+    names = {line.spec: line.label for line in leaderboard(findings)}
+    parts = [
+        f"another seed moves {names[row['method']]} more than the perturbations do "
+        f"(calibrated {metric_name(metric)} between seeds: {row['other_seed']:.2f})"
+        for row in overall[overall["other_seed"] < overall["low"]].to_dict("records")
+    ]
+    still = [names[name] for name in overall[overall["verdict"] == UNRESOLVABLE]["method"]]
+    return [*parts, *([f"{_listed(still)} moved no more than rounding does"] if still else [])]
+
+
+def _lost(records: pd.DataFrame) -> float:
+    """Return the share of the methods' scores without a number."""
+    names = {name for name in records["metric"].unique() if name in METRICS}
+    chosen = records[
+        (records["method"] != INPUT)
+        & ~records["family"].isin(REFERENCES)
+        & records["metric"].isin(names)
+    ]
+    chosen = chosen[[not is_control(str(spec)) for spec in chosen["method"]]]
+    return float((chosen["status"] != "ok").mean()) if len(chosen) else 0.0
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

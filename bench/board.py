@@ -1,0 +1,159 @@
+"""The leaderboard: what people read first, as numbers; terminal and report write them out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from steadymap.bench.calibration import OK, UNRESOLVABLE, is_control, null_score
+from steadymap.bench.findings import Findings
+from steadymap.bench.names import short_names
+from steadymap.bench.records import NULLS, OVERALL, REFERENCES
+from steadymap.metrics import Status
+
+NULL_NAMES = dict(zip(NULLS, ("another image's map", "randomised network's map"), strict=True))
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number with its interval, or the word that stands in its place.
+
+    Attributes:
+        value: NaN where there is none.
+        low: lower end of the 95% interval, or NaN.
+        high: upper end, or NaN.
+        word: why there is no number, or a mark before it (`~`: within rounding).
+    """
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    word: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the leaderboard.
+
+    Attributes:
+        label: what it is called.
+        spec: of the method; "" for a null.
+        control: whether it is there to be beaten.
+        scores: by metric, calibrated over all families.
+        ranks: by metric.
+        recognised: by metric, a share; NaN where it is not known.
+        completeness: mean error in logits over all families; None where it does not apply.
+        coverage: share of pairs with a value, of the metrics together; NaN for a null.
+    """
+
+    label: str
+    spec: str
+    control: bool
+    scores: Mapping[str, Score]
+    ranks: Mapping[str, Score]
+    recognised: Mapping[str, float]
+    completeness: Score | None
+    coverage: float
+
+
+def leaderboard(findings: Findings) -> list[Line]:
+    """Return the methods, the steadiest first, then the controls and the nulls.
+
+    Scores are those of the headline metrics that are calibrated; without any, the raw means.
+    """
+    metrics = board_metrics(findings)
+    methods, controls = findings.methods(metrics[0])
+    names = short_names([*methods, *controls])
+    lines = [_line(findings, metrics, spec, names[spec]) for spec in [*methods, *controls]]
+    if findings.calibrates(metrics[0]):
+        lines += [_null_line(findings.calibrated, metrics, family) for family in NULLS]
+    return lines
+
+
+def board_metrics(findings: Findings) -> list[str]:
+    """Return the metrics of the leaderboard: calibrated headlines, or else all headlines."""
+    calibrated = [name for name in findings.metrics() if findings.calibrates(name)]
+    return calibrated or findings.metrics()
+
+
+def _line(findings: Findings, metrics: list[str], spec: str, name: str) -> Line:
+    calibrated, ranks = findings.calibrated, findings.ranks
+    rows = {
+        str(row["metric"]): row
+        for row in calibrated[
+            (calibrated["method"] == spec) & (calibrated["family"] == OVERALL)
+        ].to_dict("records")
+    }
+    placed = {str(row["metric"]): row for row in ranks[ranks["method"] == spec].to_dict("records")}
+    control = is_control(spec)
+    return Line(
+        f"control: {name}" if control else name,
+        spec,
+        control,
+        {metric: _score(findings, spec, metric, rows.get(metric)) for metric in metrics},
+        {
+            metric: Score(placed[metric]["rank"], placed[metric]["low"], placed[metric]["high"])
+            for metric in metrics
+            if metric in placed
+        },
+        {metric: rows[metric]["recognised"] for metric in metrics if metric in rows},
+        _mean(findings.summary, spec, "completeness_error"),
+        _coverage(findings.records, spec, metrics),
+    )
+
+
+def _score(findings: Findings, spec: str, metric: str, row: dict[Any, Any] | None) -> Score:
+    """Return the calibrated score, the verdict in its place, or the raw mean."""
+    if row is None:
+        raw = None if findings.calibrates(metric) else _mean(findings.summary, spec, metric)
+        return raw or Score(math.nan, word=missing_word(findings.records, spec, metric))
+    if row["verdict"] not in (OK, UNRESOLVABLE):
+        return Score(math.nan, word=str(row["verdict"]))
+    mark = "~" if row["verdict"] == UNRESOLVABLE else ""
+    return Score(row["calibrated"], row["low"], row["high"], mark)
+
+
+def missing_word(records: pd.DataFrame, spec: str, metric: str) -> str:
+    """Return the status that most of a method's values have, where none has a number."""
+    chosen = records[(records["method"] == spec) & (records["metric"] == metric)]
+    return "-" if chosen.empty else str(chosen["status"].mode()[0])
+
+
+def _mean(summary: pd.DataFrame, spec: str, metric: str) -> Score | None:
+    rows = summary[
+        (summary["subset"] == "all")
+        & (summary["method"] == spec)
+        & (summary["metric"] == metric)
+        & (summary["family"] == OVERALL)
+    ]
+    if rows.empty or math.isnan(rows.iloc[0]["mean"]):
+        return None
+    return Score(*rows.iloc[0][["mean", "low", "high"]].astype(float))
+
+
+def _coverage(records: pd.DataFrame, spec: str, metrics: list[str]) -> float:
+    """Return the share of pairs that have a value, of all metrics together."""
+    chosen = records[
+        (records["method"] == spec)
+        & records["metric"].isin(metrics)
+        & ~records["family"].isin(REFERENCES)
+    ]
+    return float((chosen["status"] == Status.OK).mean()) if len(chosen) else np.nan
+
+
+def _null_line(calibrated: pd.DataFrame, metrics: list[str], family: str) -> Line:
+    scores = {metric: Score(null_score(calibrated, metric, family)) for metric in metrics}
+    return Line(
+        f"control: {NULL_NAMES[family]}", "", control=True, scores=scores,
+        ranks={}, recognised={}, completeness=None, coverage=math.nan,
+    )  # fmt: skip
+
+
+def percent(share: float) -> str:
+    """Write a share so that only all of it reads 100%."""
+    return f"{share:.0%}" if share in (0, 1) else f"{math.floor(share * 1000) / 10:.1f}%"

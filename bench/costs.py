@@ -1,0 +1,50 @@
+"""What the maps of a run cost: seconds an image, and passes through the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from steadymap.bench.records import CLEAN, REFERENCES
+from steadymap.bench.store import TIMINGS
+from steadymap.bench.views import SHARED
+
+COLUMNS = ["method", "milliseconds", "passes", "shared"]
+
+
+def seconds_by_part(folder: Path) -> dict[str, float]:
+    """Return the seconds an image of each part of a run, over the perturbed views; may be empty."""
+    path = folder / TIMINGS
+    if not path.is_file():
+        return {}
+    timings = pd.read_csv(path)
+    timings = timings[~timings["family"].isin((*REFERENCES, CLEAN))]
+    spent = timings.groupby("part")[["seconds", "images"]].sum()
+    each = spent["seconds"] / spent["images"]
+    return {str(part): float(seconds) for part, seconds in each.items()}
+
+
+def method_costs(folder: Path, manifest: Mapping[str, Any]) -> pd.DataFrame:
+    """Say what one map of each method costs.
+
+    Returns:
+        One row a method: `milliseconds` a map by the clock of one worker, the shared pass counted
+        in full where the method reads that; `passes`, how many times an image goes forward and
+        backward for one map; `shared`, whether that is the pass which other methods use, too.
+    """
+    spent = seconds_by_part(folder)
+    known = manifest.get("passes_by_method", {})
+    rows = []
+    for spec in manifest["methods"]:
+        passes = known.get(spec, {})
+        shared = bool(passes.get("shared"))
+        seconds = spent.get(spec, np.nan)
+        if shared:
+            seconds = np.nansum([seconds, spent.get(SHARED, np.nan)])
+        count = passes.get("each", np.nan)
+        rows.append((spec, 1000 * seconds, np.nan if count is None else count, shared))
+    return pd.DataFrame(rows, columns=COLUMNS)

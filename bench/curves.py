@@ -1,0 +1,93 @@
+"""Scores against severity, and the severity at which a method breaks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from steadymap.bench.calibration import OK, UNRESOLVABLE, is_control
+from steadymap.bench.records import CLEAN, OVERALL, REFERENCES
+from steadymap.bench.summary import summarise
+from steadymap.metrics import METRICS
+
+# Halfway from a map that did not move to unrelated ones.
+THRESHOLD = 0.5
+
+COLUMNS = ["method", "family", "metric", "severity", "images", "score", "low", "high", "calibrated"]
+BREAKING = ["method", "family", "metric", "sign", "severity"]
+
+
+def severity_curves(records: pd.DataFrame, calibrated: pd.DataFrame) -> pd.DataFrame:
+    """Average scores over images at each severity; controls are left out.
+
+    Where a method has calibrated scores of a metric its curve is calibrated, too, by the null of
+    all families together, taken as known: the interval is that of the score alone.
+
+    Args:
+        records: of a run.
+        calibrated: as `calibrate` returns it for them.
+
+    Returns:
+        One row a method, family, metric and severity, with the 95% interval of the mean;
+        `calibrated` says whether the row is. Methods whose calibrated score has no number
+        (`uninformative`, `uncalibrated`) have no rows of that metric.
+    """
+    kept = ~records["family"].isin((*REFERENCES, CLEAN)) & records["metric"].isin(METRICS)
+    methods = [spec for spec in records["method"].unique() if not is_control(str(spec))]
+    chosen = records[kept & records["method"].isin(methods)]
+    table = summarise(chosen, ("method", "family", "metric", "severity"))
+    overall = calibrated[calibrated["family"] == OVERALL]
+    rows = {(row["method"], row["metric"]): row for row in overall.to_dict("records")}
+    found: list[dict[str, object]] = []
+    for row in table.astype({"method": str, "family": str, "metric": str}).to_dict("records"):
+        ends = [row["mean"], row["low"], row["high"]]
+        worth = rows.get((row["method"], row["metric"]))
+        if worth is not None:
+            if worth["verdict"] not in (OK, UNRESOLVABLE):
+                continue
+            perfect = METRICS[row["metric"]].identity or 0.0
+            room = abs(worth["null"] - perfect)
+            ends = [1 - abs(value - perfect) / room for value in ends]
+        # A distance's larger value is a smaller score.
+        low, high = np.sort(ends[1:])
+        found.append(
+            {key: row[key] for key in ("method", "family", "metric", "severity", "images")}
+            | {"score": ends[0], "low": low, "high": high, "calibrated": worth is not None}
+        )
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def breaking_points(curves: pd.DataFrame, threshold: float = THRESHOLD) -> pd.DataFrame:
+    """Find the smallest severity, of either sign, at which a calibrated curve is at the threshold.
+
+    Between measured severities, and from severity 0, where every score is 1, the curve is taken to
+    be straight.
+
+    Returns:
+        One row a method, family, metric and sign of the severity; `severity` is missing where the
+        curve stays above the threshold.
+    """
+    rows = []
+    keys = ["method", "family", "metric"]
+    for key, group in curves[curves["calibrated"]].groupby(keys, sort=False):
+        for sign in (-1, 1):
+            side = group[np.sign(group["severity"]) == sign]
+            if len(side):
+                found = _crossing(np.abs(side["severity"]), side["score"], threshold)
+                rows.append((*key, sign, sign * found))
+    return pd.DataFrame(rows, columns=BREAKING)
+
+
+def _crossing(sizes: pd.Series, scores: pd.Series, threshold: float) -> float:
+    """Return the first size at which the score is no more than the threshold; NaN if none."""
+    order = np.argsort(sizes.to_numpy())
+    x = np.concatenate([[0.0], sizes.to_numpy()[order]])
+    y = np.concatenate([[1.0], scores.to_numpy()[order]])
+    known = np.isfinite(y)
+    x, y = x[known], y[known]
+    below = np.flatnonzero(y <= threshold)
+    if not len(below) or threshold >= 1:
+        return np.nan
+    at = int(below[0])
+    share = (y[at - 1] - threshold) / (y[at - 1] - y[at])
+    return float(x[at - 1] + share * (x[at] - x[at - 1]))

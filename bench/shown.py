@@ -1,0 +1,84 @@
+"""One picture in seconds: an image before and after a perturbation, under every method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steadymap.bench.config import Plan
+from steadymap.bench.figures import grid_figure
+from steadymap.bench.images import ImageSet
+from steadymap.bench.names import short_names
+from steadymap.bench.perturbations import Cell
+from steadymap.bench.pictures import map_levels, photo_levels, scale_of
+from steadymap.bench.references import CLEAN_CELL
+from steadymap.bench.runner import measure, prepare
+from steadymap.bench.witnesses import CHEAPEST, predictions
+from steadymap.models import Classifier
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def show(classifier: Classifier, image: ImageSet, plan: Plan, cell: Cell) -> Figure:
+    """Draw one image and its maps, clean above and perturbed below, as the study did.
+
+    The two maps of a method share a scale, which ends at the clean one's 99th percentile.
+
+    Args:
+        classifier: what is explained.
+        image: a set of one.
+        plan: its methods, steps, seed and engine.
+        cell: the perturbation.
+    """
+    chosen = plan.model_copy(
+        update={
+            "family": (cell.family,),
+            "severity": (cell.severity,),
+            "metric": (CHEAPEST,),
+            "nulls": 0,
+            "controls": False,
+            "draws": 1,
+            "workers": 1,
+        }
+    )
+    setup = prepare(classifier, image, chosen)
+    (outcome,) = measure(setup, lambda _count: None, keep_maps=True)
+    if outcome.images is None:
+        raise TypeError("a run that keeps maps keeps its images")
+    pictures = outcome.images[0]
+    said = predictions(classifier, image.pictures[0].image_id, (CLEAN_CELL, cell), pictures)
+    names = short_names(list(outcome.attributions))
+    columns: list[tuple[str, list[NDArray[np.uint8]], bool | None]] = [
+        ("image", [photo_levels(one) for one in pictures.numpy()], None)
+    ]
+    for spec, attributions in outcome.attributions.items():
+        if attributions is None:
+            columns.append((f"{names[spec]}: no map", [], None))
+            continue
+        maps: NDArray[np.float32] = attributions[0].sum(dim=1).numpy()
+        scale = scale_of(maps[0], list(maps))
+        columns.append((names[spec], [map_levels(one, scale) for one in maps], scale.signed))
+    clean, moved = (
+        f"{_class_name(classifier, int(str(row[4])))} {float(str(row[5])):.0%}" for row in said
+    )
+    changed = "" if said[0][4] == said[1][4] else "\nchanged"
+    rows = (
+        f"clean\n{clean}",
+        f"{cell.family.replace('_', ' ')} {cell.severity:g}\n{moved}{changed}",
+    )
+    return grid_figure(rows, columns)
+
+
+def _class_name(classifier: Classifier, index: int) -> str:
+    names = classifier.class_names
+    return names[index] if index < len(names) else f"class {index}"
+
+
+def default_output(image: str, cell: Cell) -> Path:
+    """Return where the picture goes unless told otherwise."""
+    stem = Path(image.replace(":", "-")).stem
+    return Path(f"{stem}-{cell.family}-{cell.severity:g}.png")

@@ -1,0 +1,259 @@
+"""Witnesses: the few images whose maps a report shows, chosen by rule, with their maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from steadymap.bench.attributions import BASELINES, Batch
+from steadymap.bench.calibration import Instability, is_control
+from steadymap.bench.images import ImageSet
+from steadymap.bench.methods import BoundMethod
+from steadymap.bench.names import without_steps
+from steadymap.bench.perturbations import PERTURBATIONS, Cell
+from steadymap.bench.pictures import map_levels, photo_levels, scale_of
+from steadymap.bench.records import OVERALL, REFERENCES
+from steadymap.bench.references import CLEAN_CELL
+from steadymap.bench.runner import Outcome, Setup, measure, prepare
+from steadymap.bench.store import make_folder
+from steadymap.metrics import METRICS
+from steadymap.models import Classifier
+
+FOLDER = "witnesses"
+CHOICE = "witnesses.csv"
+PREDICTIONS = "predictions.csv"
+PICTURES = "pictures.safetensors"
+SCALES = "scales.csv"
+STEPS = "steps.csv"
+
+KINDS = ("steadiest", "typical", "least steady")
+
+# Maps of the witnesses need no score; one is asked for because a plan must have one.
+CHEAPEST = "relative_l2"
+
+# Completeness against the number of steps: of so many images, at so many steps.
+STEPS_IMAGES = 8
+STEPS_TRIED = (4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures and maps of the witnesses.
+
+    Attributes:
+        kinds: what each image stands for, by its id.
+        rows: one row a picture: image_id, family, severity, draw, prediction (index of the class),
+            confidence; the clean one of an image has family `clean`.
+        scales: one row an image and method: image_id, method, signed, most; see `Scale`.
+        images: (rows, 3, H, W), in 8 bits.
+        maps: by method, places on the scale (rows, h, w), in 8 bits.
+        known: by method, (rows,), whether there is a map.
+    """
+
+    kinds: Mapping[str, str]
+    rows: pd.DataFrame
+    scales: pd.DataFrame
+    images: NDArray[np.uint8]
+    maps: Mapping[str, NDArray[np.uint8]]
+    known: Mapping[str, NDArray[np.bool_]]
+
+
+def choose_witnesses(records: pd.DataFrame) -> dict[str, str]:
+    """Choose the images that a report shows: by id, what each stands for.
+
+    An image's steadiness is the mean, over methods (not controls) and families, of its own score by
+    SSIM, or by the first metric that compares maps. The witnesses are the steadiest image, the one
+    at the median, and the least steady; ties go to the smaller id. Fewer where there are fewer
+    images.
+    """
+    perturbed = records[~records["family"].isin(REFERENCES)]
+    unstable = Instability.of(perturbed)
+    pairs = [(method, metric) for method, metric in unstable.pairs() if not is_control(method)]
+    if not pairs:
+        return {}
+    metrics = {metric for _, metric in pairs}
+    chosen = next(name for name in METRICS if name in metrics)
+    rows = np.stack(
+        [unstable.at(method, metric, OVERALL) for method, metric in pairs if metric == chosen]
+    )
+    known = np.asarray(np.isfinite(rows).any(axis=0))
+    names = unstable.by_image.columns.astype(str).tolist()
+    ids = [names[place] for place in np.flatnonzero(known)]
+    moved = np.nanmean(rows[:, known], axis=0)
+    order = [ids[place] for place in np.lexsort((ids, moved))]
+    if not order:
+        return {}
+    places = (0, (len(order) - 1) // 2, len(order) - 1)
+    found: dict[str, str] = {}
+    for kind, place in zip(KINDS, places, strict=True):
+        found.setdefault(order[place], kind)
+    return found
+
+
+def keep_witnesses(setup: Setup, records: pd.DataFrame, folder: Path) -> None:
+    """Explain the witnesses of a finished run once more, and keep what a report shows of them.
+
+    Args:
+        setup: of the run.
+        records: of the run.
+        folder: of the run; files go to its `witnesses`.
+    """
+    kinds = choose_witnesses(records)
+    if not kinds:
+        return
+    home = folder / FOLDER
+    make_folder(home)
+    places = {picture.image_id: place for place, picture in enumerate(setup.images.pictures)}
+    images = _subset(setup.images, [places[image_id] for image_id in kinds])
+    plan = setup.plan.model_copy(
+        update={"metric": (CHEAPEST,), "nulls": 0, "controls": False, "draws": 1, "workers": 1}
+    )
+    few = prepare(setup.classifier, images, plan)
+    outcomes = list(measure(few, lambda _count: None, keep_maps=True))
+    scales = _write_pictures(home, list(kinds), outcomes)
+    scales.to_csv(home / SCALES, index=False, float_format="%.6g")
+    pd.DataFrame(kinds.items(), columns=["image_id", "kind"]).to_csv(home / CHOICE, index=False)
+    shown = [outcome.images for outcome in outcomes if outcome.images is not None]
+    rows = [
+        row
+        for image_id, pictures in zip(kinds, torch.cat(shown), strict=True)
+        for row in predictions(setup.classifier, image_id, (CLEAN_CELL, *plan.cells()), pictures)
+    ]
+    columns = ["image_id", "family", "severity", "draw", "prediction", "confidence"]
+    pd.DataFrame(rows, columns=columns).to_csv(home / PREDICTIONS, index=False, float_format="%.6g")
+    steps = completeness_by_steps(setup)
+    if len(steps):
+        steps.to_csv(home / STEPS, index=False, float_format="%.6g")
+
+
+def _write_pictures(home: Path, ids: Sequence[str], outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """Write images and maps as they will be shown, in 8 bits; return the scales of the maps."""
+    images = torch.cat([one.images for one in outcomes if one.images is not None]).numpy()
+    tensors: dict[str, NDArray[Any]] = {
+        "images": photo_levels(images.reshape(-1, *images.shape[2:]))
+    }
+    rows: list[tuple[object, ...]] = []
+    for spec in outcomes[0].attributions:
+        made = [one.attributions[spec] for one in outcomes]
+        if any(maps is None for maps in made):
+            continue
+        # (images, cells, h, w): signed maps.
+        maps = torch.cat([one for one in made if one is not None]).sum(dim=2).numpy()
+        levels = []
+        for image_id, clean_first in zip(ids, maps, strict=True):
+            scale = scale_of(clean_first[0], clean_first)
+            rows.append((image_id, spec, scale.signed, scale.most))
+            levels.append(map_levels(clean_first, scale))
+        tensors[f"map {spec}"] = np.concatenate(levels)
+        tensors[f"known {spec}"] = np.isfinite(maps).all(axis=(2, 3)).reshape(-1)
+    save_file(tensors, home / PICTURES)
+    return pd.DataFrame(rows, columns=["image_id", "method", "signed", "most"])
+
+
+def _subset(images: ImageSet, places: list[int]) -> ImageSet:
+    return replace(
+        images,
+        pictures=tuple(images.pictures[place] for place in places),
+        read=lambda index: images.read(places[index]),
+    )
+
+
+@torch.no_grad()
+def predictions(
+    classifier: Classifier, image_id: str, cells: tuple[Cell, ...], pictures: Tensor
+) -> list[tuple[object, ...]]:
+    """Return what the network says of each picture (cells, 3, H, W) of an image."""
+    rows: list[tuple[object, ...]] = []
+    for cell, picture in zip(cells, pictures, strict=True):
+        family = PERTURBATIONS.get(cell.family)
+        seen = classifier.shifted(cell.severity) if family and family.compensated else classifier
+        device = classifier.module.mean.device
+        chances = seen(picture[None].to(device)).softmax(dim=1)[0].cpu()
+        best = int(chances.argmax())
+        rows.append((image_id, cell.family, cell.severity, cell.draw, best, float(chances[best])))
+    return rows
+
+
+def completeness_by_steps(setup: Setup) -> pd.DataFrame:
+    """Measure the completeness error of path methods at several numbers of steps.
+
+    Returns:
+        One row a method (without its steps), number of steps and image: `method`, `steps`,
+        `image_id`, `completeness_error`, of the first clean images of the run; empty without such
+        methods.
+    """
+    images = _subset(setup.images, list(range(min(STEPS_IMAGES, len(setup.images)))))
+    classifier = setup.classifier
+    batch_images = images.images(range(len(images))).to(classifier.module.mean.device)
+    ids = tuple(picture.image_id for picture in images.pictures)
+    with torch.no_grad():
+        targets = classifier(batch_images).argmax(dim=1)
+    batch = Batch(batch_images, targets, ids, setup.plan.seed, setup.at_once)
+    rows: list[tuple[object, ...]] = []
+    for name, bound in path_methods(setup).items():
+        delta = _logit_difference(classifier, batch, bound)
+        for steps in STEPS_TRIED:
+            tried = replace(
+                bound, parameters=tuple((dict(bound.parameters) | {"steps": steps}).items())
+            )
+            found = tried.explain(classifier, batch, setup.plan.engine)
+            error = (found.flatten(1).double().sum(dim=1) - delta).abs().tolist()
+            rows += [(name, steps, *pair) for pair in zip(ids, error, strict=True)]
+    return pd.DataFrame(rows, columns=["method", "steps", "image_id", "completeness_error"])
+
+
+def path_methods(setup: Setup) -> dict[str, BoundMethod]:
+    """Return the methods of a run that are complete and take steps, by their spec without these."""
+    return {
+        without_steps(bound.spec): bound
+        for bound in setup.methods
+        if bound.baseline_name is not None and "steps" in dict(bound.parameters)
+    }
+
+
+@torch.no_grad()
+def _logit_difference(classifier: Classifier, batch: Batch, bound: BoundMethod) -> Tensor:
+    """Return what attributions must add up to (B,), in logits."""
+    if bound.baseline_name is None:
+        raise TypeError(f"{bound.spec} has no baseline")
+    baseline = BASELINES[bound.baseline_name](batch)
+    ends = [classifier(points).double() for points in (batch.images, baseline)]
+    both = [logits.gather(1, batch.targets[:, None])[:, 0] for logits in ends]
+    return both[0] - both[1]
+
+
+def read_gallery(folder: Path) -> Gallery | None:
+    """Read the witnesses of a run; None where none were kept."""
+    home = folder / FOLDER
+    if not (home / PREDICTIONS).is_file():
+        return None
+    kinds = pd.read_csv(home / CHOICE, dtype=str)
+    tensors = load_file(home / PICTURES)
+
+    def named(prefix: str) -> dict[str, NDArray[Any]]:
+        found = {name: value for name, value in tensors.items() if name.startswith(prefix)}
+        return {name.removeprefix(prefix): value for name, value in found.items()}
+
+    return Gallery(
+        dict(zip(kinds["image_id"], kinds["kind"], strict=True)),
+        pd.read_csv(home / PREDICTIONS, dtype={"image_id": str}),
+        pd.read_csv(home / SCALES, dtype={"image_id": str, "method": str}),
+        tensors["images"],
+        named("map "),
+        named("known "),
+    )
+
+
+def read_steps(folder: Path) -> pd.DataFrame:
+    """Read the completeness errors by number of steps; empty where none were kept."""
+    path = folder / FOLDER / STEPS
+    return pd.read_csv(path, dtype={"image_id": str}) if path.is_file() else pd.DataFrame()
