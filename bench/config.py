@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from steadymap.bench.attributions import Steps
 from steadymap.bench.methods import CONTROLS, DEFAULT_METHODS, BoundMethod, Engine, bind_method
 from steadymap.bench.names import nearest
-from steadymap.bench.perturbations import PERTURBATIONS, Cell
+from steadymap.bench.perturbations import DEFAULT_FAMILIES, PERTURBATIONS, Cell
 from steadymap.metrics import METRICS
 
 EXPERIMENTS = importlib.resources.files("steadymap.bench.experiments")
@@ -34,7 +34,7 @@ class Plan(BaseModel):
 
     Attributes:
         method: methods with their parameters, e.g. `integrated_gradients:baseline=white,steps=32`.
-        family: families of perturbations.
+        family: families of perturbations; left out, bias, compensated bias and three of noise.
         severity: one list for all families, or lists by family; left out, each family's own five.
             Lists of families that do not run are ignored.
         metric: metrics; left out, all that the methods and the data allow.
@@ -54,7 +54,7 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     method: tuple[str, ...] = DEFAULT_METHODS
-    family: tuple[str, ...] = tuple(PERTURBATIONS)
+    family: tuple[str, ...] = DEFAULT_FAMILIES
     severity: dict[str, tuple[float, ...]] | tuple[float, ...] | None = None
     metric: tuple[str, ...] | None = None
     draws: Annotated[int, Field(ge=1, le=MOST_DRAWS)] = 1

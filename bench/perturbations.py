@@ -1,8 +1,9 @@
 """Families of perturbations: an image and a severity in, a perturbed image out.
 
-Severities are in image units ([0, 1] from black to white), or a share of the pixels. At severity 0
-every family returns the image itself. Nothing is clamped: the classifier sees values beyond [0, 1]
-where a family makes them, as in the study.
+Severities are in image units ([0, 1] from black to white), or a share (of the pixels, of the light,
+of a side, of the circle of hues), as each family says. At severity 0 every family returns the image
+itself. Nothing is clamped: the classifier sees values beyond [0, 1] where a family makes them, as
+in the study; those that go through 8 bits make none.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steadymap.bench import corruptions
 from steadymap.bench.randomness import generator
 
 Perturb = Callable[[Tensor, float, np.random.Generator], Tensor]
@@ -114,7 +116,98 @@ PERTURBATIONS: dict[str, Perturbation] = {
         "Hendrycks and Dietterich 2019 (impulse noise)",
         stochastic=True,
     ),
+    "shot_noise": Perturbation(
+        corruptions.shot_noise,
+        (0.005, 0.01, 0.02, 0.05, 0.1),
+        (0.0, 1.0),
+        "Poisson noise of light; severity is its variance at white",
+        "Hendrycks and Dietterich 2019",
+        stochastic=True,
+    ),
+    "speckle_noise": Perturbation(
+        corruptions.speckle_noise,
+        MAGNITUDES,
+        (0.0, 1.0),
+        "normal noise in proportion to the light; severity is its standard deviation at white",
+        "Hendrycks and Dietterich 2019",
+        stochastic=True,
+    ),
+    "brightness": Perturbation(
+        corruptions.brightness,
+        BOTH_SIGNS,
+        (-1.0, 1.0),
+        "light times 1 + severity; black stays black",
+        "torchvision",
+    ),
+    "contrast": Perturbation(
+        corruptions.contrast,
+        BOTH_SIGNS,
+        (-1.0, 1.0),
+        "distance from the mean grey times 1 + severity",
+        "torchvision; Hendrycks and Dietterich 2019",
+    ),
+    "saturation": Perturbation(
+        corruptions.saturation,
+        BOTH_SIGNS,
+        (-1.0, 1.0),
+        "distance from each pixel's grey times 1 + severity",
+        "torchvision; Hendrycks and Dietterich 2019",
+    ),
+    "hue": Perturbation(
+        corruptions.hue,
+        (-0.4, -0.3, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.3, 0.4),
+        (-0.5, 0.5),
+        "hue turned by that share of the circle",
+        "torchvision",
+    ),
+    "red_bias": Perturbation(
+        corruptions.red_bias, BOTH_SIGNS, (-1.0, 1.0), "a constant on red", "the study, by channel"
+    ),
+    "green_bias": Perturbation(
+        corruptions.green_bias,
+        BOTH_SIGNS,
+        (-1.0, 1.0),
+        "a constant on green",
+        "the study, by channel",
+    ),
+    "blue_bias": Perturbation(
+        corruptions.blue_bias,
+        BOTH_SIGNS,
+        (-1.0, 1.0),
+        "a constant on blue",
+        "the study, by channel",
+    ),
+    "gaussian_blur": Perturbation(
+        corruptions.gaussian_blur,
+        (0.005, 0.01, 0.02, 0.03, 0.05),
+        (0.0, 0.5),
+        "blur; severity is its standard deviation as a share of the shorter side",
+        "Hendrycks and Dietterich 2019",
+    ),
+    "pixelate": Perturbation(
+        corruptions.pixelate,
+        (0.3, 0.5, 0.7, 0.8, 0.9),
+        (0.0, 0.99),
+        "sides shrunk by that share and enlarged again",
+        "Hendrycks and Dietterich 2019",
+    ),
+    "jpeg": Perturbation(
+        corruptions.jpeg,
+        (0.5, 0.75, 0.85, 0.9, 0.95),
+        (0.0, 0.99),
+        "JPEG with quality 100 (1 - severity)",
+        "Hendrycks and Dietterich 2019",
+    ),
 }
+
+# What a plan runs unless told otherwise: the study's shift, what is the method's own in it, noise.
+DEFAULT_FAMILIES = (
+    "bias",
+    "compensated_bias",
+    "gaussian_noise",
+    "uniform_noise",
+    "salt_and_pepper",
+)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 from support import global_numpy_state, random_images
 from torch import Tensor
+from torchvision.transforms.v2 import functional
 
 from steadymap.bench.perturbations import PERTURBATIONS, Cell, perturb
 
@@ -70,9 +75,8 @@ def test_a_draw_belongs_to_seed_image_severity_and_number(name: str) -> None:
     )
     lower = PERTURBATIONS[name].severities[-2]
     unit = [(perturb(IMAGE, Cell(name, size, 0), "x", 0) - IMAGE) / size for size in (level, lower)]
-    if name != "salt_and_pepper":  # whose change is no multiple of its severity
-        same = torch.allclose(unit[0], unit[1], atol=1e-5)
-        assert same != PERTURBATIONS[name].stochastic, "another severity is another draw"
+    if PERTURBATIONS[name].stochastic:
+        assert not torch.allclose(unit[0], unit[1], atol=1e-5), "another severity is another draw"
     differ = [not torch.equal(other, first) for other in others]
     assert differ == [PERTURBATIONS[name].stochastic] * 3
 
@@ -118,3 +122,94 @@ def test_salt_and_pepper_hits_that_share_in_all_channels_at_once() -> None:
     # 10,000 pixels: the share's standard error is 0.004; among 2,000 hit, salt's is 0.011.
     assert abs(float(hit[0].double().mean()) - 0.2) < 4 * 0.004
     assert abs(float(after[hit].mean()) - 0.5) < 4 * 0.011
+
+
+# --- light, colour and sharpness ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "oracle"),
+    [
+        ("brightness", functional.adjust_brightness),
+        ("contrast", functional.adjust_contrast),
+        ("saturation", functional.adjust_saturation),
+    ],
+)
+def test_light_and_colour_are_torchvision_s_where_nothing_is_clamped(
+    name: str, oracle: Callable[[Tensor, float], Tensor]
+) -> None:
+    for level in (-0.5, -0.1):
+        after = perturb(IMAGE, Cell(name, level, 0), "x", 0)
+        torch.testing.assert_close(after, oracle(IMAGE, 1 + level))
+    # And beyond the bounds, where torchvision clamps.
+    after = perturb(IMAGE, Cell(name, 0.5, 0), "x", 0)
+    assert float(after.max()) > 1
+    torch.testing.assert_close(after.clamp(0, 1), oracle(IMAGE, 1.5))
+
+
+def test_hue_is_turned_as_torchvision_turns_it() -> None:
+    red = torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(3, 2, 2)
+    after = perturb(red, Cell("hue", 1 / 3, 0), "x", 0)
+    torch.testing.assert_close(after[:, 0, 0], torch.tensor([0.0, 1.0, 0.0]), atol=1e-5, rtol=0)
+    turned = perturb(IMAGE, Cell("hue", 0.2, 0), "x", 0)
+    torch.testing.assert_close(turned, functional.adjust_hue(IMAGE, 0.2))
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_a_channel_s_bias_moves_that_channel_alone(place: int) -> None:
+    name = ("red_bias", "green_bias", "blue_bias")[place]
+    moved = perturb(IMAGE, Cell(name, 0.3, 0), "x", 0) - IMAGE
+    expected = torch.zeros(3)
+    expected[place] = 0.3
+    torch.testing.assert_close(moved, expected[:, None, None].expand_as(IMAGE))
+
+
+def test_blur_keeps_a_plain_image_and_has_its_deviation_in_shares_of_the_side() -> None:
+    plain = torch.full((3, 40, 60), 0.3)
+    torch.testing.assert_close(perturb(plain, Cell("gaussian_blur", 0.05, 0), "x", 0), plain)
+    point = torch.zeros(3, 101, 121)
+    point[:, 50, 60] = 1
+    after = perturb(point, Cell("gaussian_blur", 0.03, 0), "x", 0)[0].double()
+    across = after.sum(dim=0)
+    spread = (across * (torch.arange(121) - 60) ** 2).sum() / across.sum()
+    assert float(spread.sqrt()) == pytest.approx(0.03 * 101, rel=0.01)
+
+
+def test_pixels_are_means_of_their_blocks() -> None:
+    after = perturb(IMAGE, Cell("pixelate", 0.75, 0), "x", 0)
+    blocks = torch.nn.functional.avg_pool2d(IMAGE[None], 4)[0]
+    large = blocks.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
+    # Through 8 bits before and after.
+    torch.testing.assert_close(after, large, atol=1.01 / 255, rtol=0)
+
+
+def test_jpeg_has_the_quality_that_the_severity_says() -> None:
+    """A smooth picture, as JPEG is for these: the error grows, and quality 100 is nearly none."""
+    ramp = torch.linspace(0, 1, 64)
+    smooth = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), ramp.expand(64, 64)])
+    assert change(smooth, perturb(smooth, Cell("jpeg", 0.001, 0), "x", 0)) < 0.01
+    file = io.BytesIO()
+    pixels = (smooth * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(file, "JPEG", quality=10)
+    with Image.open(file) as picture:
+        expected = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+    assert torch.equal(perturb(smooth, Cell("jpeg", 0.9, 0), "x", 0), expected)
+
+
+def test_shot_noise_has_the_variance_of_light_and_no_bias() -> None:
+    for light in (0.2, 1.0):
+        image = torch.full((3, 100, 100), light)
+        noise = (perturb(image, Cell("shot_noise", 0.05, 0), "x", 0) - image).double()
+        # 30,000 values: the mean's standard error is sqrt(variance / n), the variance's about 1%.
+        variance = 0.05 * light
+        assert abs(float(noise.mean())) < 4 * (variance / 30_000) ** 0.5
+        assert float(noise.var()) == pytest.approx(variance, rel=0.05)
+
+
+def test_speckle_leaves_black_alone_and_grows_with_the_light() -> None:
+    image = torch.stack([torch.full((100, 100), light) for light in (0.0, 0.5, 1.0)])
+    noise = (perturb(image, Cell("speckle_noise", 0.2, 0), "x", 0) - image).double()
+    assert not noise[0].any()
+    # 10,000 values each: a deviation's standard error is 0.7% of it.
+    assert float(noise[1].std()) == pytest.approx(0.1, rel=0.03)
+    assert float(noise[2].std()) == pytest.approx(0.2, rel=0.03)
