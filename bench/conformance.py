@@ -208,12 +208,15 @@ def completeness(subject: Subject) -> Finding:
 
 
 def scaling(subject: Subject) -> Finding:
-    """The map of 3 f + 7 is three times that of f."""
+    """The map of 3 f + 7 is three times that of f, or nine times, as the method's degree says."""
     if subject.method.control:
         return _inapplicable("a control ignores the network")
+    degree = subject.method.method.degree
+    if degree is None:
+        return _inapplicable("its map has no fixed power of the logits")
     network, batch = known.convolutional(), batch_of(known.images(IMAGES))
     found = subject.explain(known.scaled(network, 3.0, 7.0), batch)
-    return subject.agree(found, 3 * subject.explain(network, batch))
+    return subject.agree(found, 3**degree * subject.explain(network, batch))
 
 
 def reparametrisation(subject: Subject) -> Finding:

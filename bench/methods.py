@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_type_hints
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from steadymap.bench import attributions, controls
+from steadymap.bench import attributions, controls, smoothing
 from steadymap.bench.attributions import BaselineName, Batch, Steps
 from steadymap.bench.names import nearest
 from steadymap.bench.passes import Pass, Read
@@ -56,6 +57,11 @@ def _steps(parameters: Parameters) -> int:
     return steps if isinstance(steps, int) else points_at(1)
 
 
+def _samples(parameters: Parameters) -> int:
+    """Return how many noisy copies one map takes."""
+    return int(str(parameters["samples"]))
+
+
 def _none(_parameters: Parameters) -> int:
     """Return no passes: a control does not look at the network."""
     return 0
@@ -89,6 +95,7 @@ class Method:
         control: whether it is there to be beaten: it ignores the network or the image.
         on_linear: on a network that is linear, with weights (B, 3, H, W) of each target, the map
             that must come out; not needed where the method is complete.
+        degree: the power of the logits' scale that maps have: 1, 2 for squares, None for none.
         inapplicable: says why a classifier cannot be explained with it, or None.
         captum: the same through captum, with the same parameters, where `explain` is our own.
         share: where one forward and one backward pass of the image itself, which other methods
@@ -105,6 +112,7 @@ class Method:
     capabilities: Callable[[Parameters], frozenset[Capability]] | None = None
     control: bool = False
     on_linear: Callable[[Tensor, Batch], Tensor] | None = None
+    degree: int | None = 1
     inapplicable: Callable[[Classifier], str | None] = lambda _classifier: None
     captum: Callable[..., Tensor] | None = None
     share: Share | None = None
@@ -148,6 +156,57 @@ METHODS: dict[str, Method] = {
         inapplicable=_lacks_cam_layer,
         captum=attributions.captum_grad_cam,
         share=Share("layer", attributions.read_grad_cam),
+    ),
+    "grad_cam_plus_plus": Method(
+        attributions.grad_cam_plus_plus,
+        "Grad-CAM with a weight for every place",
+        "Chattopadhyay et al. 2018",
+        _always("shift_invariant"),
+        degree=None,
+        inapplicable=_lacks_cam_layer,
+        share=Share("layer", attributions.read_grad_cam_plus_plus),
+    ),
+    "hires_cam": Method(
+        attributions.hires_cam,
+        "gradient times activations of the last convolution, place by place",
+        "Draelos and Carin 2020",
+        _grad_cam_can,
+        inapplicable=_lacks_cam_layer,
+        share=Share("layer", attributions.read_hires_cam),
+    ),
+    "layer_cam": Method(
+        attributions.layer_cam,
+        "positive gradient times activations of the last convolution, place by place",
+        "Jiang et al. 2021",
+        _always("shift_invariant"),
+        inapplicable=_lacks_cam_layer,
+        share=Share("layer", attributions.read_layer_cam),
+    ),
+    "smooth_grad": Method(
+        smoothing.smooth_grad,
+        "gradient averaged over noisy copies of the image",
+        "Smilkov et al. 2017",
+        _always("shift_invariant", "signed", "stochastic"),
+        on_linear=lambda weights, _batch: weights,
+        passes=_samples,
+    ),
+    "smooth_grad_squared": Method(
+        smoothing.smooth_grad_squared,
+        "squared gradient averaged over noisy copies",
+        "Hooker et al. 2019",
+        _always("shift_invariant", "stochastic"),
+        on_linear=lambda weights, _batch: weights.square(),
+        degree=2,
+        passes=_samples,
+    ),
+    "var_grad": Method(
+        smoothing.var_grad,
+        "variance of the gradient over noisy copies",
+        "Adebayo et al. 2018",
+        _always("shift_invariant", "stochastic"),
+        on_linear=lambda weights, _batch: torch.zeros_like(weights),
+        degree=2,
+        passes=_samples,
     ),
     "constant": Method(
         controls.constant,

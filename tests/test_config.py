@@ -17,7 +17,7 @@ from steadymap.bench.config import (
     read_config,
     read_experiment,
 )
-from steadymap.bench.methods import METHODS
+from steadymap.bench.methods import CONTROLS, DEFAULT_METHODS, bind_method
 from steadymap.bench.perturbations import DEFAULT_FAMILIES, PERTURBATIONS, Cell
 from steadymap.metrics import METRICS
 
@@ -149,7 +149,8 @@ def test_the_embedded_experiment_has_everything() -> None:
     assert experiment.limit is not None
     assert experiment.limit >= 60
     specs = [method.spec for method in experiment.bound_methods()]
-    assert {spec.partition(":")[0] for spec in specs} == set(METHODS)
+    wanted = [bind_method(spec, experiment.steps).spec for spec in (*DEFAULT_METHODS, *CONTROLS)]
+    assert specs == wanted
     assert experiment.nulls > 0
     assert experiment.family == DEFAULT_FAMILIES
     assert experiment.metric is None, f"all of {list(METRICS)}"

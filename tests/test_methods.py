@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -33,6 +34,7 @@ from steadymap.bench.methods import (
     Share,
     bind_method,
 )
+from steadymap.bench.randomness import generator
 from steadymap.metrics import METRICS, Maps, evaluate
 from steadymap.models import Classifier, load_classifier, make_classifier
 
@@ -381,3 +383,97 @@ def test_linear_network_has_no_layer_for_grad_cam() -> None:
     linear = make_classifier(linear_network(), (SIDE, SIDE))
     reason = METHODS["grad_cam"].inapplicable(linear)
     assert reason == "the network has no convolution with a spatial output"
+
+
+# --- noisy copies, and the family of Grad-CAM -----------------------------------------------------
+
+
+def noisy_gradients(classifier: Classifier, images: Tensor, samples: int, noise: float) -> Tensor:
+    """Take gradients one image and one copy at a time: (samples, B, 3, H, W)."""
+    batch = batch_of(images)
+    found = []
+    for place, image_id in enumerate(batch.image_ids):
+        rng = generator(batch.seed, image_id, "smoothing")
+        copies = []
+        for _ in range(samples):
+            drawn = torch.from_numpy(rng.standard_normal(tuple(images.shape[1:])))
+            copy = (images[place : place + 1] + noise * drawn).requires_grad_()
+            logit = classifier(copy)[0, batch.targets[place]]
+            copies.append(torch.autograd.grad(logit, copy)[0][0])
+        found.append(torch.stack(copies))
+    return torch.stack(found, dim=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "moment"),
+    [
+        ("smooth_grad", lambda gradients: gradients.mean(dim=0)),
+        ("smooth_grad_squared", lambda gradients: gradients.square().mean(dim=0)),
+        ("var_grad", lambda gradients: gradients.var(dim=0, correction=0)),
+    ],
+)
+def test_a_moment_of_noisy_gradients_is_that_moment(
+    name: str, moment: Callable[[Tensor], Tensor], conv64: Classifier
+) -> None:
+    gradients = noisy_gradients(conv64, IMAGES64, 5, 0.2)
+    maps = explain(f"{name}:samples=5,noise=0.2", conv64, IMAGES64)
+    torch.testing.assert_close(maps, moment(gradients), rtol=1e-9, atol=1e-12)
+
+
+def test_without_noise_smoothgrad_is_the_gradient(conv64: Classifier) -> None:
+    maps = explain("smooth_grad:samples=3,noise=0", conv64, IMAGES64)
+    torch.testing.assert_close(maps, explain("gradient", conv64, IMAGES64))
+    assert not explain("var_grad:samples=3,noise=0", conv64, IMAGES64).any()
+
+
+def layer_of(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return activations of the layer for Grad-CAM and their gradient, by a hook of its own."""
+    seen: list[Tensor] = []
+    hook = classifier.cam_module.register_forward_hook(lambda *given: seen.append(given[2]))
+    logits = classifier(images.clone().requires_grad_())
+    hook.remove()
+    chosen = logits.gather(1, batch_of(images).targets[:, None]).sum()
+    return seen[0].detach(), torch.autograd.grad(chosen, seen[0])[0]
+
+
+def test_maps_of_the_last_convolution_are_their_definitions(conv64: Classifier) -> None:
+    """Place by place, in loops."""
+    activations, slope = layer_of(conv64, IMAGES64)
+    count, channels, height, width = activations.shape
+    plus_plus, hires, layer = (torch.zeros(count, 1, height, width).double() for _ in range(3))
+    for image in range(count):
+        for k in range(channels):
+            total = float(activations[image, k].sum())
+            weight = 0.0
+            for y in range(height):
+                for x in range(width):
+                    g, a = float(slope[image, k, y, x]), float(activations[image, k, y, x])
+                    below = 2 * g**2 + total * g**3
+                    if below != 0:
+                        weight += g**2 / below * max(g, 0)
+                    hires[image, 0, y, x] += g * a
+                    layer[image, 0, y, x] += max(g, 0) * a
+            plus_plus[image, 0] += weight * activations[image, k]
+    for name, expected in (
+        ("grad_cam_plus_plus", plus_plus.relu()),
+        ("hires_cam", hires.relu()),
+        ("hires_cam:relu=false", hires),
+        ("layer_cam", layer.relu()),
+    ):
+        torch.testing.assert_close(explain(name, conv64, IMAGES64), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_before_an_average_over_places_hires_cam_is_grad_cam() -> None:
+    """There the gradient is the same at every place."""
+    averaging = make_classifier(
+        seeded(
+            lambda: nn.Sequential(
+                nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+            )
+        ).double(),
+        (6, 6),
+    )
+    images = random_images(3, 6).double()
+    torch.testing.assert_close(
+        explain("hires_cam", averaging, images), explain("grad_cam", averaging, images)
+    )

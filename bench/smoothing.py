@@ -1,0 +1,89 @@
+"""Gradients averaged over noisy copies of an image: SmoothGrad and what is made of its moments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from steadymap.bench.attributions import Batch
+from steadymap.bench.passes import shared_pass
+from steadymap.bench.randomness import generator
+from steadymap.models import Classifier
+
+MOST_SAMPLES = 10_000
+
+Samples = Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
+# A variance of one sample says nothing.
+SeveralSamples = Annotated[int, Field(ge=2, le=MOST_SAMPLES)]
+Spread = Annotated[float, Field(ge=0, le=1)]
+
+
+def smooth_grad(
+    classifier: Classifier, batch: Batch, *, samples: Samples = 16, noise: Spread = 0.15
+) -> Tensor:
+    """Mean gradient of the target's logit over noisy copies, signed: (B, 3, H, W).
+
+    The noise is normal, of standard deviation `noise` in image units; it belongs to seed and image,
+    so that both maps of a pair have the same. Source: Smilkov et al. 2017.
+    """
+    total = torch.zeros_like(batch.images)
+    for places, found in _gradients(classifier, batch, samples, noise):
+        total.index_add_(0, places, found)
+    return total / samples
+
+
+def smooth_grad_squared(
+    classifier: Classifier, batch: Batch, *, samples: Samples = 16, noise: Spread = 0.15
+) -> Tensor:
+    """Mean squared gradient over noisy copies, not negative: (B, 3, H, W).
+
+    Source: Hooker et al. 2019.
+    """
+    total = torch.zeros_like(batch.images)
+    for places, found in _gradients(classifier, batch, samples, noise):
+        total.index_add_(0, places, found.square())
+    return total / samples
+
+
+def var_grad(
+    classifier: Classifier, batch: Batch, *, samples: SeveralSamples = 16, noise: Spread = 0.15
+) -> Tensor:
+    """Variance of the gradient over noisy copies, not negative: (B, 3, H, W).
+
+    Of the samples themselves, over their number. Source: Adebayo et al. 2018.
+    """
+    # Around each image's first, and in double precision: a difference of moments loses digits.
+    first: dict[int, Tensor] = {}
+    mean = torch.zeros_like(batch.images, dtype=torch.float64)
+    mean_square = torch.zeros_like(mean)
+    for places, found in _gradients(classifier, batch, samples, noise):
+        for place, one in zip(places.tolist(), found, strict=True):
+            first.setdefault(place, one.double())
+        apart = found.double() - torch.stack([first[place] for place in places.tolist()])
+        mean.index_add_(0, places, apart / samples)
+        mean_square.index_add_(0, places, apart.square() / samples)
+    return (mean_square - mean.square()).clamp(min=0).to(batch.images.dtype)
+
+
+def _gradients(
+    classifier: Classifier, batch: Batch, samples: int, noise: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield places of images (n,) and gradients at noisy copies of them (n, 3, H, W).
+
+    As many at once as go through the network together, whatever image they belong to.
+    """
+    shape = tuple(batch.images.shape[1:])
+    draws = [generator(batch.seed, image_id, "smoothing") for image_id in batch.image_ids]
+    every = list(range(len(draws))) * samples
+    for start in range(0, len(every), batch.at_once):
+        chosen = every[start : start + batch.at_once]
+        drawn = [torch.from_numpy(draws[place].standard_normal(shape)) for place in chosen]
+        places = torch.tensor(chosen, device=batch.images.device)
+        copies = batch.images[places] + noise * torch.stack(drawn).to(batch.images)
+        targets = batch.targets[places]
+        seen = shared_pass(classifier, copies, targets, ["gradient"], batch.at_once)
+        yield places, seen.need_gradient()
