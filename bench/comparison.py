@@ -34,10 +34,22 @@ MARGINS: dict[str, float] = {
     "spearman_magnitude": 0.05,
     "kendall": 0.05,
     "top_k_intersection": 0.05,
+    "cosine": 0.05,
+    "pearson": 0.05,
+    # Of the diagonal: on the embedded hands unrelated maps have their centres 0.03 to 0.1 apart.
+    "centre_shift": 0.01,
     "mask_mass": 0.05,
     **{
         name + RECOGNISED: 0.1
-        for name in ("ssim", "spearman", "spearman_magnitude", "top_k_intersection")
+        for name in (
+            "ssim",
+            "spearman",
+            "spearman_magnitude",
+            "top_k_intersection",
+            "cosine",
+            "pearson",
+            "centre_shift",
+        )
     },
 }
 RELATIVE_MARGINS: dict[str, float] = {

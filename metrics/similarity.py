@@ -75,3 +75,47 @@ def relative_l2(clean: Maps, perturbed: Maps) -> Array:
     difference = np.sqrt(((perturbed.signed - clean.signed) ** 2).sum(axis=(1, 2)))
     distance: Array = difference / np.sqrt((clean.signed**2).sum(axis=(1, 2)))
     return distance
+
+
+def cosine(clean: Maps, perturbed: Maps) -> Array:
+    """Cosine of the angle between signed maps, in [-1, 1]; 1 where they differ in scale alone."""
+    both = (clean.signed * perturbed.signed).sum(axis=(1, 2))
+    similarity: Array = both / (_norm(clean.signed) * _norm(perturbed.signed))
+    return similarity
+
+
+def pearson(clean: Maps, perturbed: Maps) -> Array:
+    """Pearson's correlation of signed maps, in [-1, 1]; 1 for maps that differ in scale and level.
+
+    Source: Pearson 1895.
+    """
+    first, second = (
+        maps.signed - maps.signed.mean(axis=(1, 2), keepdims=True) for maps in (clean, perturbed)
+    )
+    correlation: Array = (first * second).sum(axis=(1, 2)) / (_norm(first) * _norm(second))
+    return correlation
+
+
+def centre_shift(clean: Maps, perturbed: Maps) -> Array:
+    """Distance between the centres of mass of magnitudes, as a share of the diagonal, in [0, 1).
+
+    Source: Ghorbani, Abid and Zou 2019, section 2.
+    """
+    height, width = clean.signed.shape[1:]
+    apart = _centre(clean.magnitude) - _centre(perturbed.magnitude)
+    shift: Array = np.hypot(*apart) / np.hypot(height, width)
+    return shift
+
+
+def _norm(values: Array) -> Array:
+    norm: Array = np.sqrt((values**2).sum(axis=(1, 2)))
+    return norm
+
+
+def _centre(magnitude: Array) -> Array:
+    """Return row and column of the centres of mass, (2, B), in pixels."""
+    total = magnitude.sum(axis=(1, 2))
+    rows, columns = (np.arange(size) for size in magnitude.shape[1:])
+    down = (magnitude.sum(axis=2) * rows).sum(axis=1)
+    across = (magnitude.sum(axis=1) * columns).sum(axis=1)
+    return np.stack([down, across]) / total

@@ -224,6 +224,42 @@ def relative_l2(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
     return difference / (clean.signed**2).sum(dim=(1, 2)).sqrt()
 
 
+def cosine(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+    """Cosine of the angle between signed maps."""
+    return _cosine(clean.signed, perturbed.signed)
+
+
+def pearson(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+    """Pearson's correlation of signed maps."""
+    first, second = (
+        maps.signed - maps.signed.mean(dim=(1, 2), keepdim=True) for maps in (clean, perturbed)
+    )
+    return _cosine(first, second)
+
+
+def _cosine(first: Tensor, second: Tensor) -> Tensor:
+    both = (first * second).sum(dim=(1, 2))
+    return both / ((first**2).sum(dim=(1, 2)).sqrt() * (second**2).sum(dim=(1, 2)).sqrt())
+
+
+def centre_shift(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+    """Distance between the centres of mass of magnitudes, as a share of the diagonal."""
+    height, width = clean.signed.shape[1:]
+    apart = _centre(clean.magnitude) - _centre(perturbed.magnitude)
+    return torch.hypot(*apart) / (height**2 + width**2) ** 0.5
+
+
+def _centre(magnitude: Tensor) -> Tensor:
+    """Return row and column of the centres of mass, (2, B), in pixels."""
+    rows, columns = (
+        torch.arange(size, device=magnitude.device).to(magnitude.dtype)
+        for size in magnitude.shape[1:]
+    )
+    down = (magnitude.sum(dim=2) * rows).sum(dim=1)
+    across = (magnitude.sum(dim=1) * columns).sum(dim=1)
+    return torch.stack([down, across]) / magnitude.sum(dim=(1, 2))
+
+
 def completeness_error(maps: TensorMaps, deltas: Tensor) -> Tensor:
     """Absolute completeness error, in logits."""
     return (maps.signed.sum(dim=(1, 2)) - deltas).abs()

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
-from scipy.stats import kendalltau, rankdata, spearmanr
+from scipy.ndimage import center_of_mass
+from scipy.spatial import distance
+from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 from skimage.metrics import structural_similarity
 
 from steadymap.metrics import (
@@ -197,6 +199,35 @@ def test_relative_l2_by_hand() -> None:
     first = np.array([[[3.0, 0.0], [0.0, 4.0]]])
     second = np.array([[[3.0, 1.0], [2.0, 2.0]]])
     np.testing.assert_allclose(similarity.relative_l2(Maps(first), Maps(second)), [3 / 5])
+
+
+def test_cosine_and_pearson_are_scipy_s() -> None:
+    first, second = maps(5, 1), maps(5, 2)
+    flat = [(a.ravel() + 0.3, b.ravel()) for a, b in zip(first.signed, second.signed, strict=True)]
+    raised = Maps(first.signed + 0.3)
+    np.testing.assert_allclose(
+        similarity.cosine(raised, second), [1 - distance.cosine(a, b) for a, b in flat]
+    )
+    np.testing.assert_allclose(
+        similarity.pearson(raised, second), [pearsonr(a, b).statistic for a, b in flat]
+    )
+    # Scale changes neither, level only the one.
+    np.testing.assert_allclose(similarity.cosine(raised, Maps(2 * raised.signed)), 1)
+    np.testing.assert_allclose(similarity.pearson(first, raised), 1)
+    assert (similarity.cosine(first, raised) < 0.99).all()
+
+
+def test_centre_shift_is_scipy_s_and_a_share_of_the_diagonal() -> None:
+    first, second = maps(5, 1), maps(5, 2)
+    expected = [
+        math.dist(center_of_mass(a), center_of_mass(b)) / math.hypot(SIDE, SIDE)
+        for a, b in zip(first.magnitude, second.magnitude, strict=True)
+    ]
+    np.testing.assert_allclose(similarity.centre_shift(first, second), expected, atol=1e-12)
+    corners = np.zeros((2, 31, 41))
+    corners[0, :4, :4] = corners[1, -4:, -4:] = 1
+    found = similarity.centre_shift(Maps(corners[:1]), Maps(corners[1:]))
+    np.testing.assert_allclose(found, math.hypot(27, 37) / math.hypot(31, 41))
 
 
 def test_magnitude_is_clipped_at_its_own_99th_percentile() -> None:

@@ -94,7 +94,10 @@ def test_every_reference_has_its_rows(records: pd.DataFrame) -> None:
     assert counts.to_dict() == expected
     recognised = records[records["metric"].str.endswith(RECOGNISED)]
     quick = recognising(METRICS)
-    assert quick == ["ssim", "spearman", "spearman_magnitude", "top_k_intersection"]
+    assert quick == [
+        "ssim", "spearman", "spearman_magnitude", "top_k_intersection",
+        "cosine", "pearson", "centre_shift",
+    ]  # fmt: skip
     assert len(recognised) == COUNT * methods * 2 * len(quick)
 
 
