@@ -38,8 +38,15 @@ def _who_held(findings: Findings) -> str:
         numbered = sorted(numbered, key=lambda line: line.scores[first].value)
     elif not findings.calibrates(first):
         numbered = sorted(numbered, key=lambda line: -line.scores[first].value)
-    kind = "calibrated " if findings.calibrates(first) else "raw, uncalibrated "
     best, worst = numbered[0], numbered[-1]
+    if METRICS[first].against != "map":
+        # Says nothing of steadiness.
+        text = f"On {images} images {best.label} has the best {metric_name(first)}"
+        text += f" ({_number(best, first)})"
+        if len(numbered) > 1:
+            text += f" and {worst.label} the worst ({_number(worst, first)})"
+        return text + "; no metric of this run compares two maps."
+    kind = "calibrated " if findings.calibrates(first) else "raw, uncalibrated "
     text = (
         f"On {images} images {best.label} held best ({kind}{metric_name(first)} "
         f"{_number(best, first)})"
@@ -96,27 +103,36 @@ def _what_moved(findings: Findings) -> str:
 
 
 def _share(row: pd.Series) -> str:
-    return f"{row['network_share']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
+    share = f"{row['network_share']:.0%}"
+    return share if math.isnan(row["low"]) else f"{share} [{row['low']:.0%}, {row['high']:.0%}]"
 
 
 def _what_is_uncertain(findings: Findings) -> str:
     images = findings.records["image_id"].nunique()
     parts = []
-    if findings.calibrated.empty:
+    metrics = board_metrics(findings)
+    if findings.calibrated.empty and METRICS[metrics[0]].against == "map":
         parts.append("scores are raw: unrelated maps may score as high")
     if images < ROUGH_BELOW:
         parts.append(f"with fewer than {ROUGH_BELOW} images the intervals are rough")
-    metric = board_metrics(findings)[0]
     lines = [line for line in leaderboard(findings) if not line.control]
-    tied = [line.label for line in lines if _tied(line, metric)]
-    if tied:
-        parts.append(f"the places of {_listed(tied)} by {metric_name(metric)} are not settled")
-    parts += _fickle(findings, metric)
+    for metric in metrics:
+        tied = [line.label for line in lines if _tied(line, metric)]
+        if tied:
+            parts.append(f"the places of {_listed(tied)} by {metric_name(metric)} are not settled")
+        without = [line.label for line in lines if math.isnan(line.scores[metric].value)]
+        if without:
+            parts.append(f"{_listed(without)} without a number by {metric_name(metric)}")
+    parts += _fickle(findings, metrics[0])
     lost = _lost(findings.records)
     if lost:
         parts.append(f"{percent(lost)} of the scores have no number, with the reasons below")
-    text = "; ".join(parts) or "every interval is narrow enough to settle the order of the methods"
-    return f"What is uncertain: {text}."
+    if parts:
+        return f"What is uncertain: {'; '.join(parts)}."
+    ranked = [line for line in lines if line.ranks]
+    if len(ranked) > 1:
+        return "The order of the methods stays when images are resampled."
+    return "Nothing of this run is marked as uncertain."
 
 
 def _tied(line: Line, metric: str) -> bool:

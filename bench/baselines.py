@@ -17,6 +17,7 @@ from steadymap.bench.calibration import is_control
 from steadymap.bench.config import ConfigError
 from steadymap.bench.costs import seconds_by_part
 from steadymap.bench.manifest import fingerprint, write_json
+from steadymap.bench.names import nearest
 from steadymap.bench.records import INPUT, RECOGNISED, REFERENCES, SCHEMA_VERSION
 from steadymap.bench.store import MANIFEST, RECORDS, make_folder, read_run
 from steadymap.bench.views import SHARED
@@ -165,7 +166,10 @@ def open_baseline(name: str, root: Path = BASELINES_FOLDER) -> Side:
             f"baseline: no {name!r} in {root} (known: {known}); "
             f"make it with: steadymap baseline save RUN {name}"
         )
-    return read_side(folder)
+    side = read_side(folder)
+    if "baseline" not in side.manifest:
+        raise ConfigError(f"baseline: {folder} is a run; make a baseline of it and give its name")
+    return side
 
 
 def baseline_names(root: Path = BASELINES_FOLDER) -> list[str]:
@@ -184,7 +188,15 @@ def save_baseline(
     folder = baseline_folder(name, root)
     if not (run / RECORDS).is_file():
         raise ConfigError(f"{run} holds no finished run ({RECORDS} and {MANIFEST})")
-    write_side(read_side(run, metrics), folder)
+    known = [*METRICS, *(name + RECOGNISED for name in METRICS)]
+    for metric in metrics:
+        if metric not in known:
+            raise ConfigError(f"metric: unknown name {metric!r}; {nearest(metric, known)}")
+    side = read_side(run, metrics)
+    absent = [metric for metric in metrics if metric not in set(side.scores["metric"])]
+    if absent and metrics is not KEPT_METRICS:
+        raise ConfigError(f"metric: {run} has no {', '.join(absent)}")
+    write_side(side, folder)
     return folder
 
 

@@ -196,11 +196,15 @@ def _unlike_entries(
 
 def _other_steps(before: Sequence[str], after: Sequence[str]) -> list[str]:
     """Name the methods that both have with another number of steps."""
-    first, second = ({without_steps(spec): spec for spec in specs} for specs in (before, after))
+    sides: list[dict[str, set[str]]] = [{}, {}]
+    for side, specs in zip(sides, (before, after), strict=True):
+        for spec in specs:
+            side.setdefault(without_steps(spec), set()).add(spec)
+    first, second = sides
     return [
-        f"steps: {first[name]} and {second[name]}"
+        f"steps: {', '.join(sorted(first[name]))} and {', '.join(sorted(second[name]))}"
         for name in first
-        if name in second and first[name] != second[name]
+        if name in second and not first[name] & second[name]
     ]
 
 
@@ -237,13 +241,19 @@ def compare(before: Side, after: Side, margins: Margins | None = None) -> pd.Dat
     )
     rows: list[dict[str, object]] = []
     gains: list[NDArray[np.float64]] = []
+    unmoved: set[int] = set()
     for key, group in joined.groupby(keys, sort=True):
         row, gain = _paired(dict(zip(keys, map(str, key), strict=True)), group)
         row["margin"] = margins.of(str(row["metric"]), float(str(row["before"])))
+        if len(gain) and not gain.any():
+            # No change is no change, of one image, too.
+            unmoved.add(len(rows))
         rows.append(row)
         gains.append(gain)
     for row, interval in zip(rows, intervals(gains), strict=True):
         row |= {"gain": interval.mean, "low": interval.low, "high": interval.high}
+    for place in unmoved:
+        rows[place] |= {"gain": 0.0, "low": 0.0, "high": 0.0}
     any_change = _holm([_p_value(gain, 0.0, "two-sided") for gain in gains])
     too_much = _holm(
         [
@@ -362,15 +372,18 @@ class Case:
 def timing_cases(before: Side, after: Side) -> list[Case]:
     """Judge what maps cost: passes exactly, time as ratios within a run on the same machine.
 
-    Passes are those that the plans take, where both have the same methods. Seconds of different
-    runs are never compared: a method's are divided by those of the shared pass of its own run, and
-    may double, on a machine of the same fingerprint.
+    Passes are those that the plans take, where both have the same methods, families, severities and
+    metrics; none may be more than it was. Seconds of different runs are never compared: a method's
+    are divided by those of the shared pass of its own run, and may double, on a machine of the same
+    fingerprint.
     """
     first, second = before.manifest, after.manifest
     cases = []
     passes = _at(first, "passes"), _at(second, "passes")
-    if first["methods"] == second["methods"] and all(passes):
-        result = PASS if passes[0] == passes[1] else FAIL
+    alike = all(_at(first, key) == _at(second, key) for key in ("methods", "severities", "metrics"))
+    if alike and all(passes):
+        more = any(passes[1][way] > passes[0][way] for way in ("forward", "backward"))
+        result = FAIL if more else PASS
         text = " -> ".join(
             f"{one['forward']} forward, {one['backward']} backward" for one in passes
         )

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from steadymap.bench.records import CLEAN, REFERENCES
-from steadymap.bench.store import TIMINGS
+from steadymap.bench.store import TIMINGS, read_csv
 from steadymap.bench.views import SHARED
 
 COLUMNS = ["method", "milliseconds", "passes", "shared"]
@@ -21,7 +21,7 @@ def seconds_by_part(folder: Path) -> dict[str, float]:
     path = folder / TIMINGS
     if not path.is_file():
         return {}
-    timings = pd.read_csv(path)
+    timings = read_csv(path, ("family", "part", "images", "seconds"))
     timings = timings[~timings["family"].isin((*REFERENCES, CLEAN))]
     spent = timings.groupby("part")[["seconds", "images"]].sum()
     each = spent["seconds"] / spent["images"]

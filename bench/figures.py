@@ -122,7 +122,8 @@ def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
             xycoords=("axes fraction", "data"),
             xytext=(1.03, height - over),
             textcoords=("axes fraction", "data"),
-            color=colour,
+            # In ink: bright colours are hard to read as text; the line to it has the colour.
+            color=INK,
             fontsize=8.5,
             va="center",
             parse_math=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,6 @@ from steadymap.bench.baselines import (
 )
 from steadymap.bench.comparison import (
     FAIL,
-    INCONCLUSIVE,
     Margins,
     compare,
     differences,
@@ -94,7 +94,7 @@ def compare_command(
     root: Annotated[Path, typer.Option(help=ROOT_HELP)] = BASELINES_FOLDER,
 ) -> None:
     """Say what moved between two runs, by how much, and whether that is beyond doubt."""
-    verdict = _verdict(_side(before, root), _side(after, root), Margins())
+    verdict = _verdict(*_alike(_side(before, root), _side(after, root)), Margins())
     _show(verdict, every=every)
     if output:
         store.make_folder(output)
@@ -120,7 +120,8 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     before = open_baseline(baseline, root)
     folder = run or _newest_run()
     after = read_side(folder, before.manifest["baseline"]["metrics"])
-    verdict = _verdict(before, after, chosen)
+    errors = int(after.manifest["statuses"].get(Status.ERROR.value, 0))
+    verdict = replace(_verdict(before, after, chosen), strict=strict, errors=errors)
     console = console_of()
     _show(verdict)
     for case in verdict.cases():
@@ -133,18 +134,37 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     line(console, f"{reports}")
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
-        append_summary(verdict, Path(summary))
-    counts = verdict.count()
-    if after.manifest["statuses"].get(Status.ERROR.value):
+        try:
+            append_summary(verdict, Path(summary))
+        except OSError as error:
+            say(f"cannot write the step summary {summary}: {error.strerror}")
+    if errors:
         say("the run itself had errors: see `detail` in its records")
         raise typer.Exit(EXIT_CELLS_FAILED)
-    if counts[FAIL] or (strict and counts[INCONCLUSIVE]):
+    if any(case.result in verdict.failing() for case in verdict.cases()):
         raise typer.Exit(EXIT_FAILED)
 
 
 def _side(text: str, root: Path) -> Side:
     """Read a folder, or a baseline by its name."""
     return read_side(Path(text)) if Path(text).is_dir() else open_baseline(text, root)
+
+
+def _alike(before: Side, after: Side) -> tuple[Side, Side]:
+    """Leave what a baseline does not keep out of both."""
+    kept = [
+        set(side.manifest["baseline"]["metrics"])
+        for side in (before, after)
+        if "baseline" in side.manifest
+    ]
+    if not kept:
+        return before, after
+    wanted = set.intersection(*kept)
+    first, second = (
+        replace(side, scores=side.scores[side.scores["metric"].isin(wanted)])
+        for side in (before, after)
+    )
+    return first, second
 
 
 def _verdict(before: Side, after: Side, margins: Margins) -> Verdict:

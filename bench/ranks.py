@@ -163,7 +163,16 @@ def difference_figure(
     differing = posthoc_nemenyi_friedman(within)
     mean_ranks = within.rank(axis=1).mean()
     figure = Figure(figsize=(8, 0.9 + 0.25 * len(methods)), layout="constrained")
-    critical_difference_diagram(mean_ranks, differing, ax=figure.subplots())
+    drawn = critical_difference_diagram(
+        mean_ranks,
+        differing,
+        ax=figure.subplots(),
+        # In ink: bright colours are hard to read as text.
+        color_palette=dict.fromkeys(within.columns, "black"),
+    )
+    for (bar,) in drawn["crossbars"]:
+        # It joins the methods in the order of a set, which changes from process to process.
+        bar.set_xdata(sorted(bar.get_xdata()))
     figure.suptitle(f"{metric}: mean rank within an image; joined: not shown to differ")
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a dollar sign in a name is a dollar sign

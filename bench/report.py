@@ -23,7 +23,7 @@ from steadymap.bench.findings import Findings
 from steadymap.bench.names import safe_markdown, short_names
 from steadymap.bench.ranks import difference_figure
 from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
-from steadymap.bench.store import read_run
+from steadymap.bench.store import read_run, write_file
 from steadymap.bench.witnesses import Gallery, read_gallery, read_steps
 from steadymap.metrics import METRICS, Status
 
@@ -199,7 +199,7 @@ def board_grid(shown: Shown) -> Grid:
     findings = shown.findings
     metrics = board_metrics(findings)
     lines = leaderboard(findings)
-    complete = any(line.completeness for line in lines)
+    complete = any(line.completeness for line in lines) and COMPLETENESS not in metrics
     calibrated = findings.calibrates(metrics[0])
     columns = ["method"]
     for name in metrics:
@@ -669,8 +669,8 @@ def write_figures(shown: Shown, folder: Path) -> list[Path]:
     written = []
     for drawing in all_drawings(shown):
         svg, png = folder / f"{drawing.name}.svg", folder / f"{drawing.name}.png"
-        svg.write_text(figures.as_svg(drawing.figure), encoding="utf-8")
-        png.write_bytes(figures.as_png(drawing.figure))
+        write_file(svg, figures.as_svg(drawing.figure))
+        write_file(png, figures.as_png(drawing.figure))
         written += [svg, png]
     return written
 
@@ -691,7 +691,7 @@ def markdown(shown: Shown, folder: Path) -> str:
         lines.append(f"| {' | '.join(texts)} |")
     for drawing in drawings:
         path = folder / f"{drawing.name}.svg"
-        path.write_text(figures.as_svg(drawing.figure), encoding="utf-8")
+        write_file(path, figures.as_svg(drawing.figure))
         lines += ["", f"![{safe_markdown(drawing.description)}]({path.name})"]
     return "\n".join(lines) + "\n"
 

@@ -33,7 +33,7 @@ class Form(StrEnum):
 def write_report(folder: Path, findings: Findings) -> Path:
     """Write the report of a finished run, of which that was found, into its folder."""
     path = folder / REPORT
-    path.write_text(render([Shown.of(folder, findings)]), encoding="utf-8")
+    store.write_file(path, render([Shown.of(folder, findings)]))
     return path
 
 
@@ -60,7 +60,7 @@ def show_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     classifier = load_classifier(model, weights, torch.device("cpu"))
     figure = show(classifier, open_image(image, classifier.framing), plan, cell)
     store.make_folder(path.parent)
-    path.write_bytes(as_png(figure))
+    store.write_file(path, as_png(figure))
     line(console_of(), f"{path}")
 
 
@@ -83,7 +83,7 @@ def report_command(
         raise ConfigError("report: Markdown is of one run; give one folder")
     else:
         text = markdown(shown[0], path.parent)
-    path.write_text(text, encoding="utf-8")
+    store.write_file(path, text)
     line(console_of(), f"{path}")
     if figures:
         for place, one in enumerate(shown):

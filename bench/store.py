@@ -6,13 +6,14 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
@@ -21,7 +22,7 @@ from torch import Tensor
 from steadymap.bench.config import ConfigError
 from steadymap.bench.manifest import Result, write_json
 from steadymap.bench.perturbations import Cell
-from steadymap.bench.records import SCHEMA, Source, to_frame, to_table
+from steadymap.bench.records import SCHEMA, SCHEMA_VERSION, Source, to_frame, to_table
 from steadymap.bench.references import CLEAN_CELL
 from steadymap.bench.runner import Outcome
 
@@ -32,6 +33,12 @@ PARTIAL_MANIFEST = "manifest.partial.json"
 TIMINGS = "timings.csv"
 PARTIAL_TIMINGS = "timings.partial.csv"
 MAPS = "maps"
+
+# What every manifest has.
+NEEDED = (
+    "schema_version", "run_id", "configuration", "methods", "severities", "model", "data",
+    "versions", "machine", "statuses",
+)  # fmt: skip
 
 
 def claim_folder(folder: Path, run_id: str) -> None:
@@ -191,9 +198,61 @@ def read_run(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Read a finished run: its records and its manifest.
 
     Raises:
-        ConfigError: no finished run there.
+        ConfigError: no finished run there, or one that is damaged or of another schema version.
     """
     if not (folder / RECORDS).is_file() or not (folder / MANIFEST).is_file():
         raise ConfigError(f"{folder} holds no finished run ({RECORDS} and {MANIFEST})")
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    return to_frame(pq.read_table(folder / RECORDS)), manifest
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        missing = [key for key in NEEDED if key not in manifest]
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{folder / MANIFEST} is damaged: {_line(error)}") from error
+    if missing:
+        raise ConfigError(f"{folder / MANIFEST} is damaged: it lacks {', '.join(missing)}")
+    if manifest["schema_version"] != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{folder / MANIFEST} has schema version {manifest['schema_version']}, this steadymap "
+            f"reads {SCHEMA_VERSION}: run it again"
+        )
+    try:
+        table = pq.read_table(folder / RECORDS).cast(SCHEMA)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ConfigError(f"{folder / RECORDS} is damaged: {_line(error)}") from error
+    return to_frame(table), manifest
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a CSV of a run, whose names and identifiers are text.
+
+    Raises:
+        ConfigError: it is not there, is cut, or lacks a column.
+    """
+    text = dict.fromkeys(("image_id", "method", "family", "kind", "part"), str)
+    try:
+        table = pd.read_csv(path, dtype=text)
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise ConfigError(f"{path} is damaged: {_line(error)}") from error
+    missing = [column for column in columns if column not in table]
+    if missing or table[list(columns)].isna().any(axis=None):
+        raise ConfigError(f"{path} is damaged: values of {', '.join(missing or columns)} are gone")
+    return table
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file.
+
+    Raises:
+        ConfigError: that cannot be done.
+    """
+    try:
+        if isinstance(content, str):
+            path.write_text(content, encoding="utf-8")
+        else:
+            path.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(f"output: cannot write {path}: {error.strerror}") from error
+
+
+def _line(error: Exception) -> str:
+    """Return what an exception says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -26,6 +26,7 @@ from steadymap.bench.comparison import (
     plain,
 )
 from steadymap.bench.names import safe_markdown, short_names
+from steadymap.bench.store import write_file
 
 # GitHub cuts a step's summary at 1 MiB.
 SUMMARY_BYTES = 2**20 - 4096
@@ -49,6 +50,8 @@ class Verdict:
         rows: see `compare`.
         differences: between the two runs.
         timing: see `timing_cases`.
+        strict: whether what is inconclusive fails.
+        errors: how many values of the run itself had errors.
     """
 
     before: str
@@ -56,6 +59,8 @@ class Verdict:
     rows: pd.DataFrame
     differences: Differences
     timing: tuple[Case, ...] = ()
+    strict: bool = False
+    errors: int = 0
 
     def cases(self) -> list[Case]:
         """Return what the gate looks at: comparisons with a margin, then passes and times."""
@@ -71,6 +76,19 @@ class Verdict:
         ]
         return [*found, *self.timing]
 
+    def failing(self) -> tuple[str, ...]:
+        """Return the results that fail the gate."""
+        return (FAIL, INCONCLUSIVE) if self.strict else (FAIL,)
+
+    def word(self) -> str:
+        """Return the verdict in a word or two."""
+        counts = self.count()
+        if self.errors:
+            return f"the run had errors ({self.errors} values)"
+        if any(counts[result] for result in self.failing()):
+            return "failed"
+        return f"passed, {counts[INCONCLUSIVE]} inconclusive" if counts[INCONCLUSIVE] else "passed"
+
     def count(self) -> Counter[str]:
         """Return how many cases passed, failed and were inconclusive."""
         return Counter(case.result for case in self.cases())
@@ -78,12 +96,16 @@ class Verdict:
 
 def numbers(row: dict[Any, Any]) -> str:
     """Write one comparison in a line."""
-    if np.isnan(row["gain"]):
+    if np.isnan(row["after"]):
         return f"{row['before']:.4g} before, no value after"
+    if np.isnan(row["gain"]):
+        return f"{row['before']:.4g} before, {row['after']:.4g} after, but of no image both"
+    known = not np.isnan(row["low"])
+    ends = f" [{row['low']:+.4f}, {row['high']:+.4f}]" if known else ", no interval"
     direction = "higher" if better(row["metric"]) == "higher" else "lower"
     return (
         f"{row['before']:.4g} -> {row['after']:.4g} ({direction} is better; "
-        f"gain {row['gain']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}], "
+        f"gain {row['gain']:+.4f}{ends}, "
         f"margin {row['margin']:.3g}, {row['images']} images)"
     )
 
@@ -159,9 +181,8 @@ def as_markdown(verdict: Verdict) -> str:
     """Return the verdict for a pull request, within what GitHub takes."""
     cases = verdict.cases()
     bad = [case for case in cases if case.result != PASS]
-    word = "failed" if any(case.result == FAIL for case in cases) else "passed"
     lines = [
-        f"### steadymap: {word}",
+        f"### steadymap: {verdict.word()}",
         "",
         f"`{verdict.before}` -> `{verdict.after}`; {gate_line(verdict)}",
         "",
@@ -185,20 +206,20 @@ def as_markdown(verdict: Verdict) -> str:
 
 
 def as_junit(verdict: Verdict) -> str:
-    """Return JUnit XML, one test case a case; what is inconclusive is skipped."""
+    """Return JUnit XML, a test case a case; what is inconclusive is skipped, or fails if strict."""
     cases = verdict.cases()
     counts = verdict.count()
     suite = ET.Element(
         "testsuite",
         name="steadymap",
         tests=str(len(cases)),
-        failures=str(counts[FAIL]),
-        skipped=str(counts[INCONCLUSIVE]),
+        failures=str(sum(counts[result] for result in verdict.failing())),
+        skipped=str(0 if verdict.strict else counts[INCONCLUSIVE]),
         errors="0",
     )
     for case in cases:
         element = ET.SubElement(suite, "testcase", classname="steadymap.gate", name=case.name)
-        if case.result == FAIL:
+        if case.result in verdict.failing():
             ET.SubElement(element, "failure", message=case.message).text = case.message
         elif case.result == INCONCLUSIVE:
             ET.SubElement(element, "skipped", message=case.message)
@@ -254,12 +275,16 @@ def write_outputs(verdict: Verdict, folder: Path) -> list[Path]:
     written = []
     for name, text in texts.items():
         path = folder / name
-        path.write_text(text, encoding="utf-8")
+        write_file(path, text)
         written.append(path)
     return written
 
 
 def append_summary(verdict: Verdict, path: Path) -> None:
-    """Append the Markdown to a file, as GitHub Actions has it, within what it takes."""
+    """Append the Markdown to a file, as GitHub Actions has it, within what it takes.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     with path.open("a", encoding="utf-8") as file:
         file.write(as_markdown(verdict))

@@ -11,20 +11,22 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.calibration import Instability, is_control
+from steadymap.bench.config import ConfigError
 from steadymap.bench.images import ImageSet
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.names import without_steps
 from steadymap.bench.perturbations import PERTURBATIONS, Cell
 from steadymap.bench.pictures import map_levels, photo_levels, scale_of
-from steadymap.bench.records import OVERALL, REFERENCES
+from steadymap.bench.records import CLEAN, OVERALL, REFERENCES
 from steadymap.bench.references import CLEAN_CELL
 from steadymap.bench.runner import Outcome, Setup, measure, prepare
-from steadymap.bench.store import make_folder
+from steadymap.bench.store import make_folder, read_csv
 from steadymap.metrics import METRICS
 from steadymap.models import Classifier
 
@@ -232,12 +234,24 @@ def _logit_difference(classifier: Classifier, batch: Batch, bound: BoundMethod) 
 
 
 def read_gallery(folder: Path) -> Gallery | None:
-    """Read the witnesses of a run; None where none were kept."""
+    """Read the witnesses of a run; None where none were kept.
+
+    Raises:
+        ConfigError: a file of theirs is gone or damaged.
+    """
     home = folder / FOLDER
-    if not (home / PREDICTIONS).is_file():
+    if not home.is_dir():
         return None
-    kinds = pd.read_csv(home / CHOICE, dtype=str)
-    tensors = load_file(home / PICTURES)
+    kinds = read_csv(home / CHOICE, ("image_id", "kind"))
+    rows = read_csv(home / PREDICTIONS, ("image_id", "family", "severity", "prediction"))
+    scales = read_csv(home / SCALES, ("image_id", "method", "signed", "most"))
+    try:
+        tensors = load_file(home / PICTURES)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{home / PICTURES} is damaged: {error}") from error
+    clean = set(rows[rows["family"] == CLEAN]["image_id"])
+    if set(kinds["image_id"]) - clean or any(len(one) != len(rows) for one in tensors.values()):
+        raise ConfigError(f"{home} is damaged: its files do not belong together; run it again")
 
     def named(prefix: str) -> dict[str, NDArray[Any]]:
         found = {name: value for name, value in tensors.items() if name.startswith(prefix)}
@@ -245,8 +259,8 @@ def read_gallery(folder: Path) -> Gallery | None:
 
     return Gallery(
         dict(zip(kinds["image_id"], kinds["kind"], strict=True)),
-        pd.read_csv(home / PREDICTIONS, dtype={"image_id": str}),
-        pd.read_csv(home / SCALES, dtype={"image_id": str, "method": str}),
+        rows,
+        scales,
         tensors["images"],
         named("map "),
         named("known "),
@@ -256,4 +270,6 @@ def read_gallery(folder: Path) -> Gallery | None:
 def read_steps(folder: Path) -> pd.DataFrame:
     """Read the completeness errors by number of steps; empty where none were kept."""
     path = folder / FOLDER / STEPS
-    return pd.read_csv(path, dtype={"image_id": str}) if path.is_file() else pd.DataFrame()
+    if not path.is_file():
+        return pd.DataFrame()
+    return read_csv(path, ("method", "steps", "image_id", "completeness_error"))

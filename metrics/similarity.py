@@ -118,4 +118,5 @@ def _centre(magnitude: Array) -> Array:
     rows, columns = (np.arange(size) for size in magnitude.shape[1:])
     down = (magnitude.sum(axis=2) * rows).sum(axis=1)
     across = (magnitude.sum(axis=1) * columns).sum(axis=1)
-    return np.stack([down, across]) / total
+    centre: Array = np.stack([down, across]) / total
+    return centre

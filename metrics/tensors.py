@@ -246,7 +246,8 @@ def centre_shift(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
     """Distance between the centres of mass of magnitudes, as a share of the diagonal."""
     height, width = clean.signed.shape[1:]
     apart = _centre(clean.magnitude) - _centre(perturbed.magnitude)
-    return torch.hypot(*apart) / (height**2 + width**2) ** 0.5
+    shift: Tensor = torch.hypot(*apart) / (height**2 + width**2) ** 0.5
+    return shift
 
 
 def _centre(magnitude: Tensor) -> Tensor:

@@ -119,9 +119,6 @@ def test_identical_runs_have_not_changed_at_all() -> None:
     assert (row["gain"], row["low"], row["high"]) == (0, 0, 0)
     assert row["p_value"] == 1
     assert (row["verdict"], row["gate"], row["detectable"]) == (EQUIVALENT, PASS, 0)
-    alone = one(side({"gradient": [0.5]}), side({"gradient": [0.5]}))
-    assert alone["images"] == 1
-    assert alone["gate"] == INCONCLUSIVE, "one image cannot rule a loss out"
 
 
 def test_the_numbers_are_those_of_scipy_and_statsmodels() -> None:
@@ -318,6 +315,43 @@ def test_passes_are_compared_exactly_and_times_as_ratios_on_one_machine() -> Non
     assert [case.name for case in timing_cases(before, elsewhere)] == ["passes through the network"]
     others = replace(side({"a": BASE}, methods=["gradient"]), ratios={})
     assert timing_cases(before, others) == []
+
+
+def test_passes_of_other_plans_are_not_compared_and_fewer_are_no_failure() -> None:
+    before = side({"a": BASE})
+    more = before.manifest["severities"] | {"gaussian_noise": [0.1]}
+    passes = {"forward": 99, "backward": 99, "at_least": False}
+    assert timing_cases(before, side({"a": BASE}, severities=more, passes=passes)) == []
+    fewer = {"forward": 9, "backward": 8, "at_least": False}
+    (case,) = timing_cases(before, side({"a": BASE}, passes=fewer))
+    assert case.result == PASS
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "refused"),
+    [
+        ((4, 8), (8, 4), False),
+        ((4, 8), (8,), False),
+        ((8,), (4, 8), False),
+        ((4,), (8,), True),
+        ((4, 8), (16,), True),
+    ],
+)
+def test_steps_are_refused_where_none_is_in_both(
+    before: tuple[int, ...], after: tuple[int, ...], *, refused: bool
+) -> None:
+    first, second = (
+        MANIFEST | {"methods": [f"integrated_gradients:baseline=black,steps={n}" for n in steps]}
+        for steps in (before, after)
+    )
+    assert bool(differences(first, second).forbidding) == refused
+
+
+def test_one_image_that_has_not_changed_passes() -> None:
+    (row,) = compare(side({"a": BASE[:1]}), side({"a": BASE[:1]})).to_dict("records")
+    assert (row["gain"], row["verdict"], row["gate"]) == (0, EQUIVALENT, PASS)
+    (row,) = compare(side({"a": BASE[:1]}), side({"a": BASE[:1] - 0.5})).to_dict("records")
+    assert row["gate"] == INCONCLUSIVE
 
 
 # --- baselines ------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -263,3 +264,113 @@ def test_the_plugin_costs_nothing_unless_it_is_used(pytester: pytest.Pytester) -
         "    assert 'torch' not in sys.modules and 'pandas' not in sys.modules\n"
     )
     pytester.runpytest_subprocess("-q", "-p", "no:hypothesispytest").assert_outcomes(passed=1)
+
+
+def test_a_run_and_its_baseline_are_compared_by_what_both_have(
+    steadymap: Callable[..., Done],
+) -> None:
+    for pair in (("runs/a", "first"), ("first", "runs/a")):
+        done = steadymap("compare", *pair)
+        assert done.code == 0
+        assert "missing" not in done.out
+        assert " new" not in done.out
+
+
+def test_the_words_of_a_verdict_are_those_of_its_exit_code(
+    steadymap: Callable[..., Done], home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    altered(home, "noisy", 0.0, 0.2)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    given = ["gate", "runs/a", "--baseline", "noisy", "--output", str(tmp_path / "out")]
+
+    def said() -> tuple[str, int]:
+        suite = ET.parse(tmp_path / "out" / "junit.xml").getroot().find("testsuite")  # noqa: S314 - our own
+        assert suite is not None
+        heads = [
+            line
+            for line in (tmp_path / "summary.md").read_text().splitlines()
+            if line.startswith("###")
+        ]
+        return heads[-1], int(str(suite.get("failures")))
+
+    assert steadymap(*given).code == 0
+    head, failures = said()
+    assert head.startswith("### steadymap: passed, ")
+    assert head.endswith(" inconclusive")
+    assert failures == 0
+    assert steadymap(*given, "--strict").code == 1
+    head, failures = said()
+    assert head == "### steadymap: failed"
+    assert failures > 0
+    shutil.copytree(home / "runs/a", tmp_path / "erring")
+    manifest = json.loads((tmp_path / "erring" / "manifest.json").read_text())
+    manifest["statuses"]["error"] = 3
+    (tmp_path / "erring" / "manifest.json").write_text(json.dumps(manifest))
+    erring = ["gate", str(tmp_path / "erring"), "--baseline", "first"]
+    assert steadymap(*erring, "--output", str(tmp_path / "out")).code == 3
+    assert said()[0] == "### steadymap: the run had errors (3 values)"
+
+
+def test_a_summary_that_cannot_be_written_changes_no_verdict(
+    steadymap: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "gone" / "summary.md"))
+    done = steadymap("gate", "runs/a", "--baseline", "first", "--output", str(tmp_path / "out"))
+    assert done.code == 0
+    assert "cannot write the step summary" in done.err
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path: Path) -> None:
+    path.write_text("{}" if path.suffix == ".json" else "")
+
+
+@pytest.mark.parametrize("command", ["gate", "compare", "report"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        (name, harm)
+        for name in ("records.parquet", "manifest.json", "timings.csv")
+        for harm in (cut, emptied)
+    ],
+    ids=lambda damage: f"{damage[0]}-{damage[1].__name__}",
+)
+def test_a_damaged_run_is_named_in_one_line(
+    steadymap: Callable[..., Done],
+    home: Path,
+    tmp_path: Path,
+    command: str,
+    damage: tuple[str, Callable[[Path], None]],
+) -> None:
+    name, harm = damage
+    shutil.copytree(home / "runs/a", tmp_path / "harmed")
+    harm(tmp_path / "harmed" / name)
+    run = str(tmp_path / "harmed")
+    words = {"gate": [run, "--baseline", "first"], "compare": ["first", run], "report": [run]}
+    done = steadymap(command, *words[command])
+    if name == "timings.csv" and harm is cut and done.code == 0:
+        return  # cut between two lines it is whole
+    assert done.code == 2
+    assert name in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("gate", "runs/a", "--baseline", "a", "--root", "runs"), "is a run"),
+        (("baseline", "save", "runs/a", "typo", "--metric", "spearmn"), "did you mean spearman?"),
+        (("baseline", "save", "runs/a", "none", "--metric", "mask_mass.recognised"), "has no"),
+        (("report", "runs/a", "--output", "."), "cannot write"),
+    ],
+)
+def test_misuse_is_answered_in_a_line(
+    steadymap: Callable[..., Done], words: tuple[str, ...], text: str
+) -> None:
+    done = steadymap(*words)
+    assert done.code == 2
+    assert text in done.err
+    assert "Traceback" not in done.err

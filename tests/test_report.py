@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -30,7 +33,7 @@ from steadymap.bench.images import open_images
 from steadymap.bench.manifest import run_id
 from steadymap.bench.pictures import map_levels, map_picture, photo_levels, scale_of
 from steadymap.bench.records import CLEAN, NULLS, REFERENCES
-from steadymap.bench.report import Shown, configuration, fragment, markdown, render
+from steadymap.bench.report import Shown, board_grid, configuration, fragment, markdown, render
 from steadymap.bench.witnesses import KINDS, choose_witnesses
 from steadymap.models import load_classifier, make_classifier
 
@@ -490,7 +493,7 @@ def test_two_runs_share_a_page(home: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, "report", str(home), str(home)) == 0
     page = parsed((tmp_path / "report.html").read_text())
-    assert [a["id"] for tag, a in page.tags if tag == "main"] == ["run0", "run1"]
+    assert [a["id"] for tag, a in page.tags if tag == "article"] == ["run0", "run1"]
     assert call(monkeypatch, "report", str(home), str(home), "--format", "md") == 2
 
 
@@ -554,6 +557,85 @@ def test_a_figure_is_the_same_bytes_every_time() -> None:
     assert "Date" not in as_svg(drawn())
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "witnesses.csv gone",
+        "predictions.csv cut",
+        "scales.csv gone",
+        "pictures.safetensors cut",
+        "pictures.safetensors gone",
+        "steps.csv empty",
+    ],
+)
+def test_damaged_witnesses_are_named(
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: str,
+) -> None:
+    name, harm = damage.split()
+    shutil.copytree(home, tmp_path / "run")
+    path = tmp_path / "run" / "witnesses" / name
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: 0 if harm == "empty" else path.stat().st_size // 2])
+    assert call(monkeypatch, "report", str(tmp_path / "run")) == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_a_page_is_the_same_in_every_process(home: Path, tmp_path: Path) -> None:
+    """The order of sets of names changes with the process."""
+    pages = []
+    for seed in ("1", "2"):
+        path = tmp_path / f"{seed}.html"
+        script = str(Path(sys.executable).parent / "steadymap")
+        subprocess.run(  # noqa: S603 - our own script
+            [script, "report", str(home), "--output", str(path)],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+        )
+        pages.append(path.read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_an_answer_claims_no_more_than_is_known(shown: Shown) -> None:
+    """Ties by any metric that it names, methods without a number, and one image."""
+    wide = pd.concat(
+        [
+            shown.findings.records.assign(
+                image_id=shown.findings.records["image_id"].astype(str) + f"-{copy}"
+            )
+            for copy in range(6)
+        ]
+    )
+    findings = Findings.of(wide)
+    ranks = findings.ranks.assign(low=1, high=1)
+    settled = replace(findings, ranks=ranks)
+    assert "are not settled" not in answer(settled)[2]
+    tied = ranks.assign(high=ranks["high"].mask(ranks["metric"] == "spearman", 2))
+    assert "by rank correlation are not settled" in answer(replace(findings, ranks=tied))[2]
+    one = shown.findings.records
+    alone = Findings.of(one[one["image_id"] == one["image_id"].iloc[-1]])
+    said = " ".join(answer(alone))
+    assert "nan" not in said
+    assert "without a number by SSIM" in said or "held best" in said
+
+
+def test_an_answer_about_another_metric_says_nothing_of_steadiness(shown: Shown) -> None:
+    records = shown.findings.records
+    findings = Findings.of(records[records["metric"] == "completeness_error"])
+    held, _, uncertain = answer(findings)
+    assert "held" not in held
+    assert "has the best completeness error" in held
+    assert "unrelated maps" not in uncertain
+    grid = board_grid(replace(shown, findings=findings))
+    assert grid.columns.count("completeness error") == 1
+
+
 # --- in a browser ---------------------------------------------------------------------------------
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -585,7 +667,7 @@ def found(browser: Any, selector: str) -> list[Any]:
 def test_a_browser_sorts_slides_and_lays_over(browser: Any) -> None:
     def names() -> list[str]:
         return [
-            cell.text for cell in found(browser, "table.board tbody:not(.below) td:first-child")
+            cell.text for cell in found(browser, "table.board tbody:not(.below) th:first-child")
         ]
 
     before = names()
@@ -595,7 +677,7 @@ def test_a_browser_sorts_slides_and_lays_over(browser: Any) -> None:
     button.click()
     assert names() == sorted(before)
     assert button.find_element("xpath", "..").get_attribute("aria-sort") == "ascending"
-    below = [row.text for row in found(browser, "table.board tbody.below td:first-child")]
+    below = [row.text for row in found(browser, "table.board tbody.below th:first-child")]
     assert all(text.startswith("control: ") for text in below)
 
     row = found(browser, ".family")[0]
