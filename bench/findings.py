@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from steadymap.bench.calibration import calibrate, is_control, order
 from steadymap.bench.faults import whose_fault
-from steadymap.bench.ranks import difference_diagram, rank_methods
+from steadymap.bench.ranks import difference_figure, rank_methods, save_diagram
 from steadymap.bench.records import CLEAN, NULLS, REFERENCES
 from steadymap.bench.summary import full_summary
 from steadymap.metrics import METRICS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HEADLINES = ("ssim", "spearman", "completeness_error")
 
@@ -70,6 +75,13 @@ class Findings:
             specs = order(self.calibrated, metric, specs)
         return [s for s in specs if not is_control(s)], [s for s in specs if is_control(s)]
 
+    @cached_property
+    def diagrams(self) -> dict[str, Figure]:
+        """By headline metric, the diagram of ranks, where there is one; each is drawn once."""
+        wanted = self.metrics() if len(self.ranks) else []
+        found = {name: difference_figure(self.records, self.calibrated, name) for name in wanted}
+        return {name: figure for name, figure in found.items() if figure is not None}
+
     def write(self, folder: Path) -> None:
         """Write what there is as CSV, and for each headline metric the diagram of ranks."""
         named = {
@@ -81,6 +93,5 @@ class Findings:
         for name, frame in named.items():
             if len(frame):
                 frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-        for metric in self.metrics() if len(self.ranks) else ():
-            path = folder / f"ranks-{metric}.svg"
-            difference_diagram(self.records, self.calibrated, metric, path)
+        for metric, figure in self.diagrams.items():
+            save_diagram(figure, folder / f"ranks-{metric}.svg")

@@ -179,15 +179,9 @@ def difference_figure(
     return figure
 
 
-def difference_diagram(
-    records: pd.DataFrame, calibrated: pd.DataFrame, metric: str, path: Path
-) -> bool:
-    """Write `difference_figure` to a file, .svg or .png; return whether there was one."""
-    figure = difference_figure(records, calibrated, metric)
-    if figure is None:
-        return False
+def save_diagram(figure: Figure, path: Path) -> None:
+    """Write a figure to a file, .svg or .png."""
     import matplotlib as mpl  # noqa: PLC0415 - takes a second
 
     with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "steadymap"}):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return True

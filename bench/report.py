@@ -21,7 +21,6 @@ from steadymap.bench.costs import method_costs
 from steadymap.bench.curves import THRESHOLD, breaking_points, severity_curves
 from steadymap.bench.findings import Findings
 from steadymap.bench.names import safe_markdown, short_names
-from steadymap.bench.ranks import difference_figure
 from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
 from steadymap.bench.store import read_run, write_file
 from steadymap.bench.witnesses import Gallery, read_gallery, read_steps
@@ -377,11 +376,9 @@ def _memory(manifest: Mapping[str, Any]) -> str:
 
 def rank_drawings(shown: Shown) -> list[Drawing]:
     """Return the critical-difference diagrams."""
-    findings = shown.findings
     found = []
-    for metric in board_metrics(findings) if len(findings.ranks) else ():
-        figure = difference_figure(findings.records, findings.calibrated, metric)
-        if figure is not None:
+    for metric, figure in shown.findings.diagrams.items():
+        if metric in board_metrics(shown.findings):
             text = (
                 f"Mean ranks within an image by {metric_name(metric)}; methods joined by a bar "
                 "have not been shown to differ (Nemenyi's test)"

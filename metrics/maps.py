@@ -72,6 +72,25 @@ class Maps:
         return unit_ranks(self.magnitude)
 
     @cached_property
+    def unit(self) -> Array:
+        """(B, h * w): signed maps of norm 1."""
+        return unit(self.signed)
+
+    @cached_property
+    def centred_unit(self) -> Array:
+        """(B, h * w): signed maps less their mean, of norm 1."""
+        return unit(self.signed - self.signed.mean(axis=(1, 2), keepdims=True))
+
+    @cached_property
+    def centre(self) -> Array:
+        """(2, B): row and column of the magnitudes' centres of mass, in pixels."""
+        rows, columns = (np.arange(size) for size in self.magnitude.shape[1:])
+        down = (self.magnitude.sum(axis=2) * rows).sum(axis=1)
+        across = (self.magnitude.sum(axis=1) * columns).sum(axis=1)
+        found: Array = np.stack([down, across]) / self.magnitude.sum(axis=(1, 2))
+        return found
+
+    @cached_property
     def window_mean(self) -> Array:
         """(B, h - 10, w - 10): means of the magnitude in SSIM's windows."""
         return window_mean(self.magnitude)
@@ -110,6 +129,13 @@ def magnitude(signed: Array) -> Array:
     top = (lower + (upper - lower) * share)[:, None, None]
     scaled = np.zeros_like(absolute)
     np.divide(np.minimum(absolute, top), top, out=scaled, where=top != 0)
+    return scaled
+
+
+def unit(maps: Array) -> Array:
+    """Divide each map (B, h, w), none of them 0, by its norm: (B, h * w)."""
+    flat = maps.reshape(len(maps), -1)
+    scaled: Array = flat / np.sqrt((flat**2).sum(axis=1, keepdims=True))
     return scaled
 
 

@@ -79,8 +79,7 @@ def relative_l2(clean: Maps, perturbed: Maps) -> Array:
 
 def cosine(clean: Maps, perturbed: Maps) -> Array:
     """Cosine of the angle between signed maps, in [-1, 1]; 1 where they differ in scale alone."""
-    both = (clean.signed * perturbed.signed).sum(axis=(1, 2))
-    similarity: Array = both / (_norm(clean.signed) * _norm(perturbed.signed))
+    similarity: Array = (clean.unit * perturbed.unit).sum(axis=1)
     return similarity
 
 
@@ -89,10 +88,7 @@ def pearson(clean: Maps, perturbed: Maps) -> Array:
 
     Source: Pearson 1895.
     """
-    first, second = (
-        maps.signed - maps.signed.mean(axis=(1, 2), keepdims=True) for maps in (clean, perturbed)
-    )
-    correlation: Array = (first * second).sum(axis=(1, 2)) / (_norm(first) * _norm(second))
+    correlation: Array = (clean.centred_unit * perturbed.centred_unit).sum(axis=1)
     return correlation
 
 
@@ -102,21 +98,6 @@ def centre_shift(clean: Maps, perturbed: Maps) -> Array:
     Source: Ghorbani, Abid and Zou 2019, section 2.
     """
     height, width = clean.signed.shape[1:]
-    apart = _centre(clean.magnitude) - _centre(perturbed.magnitude)
+    apart = clean.centre - perturbed.centre
     shift: Array = np.hypot(*apart) / np.hypot(height, width)
     return shift
-
-
-def _norm(values: Array) -> Array:
-    norm: Array = np.sqrt((values**2).sum(axis=(1, 2)))
-    return norm
-
-
-def _centre(magnitude: Array) -> Array:
-    """Return row and column of the centres of mass, (2, B), in pixels."""
-    total = magnitude.sum(axis=(1, 2))
-    rows, columns = (np.arange(size) for size in magnitude.shape[1:])
-    down = (magnitude.sum(axis=2) * rows).sum(axis=1)
-    across = (magnitude.sum(axis=1) * columns).sum(axis=1)
-    centre: Array = np.stack([down, across]) / total
-    return centre
