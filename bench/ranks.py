@@ -176,6 +176,9 @@ def difference_figure(
     figure.suptitle(f"{metric}: mean rank within an image; joined: not shown to differ")
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
+    # Laid out once: each drawing would lay it out anew, a little otherwise than the one before.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     return figure
 
 

@@ -169,9 +169,13 @@ def summarise(
     known = valid.groupby(list(by), observed=True, sort=False).size()
     coverage = (known.reindex(sizes.index, fill_value=0) / sizes).tolist()
     means = valid.groupby([*by, "image_id"], observed=True, sort=False)["value"].mean()
+    # By image, whatever order the columns' dictionaries are in: resampling draws by place.
+    of_images = means.reset_index().sort_values(
+        "image_id", key=lambda ids: ids.astype(str), kind="stable"
+    )
     # All groups at once, then cut: thousands of small ones take seconds one by one.
-    places = means.reset_index().groupby(list(by), observed=True, sort=False).indices
-    values = means.to_numpy(dtype=np.float64)
+    places = of_images.groupby(list(by), observed=True, sort=False).indices
+    values = of_images["value"].to_numpy(dtype=np.float64)
     keys = list(sizes.index)
     per_image = [values[places[key]] if key in places else values[:0] for key in keys]
     rows = [
