@@ -29,8 +29,8 @@ from steadymap.bench.baselines import NoBaselineError
 from steadymap.bench.config import (
     ConfigError,
     Experiment,
+    about_experiment,
     experiment_names,
-    experiment_summary,
     make_experiment,
     read_config,
     read_experiment,
@@ -494,7 +494,8 @@ def list_command(
     for title, rows in sections.items():
         if what in (None, title):
             table = Table(title=title, title_justify="left", title_style="bold", box=None)
-            for column in ("name", "what it is", "source"):
+            last = "needs" if title == "experiments" else "source"
+            for column in ("name", "what it is", last):
                 table.add_column(column, overflow="fold")
             for row in rows:
                 table.add_row(*(escape(text) for text in row))
@@ -506,8 +507,8 @@ def _sections() -> dict[str, list[tuple[str, str, str]]]:
     """Return the rows (name, line, source) of each registry."""
     return {
         "experiments": [
-            (name, experiment_summary(name), "the default" if name == DEFAULT_EXPERIMENT else "")
-            for name in experiment_names()
+            (name + " (default)" * (name == DEFAULT_EXPERIMENT), about.summary, about.limits)
+            for name, about in ((name, about_experiment(name)) for name in experiment_names())
         ],
         "models": [(name, model.summary, model.source) for name, model in MODELS.items()]
         + [(form, text, "") for form, text in MODEL_FORMS.items()],

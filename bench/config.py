@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -239,10 +240,31 @@ def read_experiment(name: str) -> dict[str, Any]:
     return _mapping(EXPERIMENTS.joinpath(f"{name}.yaml").read_text(encoding="utf-8"), name)
 
 
-def experiment_summary(name: str) -> str:
-    """Return the first comment line of an experiment."""
-    first = EXPERIMENTS.joinpath(f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]
-    return first.removeprefix("#").strip()
+@dataclass(frozen=True)
+class About:
+    """What the comment lines at the head of an experiment say.
+
+    Attributes:
+        summary: one line on what it does.
+        needs: what must be there beside the package.
+        takes: how long it takes.
+    """
+
+    summary: str
+    needs: str
+    takes: str
+
+    @property
+    def limits(self) -> str:
+        """What it needs and how long it takes."""
+        return f"{self.needs} {self.takes}"
+
+
+def about_experiment(name: str) -> About:
+    """Return what an experiment says of itself, in its first three lines."""
+    text = EXPERIMENTS.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    lines = [line.removeprefix("#").strip() for line in text.split("\n")[:3]]
+    return About(*lines)
 
 
 def read_config(path: Path) -> dict[str, Any]:

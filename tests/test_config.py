@@ -11,8 +11,8 @@ from steadymap.bench.config import (
     ConfigError,
     Experiment,
     Plan,
+    about_experiment,
     experiment_names,
-    experiment_summary,
     make_experiment,
     read_config,
     read_experiment,
@@ -141,7 +141,10 @@ def test_a_missing_file_and_an_unknown_experiment() -> None:
 @pytest.mark.parametrize("name", experiment_names())
 def test_every_experiment_of_the_package_is_sound(name: str) -> None:
     assert make_experiment([read_experiment(name)]).cells()
-    assert experiment_summary(name)
+    about = about_experiment(name)
+    assert about.summary
+    assert about.needs.startswith("Needs ")
+    assert about.takes.startswith("Takes ")
 
 
 def test_the_embedded_experiment_has_everything() -> None:
