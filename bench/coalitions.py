@@ -29,9 +29,6 @@ from steadymap.models import Classifier
 # LIME's kernel: the standard deviation of the cosine distance, as its authors' code for images has.
 KERNEL_WIDTH = 0.25
 
-# Coalitions for each part from which on, drawn at random, they leave none of the values open.
-ENOUGH = 4
-
 Segments = Annotated[int, Field(ge=2, le=1000)]
 Ridge = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -213,8 +210,14 @@ def lime_on_linear(  # noqa: PLR0913 - as of `lime`
     samples: int,
     ridge: float,
 ) -> Tensor | None:
-    """Return the map on a linear network, as `sums_on_linear`; None with a penalty."""
-    if ridge or samples < ENOUGH * segment_count(segments, size_of(batch)):
+    """Return the map on a linear network, as `sums_on_linear`; None where that is left open.
+
+    So it is with a penalty, and where coalitions are too few for the coefficients.
+    """
+    count = segment_count(segments, size_of(batch))
+    there = _drawn(batch, lambda rng: lime_coalitions(rng, samples, count), "lime").double()
+    free = torch.linalg.matrix_rank(there - there.mean(dim=1, keepdim=True))
+    if ridge or bool((free < count).any()):
         return None
     return sums_on_linear(weights, batch, segments=segments, baseline=baseline)
 
@@ -288,9 +291,15 @@ def kernel_shap_passes(parameters: Mapping[str, object], size: Size) -> int:
 def kernel_shap_on_linear(
     weights: Tensor, batch: Batch, *, segments: int, baseline: BaselineName, samples: int
 ) -> Tensor | None:
-    """Return the map on a linear network, as `sums_on_linear`; None with few coalitions."""
+    """Return the map on a linear network, as `sums_on_linear`; None where that is left open.
+
+    So it is where coalitions are too few for the values.
+    """
     count = segment_count(segments, size_of(batch))
-    if samples < min(ENOUGH * count, _every(count)):
+    drawn = _drawn(batch, lambda rng: kernel_coalitions(rng, samples, count), "kernel_shap")
+    there = drawn.double()
+    free = torch.linalg.matrix_rank(there - there.mean(dim=2, keepdim=True))
+    if bool((free < count - 1).any()):
         return None
     return sums_on_linear(weights, batch, segments=segments, baseline=baseline)
 

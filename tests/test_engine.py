@@ -97,7 +97,14 @@ def test_a_run_takes_one_pass_a_view_and_the_steps_of_the_paths(classifier: Clas
         {"precision": "tf32", "seed": 3},
         {"batch_size": 16},
         {"method": ("occlusion:window=0.5", "feature_ablation:segments=7,baseline=random")},
-        {"method": ("gradient", "lime:samples=9", "kernel_shap:segments=3", "kernel_shap:samples=9")},
+        {
+            "method": (
+                "gradient",
+                "lime:samples=9",
+                "kernel_shap:segments=3",
+                "kernel_shap:samples=9",
+            )
+        },
         {"engine": "captum", "method": ("shapley_sampling:samples=1", "occlusion:window=0.3")},
         {"engine": "captum", "method": ("feature_ablation:segments=20",)},
     ],

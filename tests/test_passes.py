@@ -127,7 +127,10 @@ def test_a_method_takes_the_passes_that_it_declares(spec: str, conv64: Classifie
     with count_passes(conv64) as counts:
         EVERY[spec].explain(conv64, batch_of(IMAGES64))
     both = 5 * EVERY[spec].passes
-    assert (counts.forward, counts.backward) == (both + 5 * EVERY[spec].forward_only((16, 16)), both)
+    assert (counts.forward, counts.backward) == (
+        both + 5 * EVERY[spec].forward_only((16, 16)),
+        both,
+    )
 
 
 @pytest.mark.parametrize("spec", EVERY)
