@@ -14,7 +14,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from steadymap.bench import ablation, attributions, coalitions, controls, smoothing
+from steadymap.bench import ablation, attributions, coalitions, controls, smoothing, surrogates
 from steadymap.bench.attributions import BaselineName, Batch, Steps
 from steadymap.bench.names import nearest
 from steadymap.bench.passes import Pass, Read
@@ -48,7 +48,7 @@ def _drawing_baseline_can(parameters: Parameters) -> frozenset[Capability]:
 
 
 def _kernel_shap_can(parameters: Parameters) -> frozenset[Capability]:
-    exact = parameters["baseline"] != "random" and coalitions.exhaustive(parameters)
+    exact = parameters["baseline"] != "random" and surrogates.exhaustive(parameters)
     return frozenset(("signed",) if exact else ("signed", "stochastic"))
 
 
@@ -253,22 +253,22 @@ METHODS: dict[str, Method] = {
         forward_only=coalitions.shapley_sampling_passes,
     ),
     "lime": Method(
-        coalitions.lime,
+        surrogates.lime,
         "ridge regression of the logit on which superpixels are there",
         "Ribeiro et al. 2016",
         _always("signed", "stochastic"),
-        on_linear=coalitions.lime_on_linear,
+        on_linear=surrogates.lime_on_linear,
         passes=_none,
-        forward_only=coalitions.lime_passes,
+        forward_only=surrogates.lime_passes,
     ),
     "kernel_shap": Method(
-        coalitions.kernel_shap,
+        surrogates.kernel_shap,
         "Shapley values of superpixels by weighted least squares",
         "Lundberg and Lee 2017; Covert and Lee 2021",
         _kernel_shap_can,
-        on_linear=coalitions.kernel_shap_on_linear,
+        on_linear=surrogates.kernel_shap_on_linear,
         passes=_none,
-        forward_only=coalitions.kernel_shap_passes,
+        forward_only=surrogates.kernel_shap_passes,
     ),
     "constant": Method(
         controls.constant,

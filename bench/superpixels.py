@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skimage.segmentation import slic
 from torch import Tensor
 
 # How much being near counts against being of one colour, in units of Lab; and the blur before, in
@@ -64,7 +64,10 @@ def _labels(pixels: bytes, size: tuple[int, int], segments: int) -> NDArray[np.i
 
 
 def _slic(colours: NDArray[np.float64], asked: int) -> NDArray[np.int32]:
-    labels = slic(colours, n_segments=asked, compactness=COMPACTNESS, sigma=BLUR, start_label=0)
+    # Imported when first asked for: most runs do without.
+    labels = importlib.import_module("skimage.segmentation").slic(
+        colours, n_segments=asked, compactness=COMPACTNESS, sigma=BLUR, start_label=0
+    )
     return np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int32)
 
 

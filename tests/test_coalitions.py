@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from steadymap.bench import methods as methods_module
 from steadymap.bench.attributions import BASELINES, Batch
-from steadymap.bench.coalitions import lime_coalitions
 from steadymap.bench.config import Plan
 from steadymap.bench.conformance import check_method
 from steadymap.bench.costs import method_costs
@@ -31,6 +30,7 @@ from steadymap.bench.planner import count
 from steadymap.bench.randomness import generator
 from steadymap.bench.runner import measure, prepare, run
 from steadymap.bench.superpixels import BLUR, COMPACTNESS, superpixels
+from steadymap.bench.surrogates import lime_coalitions
 from steadymap.models import Classifier, make_classifier
 
 IMAGES = random_images(3).double()
@@ -241,6 +241,27 @@ def test_closed_forms_follow_the_parameters() -> None:
     for spec in ("lime:segments=9", "lime:samples=30,ridge=0", "kernel_shap:samples=60"):
         left_open = check_method(bind_method(spec))["linear"]
         assert left_open.reason == "no closed form is declared", spec
+
+
+def test_a_map_of_a_part_is_a_closed_form_of_its_own(linear64: Classifier) -> None:
+    """On a linear network, in loops: what each superpixel adds, or each window over a pixel."""
+    layer = linear64.module.network.get_submodule("1")
+    assert isinstance(layer, nn.Linear)
+    batch = batch_of(IMAGES[:1])
+    product = (layer.weight[0].view(3, SIDE, SIDE) * IMAGES[0]).sum(dim=0).detach().numpy()
+    labels = superpixels(IMAGES[:1], 9)[0].numpy()
+    sums = np.array([product[labels == part].sum() for part in range(9)])[labels]
+    for name in ("feature_ablation", "shapley_sampling", "kernel_shap", "lime:ridge=0"):
+        found = explain(f"{name}{',' if ':' in name else ':'}segments=9", linear64, batch)
+        np.testing.assert_allclose(found[0, 0], sums, rtol=0, atol=1e-10)
+    total, times = np.zeros((SIDE, SIDE)), np.zeros((SIDE, SIDE))
+    for top in range(0, SIDE - 2, 2):
+        for left in range(0, SIDE - 2, 2):
+            window = (slice(top, top + 4), slice(left, left + 4))
+            total[window] += product[window].sum()
+            times[window] += 1
+    found = explain("occlusion:window=0.25", linear64, batch)
+    np.testing.assert_allclose(found[0, 0], total / times, rtol=0, atol=1e-10)
 
 
 # --- superpixels ----------------------------------------------------------------------------------
