@@ -33,6 +33,8 @@ class Batch:
         seed: the run's seed.
         at_once: how many images, or points of paths, go through the network together; changes
             speed and memory alone.
+        clean: (B, 3, H, W), the clean images that these were made from, so that what a method
+            reads off an image itself is the same for both of a pair; None where these are clean.
     """
 
     images: Tensor
@@ -40,6 +42,7 @@ class Batch:
     image_ids: tuple[str, ...]
     seed: int
     at_once: int = MOST_AT_ONCE["cpu"]
+    clean: Tensor | None = None
 
     def part(self, chosen: slice) -> Batch:
         """Return some of the images with all that belongs to them."""
@@ -48,6 +51,7 @@ class Batch:
             images=self.images[chosen],
             targets=self.targets[chosen],
             image_ids=self.image_ids[chosen],
+            clean=None if self.clean is None else self.clean[chosen],
         )
 
 

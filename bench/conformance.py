@@ -6,6 +6,7 @@ of network or image whose effect on the map is known. All in double precision, o
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -129,12 +130,22 @@ def linear(subject: Subject) -> Finding:
     batch, network = batch_of(known.images(IMAGES)), known.linear()
     weights = known.linear_weights(network, batch.targets)
     if method.baseline_name is not None:
-        expected = weights * (batch.images - BASELINES[method.baseline_name](batch))
-    elif method.method.on_linear is not None:
-        expected = method.method.on_linear(weights, batch)
+        expected: Tensor | None = weights * (batch.images - BASELINES[method.baseline_name](batch))
     else:
+        expected = _closed_form(method, weights, batch)
+    if expected is None:
         return _inapplicable("no closed form is declared")
     return subject.agree(subject.explain(network, batch), expected)
+
+
+def _closed_form(method: BoundMethod, weights: Tensor, batch: Batch) -> Tensor | None:
+    """Return what `on_linear` says, of the parameters that it asks for."""
+    form = method.method.on_linear
+    if form is None:
+        return None
+    asked = inspect.signature(form).parameters.values()
+    names = {one.name for one in asked if one.kind is one.KEYWORD_ONLY}
+    return form(weights, batch, **{key: v for key, v in method.parameters if key in names})
 
 
 def dummy_channel(subject: Subject) -> Finding:

@@ -13,7 +13,7 @@ from steadymap.bench.records import CLEAN, REFERENCES
 from steadymap.bench.store import TIMINGS, read_csv
 from steadymap.bench.views import SHARED
 
-COLUMNS = ["method", "milliseconds", "passes", "shared"]
+COLUMNS = ["method", "milliseconds", "passes", "shared", "forward_only"]
 
 
 def seconds_by_part(folder: Path) -> dict[str, float]:
@@ -34,7 +34,8 @@ def method_costs(folder: Path, manifest: Mapping[str, Any]) -> pd.DataFrame:
     Returns:
         One row a method: `milliseconds` a map by the clock of one worker, the shared pass counted
         in full where the method reads that; `passes`, how many times an image goes forward and
-        backward for one map; `shared`, whether that is the pass which other methods use, too.
+        backward for one map; `shared`, whether that is the pass which other methods use, too;
+        `forward_only`, how many times beside these it goes forward alone.
     """
     spent = seconds_by_part(folder)
     known = manifest.get("passes_by_method", {})
@@ -46,5 +47,6 @@ def method_costs(folder: Path, manifest: Mapping[str, Any]) -> pd.DataFrame:
         if shared:
             seconds = np.nansum([seconds, spent.get(SHARED, np.nan)])
         count = passes.get("each", np.nan)
-        rows.append((spec, 1000 * seconds, np.nan if count is None else count, shared))
+        each = np.nan if count is None else count
+        rows.append((spec, 1000 * seconds, each, shared, passes.get("forward_only", 0)))
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -14,7 +14,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from steadymap.bench import attributions, controls, smoothing
+from steadymap.bench import ablation, attributions, coalitions, controls, smoothing, surrogates
 from steadymap.bench.attributions import BaselineName, Batch, Steps
 from steadymap.bench.names import nearest
 from steadymap.bench.passes import Pass, Read
@@ -40,6 +40,16 @@ def _always(*capabilities: Capability) -> Callable[[Parameters], frozenset[Capab
 def _integrated_gradients_can(parameters: Parameters) -> frozenset[Capability]:
     drawn: tuple[Capability, ...] = ("stochastic",) if parameters["baseline"] == "random" else ()
     return frozenset(("complete", "signed", "needs_baseline", *drawn))
+
+
+def _drawing_baseline_can(parameters: Parameters) -> frozenset[Capability]:
+    drawn: tuple[Capability, ...] = ("stochastic",) if parameters["baseline"] == "random" else ()
+    return frozenset(("signed", *drawn))
+
+
+def _kernel_shap_can(parameters: Parameters) -> frozenset[Capability]:
+    exact = parameters["baseline"] != "random" and surrogates.exhaustive(parameters)
+    return frozenset(("signed",) if exact else ("signed", "stochastic"))
 
 
 def _grad_cam_can(parameters: Parameters) -> frozenset[Capability]:
@@ -94,7 +104,9 @@ class Method:
             `steadymap check` then leaves out the checks of promises.
         control: whether it is there to be beaten: it ignores the network or the image.
         on_linear: on a network that is linear, with weights (B, 3, H, W) of each target, the map
-            that must come out; not needed where the method is complete.
+            that must come out, or None where the parameters leave it open; gets those of the
+            method's parameters that it has as keyword-only ones; not needed where the method is
+            complete.
         degree: the power of the logits' scale that maps have: 1, 2 for squares, None for none.
         inapplicable: says why a classifier cannot be explained with it, or None.
         captum: the same through captum, with the same parameters, where `explain` is our own.
@@ -102,6 +114,8 @@ class Method:
             may use too, is all it takes.
         passes: from the parameters, how many times one image goes forward and backward for one
             map; once, where `share` is given.
+        forward_only: from the parameters and the image's height and width, how many times beside
+            that one image goes forward alone.
         nested: where `steps` may be `auto`, the path that can be doubled further; called as
             `explain` is, without `steps`.
     """
@@ -111,12 +125,13 @@ class Method:
     source: str
     capabilities: Callable[[Parameters], frozenset[Capability]] | None = None
     control: bool = False
-    on_linear: Callable[[Tensor, Batch], Tensor] | None = None
+    on_linear: Callable[..., Tensor | None] | None = None
     degree: int | None = 1
     inapplicable: Callable[[Classifier], str | None] = lambda _classifier: None
     captum: Callable[..., Tensor] | None = None
     share: Share | None = None
     passes: Callable[[Parameters], int] = lambda _parameters: 1
+    forward_only: Callable[[Parameters, tuple[int, int]], int] = lambda _parameters, _size: 0
     nested: Callable[..., NestedPath] | None = None
 
 
@@ -208,6 +223,53 @@ METHODS: dict[str, Method] = {
         degree=2,
         passes=_samples,
     ),
+    "occlusion": Method(
+        ablation.occlusion,
+        "drop of the logit behind a sliding window",
+        "Zeiler and Fergus 2014",
+        _drawing_baseline_can,
+        on_linear=ablation.occlusion_on_linear,
+        captum=ablation.captum_occlusion,
+        passes=_none,
+        forward_only=ablation.occlusion_passes,
+    ),
+    "feature_ablation": Method(
+        ablation.feature_ablation,
+        "drop of the logit with one superpixel absent",
+        "captum's FeatureAblation",
+        _drawing_baseline_can,
+        on_linear=coalitions.sums_on_linear,
+        captum=ablation.captum_feature_ablation,
+        passes=_none,
+        forward_only=ablation.feature_ablation_passes,
+    ),
+    "shapley_sampling": Method(
+        coalitions.shapley_sampling,
+        "mean rise of the logit when a superpixel comes, over orders",
+        "Castro et al. 2009; Strumbelj and Kononenko 2010",
+        _always("signed", "stochastic"),
+        on_linear=coalitions.sums_on_linear,
+        passes=_none,
+        forward_only=coalitions.shapley_sampling_passes,
+    ),
+    "lime": Method(
+        surrogates.lime,
+        "ridge regression of the logit on which superpixels are there",
+        "Ribeiro et al. 2016",
+        _always("signed", "stochastic"),
+        on_linear=surrogates.lime_on_linear,
+        passes=_none,
+        forward_only=surrogates.lime_passes,
+    ),
+    "kernel_shap": Method(
+        surrogates.kernel_shap,
+        "Shapley values of superpixels by weighted least squares",
+        "Lundberg and Lee 2017; Covert and Lee 2021",
+        _kernel_shap_can,
+        on_linear=surrogates.kernel_shap_on_linear,
+        passes=_none,
+        forward_only=surrogates.kernel_shap_passes,
+    ),
     "constant": Method(
         controls.constant,
         "control: the same number everywhere",
@@ -297,6 +359,10 @@ class BoundMethod:
     def passes(self) -> int:
         """How many times one image goes forward and backward for one map."""
         return self.method.passes(dict(self.parameters))
+
+    def forward_only(self, size: tuple[int, int]) -> int:
+        """Return how many times beside that one image of (H, W) pixels goes forward alone."""
+        return self.method.forward_only(dict(self.parameters), size)
 
     @property
     def adaptive(self) -> bool:

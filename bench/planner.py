@@ -91,7 +91,9 @@ def count(setup: Setup) -> Passes:
     apart = views * sum(method.passes for method in alone)
     apart += sum(times * method.passes for method, times in setup.redraws().items())
     backward = views * shared + apart
-    forward = views + apart
+    size = setup.classifier.input_size
+    forward = views + apart + views * sum(method.forward_only(size) for method in alone)
+    forward += sum(times * method.forward_only(size) for method, times in setup.redraws().items())
     shifts = {c.severity for c in cells if PERTURBATIONS[c.family].compensated} - {0.0}
     baselines = {
         method.baseline_name

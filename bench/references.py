@@ -217,7 +217,8 @@ def _gathered(maps: Tensor | Failure, places: list[int]) -> Explained | Failure:
 
 
 def _reshown(view: View, cell: Cell) -> Shown:
-    return Shown(cell, view.images, view.batch.images, view.batch.image_ids, view.batch.seed)
+    batch = view.batch
+    return Shown(cell, view.images, batch.images, batch.image_ids, batch.seed, batch.clean)
 
 
 def _all_methods(
@@ -250,7 +251,13 @@ def numerics(
     there_and_back = (shown.on_device + THIRD) - THIRD
     yield _all_methods(
         worker,
-        replace(shown, cell=Cell(ROUNDED, 0.0, 0), on_device=there_and_back),
+        # Rounded images are perturbed ones: what is read off the image itself stays.
+        replace(
+            shown,
+            cell=Cell(ROUNDED, 0.0, 0),
+            on_device=there_and_back,
+            clean=shown.on_device if shown.clean is None else shown.clean,
+        ),
         targets,
         advance,
     )
@@ -299,6 +306,7 @@ def _part(shown: Shown, place: int, family: str) -> Shown:
         shown.on_device[chosen],
         shown.image_ids[chosen],
         shown.seed,
+        None if shown.clean is None else shown.clean[chosen],
     )
 
 

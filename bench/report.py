@@ -252,8 +252,11 @@ def _milliseconds(cost: Mapping[Any, Any] | None) -> Cell:
 def _passes(cost: Mapping[Any, Any] | None) -> Cell:
     if cost is None or math.isnan(cost["passes"]):
         return Cell("")
-    count = f"{cost['passes']:g}"
-    return Cell(count, "shared" if cost["shared"] else "", cost["passes"])
+    count = cost["passes"] + cost["forward_only"]
+    small = "shared" if cost["shared"] else ""
+    if cost["forward_only"]:
+        small = f"{cost['forward_only']:g} forward only" if cost["passes"] else "forward only"
+    return Cell(f"{count:g}", small, count)
 
 
 def _family_grid(shown: Shown, metric: str) -> Grid:
@@ -712,7 +715,13 @@ def fragment(records: pd.DataFrame) -> str:
 def _no_costs(findings: Findings) -> pd.DataFrame:
     specs = [str(spec) for spec in findings.records["method"].unique()]
     return pd.DataFrame(
-        {"method": specs, "milliseconds": math.nan, "passes": math.nan, "shared": False}
+        {
+            "method": specs,
+            "milliseconds": math.nan,
+            "passes": math.nan,
+            "shared": False,
+            "forward_only": 0,
+        }
     )
 
 

@@ -193,13 +193,15 @@ class Setup:
         """Return, by method, how often an image goes forward and backward for one map.
 
         `each` is missing where a method takes as many as it needs; `shared` says whether that is
-        the pass which the methods have in common.
+        the pass which the methods have in common; `forward_only` is how often it goes forward and
+        does not come back.
         """
         own = self.plan.engine == "own"
         return {
             method.spec: {
                 "each": None if method.adaptive else method.passes,
                 "shared": own and method.method.share is not None,
+                "forward_only": method.forward_only(self.classifier.input_size),
             }
             for method in self.methods
         }
@@ -486,16 +488,16 @@ def _shown(setup: Setup, images: Tensor, ids: tuple[str, ...]) -> Iterator[Shown
     """Yield the images as one cell after the other makes them, the clean one first."""
     device = setup.classifier.module.mean.device
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-    for cell in (CLEAN_CELL, *setup.plan.cells()):
-        shown = images
-        if cell is not CLEAN_CELL:
-            shown = torch.stack(
-                [
-                    perturb(image, cell, image_id, setup.plan.seed)
-                    for image, image_id in zip(images, ids, strict=True)
-                ]
-            )
-        yield Shown(cell, shown, _moved(shown, device, stream), ids, setup.plan.seed)
+    clean = _moved(images, device, stream)
+    yield Shown(CLEAN_CELL, images, clean, ids, setup.plan.seed)
+    for cell in setup.plan.cells():
+        shown = torch.stack(
+            [
+                perturb(image, cell, image_id, setup.plan.seed)
+                for image, image_id in zip(images, ids, strict=True)
+            ]
+        )
+        yield Shown(cell, shown, _moved(shown, device, stream), ids, setup.plan.seed, clean)
 
 
 def _moved(images: Tensor, device: torch.device, stream: torch.cuda.Stream | None) -> Tensor:

@@ -70,6 +70,8 @@ class Shown:
         on_device: the same where the classifier is.
         image_ids: B ids.
         seed: the run's seed.
+        clean: (B, 3, H, W) where the classifier is, what the images were made from; None where
+            they are clean.
     """
 
     cell: Cell
@@ -77,6 +79,7 @@ class Shown:
     on_device: Tensor
     image_ids: tuple[str, ...]
     seed: int
+    clean: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -224,7 +227,9 @@ def look(worker: Worker, shown: Shown, targets: Tensor | None) -> View:
             seen = worker.within_memory(
                 lambda at_once: shared_pass(classifier, shown.on_device, targets, (), at_once)
             )
-    batch = Batch(shown.on_device, seen.targets, shown.image_ids, shown.seed, worker.at_once)
+    batch = Batch(
+        shown.on_device, seen.targets, shown.image_ids, shown.seed, worker.at_once, shown.clean
+    )
     return View(shown.cell, shown.images, batch, classifier, seen, failure)
 
 

@@ -43,6 +43,7 @@ class Mutant:
     caught_by: str
 
 
+COALITION_TESTS = "tests/test_coalitions.py"
 IG = "integrated_gradients:baseline=black"
 WHITE = "integrated_gradients:baseline=white"
 RANDOM = "integrated_gradients:baseline=random"
@@ -112,6 +113,76 @@ MUTANTS = (
         "chosen = logits.detach().argmax(dim=1) if targets is None else targets",
         "chosen = logits.detach().argmax(dim=1)",
         "check gradient",
+    ),
+    Mutant(
+        "superpixels of the perturbed image",
+        "bench/coalitions.py",
+        "clean = batch.images if batch.clean is None else batch.clean",
+        "clean = batch.images",
+        f"{COALITION_TESTS} -k clean_one",
+    ),
+    Mutant(
+        "views that forget their clean images",
+        "bench/views.py",
+        "shown.image_ids, shown.seed, worker.at_once, shown.clean",
+        "shown.image_ids, shown.seed, worker.at_once, None",
+        f"{COALITION_TESTS} -k every_view",
+    ),
+    Mutant(
+        "present and absent the other way round",
+        "bench/coalitions.py",
+        "torch.where(there, batch.images[places], parts.baselines[places])",
+        "torch.where(there, parts.baselines[places], batch.images[places])",
+        "check feature_ablation",
+    ),
+    Mutant(
+        "orders without themselves backwards",
+        "bench/coalitions.py",
+        "np.stack([drawn, count - 1 - drawn], axis=1)",
+        "np.stack([drawn, drawn], axis=1)",
+        f"{COALITION_TESTS} -k pairs",
+    ),
+    Mutant(
+        "coalitions without their complements",
+        "bench/surrogates.py",
+        "np.stack([there, ~there], axis=1)",
+        "np.stack([there, there], axis=1)",
+        f"{COALITION_TESTS} -k pairs",
+    ),
+    Mutant(
+        "the Shapley kernel without the number of coalitions of a size",
+        "bench/surrogates.py",
+        "1 / (comb(count, size) * size * (count - size))",
+        "1 / (size * (count - size))",
+        f"{COALITION_TESTS} -k every_coalition",
+    ),
+    Mutant(
+        "LIME without an intercept",
+        "bench/surrogates.py",
+        "rows = there - np.average(there, axis=0, weights=weights)",
+        "rows = 1.0 * there",
+        f"{COALITION_TESTS} -k regression",
+    ),
+    Mutant(
+        "LIME's kernel without the square root",
+        "bench/surrogates.py",
+        "np.sqrt(np.exp(-((distance / KERNEL_WIDTH) ** 2)))",
+        "np.exp(-((distance / KERNEL_WIDTH) ** 2))",
+        f"{COALITION_TESTS} -k regression",
+    ),
+    Mutant(
+        "occlusion's drops added up, not averaged",
+        "bench/ablation.py",
+        "return drops @ covered.double() / covered.sum(dim=0)",
+        "return drops @ covered.double()",
+        f"{COALITION_TESTS} -k captum",
+    ),
+    Mutant(
+        "forward passes that the plan forgets",
+        "bench/planner.py",
+        "forward = views + apart + views * sum(method.forward_only(size) for method in alone)",
+        "forward = views + apart",
+        f"{COALITION_TESTS} -k beforehand",
     ),
     Mutant(
         "the absolute value too early: in the gradient",

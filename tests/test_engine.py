@@ -96,6 +96,17 @@ def test_a_run_takes_one_pass_a_view_and_the_steps_of_the_paths(classifier: Clas
         {"engine": "captum", "method": ("gradient", "gradient_x_input")},
         {"precision": "tf32", "seed": 3},
         {"batch_size": 16},
+        {"method": ("occlusion:window=0.5", "feature_ablation:segments=7,baseline=random")},
+        {
+            "method": (
+                "gradient",
+                "lime:samples=9",
+                "kernel_shap:segments=3",
+                "kernel_shap:samples=9",
+            )
+        },
+        {"engine": "captum", "method": ("shapley_sampling:samples=1", "occlusion:window=0.3")},
+        {"engine": "captum", "method": ("feature_ablation:segments=20",)},
     ],
 )
 def test_the_planner_counts_the_passes_exactly(

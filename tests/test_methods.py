@@ -210,7 +210,9 @@ def test_our_own_engine_gives_captum_s_maps(spec: str, steps: int, conv64: Class
     batch = batch_of(IMAGES64)
     own, theirs = method.explain(conv64, batch), method.explain(conv64, batch, "captum")
     assert method.method.captum is not method.method.explain
-    assert float((own - theirs).norm() / theirs.norm()) < 1e-8
+    # captum's means over windows are in single precision.
+    tolerance = 1e-6 if spec.startswith("occlusion") else 1e-8
+    assert float((own - theirs).norm() / theirs.norm()) < tolerance
 
 
 def test_our_own_engine_gives_captum_s_maps_in_single_precision() -> None:
@@ -323,7 +325,8 @@ def test_nothing_is_left_changed(spec: str, armed: str) -> None:
     torch_state, numpy_state = torch.random.get_rng_state(), global_numpy_state()
     images = IMAGES.clone()
     bomb.armed = armed
-    if armed:
+    # Some methods run the network forward alone.
+    if armed and (armed == "forward" or EVERY[spec].passes):
         with pytest.raises(RuntimeError, match="boom"):
             explain(spec, classifier, images)
     else:

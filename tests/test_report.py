@@ -196,6 +196,18 @@ def test_every_other_table_has_the_numbers_of_what_was_found(home: Path, shown: 
         assert next(line for line in family if line[0] == name)[place] == text
 
 
+def test_passes_that_do_not_come_back_are_called_so(shown: Shown) -> None:
+    costs = shown.costs[:3].assign(
+        passes=[0, 1, 4], forward_only=[51, 0, 2], shared=[False, True, False]
+    )
+    grid = board_grid(replace(shown, costs=costs))
+    place = grid.columns.index("passes")
+    cells = {row[0].text: (row[place].text, row[place].small) for row in grid.rows}
+    expected = [("51", "forward only"), ("1", "shared"), ("6", "2 forward only")]
+    for spec, cell in zip(costs["method"], expected, strict=True):
+        assert cells[shown.names()[spec]] == cell
+
+
 def test_the_answer_is_made_of_the_numbers(shown: Shown) -> None:
     held, moved, uncertain = answer(shown.findings)
     records = shown.findings.records
