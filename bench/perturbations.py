@@ -109,6 +109,7 @@ def needs_classifier(_image: Tensor, _severity: float, _rng: np.random.Generator
     raise TypeError("this family attacks a classifier: call its `attack`")
 
 
+IN_DEGREES = "in degrees"
 MAGNITUDES = (0.05, 0.1, 0.2, 0.3, 0.5)
 BOTH_SIGNS = (*(-size for size in reversed(MAGNITUDES)), *MAGNITUDES)
 
@@ -257,7 +258,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         (-180.0, 180.0),
         "turned about the centre, counter-clockwise where positive",
         "Engstrom et al. 2019",
-        unit="degrees",
+        unit=IN_DEGREES,
         warp=geometry.turned,
     ),
     "zoom": Perturbation(
@@ -266,7 +267,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         (-0.9, 4.0),
         "enlarged 1 + severity times about the centre",
         "Azulay and Weiss 2019",
-        unit="of the size",
+        unit="as a share of the size",
         warp=geometry.enlarged,
     ),
     "adversarial": Perturbation(
@@ -322,6 +323,12 @@ class Cell:
     family: str
     severity: float
     draw: int
+
+
+def severity_text(family: str, severity: float) -> str:
+    """Write a severity as people read it: degrees have their sign."""
+    known = PERTURBATIONS.get(family)
+    return f"{severity:g}{'°' if known and known.unit == IN_DEGREES else ''}"
 
 
 def perturb(image: Tensor, cell: Cell, image_id: str, seed: int) -> Tensor:
