@@ -516,7 +516,7 @@ def _sections() -> dict[str, list[tuple[str, str, str]]]:
         "families": [
             (
                 name,
-                f"{family.summary} ({family.bounds[0]:g} to {family.bounds[1]:g})",
+                f"{family.summary} ({family.limits})",
                 family.source,
             )
             for name, family in PERTURBATIONS.items()

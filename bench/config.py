@@ -116,7 +116,8 @@ class Plan(BaseModel):
         """Return the severities of each family of the plan.
 
         Raises:
-            ConfigError: a family that nobody knows, or a severity out of its bounds.
+            ConfigError: a family that nobody knows or that cannot be had here, or a severity out of
+                its bounds.
         """
         for name in self.severity if isinstance(self.severity, dict) else ():
             _known("family in severity", name, PERTURBATIONS)
@@ -124,13 +125,13 @@ class Plan(BaseModel):
         for name in dict.fromkeys(self.family):
             family = PERTURBATIONS[name]
             given = self.severity.get(name) if isinstance(self.severity, dict) else self.severity
+            if family.missing and (reason := family.missing()):
+                raise ConfigError(f"family: {name} {reason}")
             levels = family.severities if given is None else tuple(dict.fromkeys(given))
             low, high = family.bounds
             for level in _some(f"severity of {name}", levels):
-                if not low <= level <= high:
-                    raise ConfigError(
-                        f"severity: {name} takes {low:g} to {high:g} in image units, got {level:g}"
-                    )
+                if not low <= level <= high or (family.whole and level != int(level)):
+                    raise ConfigError(f"severity: {name} takes {family.limits}, got {level:g}")
             chosen[name] = levels
         return chosen
 

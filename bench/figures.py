@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from steadymap.bench.curves import THRESHOLD
 from steadymap.bench.names import without_steps
+from steadymap.bench.perturbations import PERTURBATIONS
 from steadymap.bench.pictures import DIVERGING, SEQUENTIAL
 
 if TYPE_CHECKING:
@@ -93,7 +94,9 @@ def curve_figure(
     if len(curves) and bool(curves["calibrated"].all()):
         axes.axhline(THRESHOLD, color=INK, linewidth=0.6, linestyle=(0, (1, 3)))
         axes.axhline(0, color=INK, linewidth=0.6)
-    axes.set_xlabel("severity")
+    families = curves["family"].unique()
+    known = PERTURBATIONS.get(str(families[0])) if len(families) == 1 else None
+    axes.set_xlabel(f"severity {known.unit}" if known else "severity")
     axes.set_ylabel(label, fontsize=9)
     axes.tick_params(labelsize=8)
     _name_ends(axes, ends)

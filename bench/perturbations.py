@@ -1,9 +1,9 @@
 """Families of perturbations: an image and a severity in, a perturbed image out.
 
-Severities are in image units ([0, 1] from black to white), or a share (of the pixels, of the light,
-of a side, of the circle of hues), as each family says. At severity 0 every family returns the image
-itself. Nothing is clamped: the classifier sees values beyond [0, 1] where a family makes them, as
-in the study; those that go through 8 bits make none.
+Severities are in image units ([0, 1] from black to white), a share (of the pixels, of the light, of
+a side, of the circle of hues), degrees, or whole levels, as each family says. At severity 0 every
+family returns the image itself. Nothing is clamped: the classifier sees values beyond [0, 1] where
+a family makes them, as in the study; those that go through 8 bits make none.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steadymap.bench import corruptions
+from steadymap.bench import adversarial, corruptions, geometry, imagenet_c
+from steadymap.bench.geometry import Warp
 from steadymap.bench.randomness import generator
+from steadymap.models import Classifier
 
 Perturb = Callable[[Tensor, float, np.random.Generator], Tensor]
+Attack = Callable[[Classifier, Tensor, Tensor, float, np.random.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,17 @@ class Perturbation:
         compensated: whether the classifier gets the inverse shift inside, so that it computes on
             the perturbed image what it computed on the clean one; only for additive families whose
             severity is the shift.
+        unit: what severities are counted in.
+        whole: whether severities are whole numbers.
+        min_side: the smallest height and width of an image that it takes, in pixels.
+        missing: says why the family cannot be had here, and what to do; None where it can.
+        warp: where things go, from severity and size (H, W) of the image; maps of such a family are
+            compared after the way back. None where all stays in place.
+        attack: takes the classifier, an image (1, 3, H, W) where that is, its predicted class (1,),
+            severity and generator, and stands in `apply`'s place; None where the classifier is not
+            needed.
+        passes: how many times an attack sends the image forward and backward through the network;
+            none at severity 0.
     """
 
     apply: Perturb
@@ -46,6 +60,19 @@ class Perturbation:
     source: str
     stochastic: bool = False
     compensated: bool = False
+    unit: str = "in image units"
+    whole: bool = False
+    min_side: int = 1
+    missing: Callable[[], str | None] | None = None
+    warp: Callable[[float, tuple[int, int]], Warp] | None = None
+    attack: Attack | None = None
+    passes: int = 0
+
+    @property
+    def limits(self) -> str:
+        """The bounds with their unit."""
+        low, high = self.bounds
+        return f"{low:g} to {high:g} {self.unit}"
 
 
 def bias(image: Tensor, severity: float, _rng: np.random.Generator) -> Tensor:
@@ -73,6 +100,16 @@ def salt_and_pepper(image: Tensor, severity: float, rng: np.random.Generator) ->
     return torch.where(hit, colour, image)
 
 
+def needs_classifier(_image: Tensor, _severity: float, _rng: np.random.Generator) -> Tensor:
+    """Stand in `apply`'s place where there is an attack.
+
+    Raises:
+        TypeError: always.
+    """
+    raise TypeError("this family attacks a classifier: call its `attack`")
+
+
+IN_DEGREES = "in degrees"
 MAGNITUDES = (0.05, 0.1, 0.2, 0.3, 0.5)
 BOTH_SIGNS = (*(-size for size in reversed(MAGNITUDES)), *MAGNITUDES)
 
@@ -115,6 +152,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         "that share of the pixels turned black or white",
         "Hendrycks and Dietterich 2019 (impulse noise)",
         stochastic=True,
+        unit="as a share of the pixels",
     ),
     "shot_noise": Perturbation(
         corruptions.shot_noise,
@@ -138,6 +176,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         (-1.0, 1.0),
         "light times 1 + severity; black stays black",
         "torchvision",
+        unit="as a share of the light",
     ),
     "contrast": Perturbation(
         corruptions.contrast,
@@ -145,6 +184,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         (-1.0, 1.0),
         "distance from the mean grey times 1 + severity",
         "torchvision; Hendrycks and Dietterich 2019",
+        unit="as a share of the distance",
     ),
     "saturation": Perturbation(
         corruptions.saturation,
@@ -152,6 +192,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         (-1.0, 1.0),
         "distance from each pixel's grey times 1 + severity",
         "torchvision; Hendrycks and Dietterich 2019",
+        unit="as a share of the distance",
     ),
     "hue": Perturbation(
         corruptions.hue,
@@ -159,6 +200,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         (-0.5, 0.5),
         "hue turned by that share of the circle",
         "torchvision",
+        unit="as a share of the circle",
     ),
     "red_bias": Perturbation(
         corruptions.red_bias, BOTH_SIGNS, (-1.0, 1.0), "a constant on red", "the study, by channel"
@@ -183,6 +225,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         (0.0, 0.5),
         "blur; severity is its standard deviation as a share of the shorter side",
         "Hendrycks and Dietterich 2019",
+        unit="as a share of the shorter side",
     ),
     "pixelate": Perturbation(
         corruptions.pixelate,
@@ -190,6 +233,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         (0.0, 0.99),
         "sides shrunk by that share and enlarged again",
         "Hendrycks and Dietterich 2019",
+        unit="as a share of the side",
     ),
     "jpeg": Perturbation(
         corruptions.jpeg,
@@ -197,7 +241,69 @@ PERTURBATIONS: dict[str, Perturbation] = {
         (0.0, 0.99),
         "JPEG with quality 100 (1 - severity)",
         "Hendrycks and Dietterich 2019",
+        unit="as a share of the quality",
     ),
+    "translation": Perturbation(
+        geometry.warping(geometry.shifted),
+        (-0.2, -0.15, -0.1, -0.05, -0.02, 0.02, 0.05, 0.1, 0.15, 0.2),
+        (-1.0, 1.0),
+        "moved down and to the right by that share of each side, in whole pixels",
+        "Azulay and Weiss 2019",
+        unit="as a share of the side",
+        warp=geometry.shifted,
+    ),
+    "rotation": Perturbation(
+        geometry.warping(geometry.turned),
+        (-30.0, -20.0, -10.0, -5.0, -2.0, 2.0, 5.0, 10.0, 20.0, 30.0),
+        (-180.0, 180.0),
+        "turned about the centre, counter-clockwise where positive",
+        "Engstrom et al. 2019",
+        unit=IN_DEGREES,
+        warp=geometry.turned,
+    ),
+    "zoom": Perturbation(
+        geometry.warping(geometry.enlarged),
+        (-0.3, -0.2, -0.1, -0.05, -0.02, 0.02, 0.05, 0.1, 0.2, 0.3),
+        (-0.9, 4.0),
+        "enlarged 1 + severity times about the centre",
+        "Azulay and Weiss 2019",
+        unit="as a share of the size",
+        warp=geometry.enlarged,
+    ),
+    "adversarial": Perturbation(
+        needs_classifier,
+        (0.002, 0.005, 0.01, 0.02, 0.05),
+        (0.0, 1.0),
+        "the worst of small changes: the prediction stays, the gradient map goes far; severity is "
+        "the most that a value moves",
+        "Ghorbani et al. 2019; Dombrowski et al. 2019",
+        stochastic=True,
+        attack=adversarial.away_from_gradient,
+        passes=adversarial.PASSES,
+    ),
+    "random_sign": Perturbation(
+        adversarial.random_sign,
+        (0.002, 0.005, 0.01, 0.02, 0.05),
+        (0.0, 1.0),
+        "the typical change of that size: minus or plus the severity at every value",
+        "Ghorbani et al. 2019",
+        stochastic=True,
+    ),
+    **{
+        f"imagenet_c_{name}": Perturbation(
+            imagenet_c.corruption(name),
+            imagenet_c.LEVELS,
+            (0.0, imagenet_c.LEVELS[-1]),
+            f"{summary}; ImageNet-C's own levels",
+            "Hendrycks and Dietterich 2019",
+            stochastic=draws,
+            unit="in whole levels",
+            whole=True,
+            min_side=imagenet_c.LEAST_SIDE,
+            missing=imagenet_c.missing,
+        )
+        for name, (summary, draws) in imagenet_c.CORRUPTIONS.items()
+    },
 }
 
 # What a plan runs unless told otherwise: the study's shift, what is the method's own in it, noise.
@@ -219,7 +325,17 @@ class Cell:
     draw: int
 
 
+def severity_text(family: str, severity: float) -> str:
+    """Write a severity as people read it: degrees have their sign."""
+    known = PERTURBATIONS.get(family)
+    return f"{severity:g}{'°' if known and known.unit == IN_DEGREES else ''}"
+
+
 def perturb(image: Tensor, cell: Cell, image_id: str, seed: int) -> Tensor:
     """Apply a cell to one image (3, H, W) on the CPU; the draw is the image's own."""
-    rng = generator(seed, image_id, cell.family, cell.severity, cell.draw)
-    return PERTURBATIONS[cell.family].apply(image, cell.severity, rng)
+    return PERTURBATIONS[cell.family].apply(image, cell.severity, draw_of(cell, image_id, seed))
+
+
+def draw_of(cell: Cell, image_id: str, seed: int) -> np.random.Generator:
+    """Return the generator of an image's own draw of a cell."""
+    return generator(seed, image_id, cell.family, cell.severity, cell.draw)

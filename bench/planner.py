@@ -14,6 +14,7 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
+from steadymap.bench.adversarial import differentiable_twice, smoothed
 from steadymap.bench.images import ImageSet
 from steadymap.bench.manifest import peak_memory
 from steadymap.bench.methods import BoundMethod
@@ -24,7 +25,7 @@ from steadymap.bench.passes import (
     activation_bytes,
     shared_pass,
 )
-from steadymap.bench.perturbations import PERTURBATIONS, perturb
+from steadymap.bench.perturbations import PERTURBATIONS, draw_of, perturb
 from steadymap.bench.runner import Setup, float32, threads_each
 from steadymap.bench.views import explained, score
 from steadymap.models import Classifier
@@ -40,15 +41,20 @@ METRIC_IMAGES = 4
 class Passes:
     """Images that go through the network in a run.
 
+    What an attack sends through its own copy with softplus in ReLU's place is not counted.
+
     Attributes:
         forward: how many times an image goes forward.
         backward: how many of these come back.
-        at_least: whether that is a lower bound, because a method takes what it needs.
+        at_least: whether that is a lower bound, because a method takes what it needs, or an attack
+            finds no such copy.
+        attacks: how many of both an attack sends.
     """
 
     forward: int
     backward: int
     at_least: bool
+    attacks: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class Estimate:
         pass_seconds: for the passes.
         metric_seconds: for the metrics.
         image_seconds: for reading and perturbing images.
+        attack_seconds: for attacks, with all their passes; `pass_seconds` is without these.
         memory: bytes that the process will hold at its peak, resident or on the GPU.
     """
 
@@ -69,12 +76,13 @@ class Estimate:
     pass_seconds: float
     metric_seconds: float
     image_seconds: float
+    attack_seconds: float
     memory: int
 
     @property
     def seconds(self) -> float:
         """By the clock."""
-        return self.pass_seconds + self.metric_seconds + self.image_seconds
+        return self.pass_seconds + self.metric_seconds + self.image_seconds + self.attack_seconds
 
 
 def count(setup: Setup) -> Passes:
@@ -105,7 +113,11 @@ def count(setup: Setup) -> Passes:
     # Both ends of a path, for the logit difference that its sum is held against.
     redrawn = sum(times for method, times in setup.redraws().items() if method.adaptive)
     forward += 2 * (views * len(adaptive) + redrawn)
-    return Passes(forward, backward, at_least=bool(adaptive))
+    attacking = len(setup.images) * sum(PERTURBATIONS[c.family].passes for c in setup.attacks())
+    unknown = bool(attacking) and smoothed(setup.classifier) is setup.classifier
+    return Passes(
+        forward + attacking, backward + attacking, bool(adaptive) or unknown, attacks=attacking
+    )
 
 
 def estimate(setup: Setup, seconds: float = 2.0) -> Estimate:
@@ -120,7 +132,12 @@ def estimate(setup: Setup, seconds: float = 2.0) -> Estimate:
     classifiers = setup.classifiers()
     at_once = setup.at_once
     exact = setup.plan.precision == "ieee"
-    with threads_each(setup.plan.workers), float32(device, exact=exact):
+    attacks = setup.attacks()
+    with (
+        threads_each(setup.plan.workers),
+        float32(device, exact=exact),
+        differentiable_twice(wanted=bool(attacks)),
+    ):
         rate = _throughput(
             [_pass_work(one, setup.images, at_once, ("gradient",)) for one in classifiers],
             seconds * PASS_SHARE * 0.75,
@@ -133,14 +150,20 @@ def estimate(setup: Setup, seconds: float = 2.0) -> Estimate:
             [_metric_work(one, setup) for one in classifiers], seconds * METRIC_SHARE
         )
         image_rate = _throughput([_image_work(setup)] * len(classifiers), seconds * IMAGE_SHARE)
+        attack_seconds = 0.0
+        if attacks:
+            works = [_attack_work(one, setup) for one in classifiers]
+            attack_seconds = len(setup.images) * len(attacks) / _throughput(works, 0.0)
     activations = setup.plan.workers * at_once * activation_bytes(setup.classifier) * TIMES_HELD
     views = setup.view_count()
     return Estimate(
         passes,
         setup.map_count(),
-        passes.backward / rate + (passes.forward - passes.backward) / forward_rate,
+        (passes.backward - passes.attacks) / rate
+        + (passes.forward - passes.backward) / forward_rate,
         views / metric_rate,
         views / image_rate,
+        attack_seconds,
         held.get("cuda_allocated", held.get("resident", 0)) + activations,
     )
 
@@ -212,12 +235,31 @@ def _image_work(setup: Setup) -> Callable[[], int]:
     """Return reading an image and perturbing it for every cell, as views."""
     picture = setup.images.pictures[0]
     cells = setup.plan.cells()
+    alone = [cell for cell in cells if PERTURBATIONS[cell.family].attack is None]
 
     def work() -> int:
         image = setup.images.read(0).image
-        for cell in cells:
+        for cell in alone:
             perturb(image, cell, picture.image_id, setup.plan.seed)
         return len(cells) + 1
+
+    return work
+
+
+def _attack_work(classifier: Classifier, setup: Setup) -> Callable[[], int]:
+    """Return one attack on one image: it takes as long whatever the severity."""
+    cell = setup.attacks()[0]
+    attack = PERTURBATIONS[cell.family].attack
+    if attack is None:
+        raise TypeError(f"{cell.family} has no attack")
+    image = setup.images.read(0).image[None].to(classifier.module.mean.device)
+    target = classifier(image).detach().argmax(dim=1)
+    image_id = setup.images.pictures[0].image_id
+
+    def work() -> int:
+        draw = draw_of(cell, image_id, setup.plan.seed)
+        attack(classifier, image, target, cell.severity, draw).cpu()
+        return 1
 
     return work
 
@@ -235,6 +277,8 @@ def estimate_table(expected: Estimate) -> Table:
     table.add_row("time in passes", f"{least}{expected.pass_seconds:.1f} s")
     table.add_row("time in metrics", f"{expected.metric_seconds:.1f} s")
     table.add_row("time for images", f"{expected.image_seconds:.1f} s")
+    if expected.attack_seconds:
+        table.add_row("time in attacks", f"{least}{expected.attack_seconds:.1f} s")
     table.add_row("time, summary not included", f"{least}{expected.seconds:.0f} s")
     table.add_row("peak memory", f"{expected.memory / 2**20:,.0f} MiB")
     return table

@@ -21,6 +21,7 @@ from steadymap.bench.costs import method_costs
 from steadymap.bench.curves import THRESHOLD, breaking_points, severity_curves
 from steadymap.bench.findings import Findings
 from steadymap.bench.names import safe_markdown, short_names
+from steadymap.bench.perturbations import severity_text
 from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
 from steadymap.bench.store import read_run, write_file
 from steadymap.bench.witnesses import Gallery, read_gallery, read_steps
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 COMPLETENESS = "completeness_error"
 # How many reasons for a missing number are told apart.
 MOST_REASONS = 25
+# Where a method does not break, it is sorted as if at a severity that no family has.
+HOLDS = 1000.0
 
 
 @dataclass(frozen=True)
@@ -302,7 +305,10 @@ def _breaking_grid(shown: Shown) -> Grid | None:
         if (spec, *side) not in found:
             return Cell("")
         value = found[spec, *side]
-        return Cell("holds", key=9.0) if math.isnan(value) else Cell(f"{value:.2g}", key=abs(value))
+        if math.isnan(value):
+            return Cell("holds", key=HOLDS)
+        # Two digits, and degrees in full.
+        return Cell(f"{value:.2g}" if abs(value) < 1 else f"{value:.3g}", key=abs(value))
 
     return Grid(
         f"Severity at which calibrated {metric_name(metric)} is down to {THRESHOLD:g}, halfway to "
@@ -517,7 +523,9 @@ def _witness(
             {
                 "name": family,
                 "title": family.replace("_", " "),
-                "frames": [frame | {"severity": f"{level:g}"} for level, frame in levels],
+                "frames": [
+                    frame | {"severity": severity_text(family, level)} for level, frame in levels
+                ],
             }
         )
     return {

@@ -19,12 +19,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from steadymap.bench.adversarial import differentiable_twice, smoothed
+from steadymap.bench.alignment import Compared, in_place
 from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.images import DataError, ImageSet, Picture, from_tensor
 from steadymap.bench.manifest import run_id
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.passes import images_at_once
-from steadymap.bench.perturbations import Cell, perturb
+from steadymap.bench.perturbations import PERTURBATIONS, Cell, draw_of, perturb
 from steadymap.bench.records import (
     INPUT,
     NULLS,
@@ -51,6 +53,7 @@ from steadymap.bench.references import (
     views_beside,
 )
 from steadymap.bench.views import (
+    MESSAGE_LENGTH,
     METRICS_PART,
     Adaptive,
     Explained,
@@ -59,6 +62,7 @@ from steadymap.bench.views import (
     Timing,
     View,
     Worker,
+    attacked,
     deltas,
     explain,
     input_scores,
@@ -164,7 +168,19 @@ class Setup:
             ModelError: there are several workers, and the network cannot be copied.
         """
         others = [self.classifier.replica() for _ in range(1, self.plan.workers)]
-        return [self.classifier, *others]
+        found = [self.classifier, *others]
+        # Networks are traced now: none may run meanwhile.
+        for classifier in found if self.attacks() else ():
+            smoothed(classifier)
+        return found
+
+    def attacks(self) -> tuple[Cell, ...]:
+        """Return the perturbations that need the classifier, those of severity 0 left out."""
+        return tuple(
+            cell
+            for cell in self.plan.cells()
+            if PERTURBATIONS[cell.family].attack is not None and cell.severity
+        )
 
     def view_count(self) -> int:
         """Return how many times the run looks at an image, with every method."""
@@ -211,7 +227,8 @@ def prepare(classifier: Classifier, images: ImageSet, plan: Plan) -> Setup:
     """Check, before anything is computed, that classifier, images and plan belong together.
 
     Raises:
-        ConfigError: a metric that nothing in the plan can give, or a network that is not float32.
+        ConfigError: a metric that nothing in the plan can give, a family that cannot be had of
+            these images or this network, or a network that is not float32.
         DataError: images of another size than the classifier's input.
     """
     dtype = classifier.module.mean.dtype
@@ -232,6 +249,8 @@ def prepare(classifier: Classifier, images: ImageSet, plan: Plan) -> Setup:
         images_at_once(classifier, plan.workers),
     )
     _refuse_idle_metrics(setup)
+    _refuse_small_images(setup)
+    _refuse_attacks(setup)
     return setup
 
 
@@ -275,7 +294,11 @@ def measure(
     most = most_in_batch(setup.classifier, len(setup.methods), plan.workers * plan.nulls)
     size = min(plan.batch_size, most or plan.batch_size)
     members = panel_members(setup.images, plan.seed) if plan.nulls else []
-    with threads_each(plan.workers), float32(device, exact=plan.precision == "ieee"):
+    with (
+        threads_each(plan.workers),
+        float32(device, exact=plan.precision == "ieee"),
+        differentiable_twice(wanted=bool(setup.attacks())),
+    ):
         cuts = [members[cut.start : cut.stop] for cut in batches(len(members), size, plan.workers)]
         parts = []
         for part, outcome in each(cuts, lambda *given: _panel_part(setup, *given)):
@@ -418,6 +441,38 @@ def _refuse_idle_metrics(setup: Setup) -> None:
             raise ConfigError(f"metric: {name} cannot be had here: {reason}")
 
 
+def _refuse_small_images(setup: Setup) -> None:
+    height, width = setup.classifier.input_size
+    for name in setup.plan.family:
+        side = PERTURBATIONS[name].min_side
+        if min(height, width) < side:
+            raise ConfigError(
+                f"family: {name} takes images of at least {side} x {side} pixels, "
+                f"{setup.classifier.name} takes {height} x {width}"
+            )
+
+
+def _refuse_attacks(setup: Setup) -> None:
+    """Try each attack on one image: a network may have no second derivative."""
+    classifier = setup.classifier
+    tried = {cell.family: cell for cell in setup.attacks()}
+    for name, cell in tried.items():
+        attack = PERTURBATIONS[name].attack
+        if attack is None:
+            continue
+        image = setup.images.read(0).image[None].to(classifier.module.mean.device)
+        draw = draw_of(cell, setup.images.pictures[0].image_id, setup.plan.seed)
+        try:
+            with differentiable_twice(wanted=True):
+                target = classifier(image).detach().argmax(dim=1)
+                attack(classifier, image, target, cell.severity, draw)
+        except Exception as error:  # a network may raise anything; the line says what
+            reason = " ".join(str(error).split())[:MESSAGE_LENGTH]
+            raise ConfigError(
+                f"family: {name} cannot attack {classifier.name}: {reason}"
+            ) from error
+
+
 def _panel_part(
     setup: Setup, worker: Worker, indices: Sequence[int], advance: Callable[[int], None]
 ) -> tuple[Panel, Outcome]:
@@ -477,7 +532,8 @@ def _measure_batch(
     for shown in ahead(_shown(setup, images, ids), in_thread=worker.classifier.module.mean.is_cuda):
         # The first view is the clean one: what it predicts is the class explained in all of them.
         targets = taking.clean_view.batch.targets if taking.clean_view else None
-        view = look(worker, shown, targets)
+        moved = shown if targets is None else attacked(worker, shown, targets)
+        view = look(worker, moved, targets)
         taking.take(view, advance)
         if shown.cell is CLEAN_CELL and setup.plan.nulls:
             taking.take_references(references(worker, view, panel, advance))
@@ -485,19 +541,27 @@ def _measure_batch(
 
 
 def _shown(setup: Setup, images: Tensor, ids: tuple[str, ...]) -> Iterator[Shown]:
-    """Yield the images as one cell after the other makes them, the clean one first."""
+    """Yield the images as one cell after the other makes them, the clean one first.
+
+    For an attack they are still clean: it needs the classifier, which others use meanwhile.
+    """
     device = setup.classifier.module.mean.device
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     clean = _moved(images, device, stream)
     yield Shown(CLEAN_CELL, images, clean, ids, setup.plan.seed)
     for cell in setup.plan.cells():
-        shown = torch.stack(
-            [
-                perturb(image, cell, image_id, setup.plan.seed)
-                for image, image_id in zip(images, ids, strict=True)
-            ]
-        )
-        yield Shown(cell, shown, _moved(shown, device, stream), ids, setup.plan.seed, clean)
+        family = PERTURBATIONS[cell.family]
+        shown = images
+        if family.attack is None:
+            shown = torch.stack(
+                [
+                    perturb(image, cell, image_id, setup.plan.seed)
+                    for image, image_id in zip(images, ids, strict=True)
+                ]
+            )
+        # Where things move, what was cut into parts has moved, too.
+        origin = clean if family.warp is None else None
+        yield Shown(cell, shown, _moved(shown, device, stream), ids, setup.plan.seed, origin)
 
 
 def _moved(images: Tensor, device: torch.device, stream: torch.cuda.Stream | None) -> Tensor:
@@ -603,28 +667,31 @@ class _Taking:
             self.evidence["delta"] = delta = deltas(self.worker, method, view)
             if self.keep_maps:
                 self.deltas.setdefault(method.spec, []).append(delta)
+        compared = Compared(reference, current, tuple(self.nulls[method]), self.evidence)
         with self.worker.clock(view.cell, METRICS_PART, len(view.images)):
+            placed = _placed(compared, view)
             scores = {
-                name: score(metric, reference, current, self.evidence)
+                name: _score(metric, compared if metric.against == "delta" else placed)
                 for name, metric in metrics.items()
                 if metric.against != "map" or view is not self.clean_view
             }
             if self.setup.plan.nulls and view is not self.clean_view:
-                scores |= self._recognised(method, scores, current)
+                scores |= self._recognised(method, scores, placed)
         if self.keep_maps:
             maps = current.attributions.cpu() if isinstance(current, Explained) else None
             self.attributions[method.spec].append(maps)
         return scores if steps is None else scores | {STEPS: steps}
 
     def _recognised(
-        self, method: BoundMethod, scores: Mapping[str, Scores], current: Explained | Failure
+        self, method: BoundMethod, scores: Mapping[str, Scores], placed: Compared
     ) -> dict[str, Scores]:
         """Say of each map whether it is closer to its clean self than to every unrelated map."""
+        current = placed.current
         return {
             name + RECOGNISED: (
                 current.scores()
                 if isinstance(current, Failure)
-                else recognise(METRICS[name], scores[name], self.nulls[method], current.maps)
+                else recognise(METRICS[name], scores[name], placed.nulls, current.maps)
             )
             for name in recognising(self.setup.methods[method])
         }
@@ -659,6 +726,19 @@ class _Taking:
                 spec: torch.from_numpy(np.stack(rows, axis=1)) for spec, rows in self.deltas.items()
             },
         )
+
+
+def _placed(compared: Compared, view: View) -> Compared:
+    """Put the maps of a view in place, where its family moves things."""
+    family = PERTURBATIONS.get(view.cell.family)
+    if family is None or family.warp is None:
+        return compared
+    height, width = view.images.shape[2:]
+    return in_place(compared, family.warp(view.cell.severity, (height, width)))
+
+
+def _score(metric: Metric, compared: Compared) -> Scores:
+    return score(metric, compared.clean, compared.current, compared.evidence)
 
 
 def _held_against(

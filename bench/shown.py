@@ -12,7 +12,7 @@ from steadymap.bench.config import Plan
 from steadymap.bench.figures import grid_figure
 from steadymap.bench.images import ImageSet
 from steadymap.bench.names import short_names
-from steadymap.bench.perturbations import Cell
+from steadymap.bench.perturbations import Cell, severity_text
 from steadymap.bench.pictures import map_levels, photo_levels, scale_of
 from steadymap.bench.references import CLEAN_CELL
 from steadymap.bench.runner import measure, prepare
@@ -68,7 +68,8 @@ def show(classifier: Classifier, image: ImageSet, plan: Plan, cell: Cell) -> Fig
     changed = "" if said[0][4] == said[1][4] else "\nchanged"
     rows = (
         f"clean\n{clean}",
-        f"{cell.family.replace('_', ' ')} {cell.severity:g}\n{moved}{changed}",
+        f"{cell.family.replace('_', ' ')} {severity_text(cell.family, cell.severity)}"
+        f"\n{moved}{changed}",
     )
     return grid_figure(rows, columns)
 

@@ -16,7 +16,7 @@ from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.methods import BoundMethod, Engine
 from steadymap.bench.passes import Pass, is_out_of_memory, shared_pass
 from steadymap.bench.paths import NestedPath, points_at
-from steadymap.bench.perturbations import PERTURBATIONS, Cell
+from steadymap.bench.perturbations import PERTURBATIONS, Cell, draw_of
 from steadymap.metrics import Maps, Metric, Scores, Status, TensorMaps, evaluate
 from steadymap.metrics.maps import Array
 from steadymap.models import Classifier
@@ -28,6 +28,7 @@ MESSAGE_LENGTH = 300
 SHARED = "shared pass"
 BASELINE_PART = "baseline logits"
 METRICS_PART = "metrics"
+ATTACK_PART = "attack"
 
 T = TypeVar("T")
 
@@ -114,8 +115,8 @@ class Timing:
 
     Attributes:
         cell: the perturbation.
-        part: `shared pass`, `baseline logits`, `metrics`, or the spec of a method: what it took
-            beyond that pass.
+        part: `attack`, `shared pass`, `baseline logits`, `metrics`, or the spec of a method: what
+            it took beyond that pass.
         images: how many images the view has.
         seconds: by the clock, on a GPU up to the end of its work.
     """
@@ -231,6 +232,36 @@ def look(worker: Worker, shown: Shown, targets: Tensor | None) -> View:
         shown.on_device, seen.targets, shown.image_ids, shown.seed, worker.at_once, shown.clean
     )
     return View(shown.cell, shown.images, batch, classifier, seen, failure)
+
+
+def attacked(worker: Worker, shown: Shown, targets: Tensor) -> Shown:
+    """Turn clean images into what the attack of their cell makes of them, one after the other.
+
+    Others are given back as they are. Images go alone, so that what else is in the batch changes
+    nothing.
+
+    Args:
+        worker: whose classifier is attacked.
+        shown: the images.
+        targets: (B,), the classes predicted for the clean images.
+    """
+    family = PERTURBATIONS.get(shown.cell.family)
+    if family is None or family.attack is None:
+        return shown
+    with worker.clock(shown.cell, ATTACK_PART, len(shown.images)):
+        found = torch.cat(
+            [
+                family.attack(
+                    worker.classifier,
+                    shown.on_device[place : place + 1],
+                    targets[place : place + 1],
+                    shown.cell.severity,
+                    draw_of(shown.cell, image_id, shown.seed),
+                )
+                for place, image_id in enumerate(shown.image_ids)
+            ]
+        )
+    return replace(shown, images=found.cpu(), on_device=found)
 
 
 def explain(worker: Worker, method: BoundMethod, view: View) -> Explained | Failure:

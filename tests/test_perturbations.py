@@ -8,40 +8,74 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
-from support import global_numpy_state, random_images
+from support import CLASSES, conv_network, global_numpy_state, random_images, seeded
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from steadymap.bench.perturbations import PERTURBATIONS, Cell, perturb
+from steadymap.bench import perturbations as perturbations_module
+from steadymap.bench.perturbations import PERTURBATIONS, Cell, draw_of
+from steadymap.models import make_classifier
 
 IMAGE = random_images(1, 64)[0]
+# What moves changes a smooth image the more the farther it goes; of noise it makes other noise.
+SMOOTH = functional.gaussian_blur(random_images(1, 96), 31, 8.0)[0, :, 16:80, 16:80]
+CLASSIFIER = make_classifier(seeded(lambda: conv_network(64)), (64, 64), CLASSES)
+
+
+def family_or_skip(name: str) -> str | ParameterSet:
+    """A family whose package is missing here is skipped, and says why."""
+    missing = PERTURBATIONS[name].missing
+    reason = missing() if missing else None
+    return pytest.param(name, marks=pytest.mark.skip(reason=reason)) if reason else name
+
+
+FAMILIES = [family_or_skip(name) for name in PERTURBATIONS]
 LARGEST = {name: family.severities[-1] for name, family in PERTURBATIONS.items()}
+
+
+def perturb(image: Tensor, cell: Cell, image_id: str, seed: int) -> Tensor:
+    """Apply a cell as a run does: an attack gets a classifier and what that predicts."""
+    attack = PERTURBATIONS[cell.family].attack
+    if attack is None:
+        return perturbations_module.perturb(image, cell, image_id, seed)
+    draw = draw_of(cell, image_id, seed)
+    target = torch.zeros(1, dtype=torch.int64)
+    if image.shape[1:] == CLASSIFIER.input_size:
+        target = CLASSIFIER(image[None]).argmax(dim=1)
+    return attack(CLASSIFIER, image[None], target, cell.severity, draw)[0]
 
 
 def change(first: Tensor, second: Tensor) -> float:
     return float((second - first).double().square().mean().sqrt())
 
 
-@pytest.mark.parametrize("name", PERTURBATIONS)
+@pytest.mark.parametrize("name", FAMILIES)
 @given(pixels=arrays(np.float32, (3, 5, 7), elements=st.floats(0, 1, width=32)))
 def test_severity_0_is_the_identity(name: str, pixels: np.ndarray) -> None:
     image = torch.from_numpy(pixels)
     assert torch.equal(perturb(image, Cell(name, 0.0, 0), "x", 0), image)
 
 
-@pytest.mark.parametrize("name", PERTURBATIONS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_the_realised_change_grows_with_the_severity(name: str) -> None:
-    levels = [level for level in PERTURBATIONS[name].severities if level > 0]
-    changes = [change(IMAGE, perturb(IMAGE, Cell(name, level, 0), "x", 0)) for level in levels]
-    assert changes == sorted(changes)
-    assert changes[0] > 0
+    family = PERTURBATIONS[name]
+    image = SMOOTH if family.warp else IMAGE
+    for sign in (1, -1) if family.bounds[0] < 0 else (1,):
+        levels = sorted(sign * level for level in family.severities if sign * level > 0)
+        cells = [Cell(name, sign * level, 0) for level in levels]
+        changes = [change(image, perturb(image, cell, "x", 0)) for cell in cells]
+        # ImageNet-C's levels are in the order of their authors.
+        assert name.startswith("imagenet_c_") or changes == sorted(changes)
+        assert min(changes) > 0
+        assert len(set(changes)) == len(levels)
 
 
-@pytest.mark.parametrize("name", PERTURBATIONS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_there_are_five_levels_inside_the_bounds(name: str) -> None:
     family = PERTURBATIONS[name]
     low, high = family.bounds
@@ -52,7 +86,7 @@ def test_there_are_five_levels_inside_the_bounds(name: str) -> None:
         assert set(family.severities) == {-level for level in family.severities}
 
 
-@pytest.mark.parametrize("name", PERTURBATIONS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_shape_type_and_the_given_image_stay(name: str) -> None:
     before = IMAGE.clone()
     after = perturb(IMAGE, Cell(name, LARGEST[name], 0), "x", 0)
@@ -61,7 +95,7 @@ def test_shape_type_and_the_given_image_stay(name: str) -> None:
     assert after.data_ptr() != IMAGE.data_ptr()
 
 
-@pytest.mark.parametrize("name", PERTURBATIONS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_draw_belongs_to_seed_image_severity_and_number(name: str) -> None:
     level = LARGEST[name]
     first = perturb(IMAGE, Cell(name, level, 0), "x", 0)
@@ -81,7 +115,7 @@ def test_a_draw_belongs_to_seed_image_severity_and_number(name: str) -> None:
     assert differ == [PERTURBATIONS[name].stochastic] * 3
 
 
-@pytest.mark.parametrize("name", PERTURBATIONS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_the_global_random_state_stays(name: str) -> None:
     torch_state, numpy_state = torch.random.get_rng_state(), global_numpy_state()
     perturb(IMAGE, Cell(name, LARGEST[name], 0), "x", 0)

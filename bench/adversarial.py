@@ -1,0 +1,142 @@
+"""The worst case: a small change that keeps the prediction and moves the gradient map far.
+
+Sources: Ghorbani, Abid and Zou 2019, section 3 (the attack); Dombrowski et al. 2019 (softplus in
+ReLU's place, whose second derivative is zero).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from steadymap.bench.passes import shared_pass
+from steadymap.bench.structure import UntraceableError, rewritten
+from steadymap.models import Classifier
+
+# Steps of the ascent, and how many of them lead as far as the bound.
+STEPS = 10
+STEPS_TO_BOUND = 2
+# Of the softplus: large is close to ReLU, small is curved over more of its inputs.
+SHARPNESS = 100.0
+
+# How often an image goes forward and backward through the network itself in one attack: as it is,
+# from where the ascent starts, and after each step.
+PASSES = STEPS + 2
+
+_lock = threading.Lock()
+_smoothed: WeakKeyDictionary[nn.Module, Classifier] = WeakKeyDictionary()
+
+
+def random_sign(image: Tensor, severity: float, rng: np.random.Generator) -> Tensor:
+    """Add or take off the severity at every value, as a coin says."""
+    return image + severity * _signs(image, rng)
+
+
+def away_from_gradient(
+    classifier: Classifier,
+    image: Tensor,
+    target: Tensor,
+    severity: float,
+    rng: np.random.Generator,
+) -> Tensor:
+    """Move the gradient map as far from the clean image's as it goes, and keep the prediction.
+
+    Projected sign ascent on 1 - cosine of the two maps, summed over channels and signed: as the
+    `cosine` metric has it, and without the kinks of an absolute value. It begins at a random corner
+    of the bound, because at the clean image the cosine is flat, and climbs on the network with
+    softplus in ReLU's place; a network that cannot be traced is used as it is. Of all points on the
+    way, the first included, that is returned whose map by the network itself is farthest off with
+    the target still predicted; the clean image where none keeps it.
+
+    The image goes through the network itself `PASSES` times, forward and backward. What goes
+    through the one with softplus is not counted.
+
+    Args:
+        classifier: what is explained.
+        image: (1, 3, H, W), on the classifier's device.
+        target: (1,), the class predicted for it.
+        severity: the bound: no value moves by more; in image units.
+        rng: of this draw.
+
+    Returns:
+        (1, 3, H, W), beside the image. Nothing is clamped.
+    """
+    if severity == 0:
+        return image.clone()
+    reference = _gradient_map(classifier, image, target)[0]
+    point = image + severity * _signs(image[0], rng).to(image.device)[None]
+    best, farthest = image.clone(), 0.0
+    for step in range(STEPS + 1):
+        if step:
+            slope = ascent(classifier, point, target, reference)
+            point = point + severity / STEPS_TO_BOUND * slope.sign()
+            point = image + (point - image).clamp(-severity, severity)
+        found, kept = _gradient_map(classifier, point, target)
+        distance = float(1 - _cosine(found, reference))
+        if kept and distance > farthest:
+            best, farthest = point, distance
+    return best
+
+
+def _signs(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Return minus or plus 1 for each value of an image (3, H, W)."""
+    return torch.from_numpy(rng.integers(0, 2, tuple(image.shape))).to(image.dtype) * 2 - 1
+
+
+def _gradient_map(classifier: Classifier, image: Tensor, target: Tensor) -> tuple[Tensor, bool]:
+    """Return the gradient summed over channels (1, H, W), and whether the target is predicted."""
+    seen = shared_pass(classifier, image, target, ("gradient",), 1)
+    kept = bool(seen.logits.argmax(dim=1) == target)
+    return seen.need_gradient().sum(dim=1), kept
+
+
+def _cosine(found: Tensor, reference: Tensor) -> Tensor:
+    return torch.nn.functional.cosine_similarity(found.flatten(), reference.flatten(), dim=0)
+
+
+def ascent(classifier: Classifier, image: Tensor, target: Tensor, reference: Tensor) -> Tensor:
+    """Return the gradient of 1 - cosine of the softplus network's map to another (1, H, W).
+
+    Zero where that map does not depend on the image, as with a network that cannot be traced.
+    """
+    point = image.detach().clone().requires_grad_()
+    logit = smoothed(classifier)(point).gather(1, target[:, None]).sum()
+    (slope,) = torch.autograd.grad(logit, point, create_graph=True)
+    if not slope.requires_grad:
+        return torch.zeros_like(image)
+    distance = 1 - _cosine(slope.sum(dim=1), reference)
+    (found,) = torch.autograd.grad(distance, point, allow_unused=True)
+    return torch.zeros_like(image) if found is None else found
+
+
+def smoothed(classifier: Classifier) -> Classifier:
+    """Return the classifier with softplus in ReLU's place; itself where it cannot be traced.
+
+    Made once as long as the network lives. No other thread may run a network meanwhile: a run makes
+    them all before its workers start.
+    """
+    network = classifier.module.network
+    with _lock:
+        if network not in _smoothed:
+            try:
+                _smoothed[network] = rewritten(classifier, lambda: nn.Softplus(beta=SHARPNESS))
+            except UntraceableError:
+                return classifier
+        return _smoothed[network]
+
+
+@contextmanager
+def differentiable_twice(*, wanted: bool) -> Iterator[None]:
+    """Compute attention in the way that has a second derivative, as long as the context lasts.
+
+    In all threads of the process, and for whoever else runs a network there.
+    """
+    with sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext():
+        yield

@@ -1,0 +1,109 @@
+"""ImageNet-C's corruptions, each at its five levels, through the package `imagecorruptions`.
+
+They are what others report numbers on: 8 bits in, 8 bits out, with the constants of the paper.
+Source: Hendrycks and Dietterich 2019, "Benchmarking Neural Network Robustness to Common Corruptions
+and Perturbations".
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable
+from types import ModuleType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+LEVELS = (1.0, 2.0, 3.0, 4.0, 5.0)
+# Of either side, in pixels: what the package takes.
+LEAST_SIDE = 32
+
+# What each does, and whether its draws differ.
+CORRUPTIONS: dict[str, tuple[str, bool]] = {
+    "gaussian_noise": ("normal noise", True),
+    "shot_noise": ("Poisson noise of light", True),
+    "impulse_noise": ("values turned to 0 or 1, each channel by itself", True),
+    "defocus_blur": ("a lens out of focus", False),
+    "glass_blur": ("pixels shuffled as behind frosted glass", True),
+    "motion_blur": ("blurred along a line of any slant up to 45 degrees", True),
+    "zoom_blur": ("blurred towards the centre", False),
+    "snow": ("flakes blown across", True),
+    "frost": ("a photograph of frost laid over", True),
+    "fog": ("a cloud laid over", True),
+    "brightness": ("lighter, in HSV", False),
+    "contrast": ("nearer to each channel's mean", False),
+    "elastic_transform": ("small regions stretched", True),
+    "pixelate": ("fewer, larger pixels", False),
+    "jpeg_compression": ("JPEG", False),
+    "speckle_noise": ("normal noise in proportion to the light", True),
+    "gaussian_blur": ("blur", False),
+    "spatter": ("drops of water, from level 4 of mud", True),
+    "saturate": ("greyer at levels 1 and 2, more colourful from 3", False),
+}
+
+# These draw from a generator of their own, which they take a seed for.
+SEEDED = ("impulse_noise", "glass_blur")
+MOST_SEED = 2**32
+
+_lock = threading.Lock()
+
+
+def missing() -> str | None:
+    """Return why the package cannot be used, and what to do; None where it can."""
+    try:
+        _package()
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        return f"needs pip install 'steadymap[corruptions]' ({reason})"
+    return None
+
+
+def corruption(name: str) -> Callable[[Tensor, float, np.random.Generator], Tensor]:
+    """Return the perturbation of that name."""
+
+    def apply(image: Tensor, severity: float, rng: np.random.Generator) -> Tensor:
+        return corrupt(image, name, int(severity), rng)
+
+    return apply
+
+
+def corrupt(image: Tensor, name: str, level: int, rng: np.random.Generator) -> Tensor:
+    """Corrupt an image (3, H, W) at one of the five levels; 0 is the image itself.
+
+    The package draws from NumPy's global generator. It is seeded from `rng`, by one thread at a
+    time, and put back as it was.
+    """
+    if level == 0:
+        return image.clone()
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    while True:
+        try:
+            corrupted = _seeded(pixels, name, level, int(rng.integers(MOST_SEED)))
+        except FloatingPointError:
+            # Spatter divides by the largest drop. On a small image there may be none: again.
+            continue
+        return torch.from_numpy(np.array(corrupted)).permute(2, 0, 1).to(torch.float32) / 255
+
+
+def _seeded(pixels: NDArray[np.uint8], name: str, level: int, seed: int) -> NDArray[np.uint8]:
+    package = _package()
+    own = {"seed": seed} if name in SEEDED else {}
+    with _lock, np.errstate(invalid="raise"):
+        # NumPy's global generator is what the package draws from.
+        before = np.random.get_state()  # noqa: NPY002
+        np.random.seed(seed)  # noqa: NPY002
+        try:
+            found: NDArray[np.uint8] = package.corrupt(
+                pixels, severity=level, corruption_name=name, **own
+            )
+        finally:
+            np.random.set_state(before)  # noqa: NPY002
+    return found
+
+
+def _package() -> ModuleType:
+    """Import the package when it is first asked for: that takes seconds."""
+    return importlib.import_module("imagecorruptions")
