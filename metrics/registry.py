@@ -320,7 +320,7 @@ METRICS: dict[str, Metric] = {
         symmetric=False,
         summary=(
             "area under the class's probability while the most relevant pixels return to the "
-            f"blurred image ({faithfulness.STEPS} steps)"
+            f"image, blurred by {faithfulness.BLUR_SHARE:g} of a side ({faithfulness.STEPS} steps)"
         ),
         source="Petsiuk et al. 2018",
         costly=True,
