@@ -6,12 +6,12 @@ import math
 
 import pandas as pd
 
-from steadymap.bench.board import Line, board_metrics, leaderboard, percent
+from steadymap.bench.board import Line, board_metrics, leaderboard, percent, significant
 from steadymap.bench.calibration import UNRESOLVABLE, is_control
 from steadymap.bench.findings import Findings
 from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
 from steadymap.bench.summary import ROUGH_BELOW
-from steadymap.metrics import METRICS
+from steadymap.metrics import METRICS, PROBES
 
 NAMES = {"ssim": "SSIM", "spearman": "rank correlation"}
 
@@ -69,6 +69,8 @@ def _who_held(findings: Findings) -> str:
 
 def _number(line: Line, metric: str) -> str:
     score = line.scores[metric]
+    if METRICS[metric].against in PROBES:
+        return significant(score.value)
     if math.isnan(score.low):
         return f"{score.value:.2f}"
     return f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"

@@ -13,10 +13,14 @@ import pandas as pd
 from steadymap.bench.calibration import OK, UNRESOLVABLE, is_control, null_score
 from steadymap.bench.findings import Findings
 from steadymap.bench.names import short_names
-from steadymap.bench.records import NULLS, OVERALL, REFERENCES
-from steadymap.metrics import Status
+from steadymap.bench.records import CLEAN, NULLS, OVERALL, REFERENCES
+from steadymap.metrics import METRICS, PROBES, Status
 
 NULL_NAMES = dict(zip(NULLS, ("another image's map", "randomised network's map"), strict=True))
+
+PROBES_TITLE = (
+    "at the clean image, raw means: a metric by which a control is as good says little alone"
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,39 @@ def leaderboard(findings: Findings) -> list[Line]:
     return lines
 
 
+def probe_lines(findings: Findings) -> list[Line]:
+    """Return methods and controls with the raw means of the metrics of the clean image alone.
+
+    The steadiest come first, as on the leaderboard; empty where the run has no such metric.
+    """
+    metrics = findings.probed()
+    if not metrics:
+        return []
+    methods, controls = findings.methods(findings.metrics()[0])
+    names = short_names([*methods, *controls])
+    lines = []
+    for spec in [*methods, *controls]:
+        control = is_control(spec)
+        lines.append(
+            Line(
+                f"control: {names[spec]}" if control else names[spec],
+                spec,
+                control,
+                {name: _score(findings, spec, name, None) for name in metrics},
+                ranks={},
+                recognised={},
+                completeness=None,
+                coverage=_coverage(findings.records, spec, metrics),
+            )
+        )
+    return lines
+
+
+def significant(value: float) -> str:
+    """Write a number whose size nobody knows beforehand: three digits."""
+    return f"{value:.3g}"
+
+
 def board_metrics(findings: Findings) -> list[str]:
     """Return the metrics of the leaderboard: calibrated headlines, or else all headlines."""
     calibrated = [name for name in findings.metrics() if findings.calibrates(name)]
@@ -129,11 +166,17 @@ def _mean(summary: pd.DataFrame, spec: str, metric: str) -> Score | None:
         (summary["subset"] == "all")
         & (summary["method"] == spec)
         & (summary["metric"] == metric)
-        & (summary["family"] == OVERALL)
+        & (summary["family"] == _whole(metric))
     ]
     if rows.empty or math.isnan(rows.iloc[0]["mean"]):
         return None
     return Score(*rows.iloc[0][["mean", "low", "high"]].astype(float))
+
+
+def _whole(metric: str) -> str:
+    """Return the family whose mean stands for all that a metric says."""
+    known = metric in METRICS and METRICS[metric].against in PROBES
+    return CLEAN if known else OVERALL
 
 
 def _coverage(records: pd.DataFrame, spec: str, metrics: list[str]) -> float:

@@ -524,7 +524,12 @@ def _sections() -> dict[str, list[tuple[str, str, str]]]:
         "methods": [(name, method.summary, method.source) for name, method in METHODS.items()],
         "baselines": [(name, "for integrated_gradients:baseline=...", "") for name in BASELINES],
         "metrics": [
-            (name, f"{metric.summary}; {metric.better} is better", metric.source)
+            (
+                name,
+                f"{metric.summary}; {metric.better} is better"
+                + ("; costly: runs where it is named" if metric.costly else ""),
+                metric.source,
+            )
             for name, metric in METRICS.items()
         ]
         + [(name, f"{text}; always recorded", "") for name, text in INPUT_METRICS.items()],

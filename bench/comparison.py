@@ -39,6 +39,9 @@ MARGINS: dict[str, float] = {
     # Of the diagonal: on the embedded hands unrelated maps have their centres 0.03 to 0.1 apart.
     "centre_shift": 0.01,
     "mask_mass": 0.05,
+    # Areas under a probability: a twentieth is one of their steps, wholly lost.
+    "deletion": 0.05,
+    "insertion": 0.05,
     **{
         name + RECOGNISED: 0.1
         for name in (
@@ -56,7 +59,18 @@ RELATIVE_MARGINS: dict[str, float] = {
     "relative_l2": 0.2,
     "completeness_error": 0.25,
     "completeness_error_relative": 0.25,
+    # A largest of few neighbours wanders more than a mean; the last is in logits squared.
+    "max_sensitivity": 0.25,
+    "local_lipschitz": 0.25,
+    "infidelity": 0.25,
 }
+# Informative only, unless a margin is given: a pixel that was all but 0 decides a relative change,
+# and from one image to the next such values differ by powers of ten. A mean of them gates nothing.
+INFORMATIVE = (
+    "relative_input_stability",
+    "relative_output_stability",
+    "relative_representation_stability",
+)
 COVERAGE_MARGIN = 0.05
 
 # How many times as long a method may take, in shared passes of its own run.

@@ -38,7 +38,8 @@ class Plan(BaseModel):
         family: families of perturbations; left out, bias, compensated bias and three of noise.
         severity: one list for all families, or lists by family; left out, each family's own five.
             Lists of families that do not run are ignored.
-        metric: metrics; left out, all that the methods and the data allow.
+        metric: metrics; left out, all that the methods and the data allow, but those that cost
+            passes of their own.
         draws: draws of each stochastic family at each severity.
         controls: whether the controls run, too.
         nulls: how many unrelated maps of either kind (another image's, a randomised network's) each
@@ -102,6 +103,10 @@ class Plan(BaseModel):
             if method.adaptive:
                 raise ValueError(f"engine: captum has no steps=auto, which {method.spec} asks for")
         return self
+
+    def metrics(self) -> tuple[str, ...]:
+        """Return the metrics named; without any, all but those that cost passes of their own."""
+        return self.metric or tuple(name for name, one in METRICS.items() if not one.costly)
 
     def bound_methods(self) -> tuple[BoundMethod, ...]:
         """Return the methods with every parameter set, in the order given, each once.

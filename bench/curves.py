@@ -69,7 +69,7 @@ def breaking_points(curves: pd.DataFrame, threshold: float = THRESHOLD) -> pd.Da
     """
     rows = []
     keys = ["method", "family", "metric"]
-    for key, group in curves[curves["calibrated"]].groupby(keys, sort=False):
+    for key, group in curves[curves["calibrated"].astype(bool)].groupby(keys, sort=False):
         for sign in (-1, 1):
             side = group[np.sign(group["severity"]) == sign]
             if len(side):

@@ -14,7 +14,7 @@ from steadymap.bench.faults import whose_fault
 from steadymap.bench.ranks import difference_figure, rank_methods, save_diagram
 from steadymap.bench.records import CLEAN, NULLS, REFERENCES
 from steadymap.bench.summary import full_summary
-from steadymap.metrics import METRICS
+from steadymap.metrics import METRICS, PROBES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,6 +57,16 @@ class Findings:
         """Return the metrics of the run that have a table: the headlines, or its first."""
         present = [name for name in METRICS if name in set(self.summary["metric"])]
         return [name for name in HEADLINES if name in present] or present[:1]
+
+    def family_metrics(self) -> list[str]:
+        """Return those of them that have values by family of perturbations."""
+        probed = self.probed()
+        return [name for name in self.metrics() if name not in probed]
+
+    def probed(self) -> list[str]:
+        """Return the metrics of the run that are of the clean image alone and need the network."""
+        present = set(self.summary["metric"])
+        return [name for name, one in METRICS.items() if one.against in PROBES and name in present]
 
     def calibrates(self, metric: str) -> bool:
         """Whether a metric has calibrated scores."""

@@ -20,7 +20,6 @@ import torch
 from steadymap.bench.config import Experiment, Plan
 from steadymap.bench.images import ImageSet
 from steadymap.bench.records import SCHEMA_VERSION
-from steadymap.metrics import METRICS
 from steadymap.models import Classifier
 
 PACKAGES = (
@@ -57,7 +56,7 @@ def _identity(plan: Plan, classifier: Classifier, images: ImageSet) -> dict[str,
         "steadymap": importlib.metadata.version("steadymap"),
         "methods": [method.spec for method in plan.bound_methods()],
         "cells": [asdict(cell) for cell in plan.cells()],
-        "metrics": sorted(plan.metric or METRICS),
+        "metrics": sorted(plan.metrics()),
         "nulls": plan.nulls,
         "seed": plan.seed,
         "engine": plan.engine,

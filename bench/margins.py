@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from steadymap.bench.comparison import MARGINS, RELATIVE_MARGINS, Margins
+from steadymap.bench.comparison import INFORMATIVE, MARGINS, RELATIVE_MARGINS, Margins
 from steadymap.bench.config import ConfigError, read_config
 from steadymap.bench.names import nearest
 
@@ -22,7 +22,7 @@ def read_margins(path: Path | None, texts: Sequence[str] = ()) -> Margins:
     """
     absolute, relative = dict(MARGINS), dict(RELATIVE_MARGINS)
     coverage: float = Margins().coverage
-    known = [*MARGINS, *RELATIVE_MARGINS]
+    known = [*MARGINS, *RELATIVE_MARGINS, *INFORMATIVE]
     content = {} if path is None else read_config(path)
     for key, value in content.items():
         if key == "coverage":

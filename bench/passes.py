@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from steadymap.models import Classifier
 
-Read = Literal["gradient", "layer"]
+Read = Literal["gradient", "layer", "activations"]
 
 # Images that go through the network at once. On a CPU more of them fall out of the cache and each
 # takes longer; a GPU wants enough to be full.
@@ -81,7 +81,8 @@ def shared_pass(
         classifier: what is explained.
         images: (B, 3, H, W), on the classifier's device.
         targets: (B,), the classes explained; None takes those predicted.
-        reads: what the methods need, `gradient` or `layer` (Grad-CAM's).
+        reads: what the methods need, `gradient` or `layer` (Grad-CAM's, with its gradient); or that
+            layer's `activations` alone, for which nothing goes backward.
         at_once: images that go through the network together.
     """
     wanted = frozenset(reads)
@@ -101,13 +102,15 @@ def _one_pass(
 ) -> Pass:
     # Channels last at the entrance keeps the first convolution from copying.
     points = images.detach().clone(memory_format=torch.channels_last)
-    points.requires_grad_(bool(reads))
-    with torch.set_grad_enabled(bool(reads)), _output_of_layer(classifier, reads) as seen:
+    back = bool(reads - {"activations"})
+    points.requires_grad_(back)
+    with torch.set_grad_enabled(back), _output_of_layer(classifier, reads) as seen:
         logits = classifier(points)
     chosen = logits.detach().argmax(dim=1) if targets is None else targets
-    sources = ([points] if "gradient" in reads else []) + seen[-1:]
+    activations = seen[-1].detach() if seen else None
+    sources = ([points] if "gradient" in reads else []) + (seen[-1:] if "layer" in reads else [])
     if not sources:
-        return Pass(images, chosen, logits.detach())
+        return Pass(images, chosen, logits.detach(), activations=activations)
     picked = logits.gather(1, chosen[:, None]).sum()
     found = list(torch.autograd.grad(picked, sources, allow_unused=True))
     return Pass(
@@ -115,8 +118,8 @@ def _one_pass(
         chosen,
         logits.detach(),
         found[0] if "gradient" in reads else None,
-        seen[-1].detach() if seen else None,
-        found[-1] if seen else None,
+        activations,
+        found[-1] if seen and "layer" in reads else None,
     )
 
 
@@ -124,7 +127,7 @@ def _one_pass(
 def _output_of_layer(classifier: Classifier, reads: frozenset[Read]) -> Iterator[list[Tensor]]:
     """Collect what the layer for Grad-CAM puts out, as long as the context lasts."""
     seen: list[Tensor] = []
-    if "layer" not in reads:
+    if not {"layer", "activations"} & reads:
         yield seen
         return
 

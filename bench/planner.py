@@ -26,8 +26,10 @@ from steadymap.bench.passes import (
     shared_pass,
 )
 from steadymap.bench.perturbations import PERTURBATIONS, draw_of, perturb
+from steadymap.bench.probes import probe_passes, wanted
 from steadymap.bench.runner import Setup, float32, threads_each
 from steadymap.bench.views import explained, score
+from steadymap.metrics import PROBES
 from steadymap.models import Classifier
 
 # Shares of the seconds that the calibration may take, after one warm-up of each.
@@ -109,6 +111,7 @@ def count(setup: Setup) -> Passes:
         if any(metric.against == "delta" for metric in metrics.values())
     }
     forward += len(setup.images) * len(baselines) * (1 + len(shifts))
+    forward += probe_passes(wanted(setup.methods), len(setup.images), len(applied))
     adaptive = [method for method in alone if method.adaptive]
     # Both ends of a path, for the logit difference that its sum is held against.
     redrawn = sum(times for method, times in setup.redraws().items() if method.adaptive)
@@ -225,6 +228,8 @@ def _metric_work(classifier: Classifier, setup: Setup) -> Callable[[], int]:
         for method, metrics in applied.items():
             found = explained(attributions(method, moved), count)
             for metric in metrics.values():
+                if metric.against in PROBES:
+                    continue  # their passes are counted; the rest is little beside them
                 score(metric, known[method], found, evidence)
         return count
 

@@ -15,7 +15,16 @@ from markupsafe import Markup, escape
 
 from steadymap.bench import figures, pictures
 from steadymap.bench.answer import answer, metric_name
-from steadymap.bench.board import Line, Score, board_metrics, leaderboard, percent
+from steadymap.bench.board import (
+    PROBES_TITLE,
+    Line,
+    Score,
+    board_metrics,
+    leaderboard,
+    percent,
+    probe_lines,
+    significant,
+)
 from steadymap.bench.calibration import is_control
 from steadymap.bench.costs import method_costs
 from steadymap.bench.curves import THRESHOLD, breaking_points, severity_curves
@@ -25,7 +34,7 @@ from steadymap.bench.perturbations import severity_text
 from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
 from steadymap.bench.store import read_run, write_file
 from steadymap.bench.witnesses import Gallery, read_gallery, read_steps
-from steadymap.metrics import METRICS, Status
+from steadymap.metrics import METRICS, PROBES, Status
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,7 +154,10 @@ def _context(shown: Shown, place: int) -> dict[str, Any]:
         "about": _about(shown),
         "answer": answer(shown.findings),
         "board": board_grid(shown),
-        "families": [_family_grid(shown, name) for name in shown.findings.metrics()],
+        "families": [
+            *(_family_grid(shown, name) for name in shown.findings.family_metrics()),
+            *_probe_grids(shown),
+        ],
         "ranks": rank_drawings(shown),
         "curves": [
             (metric_name(metric), _drawn(shown, metric)) for metric in _curve_metrics(shown)
@@ -192,6 +204,14 @@ def _cell(score: Score | None, digits: int = 2) -> Cell:
     return Cell(text, f"[{score.low:.{digits}f}, {score.high:.{digits}f}]", score.value)
 
 
+def _probe_cell(score: Score) -> Cell:
+    if math.isnan(score.value):
+        return Cell(score.word or "-")
+    known = not math.isnan(score.low)
+    ends = f"[{significant(score.low)}, {significant(score.high)}]" if known else ""
+    return Cell(significant(score.value), ends, score.value)
+
+
 def _share_cell(share: float) -> Cell:
     return Cell("") if math.isnan(share) else Cell(percent(share), key=share)
 
@@ -234,7 +254,8 @@ def _board_row(
 ) -> tuple[Cell, ...]:
     row = [Cell(line.label, key=line.label)]
     for name in metrics:
-        row.append(_cell(line.scores[name]))
+        probed = METRICS[name].against in PROBES
+        row.append((_probe_cell if probed else _cell)(line.scores[name]))
         if calibrated:
             rank = line.ranks.get(name)
             ends = f"[{rank.low:g}, {rank.high:g}]" if rank and rank.low < rank.high else ""
@@ -289,6 +310,35 @@ def _family_grid(shown: Shown, metric: str) -> Grid:
         tuple(line(spec) for spec in methods),
         tuple(line(spec) for spec in controls),
     )
+
+
+def _probe_grids(shown: Shown) -> list[Grid]:
+    """Return the metrics of the clean image alone, in one table; none where there are none."""
+    metrics = shown.findings.probed()
+    if not metrics:
+        return []
+    lines = probe_lines(shown.findings)
+    rows = [
+        (
+            Cell(line.label, key=line.label),
+            *(_probe_cell(line.scores[name]) for name in metrics),
+            _share_cell(line.coverage),
+        )
+        for line in lines
+    ]
+    count = sum(not line.control for line in lines)
+    return [
+        Grid(
+            PROBES_TITLE.capitalize(),
+            (
+                "method",
+                *(f"{metric_name(name)} ({METRICS[name].better} is better)" for name in metrics),
+                "coverage",
+            ),
+            tuple(rows[:count]),
+            tuple(rows[count:]),
+        )
+    ]
 
 
 def _breaking_grid(shown: Shown) -> Grid | None:

@@ -27,6 +27,7 @@ from steadymap.bench.manifest import run_id
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.passes import images_at_once
 from steadymap.bench.perturbations import PERTURBATIONS, Cell, draw_of, perturb
+from steadymap.bench.probes import Subject, probe, reads, wanted
 from steadymap.bench.records import (
     INPUT,
     NULLS,
@@ -70,8 +71,9 @@ from steadymap.bench.views import (
     same_size,
     score,
 )
-from steadymap.metrics import METRICS, Maps, Metric, Scores, Status, TensorMaps, recognise
+from steadymap.metrics import METRICS, PROBES, Maps, Metric, Scores, Status, TensorMaps, recognise
 from steadymap.metrics.maps import Array
+from steadymap.metrics.neighbours import NEIGHBOURS
 from steadymap.models import Classifier
 
 # About the perturbed image itself, once a cell.
@@ -184,7 +186,8 @@ class Setup:
 
     def view_count(self) -> int:
         """Return how many times the run looks at an image, with every method."""
-        own = len(self.images) * (len(self.plan.cells()) + 1)
+        near = NEIGHBOURS if "neighbours" in wanted(self.methods) else 0
+        own = len(self.images) * (len(self.plan.cells()) + 1 + near)
         device = self.classifier.module.mean.device
         return own + views_beside(len(self.images), self.plan.nulls, device)
 
@@ -245,7 +248,7 @@ def prepare(classifier: Classifier, images: ImageSet, plan: Plan) -> Setup:
         classifier,
         images,
         plan,
-        {method: _metrics_of(method, images, plan.metric) for method in plan.bound_methods()},
+        {method: _metrics_of(method, images, plan.metrics()) for method in plan.bound_methods()},
         images_at_once(classifier, plan.workers),
     )
     _refuse_idle_metrics(setup)
@@ -406,15 +409,13 @@ def float32(device: torch.device, *, exact: bool) -> Iterator[None]:
         cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
-def _metrics_of(
-    method: BoundMethod, images: ImageSet, wanted: Sequence[str] | None
-) -> dict[str, Metric]:
-    possible = {"map"}
+def _metrics_of(method: BoundMethod, images: ImageSet, named: Sequence[str]) -> dict[str, Metric]:
+    possible = {"map", *PROBES}
     if method.can("complete"):
         possible.add("delta")
     if images.has_masks:
         possible.add("mask")
-    return {name: METRICS[name] for name in wanted or METRICS if METRICS[name].against in possible}
+    return {name: METRICS[name] for name in named if METRICS[name].against in possible}
 
 
 def recognising(metrics: Mapping[str, Metric]) -> list[str]:
@@ -528,14 +529,18 @@ def _measure_batch(
         )
     taking = _Taking(setup, worker, evidence, keep_maps=keep_maps)
     images = torch.stack([frame.image for frame in frames])
+    kinds = wanted(setup.methods)
     ids = tuple(setup.images.pictures[index].image_id for index in indices)
     for shown in ahead(_shown(setup, images, ids), in_thread=worker.classifier.module.mean.is_cuda):
         # The first view is the clean one: what it predicts is the class explained in all of them.
         targets = taking.clean_view.batch.targets if taking.clean_view else None
+        is_clean = shown.cell is CLEAN_CELL
         moved = shown if targets is None else attacked(worker, shown, targets)
-        view = look(worker, moved, targets)
+        view = look(worker, moved, targets, reads(kinds, worker) if is_clean else ())
         taking.take(view, advance)
-        if shown.cell is CLEAN_CELL and setup.plan.nulls:
+        if is_clean and kinds:
+            taking.take_probes(advance)
+        if is_clean and setup.plan.nulls:
             taking.take_references(references(worker, view, panel, advance))
     return taking.outcome(indices)
 
@@ -648,6 +653,20 @@ class _Taking:
         if self.keep_maps:
             self.images.append(view.images)
 
+    def take_probes(self, advance: Callable[[int], None]) -> None:
+        """Score the clean maps by the metrics that need the network, too."""
+        if self.clean_view is None:
+            raise TypeError("the clean view comes first")
+
+        def explain_beside(
+            method: BoundMethod, view: View
+        ) -> tuple[Explained | Failure, Explained | Failure]:
+            return self._explain(method, view)[:2]
+
+        subject = Subject(self.worker, self.clean_view, self.clean, explain_beside, advance)
+        for spec, scores in probe(subject, self.setup.methods).items():
+            self.scored[0].scores[spec].update(scores)
+
     def take_references(self, beside: Iterable[Reference]) -> None:
         """Hold the clean maps against others, and keep the unrelated ones for recognition."""
         for reference in beside:
@@ -673,6 +692,7 @@ class _Taking:
             scores = {
                 name: _score(metric, compared if metric.against == "delta" else placed)
                 for name, metric in metrics.items()
+                if metric.against not in PROBES
                 if metric.against != "map" or view is not self.clean_view
             }
             if self.setup.plan.nulls and view is not self.clean_view:

@@ -11,7 +11,15 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from steadymap.bench.board import Score, board_metrics, leaderboard, percent
+from steadymap.bench.board import (
+    PROBES_TITLE,
+    Score,
+    board_metrics,
+    leaderboard,
+    percent,
+    probe_lines,
+    significant,
+)
 from steadymap.bench.calibration import (
     OK,
     UNCALIBRATED,
@@ -35,10 +43,12 @@ def tables(findings: Findings) -> list[tuple[str, Table]]:
             "steadiness, calibrated: 1 = the maps did not move, 0 = no closer than unrelated maps"
         )
         found.append((title, _leaderboard(findings)))
-    for name in findings.metrics():
+    for name in findings.family_metrics():
         metric = METRICS[name]
         scale = "calibrated" if name in calibrated else f"{metric.better} is better"
         found.append((f"{name}: {metric.summary}; {scale}", _metric_table(name, findings)))
+    if findings.probed():
+        found.append((PROBES_TITLE, _probe_table(findings)))
     faults = findings.faults[findings.faults["severity"].isna()]
     shares = faults[faults["metric"].isin(calibrated or findings.metrics())]
     if len(shares):
@@ -75,6 +85,30 @@ def _leaderboard(findings: Findings) -> Table:
         row.append("" if math.isnan(line.coverage) else percent(line.coverage))
         table.add_row(line.label, *row, style="dim" if line.control else None)
     return table
+
+
+def _probe_table(findings: Findings) -> Table:
+    """Methods down, controls below; the metrics of the clean image alone across."""
+    metrics = findings.probed()
+    columns = [f"{name.replace('_', chr(10))}\n({METRICS[name].better})" for name in metrics]
+    table = _new_table(*columns, "coverage")
+    lines = probe_lines(findings)
+    for place, line in enumerate(lines):
+        if line.control and place and not lines[place - 1].control:
+            table.add_section()
+        cells = [_probe_cell(line.scores[name]) for name in metrics]
+        style = "dim" if line.control else None
+        table.add_row(line.label, *cells, percent(line.coverage), style=style)
+    return table
+
+
+def _probe_cell(score: Score) -> str:
+    if math.isnan(score.value):
+        return score.word or "-"
+    if math.isnan(score.low):
+        return significant(score.value)
+    ends = f"{significant(score.low)},{significant(score.high)}"
+    return f"{significant(score.value)}\n[dim]\\[{ends}][/dim]"
 
 
 def _score(score: Score) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.methods import BoundMethod, Engine
-from steadymap.bench.passes import Pass, is_out_of_memory, shared_pass
+from steadymap.bench.passes import Pass, Read, is_out_of_memory, shared_pass
 from steadymap.bench.paths import NestedPath, points_at
 from steadymap.bench.perturbations import PERTURBATIONS, Cell, draw_of
 from steadymap.metrics import Maps, Metric, Scores, Status, TensorMaps, evaluate
@@ -187,11 +187,13 @@ class Worker:
 
     @contextmanager
     def clock(self, cell: Cell, part: str, images: int) -> Iterator[None]:
-        """Take the time of a part of the work."""
+        """Take the time of a part of the work; what is timed inside of it is not listed apart."""
         self._wait()
+        before = len(self.timings)
         started = time.perf_counter()
         yield
         self._wait()
+        del self.timings[before:]
         self.timings.append(Timing(cell, part, images, time.perf_counter() - started))
 
     def _wait(self) -> None:
@@ -199,13 +201,14 @@ class Worker:
             torch.cuda.synchronize(self.classifier.module.mean.device)
 
 
-def look(worker: Worker, shown: Shown, targets: Tensor | None) -> View:
+def look(worker: Worker, shown: Shown, targets: Tensor | None, also: Collection[Read] = ()) -> View:
     """Show images to the classifier: one pass gives the logits and what methods share.
 
     Args:
         worker: who does it.
         shown: the images.
         targets: (B,), the classes explained; None takes those predicted.
+        also: what the pass must bring beyond what the methods read; at most `activations`.
     """
     classifier = worker.classifier
     family = PERTURBATIONS.get(shown.cell.family)
@@ -216,7 +219,7 @@ def look(worker: Worker, shown: Shown, targets: Tensor | None) -> View:
         for method in worker.methods
         if method.method.share and worker.engine == "own"
         if method.method.inapplicable(classifier) is None
-    }
+    } | set(also)
     failure = None
     with worker.clock(shown.cell, SHARED, len(shown.images)):
         try:
@@ -226,7 +229,7 @@ def look(worker: Worker, shown: Shown, targets: Tensor | None) -> View:
         except Exception as error:  # noqa: BLE001 - a network may raise anything in its backward
             failure = _error(error, len(shown.images))
             seen = worker.within_memory(
-                lambda at_once: shared_pass(classifier, shown.on_device, targets, (), at_once)
+                lambda at_once: shared_pass(classifier, shown.on_device, targets, also, at_once)
             )
     batch = Batch(
         shown.on_device, seen.targets, shown.image_ids, shown.seed, worker.at_once, shown.clean

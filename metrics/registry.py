@@ -5,18 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from types import UnionType
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from steadymap.metrics import similarity, single, tensors
+from steadymap.metrics import faithfulness, neighbours, similarity, single, tensors
+from steadymap.metrics.evidence import Evidence
+from steadymap.metrics.faithfulness import Curve, Responses
 from steadymap.metrics.maps import Array, Checks, Flags, Maps, check
+from steadymap.metrics.neighbours import NEIGHBOURS, RADIUS, Neighbours
 from steadymap.metrics.tensors import TensorMaps
 
-# Maps of perturbed images; or deltas or masks.
-Against = Maps | TensorMaps | Array | Tensor
+# Maps of perturbed images; or deltas or masks; or what the network says around the clean image.
+Against = Maps | TensorMaps | Array | Tensor | Evidence
+
+# What metrics of the clean image alone are against: it takes the network to make.
+PROBES: dict[str, type[Evidence]] = {
+    "neighbours": Neighbours,
+    "noise": Responses,
+    "deletion": Curve,
+    "insertion": Curve,
+}
 
 
 class Status(StrEnum):
@@ -38,7 +50,8 @@ class Metric:
         compute: takes the maps and `against`, returns (B,).
         reads: what it must find varying: signed maps, or magnitudes in [0, 1].
         against: the map of the perturbed image; or, for a metric of one map, the logit difference
-            that it should add up to (`delta`) or the object's mask.
+            that it should add up to (`delta`), the object's mask, or one of `PROBES`: of the clean
+            image alone.
         better: whether a steadier, truer map scores higher or lower.
         identity: the value of a map compared with itself; None for a metric of one map.
         symmetric: whether swapping the two maps leaves the value.
@@ -48,13 +61,16 @@ class Metric:
         min_delta: the smallest |delta| that it is defined on, in logits.
         slow: whether it takes milliseconds a pair; recognition, which takes several comparisons a
             map, leaves it out.
+        costly: whether it takes more of the network than the maps do; a plan has it by name alone.
+        undefined: from one of `PROBES`, why the metric is undefined on each image, "" where it is
+            not; such values are skipped.
         on_tensors: the same on `TensorMaps`, and deltas or masks as tensors; None sends the maps to
             the CPU.
     """
 
-    compute: Callable[[Maps, Maps], Array] | Callable[[Maps, Array], Array]
+    compute: Callable[[Maps, Any], Array]
     reads: Literal["signed", "magnitude"]
-    against: Literal["map", "delta", "mask"]
+    against: Literal["map", "delta", "mask", "neighbours", "noise", "deletion", "insertion"]
     better: Literal["higher", "lower"]
     identity: float | None
     symmetric: bool
@@ -63,10 +79,14 @@ class Metric:
     min_side: int = 1
     min_delta: float = 0.0
     slow: bool = False
+    costly: bool = False
+    undefined: Callable[[Any], list[str]] | None = None
     on_tensors: (
         Callable[[TensorMaps, TensorMaps], Tensor] | Callable[[TensorMaps, Tensor], Tensor] | None
     ) = None
 
+
+_AROUND = f"of {NEIGHBOURS} images within {RADIUS:g}"
 
 METRICS: dict[str, Metric] = {
     "ssim": Metric(
@@ -204,6 +224,107 @@ METRICS: dict[str, Metric] = {
         source="Arras, Osman and Samek 2022 (relevance mass accuracy)",
         on_tensors=tensors.mask_mass,
     ),
+    "max_sensitivity": Metric(
+        neighbours.max_sensitivity,
+        "signed",
+        "neighbours",
+        "lower",
+        None,
+        symmetric=False,
+        summary=f"largest change of the map over its norm, {_AROUND}",
+        source="Yeh et al. 2019, definition 2; captum",
+        costly=True,
+    ),
+    "local_lipschitz": Metric(
+        neighbours.local_lipschitz,
+        "signed",
+        "neighbours",
+        "lower",
+        None,
+        symmetric=False,
+        summary=f"largest change of the map over that of the image, a lower bound, {_AROUND}",
+        source="Alvarez-Melis and Jaakkola 2018",
+        costly=True,
+    ),
+    "relative_input_stability": Metric(
+        neighbours.relative_input_stability,
+        "signed",
+        "neighbours",
+        "lower",
+        None,
+        symmetric=False,
+        summary=f"largest relative change of the map over that of the image, {_AROUND}",
+        source="Agarwal et al. 2022",
+        costly=True,
+        undefined=neighbours.without_prediction,
+    ),
+    "relative_output_stability": Metric(
+        neighbours.relative_output_stability,
+        "signed",
+        "neighbours",
+        "lower",
+        None,
+        symmetric=False,
+        summary=f"largest relative change of the map over that of the logits, {_AROUND}",
+        source="Agarwal et al. 2022",
+        costly=True,
+        undefined=neighbours.without_prediction,
+    ),
+    "relative_representation_stability": Metric(
+        neighbours.relative_representation_stability,
+        "signed",
+        "neighbours",
+        "lower",
+        None,
+        symmetric=False,
+        summary=f"largest relative change of the map over that of Grad-CAM's layer, {_AROUND}",
+        source="Agarwal et al. 2022",
+        costly=True,
+        undefined=neighbours.without_layer,
+    ),
+    "infidelity": Metric(
+        faithfulness.infidelity,
+        "signed",
+        "noise",
+        "lower",
+        None,
+        symmetric=False,
+        summary=(
+            "mean squared gap between noise times map, scaled best, and the logit's change "
+            f"({faithfulness.NOISE_DRAWS} draws, grey, of standard deviation "
+            f"{faithfulness.NOISE_SPREAD:g})"
+        ),
+        source="Yeh et al. 2019, definition 1; captum",
+        costly=True,
+    ),
+    "deletion": Metric(
+        faithfulness.area,
+        "signed",
+        "deletion",
+        "lower",
+        None,
+        symmetric=False,
+        summary=(
+            "area under the class's probability while the most relevant pixels turn to the "
+            f"image's mean colour ({faithfulness.STEPS} steps)"
+        ),
+        source="Petsiuk et al. 2018",
+        costly=True,
+    ),
+    "insertion": Metric(
+        faithfulness.area,
+        "signed",
+        "insertion",
+        "higher",
+        None,
+        symmetric=False,
+        summary=(
+            "area under the class's probability while the most relevant pixels return to the "
+            f"image, blurred by {faithfulness.BLUR_SHARE:g} of a side ({faithfulness.STEPS} steps)"
+        ),
+        source="Petsiuk et al. 2018",
+        costly=True,
+    ),
 }
 
 
@@ -234,12 +355,13 @@ def evaluate(metric: Metric, maps: Maps | TensorMaps, against: Against) -> Score
         maps: the maps of the clean images, or those to judge one by one. `TensorMaps` are scored on
             their device.
         against: what the metric is against: maps of the perturbed images, of the same type and on
-            the same device; deltas (B,) in logits, or masks (B, H, W) in [0, 1], wherever they are.
+            the same device; deltas (B,) in logits, or masks (B, H, W) in [0, 1], wherever they are;
+            or rows of one of `PROBES`.
 
     Raises:
         ValueError: the two do not belong together (kind, batch size or map size).
     """
-    kind = type(maps) if metric.against == "map" else np.ndarray | Tensor
+    kind = _kind(metric, maps)
     if not isinstance(against, kind) or len(against) != len(maps):
         raise ValueError(
             f"expected {len(maps)} of {metric.against}, got {len(against)} of "
@@ -298,8 +420,17 @@ def recognise(
     return Scores(values, tuple(statuses), tuple(details))
 
 
+def _kind(metric: Metric, maps: Maps | TensorMaps) -> type | UnionType:
+    """Return what a metric of such maps is held against."""
+    if metric.against == "map":
+        return type(maps)
+    return PROBES.get(metric.against, np.ndarray | Tensor)
+
+
 def _beside(maps: Maps | TensorMaps, against: Against) -> Against:
     """Bring what maps are held against to where they are, in double precision."""
+    if isinstance(against, Evidence):
+        return against
     if isinstance(maps, TensorMaps):
         if isinstance(against, Maps | TensorMaps):
             return against
@@ -311,7 +442,7 @@ def _beside(maps: Maps | TensorMaps, against: Against) -> Against:
 
 
 def _select(against: Against, chosen: Flags) -> Against:
-    if isinstance(against, Maps | TensorMaps):
+    if isinstance(against, Maps | TensorMaps | Evidence):
         return against.select(chosen)
     return tensors.select(against, chosen) if isinstance(against, Tensor) else against[chosen]
 
@@ -328,11 +459,14 @@ def _compute(metric: Metric, maps: Maps | TensorMaps, against: Against) -> Array
 def _checks(metric: Metric, values: Against) -> Checks:
     if isinstance(values, Maps | TensorMaps):
         return values.signed_checks if metric.reads == "signed" else values.magnitude_checks
+    if isinstance(values, Evidence):
+        # Numbers that agree are an answer, too.
+        return Checks(values.finite, np.zeros(len(values), dtype=bool))
     return tensors.check(values) if isinstance(values, Tensor) else check(values)
 
 
 def _small(metric: Metric, against: Against) -> Flags:
-    if metric.against != "delta" or isinstance(against, Maps | TensorMaps):
+    if metric.against != "delta" or isinstance(against, Maps | TensorMaps | Evidence):
         return np.zeros(len(against), dtype=bool)
     deltas = against.cpu().numpy() if isinstance(against, Tensor) else against
     small: Flags = np.abs(deltas) < metric.min_delta
@@ -353,6 +487,7 @@ def _reasons(
     # A delta is one number, and constant by itself.
     constant = own.constant if metric.against == "delta" else own.constant | other.constant
     small = _small(metric, against)
+    lacking = metric.undefined(against) if metric.undefined else [""] * len(maps)
     reasons: list[tuple[Status, str] | None] = []
     for index in range(len(maps)):
         if not finite[index]:
@@ -361,6 +496,8 @@ def _reasons(
             reasons.append((Status.DEGENERATE, "a map or mask is constant"))
         elif small[index]:
             reasons.append((Status.SMALL_DELTA, f"|delta| is below {metric.min_delta} logits"))
+        elif lacking[index]:
+            reasons.append((Status.SKIPPED, lacking[index]))
         else:
             reasons.append(None)
     return reasons

@@ -12,6 +12,11 @@ from torch import Tensor, nn
 
 from steadymap.bench.attributions import Batch
 from steadymap.bench.images import ImageSet, from_tensor
+from steadymap.metrics import Evidence
+from steadymap.metrics.faithfulness import Curve, Responses
+from steadymap.metrics.neighbours import Neighbours
+
+Array = NDArray[np.float64]
 
 SIDE = 16
 CLASSES = ("a", "b", "c")
@@ -68,6 +73,23 @@ def image_set(count: int = COUNT) -> ImageSet:
     masks = np.zeros((count, SIDE, SIDE))
     masks[:, 4:12, 3:9] = 1.0
     return from_tensor(random_images(count), [i % 3 for i in range(count)], CLASSES, masks)
+
+
+def probe_evidence(kind: str, count: int, numbers: Callable[[tuple[int, int]], Array]) -> Evidence:
+    """What a metric of the clean image is against, of numbers (rows, columns) that are not 0."""
+    shape = (count, 6)
+    kept = np.ones(shape, dtype=bool)
+    kept[:, 1] = False
+    sizes = [np.abs(numbers(shape)) for _ in range(6)]
+    makers: dict[str, Callable[[], Evidence]] = {
+        "neighbours": lambda: Neighbours(
+            sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], kept
+        ),
+        "noise": lambda: Responses(numbers(shape), numbers(shape)),
+        "deletion": lambda: Curve(np.abs(numbers(shape))),
+        "insertion": lambda: Curve(np.abs(numbers(shape))),
+    }
+    return makers[kind]()
 
 
 def pick(records: pd.DataFrame, **values: object) -> pd.DataFrame:

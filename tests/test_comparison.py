@@ -33,6 +33,7 @@ from steadymap.bench.comparison import (
     FAIL,
     IMPROVED,
     INCONCLUSIVE,
+    INFORMATIVE,
     MARGINS,
     MISSING,
     NEW,
@@ -244,8 +245,9 @@ def test_margins_are_absolute_or_a_share_of_the_baseline() -> None:
 
 def test_every_metric_has_a_margin_and_a_better_side() -> None:
     names = {*METRICS, *(name + RECOGNISED for name in recognising(METRICS))}
-    assert names == set(MARGINS) | set(RELATIVE_MARGINS)
-    assert not set(MARGINS) & set(RELATIVE_MARGINS)
+    kinds = [*MARGINS, *RELATIVE_MARGINS, *INFORMATIVE]
+    assert sorted(kinds) == sorted(names)
+    assert all(math.isnan(Margins().of(name, 1.0)) for name in INFORMATIVE), "no gate"
     assert set(KEPT_METRICS) <= names
     assert {name: better(name) for name in METRICS} == {n: m.better for n, m in METRICS.items()}
     assert better("relative_l2") == "lower"

@@ -15,9 +15,12 @@ from scipy.ndimage import center_of_mass
 from scipy.spatial import distance
 from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 from skimage.metrics import structural_similarity
+from support import probe_evidence
 
 from steadymap.metrics import (
     METRICS,
+    PROBES,
+    Evidence,
     Maps,
     Metric,
     Scores,
@@ -27,7 +30,7 @@ from steadymap.metrics import (
     recognise,
     similarity,
 )
-from steadymap.metrics.maps import average_ranks
+from steadymap.metrics.maps import Flags, average_ranks
 from steadymap.metrics.single import area_average
 
 Array = NDArray[np.float64]
@@ -39,8 +42,10 @@ def maps(count: int = 4, seed: int = 0) -> Maps:
     return Maps(np.random.default_rng(seed).normal(size=(count, SIDE, SIDE)))
 
 
-def against(metric: Metric, count: int = 4, seed: int = 1) -> Maps | Array:
+def against(metric: Metric, count: int = 4, seed: int = 1) -> Maps | Array | Evidence:
     rng = np.random.default_rng(seed)
+    if metric.against in PROBES:
+        return probe_evidence(metric.against, count, lambda shape: rng.uniform(1, 2, shape))
     if metric.against == "delta":
         return rng.uniform(1, 2, count)
     if metric.against == "mask":
@@ -48,8 +53,16 @@ def against(metric: Metric, count: int = 4, seed: int = 1) -> Maps | Array:
     return maps(count, seed)
 
 
-def pick(other: Maps | Array, index: slice | list[int]) -> Maps | Array:
+def pick(other: Maps | Array | Evidence, index: slice | list[int]) -> Maps | Array | Evidence:
+    if isinstance(other, Evidence):
+        return replace(other, **{name: rows[index] for name, rows in other.arrays().items()})
     return Maps(other.signed[index]) if isinstance(other, Maps) else other[index]
+
+
+def raw(other: Maps | Array | Evidence) -> list[Array | Flags]:
+    if isinstance(other, Evidence):
+        return [*other.arrays().values()]
+    return [other.signed if isinstance(other, Maps) else other]
 
 
 def with_map(first: Maps, index: int, replacement: Array) -> Maps:
@@ -376,11 +389,10 @@ def test_a_map_that_is_not_finite_has_no_score(name: str, value: float) -> None:
 @pytest.mark.parametrize("name", METRICS)
 def test_inputs_are_left_alone(name: str) -> None:
     metric, own, other = METRICS[name], maps(), against(METRICS[name])
-    raw = other.signed if isinstance(other, Maps) else other
-    before, before_other = own.signed.copy(), raw.copy()
+    before = [values.copy() for values in (own.signed, *raw(other))]
     evaluate(metric, own, other)
-    np.testing.assert_array_equal(own.signed, before)
-    np.testing.assert_array_equal(raw, before_other)
+    for values, as_it_was in zip((own.signed, *raw(other)), before, strict=True):
+        np.testing.assert_array_equal(values, as_it_was)
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -389,9 +401,15 @@ def test_whatever_the_maps_there_is_a_value_or_a_status(name: str, data: st.Data
     metric = METRICS[name]
     anything = arrays(np.float64, (1, 11, 11), elements=st.floats(width=32))
     own = Maps(data.draw(anything))
-    other: Maps | Array
+    other: Maps | Array | Evidence
     if metric.against == "map":
         other = Maps(data.draw(anything))
+    elif metric.against in PROBES:
+        # Neighbours differ from their image: nothing of them is 0.
+        sizes = st.floats(2.0**-60, 2.0**60, width=32)
+        other = probe_evidence(
+            metric.against, 1, lambda shape: data.draw(arrays(np.float64, shape, elements=sizes))
+        )
     elif metric.against == "mask":
         other = data.draw(arrays(np.float64, (1, 11, 11), elements=st.floats(0, 1)))
     else:

@@ -12,9 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from support import probe_evidence
 from torch import Tensor
 
-from steadymap.metrics import METRICS, Maps, Metric, Scores, Status, TensorMaps, evaluate, tensors
+from steadymap.metrics import (
+    METRICS,
+    PROBES,
+    Maps,
+    Metric,
+    Scores,
+    Status,
+    TensorMaps,
+    evaluate,
+    tensors,
+)
 from steadymap.metrics.maps import average_ranks, check, magnitude
 
 Array = NDArray[np.float64]
@@ -27,7 +38,9 @@ DEVICES = [
         marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
     ),
 ]
-every_metric = pytest.mark.parametrize("name", METRICS)
+# Those that need the network have no twin: their maps go to the host.
+ON_TENSORS = [name for name, metric in METRICS.items() if metric.against not in PROBES]
+every_metric = pytest.mark.parametrize("name", ON_TENSORS)
 every_device = pytest.mark.parametrize("device", DEVICES)
 
 
@@ -187,7 +200,7 @@ def test_kendall_is_the_same_however_many_pairs_are_compared_at_a_time(
         assert torch.equal(tensors.kendall(clean, perturbed), whole)
 
 
-@pytest.mark.parametrize("name", [name for name in METRICS if METRICS[name].against != "map"])
+@pytest.mark.parametrize("name", [name for name in ON_TENSORS if METRICS[name].against != "map"])
 def test_evidence_comes_from_anywhere(name: str) -> None:
     metric = METRICS[name]
     clean = PAIRS["random"][0]
@@ -208,6 +221,18 @@ def test_a_metric_without_tensors_gets_arrays(name: str) -> None:
     metric = replace(METRICS[name], on_tensors=None)
     clean, perturbed = PAIRS["not square"]
     assert_same(*both(metric, clean, perturbed if metric.against == "map" else None))
+
+
+@every_device
+@pytest.mark.parametrize("name", [name for name in METRICS if METRICS[name].against in PROBES])
+def test_a_metric_of_the_clean_image_takes_maps_from_anywhere(name: str, device: str) -> None:
+    metric, clean = METRICS[name], PAIRS["random"][0].copy()
+    clean[1] = 0.5
+    rng = np.random.default_rng(2)
+    other = probe_evidence(metric.against, len(clean), lambda shape: rng.uniform(1, 2, shape))
+    maps = TensorMaps(torch.tensor(clean, device=device))
+    assert metric.on_tensors is None
+    assert_same(evaluate(metric, Maps(clean), other), evaluate(metric, maps, other))
 
 
 @every_metric

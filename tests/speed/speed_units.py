@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 from peers import JOBS, make_work
+from support import probe_evidence
 
 from steadymap.bench import Plan, from_tensor, run
 from steadymap.bench.attributions import Batch
 from steadymap.bench.methods import DEFAULT_METHODS, METHODS, bind_method
 from steadymap.bench.passes import count_passes
-from steadymap.metrics import METRICS, Maps, evaluate
+from steadymap.metrics import METRICS, PROBES, Maps, evaluate
 from steadymap.models import load_classifier
 
 Benchmark = Callable[..., Any]
@@ -52,7 +53,8 @@ def speed_of_a_metric(benchmark: Benchmark, name: str, side: int) -> None:
     rng = np.random.default_rng(0)
     metric, clean = METRICS[name], Maps(rng.normal(size=(IMAGES, side, side)))
     moved = clean.signed + rng.normal(size=clean.signed.shape)
-    others = {"delta": rng.uniform(1, 2, IMAGES), "mask": rng.random(clean.signed.shape)}
+    others: dict[str, Any] = {kind: probe_evidence(kind, IMAGES, rng.random) for kind in PROBES}
+    others |= {"delta": rng.uniform(1, 2, IMAGES), "mask": rng.random(clean.signed.shape)}
 
     def compare() -> None:
         # New maps each time, as in a run: nothing is known of them yet.
