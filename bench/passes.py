@@ -35,9 +35,9 @@ class Pass:
         targets: (B,), the classes explained.
         logits: (B, K).
         gradient: (B, 3, H, W), of the target's logit; None unless asked for.
-        activations: (B, C, h, w), output of the classifier's layer for Grad-CAM; None unless asked
-            for.
-        activation_gradient: (B, C, h, w), of the target's logit; None unless asked for.
+        activations: (B, C, h, w), output of the classifier's layer for Grad-CAM, as planes; None
+            unless asked for.
+        activation_gradient: (B, C, h, w), of the target's logit, likewise; None unless asked for.
     """
 
     images: Tensor
@@ -110,13 +110,14 @@ def _one_pass(
         return Pass(images, chosen, logits.detach())
     picked = logits.gather(1, chosen[:, None]).sum()
     found = list(torch.autograd.grad(picked, sources, allow_unused=True))
+    slope = found[-1] if seen else None
     return Pass(
         images,
         chosen,
         logits.detach(),
         found[0] if "gradient" in reads else None,
-        seen[-1].detach() if seen else None,
-        found[-1] if seen else None,
+        classifier.cam_planes(seen[-1].detach()) if seen else None,
+        None if slope is None else classifier.cam_planes(slope),
     )
 
 
