@@ -5,35 +5,67 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from steadymap.bench.decoding import DataError, decode
 from steadymap.bench.hands import HAND_CLASSES, hand
+from steadymap.bench.labelled import (
+    Labelled,
+    file_reader,
+    name_hash,
+    open_csv,
+    open_foolbox,
+    open_hub,
+    open_torchvision,
+    split_point,
+)
 from steadymap.bench.names import nearest
 from steadymap.models import Framing
+
+__all__ = [
+    "DATA_FORMS",
+    "SPLITS",
+    "DataError",
+    "Frame",
+    "ImageSet",
+    "Picture",
+    "decode",
+    "from_tensor",
+    "open_image",
+    "open_images",
+]
 
 SPLITS = {"train": (0.0, 0.7), "validation": (0.7, 0.9), "test": (0.9, 1.0), "all": (0.0, 1.0)}
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 HANDS_COUNT = 1000
 MOST_HANDS = 1_000_000
-MAX_PIXELS = 100_000_000
 
 DATA_FORMS: dict[str, str] = {
     "hands[:COUNT]": "embedded rock, paper and scissors hands with masks; 1000, or COUNT",
     "folder:PATH": "a folder with one subfolder of pictures a class",
+    "csv:PATH": "a table with the columns path and label; paths are relative to it",
     "kaggle:owner/name": "a Kaggle data set (pip install 'steadymap[kaggle]')",
+    "torchvision:NAME[:ROOT]": "a data set of torchvision, e.g. torchvision:CIFAR10; downloaded "
+    "once, its own test set is the test split",
+    "hf:ID": "a data set of the Hugging Face hub, or its folder (pip install 'steadymap[hf]')",
+    "foolbox": "20 labelled ImageNet photographs, nothing to download; use split all "
+    "(pip install 'steadymap[photos]')",
 }
 
-
-class DataError(ValueError):
-    """Data that cannot be used, with what to do about it."""
+# What stands before the colon of a form whose pictures come one by one with their labels.
+LABELLED: dict[str, Callable[[str], Labelled]] = {
+    "csv": open_csv,
+    "torchvision": open_torchvision,
+    "hf": open_hub,
+}
 
 
 @dataclass(frozen=True)
@@ -186,12 +218,16 @@ def open_images(
         raise DataError(f"limit: must be at least 1, got {limit}")
     if kind == "hands":
         return _open_hands(rest, framing, split, limit)
-    if kind not in ("folder", "kaggle"):
-        raise DataError(
-            f"data: unknown spec {spec!r}; {nearest(kind, ('hands', 'folder:PATH', 'kaggle:NAME'))}"
-        )
+    if spec == "foolbox":
+        return _open_labelled(open_foolbox(), framing, (split, limit))
+    if kind not in ("folder", "kaggle", *LABELLED):
+        forms = [form.partition("[")[0] for form in DATA_FORMS]
+        raise DataError(f"data: unknown spec {spec!r}; {nearest(kind, forms)}")
     if not rest:
-        raise DataError(f"data: {kind}: needs a name behind the colon, e.g. folder:PATH")
+        example = next(form for form in DATA_FORMS if form.startswith(kind))
+        raise DataError(f"data: {kind}: needs a name behind the colon, e.g. {example}")
+    if kind in LABELLED:
+        return _open_labelled(LABELLED[kind](rest), framing, (split, limit))
     root = Path(rest).expanduser() if kind == "folder" else _download_kaggle(rest)
     return _open_folder(spec, root, framing, (split, limit))
 
@@ -254,26 +290,38 @@ def _open_folder(
     files = _class_files(root)
     class_names = tuple(sorted({path.parent.name for path in files.values()}))
     labels = {name: class_names.index(path.parent.name) for name, path in files.items()}
-    pictures, excluded = [], []
-    for name in _choose(labels, *choice):
-        try:
-            pixels = decode(files[name])
-        except Exception as error:  # noqa: BLE001 - decoders raise anything; it is written down
-            reason = str(error) or type(error).__name__
-            excluded.append((name, reason.replace(str(files[name]), name)))
-        else:
-            pictures.append(Picture(name, _pixel_hash(pixels), labels[name]))
-    kept, twice = _without_duplicates(tuple(pictures))
-    if not kept:
-        first = f"; the first that failed: {excluded[0][0]} ({excluded[0][1]})" if excluded else ""
-        raise DataError(f"data: no images in the {choice[0]} split of {root}{first}")
-
-    def read(index: int) -> Frame:
-        return Frame(_tensor(decode(files[kept[index].name]), framing), None)
-
     # The folder's own name, not where it lies on this machine, is what records say.
     name = f"folder:{root.resolve().name}" if spec.startswith("folder:") else spec
-    return ImageSet(name, class_names, kept, read, excluded=(*excluded, *twice))
+    return _open_labelled(
+        Labelled(name, class_names, labels, file_reader(files), str(root)), framing, choice
+    )
+
+
+def _open_labelled(source: Labelled, framing: Framing, choice: tuple[str, int | None]) -> ImageSet:
+    pictures, excluded = [], []
+    for name in _choose(source.labels, *choice, point=source.point):
+        try:
+            pixels = source.read(name)
+        except Exception as error:  # noqa: BLE001 - decoders raise anything; it is written down
+            excluded.append((name, str(error) or type(error).__name__))
+        else:
+            pictures.append(Picture(name, _pixel_hash(pixels), source.labels[name]))
+    kept, twice = _without_duplicates(tuple(pictures))
+    if not kept:
+        failed = (*excluded, *source.excluded)
+        first = f"; the first that failed: {failed[0][0]} ({failed[0][1]})" if failed else ""
+        raise DataError(f"data: no images in the {choice[0]} split of {source.where}{first}")
+
+    def read(index: int) -> Frame:
+        return Frame(_tensor(source.read(kept[index].name), framing), None)
+
+    return ImageSet(
+        source.name,
+        source.class_names,
+        kept,
+        read,
+        excluded=(*source.excluded, *excluded, *twice),
+    )
 
 
 def _class_files(root: Path) -> dict[str, Path]:
@@ -319,53 +367,20 @@ def _download_kaggle(handle: str) -> Path:
         ) from error
 
 
-def decode(path: Path) -> NDArray[np.uint8]:
-    """Decode a file in full to 8-bit RGB (H, W, 3).
-
-    EXIF orientation is applied; of an animation the first frame is taken; transparent pixels are
-    laid on white; grey and palette become RGB; 16-bit grey is scaled to 8 bits.
-
-    Raises:
-        DataError: floats or 32-bit integers, whose range is unknown, or over 100 megapixels.
-        OSError: a broken file (Pillow raises other kinds, too).
-    """
-    with Image.open(path) as opened:
-        width, height = opened.size
-        if width * height > MAX_PIXELS:
-            raise DataError(f"{width} x {height} pixels are over {MAX_PIXELS // 10**6} megapixels")
-        image = ImageOps.exif_transpose(opened)
-        # Pillow reads 16-bit PNG as I;16 or I, and scales 16-bit PGM to the full range of I.
-        sixteen = image.mode.startswith("I;16") or opened.format in {"PNG", "PPM"}
-        if image.mode == "F" or (image.mode == "I" and not sixteen):
-            raise DataError(f"mode {image.mode}: the range of its values is unknown")
-        if image.mode.startswith("I"):
-            grey = np.rint(np.asarray(image, dtype=np.float64) / 257).astype(np.uint8)
-            image = Image.fromarray(grey)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
-        return np.asarray(image.convert("RGB"))
-
-
-def _choose(labels: dict[str, int], split: str, limit: int | None) -> list[str]:
+def _choose(
+    labels: Mapping[str, int],
+    split: str,
+    limit: int | None,
+    point: Callable[[str], float] = split_point,
+) -> list[str]:
     """Take the names of a split, one from each class in turn, in an order of their own."""
     low, high = SPLITS[split]
     queues: dict[int, list[str]] = {}
-    for name in sorted(labels, key=lambda name: (_name_hash(name), name)):
-        if low <= _split_point(name) < high:
+    for name in sorted(labels, key=lambda name: (name_hash(name), name)):
+        if low <= point(name) < high:
             queues.setdefault(labels[name], []).append(name)
     turns = [(turn, label) for label, queue in queues.items() for turn in range(len(queue))]
     return [queues[label][turn] for turn, label in sorted(turns)][:limit]
-
-
-def _split_point(name: str) -> float:
-    """Where a file stands in [0, 1): its stem alone decides, so a converted copy stays put."""
-    return _name_hash(Path(name).stem) / 2**64
-
-
-def _name_hash(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
 
 
 def _pixel_hash(pixels: NDArray[np.generic]) -> str:

@@ -61,6 +61,11 @@ def _lacks_cam_layer(classifier: Classifier) -> str | None:
     return None if classifier.cam_layer else "the network has no convolution with a spatial output"
 
 
+def _captum_lacks_grid(classifier: Classifier) -> str | None:
+    planes = classifier.cam_layout == "channels_first"
+    return None if planes else f"captum's Grad-CAM reads planes, not {classifier.cam_layout}"
+
+
 def _steps(parameters: Parameters) -> int:
     """Return how many points of a path one map takes; with `auto`, the least there can be."""
     steps = parameters["steps"]
@@ -110,6 +115,7 @@ class Method:
         degree: the power of the logits' scale that maps have: 1, 2 for squares, None for none.
         inapplicable: says why a classifier cannot be explained with it, or None.
         captum: the same through captum, with the same parameters, where `explain` is our own.
+        captum_inapplicable: says what captum cannot do that `explain` can, or None.
         share: where one forward and one backward pass of the image itself, which other methods
             may use too, is all it takes.
         passes: from the parameters, how many times one image goes forward and backward for one
@@ -129,6 +135,7 @@ class Method:
     degree: int | None = 1
     inapplicable: Callable[[Classifier], str | None] = lambda _classifier: None
     captum: Callable[..., Tensor] | None = None
+    captum_inapplicable: Callable[[Classifier], str | None] = lambda _classifier: None
     share: Share | None = None
     passes: Callable[[Parameters], int] = lambda _parameters: 1
     forward_only: Callable[[Parameters, tuple[int, int]], int] = lambda _parameters, _size: 0
@@ -170,6 +177,7 @@ METHODS: dict[str, Method] = {
         _grad_cam_can,
         inapplicable=_lacks_cam_layer,
         captum=attributions.captum_grad_cam,
+        captum_inapplicable=_captum_lacks_grid,
         share=Share("layer", attributions.read_grad_cam),
     ),
     "grad_cam_plus_plus": Method(
@@ -334,6 +342,13 @@ class BoundMethod:
         """Return signed attributions (B, C, h, w)."""
         function = self.method.captum if engine == "captum" else None
         return (function or self.method.explain)(classifier, batch, **dict(self.parameters))
+
+    def unfit(self, classifier: Classifier, engine: Engine = "own") -> str | None:
+        """Say why a classifier cannot be explained with it, or return None."""
+        reason = self.method.inapplicable(classifier)
+        if reason is None and engine == "captum" and self.method.captum is not None:
+            reason = self.method.captum_inapplicable(classifier)
+        return reason
 
     def read(self, seen: Pass) -> Tensor:
         """Return signed attributions (B, C, h, w) read off a pass.

@@ -35,9 +35,9 @@ class Pass:
         targets: (B,), the classes explained.
         logits: (B, K).
         gradient: (B, 3, H, W), of the target's logit; None unless asked for.
-        activations: (B, C, h, w), output of the classifier's layer for Grad-CAM; None unless asked
-            for.
-        activation_gradient: (B, C, h, w), of the target's logit; None unless asked for.
+        activations: (B, C, h, w), output of the classifier's layer for Grad-CAM, as planes; None
+            unless asked for.
+        activation_gradient: (B, C, h, w), of the target's logit, likewise; None unless asked for.
     """
 
     images: Tensor
@@ -107,19 +107,20 @@ def _one_pass(
     with torch.set_grad_enabled(back), _output_of_layer(classifier, reads) as seen:
         logits = classifier(points)
     chosen = logits.detach().argmax(dim=1) if targets is None else targets
-    activations = seen[-1].detach() if seen else None
+    activations = classifier.cam_planes(seen[-1].detach()) if seen else None
     sources = ([points] if "gradient" in reads else []) + (seen[-1:] if "layer" in reads else [])
     if not sources:
         return Pass(images, chosen, logits.detach(), activations=activations)
     picked = logits.gather(1, chosen[:, None]).sum()
     found = list(torch.autograd.grad(picked, sources, allow_unused=True))
+    slope = found[-1] if seen and "layer" in reads else None
     return Pass(
         images,
         chosen,
         logits.detach(),
         found[0] if "gradient" in reads else None,
         activations,
-        found[-1] if seen and "layer" in reads else None,
+        None if slope is None else classifier.cam_planes(slope),
     )
 
 

@@ -95,7 +95,7 @@ def count(setup: Setup) -> Passes:
     plan, methods = setup.plan, list(setup.methods)
     cells = plan.cells()
     views = setup.view_count()
-    applied = [m for m in methods if m.method.inapplicable(setup.classifier) is None]
+    applied = [m for m in methods if m.unfit(setup.classifier, plan.engine) is None]
     alone = [m for m in applied if plan.engine == "captum" or m.method.share is None]
     shared = len(alone) < len(applied)
     apart = views * sum(method.passes for method in alone)
@@ -221,7 +221,7 @@ def _metric_work(classifier: Classifier, setup: Setup) -> Callable[[], int]:
         coarse = method.method.share is not None and method.method.share.reads == "layer"
         return seen.need_layer()[0][:, :1] if coarse else seen.need_gradient()
 
-    applied = {m: x for m, x in setup.methods.items() if not m.method.inapplicable(classifier)}
+    applied = {m: x for m, x in setup.methods.items() if not m.unfit(classifier)}
     known = {method: explained(attributions(method, clean), count) for method in applied}
 
     def work() -> int:

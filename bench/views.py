@@ -218,7 +218,7 @@ def look(worker: Worker, shown: Shown, targets: Tensor | None, also: Collection[
         method.method.share.reads
         for method in worker.methods
         if method.method.share and worker.engine == "own"
-        if method.method.inapplicable(classifier) is None
+        if method.unfit(classifier, worker.engine) is None
     } | set(also)
     failure = None
     with worker.clock(shown.cell, SHARED, len(shown.images)):
@@ -270,7 +270,7 @@ def attacked(worker: Worker, shown: Shown, targets: Tensor) -> Shown:
 def explain(worker: Worker, method: BoundMethod, view: View) -> Explained | Failure:
     """Return a method's maps of a view, or why there are none."""
     size = len(view.images)
-    reason = method.method.inapplicable(view.classifier)
+    reason = method.unfit(view.classifier, worker.engine)
     if reason is not None:
         return Failure(Status.SKIPPED, reason, size)
     shares = method.method.share is not None and worker.engine == "own"

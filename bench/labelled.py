@@ -1,0 +1,456 @@
+"""Pictures with labels, by name: of torchvision's data sets, of the hub, of a table, of foolbox."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib
+import importlib.metadata
+import os
+import re
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from steadymap.bench.decoding import DataError, decode, pixels_of
+from steadymap.bench.names import nearest
+from steadymap.models import imagenet_names
+
+# Seconds to wait for a server that says nothing.
+PATIENCE = 10.0
+
+Arguments = Mapping[str, object]
+
+
+def name_hash(name: str) -> int:
+    """Return 64 bits that depend on a name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
+
+
+def split_point(name: str) -> float:
+    """Where a file stands in [0, 1): its stem alone decides, so a converted copy stays put."""
+    return name_hash(Path(name).stem) / 2**64
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures that are read by name.
+
+    Attributes:
+        name: what records call the data set.
+        class_names: what the labels mean.
+        labels: index into `class_names`, by picture.
+        read: gives a picture's pixels, 8-bit RGB (H, W, 3).
+        where: what messages call the place.
+        point: where a picture stands in [0, 1), which the splits cut up.
+        excluded: (name, reason) of what cannot be used.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    labels: Mapping[str, int]
+    read: Callable[[str], NDArray[np.uint8]]
+    where: str
+    point: Callable[[str], float] = split_point
+    excluded: tuple[tuple[str, str], ...] = ()
+
+
+def file_reader(files: Mapping[str, Path]) -> Callable[[str], NDArray[np.uint8]]:
+    """Return what decodes files by name, and calls them by name where it cannot."""
+
+    def read(name: str) -> NDArray[np.uint8]:
+        try:
+            return decode(files[name])
+        except Exception as error:
+            reason = str(error).replace(str(files[name]), name) or type(error).__name__
+            raise DataError(reason) from error
+
+    return read
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+# What libraries call their parts, and which of ours each is.
+PARTS = {
+    "train": "train",
+    "trainval": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+}
+
+
+def intervals(parts: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Return the share of [0, 1) that each of a data set's own parts takes.
+
+    The splits cut [0, 1) at 0.7 and 0.9, so that a data set's own test part is the test split and
+    nothing else is. Without one its validation part is, as is usual for ImageNet. A training part
+    alone besides the test part is cut into train and validation, 70 to 20, by name. One part alone
+    is cut up whole.
+
+    Args:
+        parts: some of train, validation and test.
+    """
+    if len(parts) == 1:
+        return {parts[0]: (0.0, 1.0)}
+    if "test" not in parts:
+        return {"train": (0.0, 0.9), "validation": (0.9, 1.0)}
+    if "train" not in parts:
+        return {"validation": (0.0, 0.9), "test": (0.9, 1.0)}
+    if "validation" not in parts:
+        return {"train": (0.0, 0.9), "test": (0.9, 1.0)}
+    return {"train": (0.0, 0.7), "validation": (0.7, 0.9), "test": (0.9, 1.0)}
+
+
+def _in_parts(
+    name: str,
+    class_names: tuple[str, ...],
+    labels: Mapping[str, Sequence[int]],
+    read: Callable[[str, int], NDArray[np.uint8]],
+) -> Labelled:
+    """Join a data set's parts; its pictures are called by part and number, `test-000012`."""
+    places = {
+        f"{part}-{index:06d}": (part, index)
+        for part, numbers in labels.items()
+        for index in range(len(numbers))
+    }
+    shares = intervals(list(labels))
+
+    def point(picture: str) -> float:
+        low, high = shares[places[picture][0]]
+        return low + (high - low) * split_point(picture)
+
+    known = {
+        picture: labels[part][index]
+        for picture, (part, index) in places.items()
+        if 0 <= labels[part][index] < len(class_names)
+    }
+    unknown = tuple((picture, "it has no label") for picture in places if picture not in known)
+    return Labelled(
+        name,
+        class_names,
+        known,
+        lambda picture: read(*places[picture]),
+        name,
+        point,
+        unknown,
+    )
+
+
+# --- torchvision ----------------------------------------------------------------------------------
+
+BY_FLAG: dict[str, Arguments] = {"train": {"train": True}, "test": {"train": False}}
+BY_SPLIT: dict[str, Arguments] = {"train": {"split": "train"}, "test": {"split": "test"}}
+IN_THREE: dict[str, Arguments] = {
+    "train": {"split": "train"},
+    "validation": {"split": "val"},
+    "test": {"split": "test"},
+}
+UNDIVIDED: dict[str, Arguments] = {"train": {}}
+
+# Classification sets that torchvision can fetch, with the arguments of their parts.
+TORCHVISION_SETS: dict[str, dict[str, Arguments]] = {
+    "CIFAR10": BY_FLAG,
+    "CIFAR100": BY_FLAG,
+    "DTD": IN_THREE,
+    "EuroSAT": UNDIVIDED,
+    "FGVCAircraft": IN_THREE,
+    "FashionMNIST": BY_FLAG,
+    "Flowers102": IN_THREE,
+    "Food101": BY_SPLIT,
+    "GTSRB": BY_SPLIT,
+    "Imagenette": {"train": {"split": "train"}, "validation": {"split": "val"}},
+    "KMNIST": BY_FLAG,
+    "MNIST": BY_FLAG,
+    "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
+    "STL10": BY_SPLIT,
+    "SVHN": BY_SPLIT,
+}
+
+
+def open_torchvision(rest: str) -> Labelled:
+    """Open `NAME` or `NAME:ROOT`; downloaded into torch's cache, or ROOT, where it is missing.
+
+    Raises:
+        DataError: an unknown name, or a set that is not there and cannot be downloaded.
+    """
+    name, _, root_text = rest.partition(":")
+    if name not in TORCHVISION_SETS:
+        raise DataError(
+            f"data: torchvision: unknown data set {name!r}; {nearest(name, TORCHVISION_SETS)}"
+        )
+    root = (
+        Path(root_text).expanduser() if root_text else Path(torch.hub.get_dir()).parent / "datasets"
+    )
+    datasets = importlib.import_module("torchvision.datasets")
+    parts = {
+        part: _torchvision_part(getattr(datasets, name), root, arguments)
+        for part, arguments in TORCHVISION_SETS[name].items()
+    }
+    labels = {part: _labels(found) for part, found in parts.items()}
+    classes = getattr(next(iter(parts.values())), "classes", None)
+    if classes is None:
+        classes = range(1 + max(label for part in labels.values() for label in part))
+
+    def read(part: str, index: int) -> NDArray[np.uint8]:
+        return pixels_of(parts[part][index][0])
+
+    return _in_parts(f"torchvision:{name}", tuple(map(_class_name, classes)), labels, read)
+
+
+def _torchvision_part(make: Callable[..., Any], root: Path, arguments: Arguments) -> Any:  # noqa: ANN401 - torchvision is not typed
+    try:
+        return make(root, **arguments)
+    except (RuntimeError, OSError, TypeError):
+        pass  # not there, or not whole: fetched below
+    name = make.__name__
+    try:
+        with _patience():
+            return make(root, **arguments, download=True)
+    except Exception as error:  # a server, a disk and an archive fail in many ways
+        raise DataError(
+            f"data: torchvision:{name} is not in {root} and cannot be downloaded "
+            f"({_short(error)}); put it there, or give torchvision:{name}:ROOT"
+        ) from error
+
+
+def _labels(found: Any) -> list[int]:  # noqa: ANN401 - as above
+    """Return the labels of a part, without decoding its pictures where it has a list of them."""
+    for attribute in ("targets", "labels"):
+        known = getattr(found, attribute, None)
+        if known is not None:
+            return [int(label) for label in known]
+    return [int(found[index][1]) for index in range(len(found))]
+
+
+def _class_name(name: object) -> str:
+    """Return a class's name; Imagenette has several for each."""
+    return str(name[0]) if isinstance(name, tuple) else str(name)
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Let no server keep silent for longer than `PATIENCE`, as long as the context lasts."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+# --- the hub --------------------------------------------------------------------------------------
+
+
+def open_hub(rest: str) -> Labelled:
+    """Open a data set of the Hugging Face hub, or one that `save_to_disk` left in a folder.
+
+    The picture is the column of the type Image; the label the one of the type ClassLabel, or one
+    called label.
+
+    Raises:
+        DataError: datasets is missing, a set out of reach, or no such columns.
+    """
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError as error:
+        raise DataError("data: hf: needs datasets: pip install 'steadymap[hf]'") from error
+    folder = Path(rest).expanduser()
+    name = f"hf:{folder.resolve().name if folder.is_dir() else rest}"
+    try:
+        if folder.is_dir():
+            found = datasets.load_from_disk(str(folder))
+        else:
+            _reach_hub(datasets, rest)
+            found = datasets.load_dataset(rest)
+    except Exception as error:  # the library raises many kinds; each means the same here
+        raise DataError(
+            f"data: {name} is not on this machine and cannot be downloaded ({_short(error)}); "
+            "load it once with a network, or give the folder of one saved by save_to_disk"
+        ) from error
+    whole = found if isinstance(found, Mapping) else {"train": found}
+    parts = {PARTS[part]: table for part, table in whole.items() if part in PARTS}
+    if not parts:
+        raise DataError(f"data: {name} has no part called train or test, but {', '.join(whole)}")
+    features = next(iter(parts.values())).features
+    image = _column(name, features, "Image", ("image", "img"))
+    label = _column(name, features, "ClassLabel", ("label", "labels"))
+    columns = {part: table[label] for part, table in parts.items()}
+    classes = getattr(features[label], "names", None)
+    if classes is None:
+        classes = sorted({str(value) for values in columns.values() for value in values})
+        places = {value: place for place, value in enumerate(classes)}
+        labels = {p: [places[str(value)] for value in values] for p, values in columns.items()}
+    else:
+        labels = {
+            p: [-1 if value is None else int(value) for value in values]
+            for p, values in columns.items()
+        }
+
+    def read(part: str, index: int) -> NDArray[np.uint8]:
+        return pixels_of(parts[part][index][image])
+
+    return _in_parts(name, tuple(classes), labels, read)
+
+
+def _column(name: str, features: Mapping[str, object], kind: str, usual: Sequence[str]) -> str:
+    """Return the one column of a type, or else one of a usual name."""
+    found = [column for column, feature in features.items() if type(feature).__name__ == kind]
+    if len(found) != 1 or kind == "ClassLabel":
+        found = [column for column in usual if column in (found or features)] or found
+    if not found or (len(found) > 1 and found[0] not in usual):
+        columns = ", ".join(f"{column}: {type(kind).__name__}" for column, kind in features.items())
+        raise DataError(f"data: {name} has not one column of the type {kind}, but {columns}")
+    return found[0]
+
+
+def _reach_hub(datasets: Any, repository: str) -> None:  # noqa: ANN401 - as above
+    """Refuse to wait for a hub that is out of reach: its client tries again for a minute.
+
+    Raises:
+        ConnectionError: the set is not in the cache, and the hub does not answer.
+    """
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
+    if (cache / repository.replace("/", "___")).is_dir():
+        return
+    if datasets.config.HF_HUB_OFFLINE:
+        raise ConnectionError("HF_HUB_OFFLINE is set")
+    endpoint = datasets.config.HF_ENDPOINT
+    try:
+        with urllib.request.urlopen(endpoint, timeout=PATIENCE):  # noqa: S310 - the hub's own address, or the user's
+            pass
+    except urllib.error.HTTPError:
+        pass  # it answers
+    except OSError as error:
+        raise ConnectionError(f"{endpoint} is out of reach: {error}") from error
+
+
+# --- a table --------------------------------------------------------------------------------------
+
+
+def open_csv(rest: str) -> Labelled:
+    """Open a table with the columns path and label; other columns are left alone.
+
+    Paths are relative to the table's folder. A row that cannot be used is excluded by its line.
+    Whatever stands in a cell is text, and nothing else.
+
+    Raises:
+        DataError: no such file, no such columns, no usable row, or fewer than two classes.
+    """
+    path = Path(rest).expanduser()
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            header = list(reader.fieldnames or ())
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"data: cannot read {path}: {_short(error)}") from error
+    for column in ("path", "label"):
+        if header.count(column) != 1:
+            raise DataError(
+                f"data: {path.name} must have one column {column!r}; it has {', '.join(header)}"
+            )
+    files: dict[str, Path] = {}
+    classes: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    excluded: list[tuple[str, str]] = []
+    for line, row in rows:
+        reason = _unusable(row, path.parent, classes, lines)
+        if reason:
+            excluded.append((f"{path.name} line {line}", reason))
+            continue
+        name = row["path"]
+        files[name], classes[name], lines[name] = path.parent / name, row["label"], line
+    class_names = tuple(sorted(set(classes.values())))
+    if len(class_names) <= 1:
+        first = f"; the first of the others: {': '.join(excluded[0])}" if excluded else ""
+        raise DataError(
+            f"data: {path.name} has {len(classes)} usable rows of {len(class_names)} classes; a "
+            f"classifier needs two or more{first}"
+        )
+    labels = {name: class_names.index(label) for name, label in classes.items()}
+    return Labelled(
+        f"csv:{path.name}",
+        class_names,
+        labels,
+        file_reader(files),
+        str(path),
+        excluded=tuple(excluded),
+    )
+
+
+def _unusable(
+    row: Mapping[str | None, Any],
+    folder: Path,
+    classes: Mapping[str, str],
+    lines: Mapping[str, int],
+) -> str | None:
+    """Say why a row cannot be used, or return None."""
+    name, label = row["path"], row["label"]
+    if None in row or None in row.values():
+        return "it has not as many cells as the header"
+    if not name.strip():
+        return "the path is empty"
+    if not label.strip():
+        return "the label is empty"
+    if name in lines:
+        same = classes[name] == label
+        return f"{name!r} stands in line {lines[name]}" + ("" if same else " with another label")
+    if not os.path.isfile(folder / name):  # noqa: PTH113 - pathlib raises where a name is too long
+        return f"there is no file {name!r}"
+    return None
+
+
+# --- foolbox --------------------------------------------------------------------------------------
+
+FOOLBOX_FILE = re.compile(r"imagenet_\d+_(\d+)\.jpg")
+
+
+def open_foolbox() -> Labelled:
+    """Open the photographs of ImageNet that foolbox carries, without importing it.
+
+    The files' names end in the class's number. The classes are those that occur.
+
+    Raises:
+        DataError: foolbox is missing, or has no such files.
+    """
+    try:
+        listed = importlib.metadata.files("foolbox") or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise DataError("data: foolbox is missing: pip install 'steadymap[photos]'") from error
+    numbers = {
+        file.name: (int(match[1]), Path(str(file.locate())))
+        for file in listed
+        if (match := FOOLBOX_FILE.fullmatch(file.name))
+    }
+    if not numbers:
+        raise DataError(
+            f"data: foolbox {importlib.metadata.version('foolbox')} carries no photographs of "
+            "ImageNet; 3.3.4 does"
+        )
+    known = imagenet_names()
+    present = sorted({number for number, _ in numbers.values()})
+    return Labelled(
+        "foolbox",
+        tuple(known[number] for number in present),
+        {name: present.index(number) for name, (number, _) in numbers.items()},
+        file_reader({name: path for name, (_, path) in numbers.items()}),
+        "foolbox's photographs",
+    )
+
+
+def _short(error: Exception) -> str:
+    """Return the beginning of what an exception says, on one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__
