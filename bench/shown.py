@@ -68,8 +68,10 @@ def show(classifier: Classifier, image: ImageSet, plan: Plan, cell: Cell) -> Fig
     changed = "" if said[0][4] == said[1][4] else "\nchanged"
     rows = (
         f"clean\n{clean}",
-        f"{cell.family.replace('_', ' ')} {severity_text(cell.family, cell.severity)}"
-        f"\n{moved}{changed}",
+        (
+            f"{cell.family.replace('_', ' ')} {severity_text(cell.family, cell.severity)}"
+            f"\n{moved}{changed}"
+        ),
     )
     return grid_figure(rows, columns)
 
