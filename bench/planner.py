@@ -91,14 +91,18 @@ def count(setup: Setup) -> Passes:
     apart = views * sum(method.passes for method in alone)
     apart += sum(times * method.passes for method, times in setup.redraws().items())
     backward = views * shared + apart
-    forward = views + apart
+    forward = views + apart + views * sum(method.forward_only for method in alone)
+    forward += sum(times * method.forward_only for method, times in setup.redraws().items())
     shifts = {c.severity for c in cells if PERTURBATIONS[c.family].compensated} - {0.0}
-    baselines = {
-        method.baseline_name
+    starts = {
+        method.start
         for method, metrics in setup.methods.items()
         if any(metric.against == "delta" for metric in metrics.values())
-    }
-    forward += len(setup.images) * len(baselines) * (1 + len(shifts))
+    } - {None}
+    for start in starts:
+        # Of the clean image, and of what changes them: every cell, or a shift alone.
+        others = len(cells) if start.of_image else len(shifts)
+        forward += len(setup.images) * start.draws * (1 + others)
     adaptive = [method for method in alone if method.adaptive]
     # Both ends of a path, for the logit difference that its sum is held against.
     redrawn = sum(times for method, times in setup.redraws().items() if method.adaptive)

@@ -88,7 +88,7 @@ def test_gradient_x_input_of_a_linear_network(linear64: Classifier) -> None:
 def test_integrated_gradients_of_a_linear_network(
     linear64: Classifier, baseline: str, steps: int
 ) -> None:
-    reference = BASELINES[baseline](batch_of(IMAGES64))
+    reference = BASELINES[baseline].make(batch_of(IMAGES64))
     maps = explain(f"integrated_gradients:baseline={baseline},steps={steps}", linear64, IMAGES64)
     expected = target_weights(linear64) * (IMAGES64 - reference)
     torch.testing.assert_close(maps, expected, rtol=0, atol=1e-12)
@@ -98,9 +98,9 @@ def test_integrated_gradients_of_a_linear_network(
 
 def test_baselines_are_what_they_are_called() -> None:
     batch = batch_of(IMAGES)
-    assert torch.equal(BASELINES["black"](batch), torch.zeros_like(IMAGES))
-    assert torch.equal(BASELINES["white"](batch), torch.ones_like(IMAGES))
-    noise = BASELINES["random"](batch)
+    assert torch.equal(BASELINES["black"].make(batch), torch.zeros_like(IMAGES))
+    assert torch.equal(BASELINES["white"].make(batch), torch.ones_like(IMAGES))
+    noise = BASELINES["random"].make(batch)
     assert noise.shape == IMAGES.shape
     assert 0 <= float(noise.min()) < 0.01
     assert 0.99 < float(noise.max()) <= 1
@@ -109,11 +109,11 @@ def test_baselines_are_what_they_are_called() -> None:
 
 def test_the_random_baseline_belongs_to_the_image_and_the_seed() -> None:
     batch = batch_of(IMAGES)
-    noise = BASELINES["random"](batch)
+    noise = BASELINES["random"].make(batch)
     # The perturbed image of a pair, alone and in another place, has the clean one's baseline.
     alone = replace(batch, images=IMAGES[2:3] + 0.3, image_ids=batch.image_ids[2:3])
-    assert torch.equal(BASELINES["random"](alone), noise[2:3])
-    assert not torch.equal(BASELINES["random"](replace(batch, seed=1)), noise)
+    assert torch.equal(BASELINES["random"].make(alone), noise[2:3])
+    assert not torch.equal(BASELINES["random"].make(replace(batch, seed=1)), noise)
 
 
 def test_gradients_agree_with_finite_differences() -> None:
@@ -189,7 +189,7 @@ def test_a_compensated_bias_is_a_shifted_baseline(baseline: str, conv64: Classif
     batch = batch_of(IMAGES64)
     expected = IntegratedGradients(conv64.module).attribute(
         IMAGES64,
-        baselines=BASELINES[baseline](batch) - SHIFT,
+        baselines=BASELINES[baseline].make(batch) - SHIFT,
         target=batch.targets,
         n_steps=32,
         method="gausslegendre",
@@ -292,7 +292,7 @@ def test_a_method_that_raises_has_failed_every_check_and_stopped_none() -> None:
 def test_a_complete_method_names_its_baseline(spec: str) -> None:
     name = EVERY[spec].baseline_name
     assert name is not None
-    assert BASELINES[name](batch_of(IMAGES)).shape == IMAGES.shape
+    assert BASELINES[name].make(batch_of(IMAGES)).shape == IMAGES.shape
 
 
 class Bomb(nn.Module):

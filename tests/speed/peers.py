@@ -86,7 +86,7 @@ def _captum(work: Work, network: nn.Module, internal: int | None, images: slice)
     return [
         IntegratedGradients(network).attribute(
             batch.images,
-            baselines=BASELINES[name](batch),
+            baselines=BASELINES[name].make(batch),
             target=batch.targets,
             n_steps=STEPS,
             method="gausslegendre",
@@ -122,7 +122,7 @@ def ig_notebook(work: Work) -> list[Tensor]:
     places, weights = np.polynomial.legendre.leggauss(STEPS)
     found = []
     for name in BASELINES:
-        starts = BASELINES[name](work.batch)
+        starts = BASELINES[name].make(work.batch)
         maps = []
         for image, start, target in zip(work.batch.images, starts, work.batch.targets, strict=True):
             total = torch.zeros_like(image)

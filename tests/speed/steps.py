@@ -27,7 +27,7 @@ SHIFT = 0.2
 def reference(batch: Batch, baseline: str) -> Tensor:
     """The trapezoid rule with so many points that its own error does not matter."""
     classifier = load_classifier("compact")
-    starts = BASELINES[baseline](batch)
+    starts = BASELINES[baseline].make(batch)
     nodes = torch.linspace(0, 1, INTERVALS + 1)
     shares = torch.full_like(nodes, 1 / INTERVALS)
     shares[[0, -1]] /= 2
