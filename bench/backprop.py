@@ -355,6 +355,18 @@ def captum_guided_grad_cam(classifier: Classifier, batch: Batch) -> Tensor:
     return fine * captum_guided_backprop(classifier, batch)
 
 
+class _Clone(nn.Module):
+    """Sets a ReLU apart from a pooling behind it.
+
+    captum's hooks of both would hang on the same tensor, and the ReLU's would read a gradient that
+    the pooling's is about to change.
+    """
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Copy."""
+        return values.clone()
+
+
 def captum_deep_lift(
     classifier: Classifier, batch: Batch, *, baseline: BaselineName = "black"
 ) -> Tensor:
@@ -371,7 +383,8 @@ def captum_deep_lift_shap(
 
 
 def _captum_lifted(classifier: Classifier, batch: Batch, starts: Tensor) -> Tensor:
-    method = captum_attr().DeepLift(rewritten(classifier).module)
+    apart = rewritten(classifier, lambda: nn.Sequential(nn.ReLU(), _Clone()))
+    method = captum_attr().DeepLift(apart.module)
     with _without_notices():
         maps: Tensor = method.attribute(own_copy(batch.images), starts, target=batch.targets)
     return maps.detach()

@@ -158,7 +158,7 @@ class Method:
     forward_only: Callable[[Parameters], int] = _none
     start: Callable[[Parameters], Start] = _one_baseline
     needs_references: Callable[[Parameters], bool] = _baseline_of_data
-    exempt: Mapping[str, str] = field(default_factory=dict)
+    exempt: Mapping[str, str] = field(default_factory=dict, hash=False)
     nested: Callable[..., NestedPath] | None = None
 
 
