@@ -92,7 +92,7 @@ def _windows(batch: Batch, window: float, baseline: BaselineName) -> tuple[Parts
         (cell == place) | (cell == place + 1) for place, cell in zip(places, cells, strict=True)
     )
     covered = torch.einsum("ir,jc->ijrc", in_row.int(), in_column.int()).bool()
-    parts = Parts(labels, rows * columns, BASELINES[baseline](batch))
+    parts = Parts(labels, rows * columns, BASELINES[baseline].make(batch))
     return parts, covered.flatten(2).flatten(0, 1)
 
 
@@ -112,7 +112,7 @@ def captum_occlusion(
             batch.images,
             sliding_window_shapes=(3, 2 * stride, 2 * stride),
             strides=(3, stride, stride),
-            baselines=BASELINES[baseline](batch),
+            baselines=BASELINES[baseline].make(batch),
             target=batch.targets,
             perturbations_per_eval=max(1, batch.at_once // len(batch.images)),
         )

@@ -522,7 +522,7 @@ def _sections() -> dict[str, list[tuple[str, str, str]]]:
             for name, family in PERTURBATIONS.items()
         ],
         "methods": [(name, method.summary, method.source) for name, method in METHODS.items()],
-        "baselines": [(name, "for integrated_gradients:baseline=...", "") for name in BASELINES],
+        "baselines": [(name, one.summary, one.source) for name, one in BASELINES.items()],
         "metrics": [
             (
                 name,

@@ -62,7 +62,7 @@ def superpixel_parts(batch: Batch, segments: int, baseline: BaselineName) -> Par
     """Cut images into superpixels, those of the clean images that they were made from."""
     clean = batch.images if batch.clean is None else batch.clean
     labels = superpixels(clean, segments)
-    return Parts(labels, segment_count(segments, size_of(batch)), BASELINES[baseline](batch))
+    return Parts(labels, segment_count(segments, size_of(batch)), BASELINES[baseline].make(batch))
 
 
 def size_of(batch: Batch) -> Size:

@@ -35,6 +35,7 @@ from steadymap.models import Classifier
 # What maps may differ by, as a share of their largest value.
 TOLERANCE = 1e-6
 IMAGES = 4
+REFERENCES = 3
 SHIFT = 0.3
 STEPS_ENOUGH = 64
 STEPS_FEW = 2
@@ -103,10 +104,11 @@ class Subject:
 
 
 def batch_of(images: Tensor, seed: int = 0) -> Batch:
-    """Return images with targets 0, 1, 2, ... and names of their own."""
+    """Return images with targets 0, 1, 2, ... and names of their own, and other images beside."""
     count = len(images)
     ids = tuple(f"image-{place}" for place in range(count))
-    return Batch(images, torch.arange(count) % known.CLASSES, ids, seed)
+    targets = torch.arange(count) % known.CLASSES
+    return Batch(images, targets, ids, seed, references=known.images(REFERENCES, seed=2))
 
 
 def _inapplicable(reason: str) -> Finding:
@@ -129,8 +131,9 @@ def linear(subject: Subject) -> Finding:
     method = subject.method
     batch, network = batch_of(known.images(IMAGES)), known.linear()
     weights = known.linear_weights(network, batch.targets)
-    if method.baseline_name is not None:
-        expected: Tensor | None = weights * (batch.images - BASELINES[method.baseline_name](batch))
+    if method.start is not None:
+        starts = torch.stack(list(method.start.images(batch)))
+        expected: Tensor | None = weights * (batch.images - starts.mean(dim=0))
     else:
         expected = _closed_form(method, weights, batch)
     if expected is None:
@@ -165,7 +168,7 @@ def homogeneous(subject: Subject) -> Finding:
     if not subject.method.can("complete"):
         return _inapplicable("not complete")
     if subject.method.baseline_name != "black":
-        return _inapplicable("the baseline is not black")
+        return _inapplicable("it does not start from black")
     network, batch = known.without_bias(known.convolutional()), batch_of(known.images(IMAGES))
     expected = bind_method("gradient_x_input").explain(network, batch, "own")
     return subject.agree(subject.explain(network, batch), expected)
@@ -175,6 +178,8 @@ def antisymmetric(subject: Subject) -> Finding:
     """From image to baseline instead of from baseline to image: the same, with the other sign."""
     if not subject.method.can("complete"):
         return _inapplicable("not complete")
+    if subject.parameter("baseline") is None:
+        return _inapplicable("there is no baseline to choose")
     start, end = known.images(2, seed=1).split(1)
     network = known.between(known.convolutional(), start, end)
     there = batch_of(torch.ones_like(end))
@@ -188,10 +193,12 @@ def at_baseline(subject: Subject) -> Finding:
     name = subject.parameter("baseline")
     if not subject.method.can("needs_baseline") or not isinstance(name, str):
         return _inapplicable("no baseline")
+    if BASELINES[name].of_image:
+        return _inapplicable("with other pixels the image has another baseline")
     batch = batch_of(known.images(IMAGES))
     patch = (slice(None), slice(None), slice(3, 7), slice(2, 9))
     mixed = batch.images.clone()
-    mixed[patch] = BASELINES[name](batch)[patch]
+    mixed[patch] = BASELINES[name].make(batch)[patch]
     maps = subject.explain(known.convolutional(), replace(batch, images=mixed))
     most = float(maps[patch].abs().max())
     return Finding("failed", f"{most:.3g} on such a pixel") if most else PASSED
@@ -199,12 +206,12 @@ def at_baseline(subject: Subject) -> Finding:
 
 def completeness(subject: Subject) -> Finding:
     """On a smooth network attributions add up to the logit difference, the better with steps."""
-    name = subject.method.baseline_name
-    if name is None:
+    start = subject.method.start
+    if start is None:
         return _inapplicable("not complete")
     network, batch = known.smooth(), batch_of(known.images(IMAGES))
-    logits = [network(images) for images in (batch.images, BASELINES[name](batch))]
-    delta = (logits[0] - logits[1]).gather(1, batch.targets[:, None])[:, 0]
+    before = torch.stack([network(images) for images in start.images(batch)]).mean(dim=0)
+    delta = (network(batch.images) - before).gather(1, batch.targets[:, None])[:, 0]
 
     def error(one: Subject) -> Tensor:
         return (one.explain(network, batch).sum(dim=(1, 2, 3)) - delta).abs()
@@ -444,7 +451,11 @@ def registered() -> tuple[str, ...]:
 def check_method(method: BoundMethod, engine: Engine = "own") -> dict[str, Finding]:
     """Run every check on a method; one that raises has failed, and the others go on."""
     subject = Subject(method, engine)
-    return {name: _carried_out(check, subject) for name, check in CHECKS.items()}
+    exempt = method.method.exempt
+    return {
+        name: _inapplicable(exempt[name]) if name in exempt else _carried_out(check, subject)
+        for name, check in CHECKS.items()
+    }
 
 
 def _carried_out(check: Check, subject: Subject) -> Finding:

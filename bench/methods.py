@@ -6,7 +6,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast, get_type_hints
 
@@ -14,8 +14,17 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from steadymap.bench import ablation, attributions, coalitions, controls, smoothing, surrogates
-from steadymap.bench.attributions import BaselineName, Batch, Steps
+from steadymap.bench import (
+    ablation,
+    attributions,
+    backprop,
+    coalitions,
+    controls,
+    expectations,
+    smoothing,
+    surrogates,
+)
+from steadymap.bench.attributions import BASELINES, BaselineName, Batch, Start, Steps
 from steadymap.bench.names import nearest
 from steadymap.bench.passes import Pass, Read
 from steadymap.bench.paths import NestedPath, points_at
@@ -37,18 +46,29 @@ def _always(*capabilities: Capability) -> Callable[[Parameters], frozenset[Capab
     return lambda _parameters: frozenset(capabilities)
 
 
-def _integrated_gradients_can(parameters: Parameters) -> frozenset[Capability]:
-    drawn: tuple[Capability, ...] = ("stochastic",) if parameters["baseline"] == "random" else ()
-    return frozenset(("complete", "signed", "needs_baseline", *drawn))
+def _complete_from(*more: Capability) -> Callable[[Parameters], frozenset[Capability]]:
+    """Return what a method is capable of that is complete from its baseline, whichever that is."""
+
+    def can(parameters: Parameters) -> frozenset[Capability]:
+        baseline = BASELINES[str(parameters["baseline"])]
+        found: set[Capability] = {"complete", "signed", *more}
+        if baseline.drawn:
+            found.add("stochastic")
+        if baseline.moves_along:
+            found.add("shift_invariant")
+        return frozenset(found)
+
+    return can
 
 
 def _drawing_baseline_can(parameters: Parameters) -> frozenset[Capability]:
-    drawn: tuple[Capability, ...] = ("stochastic",) if parameters["baseline"] == "random" else ()
-    return frozenset(("signed", *drawn))
+    drawn = BASELINES[str(parameters["baseline"])].drawn
+    return frozenset(("signed", "stochastic") if drawn else ("signed",))
 
 
 def _kernel_shap_can(parameters: Parameters) -> frozenset[Capability]:
-    exact = parameters["baseline"] != "random" and surrogates.exhaustive(parameters)
+    drawn = BASELINES[str(parameters["baseline"])].drawn
+    exact = not drawn and surrogates.exhaustive(parameters)
     return frozenset(("signed",) if exact else ("signed", "stochastic"))
 
 
@@ -75,6 +95,30 @@ def _steps(parameters: Parameters) -> int:
 def _samples(parameters: Parameters) -> int:
     """Return how many noisy copies one map takes."""
     return int(str(parameters["samples"]))
+
+
+def _baselines(parameters: Parameters) -> int:
+    """Return how many baselines one map starts from."""
+    return int(str(parameters["baselines"]))
+
+
+def _one_baseline(parameters: Parameters) -> Start:
+    return Start(cast("BaselineName", parameters["baseline"]))
+
+
+def _drawn_baselines(parameters: Parameters) -> Start:
+    return Start(cast("BaselineName", parameters["baseline"]), _baselines(parameters))
+
+
+def _every(_parameters: Parameters) -> bool:
+    """Say yes, whatever the parameters."""
+    return True
+
+
+def _baseline_of_data(parameters: Parameters) -> bool:
+    """Return whether the baseline, where there is one, is made of images of the data set."""
+    baseline = BASELINES.get(str(parameters.get("baseline")))
+    return baseline is not None and baseline.of_data
 
 
 def _none(_parameters: Parameters) -> int:
@@ -121,7 +165,10 @@ class Method:
         passes: from the parameters, how many times one image goes forward and backward for one
             map; once, where `share` is given.
         forward_only: from the parameters and the image's height and width, how many times beside
-            that one image goes forward alone.
+            that one image goes forward, and not back.
+        start: from the parameters of a complete method, where its maps start.
+        needs_references: from the parameters, whether it takes images of the data set.
+        exempt: checks that cannot hold, by the nature of the method, each with the reason.
         nested: where `steps` may be `auto`, the path that can be doubled further; called as
             `explain` is, without `steps`.
     """
@@ -139,6 +186,9 @@ class Method:
     share: Share | None = None
     passes: Callable[[Parameters], int] = lambda _parameters: 1
     forward_only: Callable[[Parameters, tuple[int, int]], int] = lambda _parameters, _size: 0
+    start: Callable[[Parameters], Start] = _one_baseline
+    needs_references: Callable[[Parameters], bool] = _baseline_of_data
+    exempt: Mapping[str, str] = field(default_factory=dict, hash=False)
     nested: Callable[..., NestedPath] | None = None
 
 
@@ -165,7 +215,7 @@ METHODS: dict[str, Method] = {
         attributions.integrated_gradients,
         "gradients averaged from a baseline to the image, times the way",
         "Sundararajan et al. 2017",
-        _integrated_gradients_can,
+        _complete_from("needs_baseline"),
         captum=attributions.captum_integrated_gradients,
         passes=_steps,
         nested=attributions.nested_path,
@@ -230,6 +280,89 @@ METHODS: dict[str, Method] = {
         on_linear=lambda weights, _batch: torch.zeros_like(weights),
         degree=2,
         passes=_samples,
+    ),
+    "integrated_gradients_averaged": Method(
+        expectations.integrated_gradients_averaged,
+        "integrated gradients averaged over several draws of a baseline",
+        "Sturmfels et al. 2020",
+        _complete_from(),
+        passes=lambda parameters: _baselines(parameters) * _steps(parameters),
+        start=_drawn_baselines,
+    ),
+    "expected_gradients": Method(
+        expectations.expected_gradients,
+        "gradients at random places between images of the data set and the image, times the way",
+        "Erion et al. 2021",
+        _always("signed", "stochastic"),
+        passes=_samples,
+        needs_references=_every,
+    ),
+    "gradient_shap": Method(
+        expectations.gradient_shap,
+        "expected gradients with noise added to the image",
+        "Lundberg and Lee 2017",
+        _always("signed", "stochastic"),
+        passes=_samples,
+        needs_references=_every,
+    ),
+    "guided_backprop": Method(
+        backprop.guided_backprop,
+        "gradient that no ReLU lets through where it is negative",
+        "Springenberg et al. 2014",
+        _always("shift_invariant", "signed"),
+        inapplicable=backprop.lacks_relu,
+        captum=backprop.captum_guided_backprop,
+    ),
+    "deconvolution": Method(
+        backprop.deconvolution,
+        "gradient that each ReLU cuts off below 0, whatever came through it",
+        "Zeiler and Fergus 2014",
+        _always("shift_invariant", "signed"),
+        inapplicable=backprop.lacks_relu,
+        captum=backprop.captum_deconvolution,
+    ),
+    "guided_grad_cam": Method(
+        backprop.guided_grad_cam,
+        "guided backpropagation times Grad-CAM, brought to the image's size by nearest neighbours",
+        "Selvaraju et al. 2017",
+        _always("shift_invariant", "signed"),
+        degree=2,
+        inapplicable=lambda classifier: (
+            _lacks_cam_layer(classifier) or backprop.lacks_relu(classifier)
+        ),
+        captum=backprop.captum_guided_grad_cam,
+        passes=lambda _parameters: 2,
+    ),
+    "deep_lift": Method(
+        backprop.deep_lift,
+        "differences from a baseline carried back through each activation, rescale rule",
+        "Shrikumar et al. 2017",
+        _complete_from("needs_baseline"),
+        inapplicable=backprop.lacks_differences,
+        captum=backprop.captum_deep_lift,
+        forward_only=lambda _parameters, _size: 1,
+    ),
+    "deep_lift_shap": Method(
+        backprop.deep_lift_shap,
+        "DeepLIFT averaged over images of the data set",
+        "Lundberg and Lee 2017",
+        _always("complete", "signed"),
+        inapplicable=backprop.lacks_differences,
+        captum=backprop.captum_deep_lift_shap,
+        passes=_baselines,
+        forward_only=lambda parameters, _size: _baselines(parameters),
+        start=lambda parameters: Start(None, _baselines(parameters)),
+        needs_references=_every,
+    ),
+    "lrp": Method(
+        backprop.lrp,
+        "the logit handed back in the shares that each input had in its sum; "
+        "with ReLU alone, gradient times normalised image",
+        "Bach et al. 2015; Ancona et al. 2018, proposition 1",
+        _always("shift_invariant", "signed"),
+        on_linear=lambda weights, batch: weights * batch.images,
+        inapplicable=backprop.lacks_shares,
+        exempt={"normalisation": "what is shared out reaches the normalised image, not the image"},
     ),
     "occlusion": Method(
         ablation.occlusion,
@@ -380,6 +513,11 @@ class BoundMethod:
         return self.method.forward_only(dict(self.parameters), size)
 
     @property
+    def needs_references(self) -> bool:
+        """Whether the method takes images of the data set."""
+        return self.method.needs_references(dict(self.parameters))
+
+    @property
     def adaptive(self) -> bool:
         """Whether the method takes as many steps as each image needs."""
         return self.method.nested is not None and dict(self.parameters).get("steps") == "auto"
@@ -396,11 +534,15 @@ class BoundMethod:
         return self.method.nested(classifier, batch, **parameters)
 
     @property
+    def start(self) -> Start | None:
+        """Where the maps of a complete method start; None of any other."""
+        return self.method.start(dict(self.parameters)) if self.can("complete") else None
+
+    @property
     def baseline_name(self) -> BaselineName | None:
-        """The key of `BASELINES` of a complete method; None of any other."""
-        if not self.can("complete"):
-            return None
-        return cast("BaselineName", dict(self.parameters)["baseline"])
+        """The key of `BASELINES` of a complete method that has a single one; None of any other."""
+        start = self.start
+        return start.baseline if start is not None and start.draws == 1 else None
 
 
 def bind_method(spec: str, steps: Steps | None = None) -> BoundMethod:

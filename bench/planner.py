@@ -105,12 +105,15 @@ def count(setup: Setup) -> Passes:
     forward = views + apart + views * sum(method.forward_only(size) for method in alone)
     forward += sum(times * method.forward_only(size) for method, times in setup.redraws().items())
     shifts = {c.severity for c in cells if PERTURBATIONS[c.family].compensated} - {0.0}
-    baselines = {
-        method.baseline_name
+    starts = {
+        method.start
         for method, metrics in setup.methods.items()
         if any(metric.against == "delta" for metric in metrics.values())
-    }
-    forward += len(setup.images) * len(baselines) * (1 + len(shifts))
+    } - {None}
+    for start in starts:
+        # Of the clean image, and of what changes them: every cell, or a shift alone.
+        others = len(cells) if start.of_image else len(shifts)
+        forward += len(setup.images) * start.draws * (1 + others)
     forward += probe_passes(wanted(setup.methods), len(setup.images), len(applied))
     adaptive = [method for method in alone if method.adaptive]
     # Both ends of a path, for the logit difference that its sum is held against.

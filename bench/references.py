@@ -50,6 +50,9 @@ CLEAN_CELL = Cell(CLEAN, 0.0, 0)
 PANEL_IMAGES = 64
 NUMERIC_IMAGES = 8
 
+# Images of the data set for methods that compare with it.
+DATA_REFERENCES = 16
+
 # No float32: moving an image by it and back rounds the image, as a perturbation does.
 THIRD = 1 / 3
 
@@ -109,6 +112,14 @@ def panel_members(images: ImageSet, seed: int) -> list[int]:
     ids = [picture.image_id for picture in images.pictures]
     order = sorted(range(len(ids)), key=lambda index: generator(seed, ids[index], "panel").random())
     return order[:PANEL_IMAGES]
+
+
+def data_references(images: ImageSet, seed: int) -> Tensor:
+    """Read the images of the data set that some methods compare with: (R, 3, H, W), on the CPU.
+
+    The first of those whose maps others are held against, whatever the order of the data.
+    """
+    return images.images(panel_members(images, seed)[:DATA_REFERENCES])
 
 
 @dataclass(frozen=True)

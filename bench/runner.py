@@ -43,6 +43,7 @@ from steadymap.bench.references import (
     Panel,
     Reference,
     comparable,
+    data_references,
     make_panel,
     most_in_batch,
     numerics,
@@ -155,6 +156,8 @@ class Setup:
         plan: what to do with them.
         methods: the methods of the plan, each with the metrics that it can have here.
         at_once: how many images each worker sends through the network together.
+        references: (R, 3, H, W), images of the data set, on the CPU; None where no method takes
+            any.
     """
 
     classifier: Classifier
@@ -162,6 +165,7 @@ class Setup:
     plan: Plan
     methods: dict[BoundMethod, dict[str, Metric]]
     at_once: int
+    references: Tensor | None = None
 
     def classifiers(self) -> list[Classifier]:
         """Return one for each worker; the first is the run's own.
@@ -226,12 +230,22 @@ class Setup:
         }
 
 
-def prepare(classifier: Classifier, images: ImageSet, plan: Plan) -> Setup:
+def prepare(
+    classifier: Classifier, images: ImageSet, plan: Plan, references: Tensor | None = None
+) -> Setup:
     """Check, before anything is computed, that classifier, images and plan belong together.
+
+    Args:
+        classifier: what is explained.
+        images: the images.
+        plan: what to do with them.
+        references: (R, 3, H, W), images of the data set for methods that take any; left out, some
+            of `images`.
 
     Raises:
         ConfigError: a metric that nothing in the plan can give, a family that cannot be had of
-            these images or this network, or a network that is not float32.
+            these images or this network, a network that is not float32, or a method that takes
+            images of the data set where there is but one.
         DataError: images of another size than the classifier's input.
     """
     dtype = classifier.module.mean.dtype
@@ -244,12 +258,22 @@ def prepare(classifier: Classifier, images: ImageSet, plan: Plan) -> Setup:
             f"images: {classifier.name} takes {height} x {width} pixels, "
             f"these have {size[0]} x {size[1]}"
         )
+    methods = plan.bound_methods()
+    comparing = [method.spec for method in methods if method.needs_references]
+    if comparing and references is None:
+        if len(images) == 1:
+            raise ConfigError(
+                f"method: {comparing[0]} compares with other images of the data set, and there is "
+                "but one"
+            )
+        references = data_references(images, plan.seed)
     setup = Setup(
         classifier,
         images,
         plan,
-        {method: _metrics_of(method, images, plan.metrics()) for method in plan.bound_methods()},
+        {method: _metrics_of(method, images, plan.metrics()) for method in methods},
         images_at_once(classifier, plan.workers),
+        references if comparing else None,
     )
     _refuse_idle_metrics(setup)
     _refuse_small_images(setup)
@@ -321,16 +345,20 @@ def measure(
 def _crew(setup: Setup) -> Iterator[Worker]:
     """Yield the workers of a run, each with networks of its own that share the weights."""
     plan, methods = setup.plan, tuple(setup.methods)
+    references = setup.references
+    if references is not None:
+        references = references.to(setup.classifier.module.mean.device)
+
+    def worker(own: Classifier, twins: tuple[Worker, ...]) -> Worker:
+        # Some methods trace their network, once, during which no other thread may run one.
+        for method in methods:
+            method.method.inapplicable(own)
+        return Worker(own, methods, plan.engine, setup.at_once, twins=twins, references=references)
+
     twins = randomised_twins(setup.classifier, plan.nulls, plan.seed)
     for place, own in enumerate(setup.classifiers()):
         theirs = [twin.replica() if place else twin for twin in twins]
-        yield Worker(
-            own,
-            methods,
-            plan.engine,
-            setup.at_once,
-            twins=tuple(Worker(twin, methods, plan.engine, setup.at_once) for twin in theirs),
-        )
+        yield worker(own, tuple(worker(twin, ()) for twin in theirs))
 
 
 def batches(count: int, size: int, workers: int) -> list[range]:

@@ -14,12 +14,16 @@ from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from steadymap.models import Classifier, PixelNetwork
 
 RELU_FUNCTIONS = (torch.relu, torch.relu_, nn.functional.relu, nn.functional.relu_)
 RELU_METHODS = ("relu", "relu_")
+PRODUCTS = ("mul", "mul_", "imul", "div", "div_", "truediv", "itruediv")
+
+# From the name of a function of one tensor, and the function: what takes its place, or None.
+Other = Callable[[str, Callable[[Tensor], Tensor]], nn.Module | None]
 
 
 class UntraceableError(ValueError):
@@ -33,10 +37,18 @@ class Structure:
     Attributes:
         modules: the type of each module that is called, ReLU among them however it is written.
         functions: the name of each other function or tensor method that is called.
+        scalings: the name of each product or quotient of a tensor and a number or a weight, which
+            are not among the functions.
     """
 
     modules: tuple[type[nn.Module], ...]
     functions: tuple[str, ...]
+    scalings: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What there is, by the names of types and functions, scalings left out."""
+        return frozenset({kind.__name__ for kind in self.modules} | set(self.functions))
 
 
 _lock = threading.Lock()
@@ -52,24 +64,32 @@ def structure(classifier: Classifier) -> Structure:
     network = classifier.module.network
     modules: list[type[nn.Module]] = []
     functions: list[str] = []
+    scalings: list[str] = []
     for node in _graph(network).nodes:
         if _is_relu(network, node):
             modules.append(nn.ReLU)
         elif node.op == "call_module":
             modules.append(type(network.get_submodule(node.target)))
         elif node.op in ("call_function", "call_method"):
-            functions.append(str(getattr(node.target, "__name__", node.target)))
-    return Structure(tuple(modules), tuple(functions))
+            (scalings if _scales(node) else functions).append(_name(node))
+    return Structure(tuple(modules), tuple(functions), tuple(scalings))
 
 
-def rewritten(classifier: Classifier, relu: Callable[[], nn.Module] = nn.ReLU) -> Classifier:
+def rewritten(
+    classifier: Classifier,
+    relu: Callable[[], nn.Module] = nn.ReLU,
+    other: Other | None = None,
+) -> Classifier:
     """Return the classifier with every activation a module of its own, called once, not in place.
 
-    Weights and all other modules are the given network's own, not copies.
+    Weights and all other modules are the given network's own, not copies. What watches the network
+    by a forward hook watches this one, too.
 
     Args:
         classifier: as it is; left alone.
         relu: makes what takes the place of each ReLU, however it is written.
+        other: from the name of any other function or module without weights that takes one tensor,
+            and from what computes the same, makes what takes its place, or None to leave it.
 
     Raises:
         UntraceableError: as `structure`.
@@ -80,14 +100,11 @@ def rewritten(classifier: Classifier, relu: Callable[[], nn.Module] = nn.ReLU) -
     graph.output(graph.graph_copy(_graph(network), {}))
     own: dict[str, nn.Module] = {}
     for place, node in enumerate(list(graph.nodes)):
-        if _is_relu(network, node):
-            made = relu()
-        elif node.op == "call_module" and not list(network.get_submodule(node.target).parameters()):
-            # Without weights a copy costs nothing; with them it is not an activation.
-            made = copy.deepcopy(network.get_submodule(node.target))
-            if getattr(made, "inplace", False):
-                made.inplace = False  # type: ignore[assignment] # a flag, whatever torch declares
-        else:
+        if not node.args and "input" in node.kwargs:
+            node.args = (node.kwargs["input"],)
+            node.kwargs = {name: value for name, value in node.kwargs.items() if name != "input"}
+        made = relu() if _is_relu(network, node) else _own(network, node, other)
+        if made is None:
             continue
         own[f"own_{place}"] = made.eval()
         with graph.inserting_before(node):
@@ -98,9 +115,26 @@ def rewritten(classifier: Classifier, relu: Callable[[], nn.Module] = nn.ReLU) -
         graph.erase_node(node)
     modules = {name: part for name, part in network.named_modules() if name}
     made_network = fx.GraphModule(_tree(network, modules | own), graph).eval()
+    for hook in network._forward_hooks.values():  # noqa: SLF001 - there is no public view
+        made_network.register_forward_hook(hook)
     module = PixelNetwork(made_network, classifier.module.normalization, classifier.module.shift)
     module.mean, module.std = classifier.module.mean, classifier.module.std
     return replace(classifier, module=module.eval())
+
+
+def _own(network: nn.Module, node: fx.Node, other: Other | None) -> nn.Module | None:
+    """Make what takes the place of a node that is no ReLU; None leaves it."""
+    if node.op == "call_module":
+        part = network.get_submodule(str(node.target))
+        if list(part.parameters()):
+            return None  # with weights it is not an activation
+        # Without weights a copy costs nothing.
+        made = copy.deepcopy(part)
+        if getattr(made, "inplace", False):
+            made.inplace = False  # type: ignore[assignment] # a flag, whatever torch declares
+        return made if other is None else other(type(made).__name__, made) or made
+    call = _of_one_tensor(node) if other is not None else None
+    return None if other is None or call is None else other(_name(node), call)
 
 
 def _tree(network: nn.Module, modules: dict[str, nn.Module]) -> dict[str, object]:
@@ -115,6 +149,42 @@ def _is_relu(network: nn.Module, node: fx.Node) -> bool:
     if node.op == "call_method":
         return node.target in RELU_METHODS
     return node.op == "call_function" and node.target in RELU_FUNCTIONS
+
+
+def _name(node: fx.Node) -> str:
+    """Return what a function or a tensor method is called."""
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _tensors(node: fx.Node) -> list[fx.Node]:
+    """Return the arguments of a call that are computed, not weights or numbers."""
+    return [
+        argument
+        for argument in (*node.args, *node.kwargs.values())
+        if isinstance(argument, fx.Node) and argument.op != "get_attr"
+    ]
+
+
+def _scales(node: fx.Node) -> bool:
+    """Return whether a call multiplies, or divides, by a number or a weight: that is linear."""
+    if _name(node) not in PRODUCTS:
+        return False
+    tensors = _tensors(node)
+    divides = "div" in _name(node)
+    return len(tensors) == 1 and (not divides or node.args[0] is tensors[0])
+
+
+def _of_one_tensor(node: fx.Node) -> Callable[[Tensor], Tensor] | None:
+    """Return a call as a function of its first argument; None where it takes more than numbers."""
+    if node.op not in ("call_function", "call_method") or not node.args:
+        return None
+    if node.all_input_nodes != [node.args[0]]:
+        return None
+    target, rest = node.target, node.args[1:]
+    named = {name: value for name, value in node.kwargs.items() if name != "inplace"}
+    if isinstance(target, str):
+        return lambda values: getattr(values, target)(*rest, **named)
+    return lambda values: target(values, *rest, **named)
 
 
 def _graph(network: nn.Module) -> fx.Graph:

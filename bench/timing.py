@@ -29,6 +29,7 @@ from steadymap.bench.methods import BoundMethod, bind_method
 from steadymap.bench.names import short_names
 from steadymap.bench.passes import count_passes, images_at_once
 from steadymap.bench.perturbations import Cell, perturb
+from steadymap.bench.references import DATA_REFERENCES
 from steadymap.bench.runner import float32
 from steadymap.models import Classifier, load_classifier
 
@@ -242,6 +243,7 @@ class _Timer:
         self.device = classifier.module.mean.device
         self.at_once = images_at_once(classifier)
         self.pictures = [images.read(index).image for index in range(min(len(images), 64))]
+        self.references = torch.stack(self.pictures[:DATA_REFERENCES])
         self.draw = 0
 
     def unseen(self, count: int) -> Tensor:
@@ -268,7 +270,9 @@ class _Timer:
         if on_gpu:
             torch.cuda.synchronize(self.device)
         started = time.perf_counter()
-        batch = Batch(images.to(self.device), targets, ids, self.course.seed, self.at_once)
+        shown = images.to(self.device)
+        references = self.references.to(self.device)
+        batch = Batch(shown, targets, ids, self.course.seed, self.at_once, references)
         for event in events[:1]:
             event.record(torch.cuda.current_stream(self.device))
         maps = method.explain(self.classifier, batch)
@@ -356,7 +360,9 @@ def first_batch(course: Course, pixels: NDArray[np.float32], where: Where) -> Fr
     before = peak_memory(place)
     with float32(place, exact=course.exact):
         started = time.perf_counter()
-        batch = Batch(images.to(place), targets, ids, course.seed, where.at_once)
+        shown = images.to(place)
+        references = shown[:DATA_REFERENCES]
+        batch = Batch(shown, targets, ids, course.seed, where.at_once, references)
         method.explain(classifier, batch).cpu()
         seconds = time.perf_counter() - started
     return Fresh(seconds, peak_memory(place), before)
@@ -378,7 +384,9 @@ def agreement(course: Course, images: ImageSet, device: str) -> list[Agreement]:
         for classifier in classifiers:
             place = classifier.module.mean.device
             at_once = images_at_once(classifier)
-            batch = Batch(shown.to(place), targets.to(place), ids, course.seed, at_once)
+            images_there = shown.to(place)
+            references = images_there[:DATA_REFERENCES]
+            batch = Batch(images_there, targets.to(place), ids, course.seed, at_once, references)
             with float32(place, exact=course.exact):
                 maps.append(method.explain(classifier, batch).cpu().double())
         found.append(Agreement(method.spec, device, *difference(*maps)))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steadymap.bench.attributions import BASELINES, Batch
+from steadymap.bench.attributions import Batch, Start
 from steadymap.bench.methods import BoundMethod, Engine
 from steadymap.bench.passes import Pass, Read, is_out_of_memory, shared_pass
 from steadymap.bench.paths import NestedPath, points_at
@@ -138,8 +138,10 @@ class Worker:
         at_once: how many images go through the network together; less where memory ran out.
         halved: how many times memory ran out on the batch in hand.
         timings: of the batch in hand.
-        baseline_logits: of the batch in hand, by baseline and shift.
+        baseline_logits: of the batch in hand, by start, shift, and, where the start depends on the
+            image given, cell.
         twins: the same with randomised weights.
+        references: (R, 3, H, W), images of the data set; None where no method takes any.
     """
 
     classifier: Classifier
@@ -148,8 +150,9 @@ class Worker:
     at_once: int
     halved: int = 0
     timings: list[Timing] = field(default_factory=list)
-    baseline_logits: dict[tuple[str, float], Tensor] = field(default_factory=dict)
+    baseline_logits: dict[tuple[Start, float, Cell | None], Tensor] = field(default_factory=dict)
     twins: tuple[Worker, ...] = ()
+    references: Tensor | None = None
 
     def begin(self) -> None:
         """Forget the batch before."""
@@ -231,8 +234,16 @@ def look(worker: Worker, shown: Shown, targets: Tensor | None, also: Collection[
             seen = worker.within_memory(
                 lambda at_once: shared_pass(classifier, shown.on_device, targets, also, at_once)
             )
+    references = worker.references
     batch = Batch(
-        shown.on_device, seen.targets, shown.image_ids, shown.seed, worker.at_once, shown.clean
+        shown.on_device,
+        seen.targets,
+        shown.image_ids,
+        shown.seed,
+        worker.at_once,
+        shown.clean,
+        # Elsewhere, or in another type, only where the images are, too: see `numerics`.
+        None if references is None else references.to(shown.on_device),
     )
     return View(shown.cell, shown.images, batch, classifier, seen, failure)
 
@@ -354,23 +365,27 @@ def score(
 def deltas(worker: Worker, method: BoundMethod, view: View) -> Array:
     """(B,), in logits: what complete attributions must add up to.
 
-    The logits at a baseline are computed once a batch: no perturbation changes them, but the shift
-    of a compensated family does.
+    The logits at a baseline are computed once a batch: no perturbation changes them, unless the
+    baseline is made of the image; but the shift of a compensated family does.
     """
-    name = method.baseline_name
-    if name is None:
+    start = method.start
+    if start is None:
         raise TypeError(f"{method.spec} is not complete: it has no baseline")
-    key = (name, view.classifier.module.shift)
+    key = (start, view.classifier.module.shift, view.cell if start.of_image else None)
     if key not in worker.baseline_logits:
         with worker.clock(view.cell, BASELINE_PART, len(view.images)):
-            baseline = BASELINES[name](view.batch)
-            seen = worker.within_memory(
-                lambda at_once: shared_pass(view.classifier, baseline, None, (), at_once)
-            )
-        worker.baseline_logits[key] = seen.logits
+            total = torch.zeros_like(view.logits, dtype=torch.float64)
+            for images in start.images(view.batch):
+                total += _logits(worker, view.classifier, images)
+        worker.baseline_logits[key] = total / start.draws
     difference = view.logits.double() - worker.baseline_logits[key].double()
     found: Array = difference.gather(1, view.batch.targets[:, None])[:, 0].cpu().numpy()
     return found
+
+
+def _logits(worker: Worker, classifier: Classifier, images: Tensor) -> Tensor:
+    seen = worker.within_memory(lambda at_once: shared_pass(classifier, images, None, (), at_once))
+    return seen.logits.double()
 
 
 # --- as many steps as an image needs --------------------------------------------------------------

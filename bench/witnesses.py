@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from steadymap.bench.attributions import BASELINES, Batch
+from steadymap.bench.attributions import Batch
 from steadymap.bench.calibration import Instability, is_control
 from steadymap.bench.config import ConfigError
 from steadymap.bench.images import ImageSet
@@ -119,7 +119,7 @@ def keep_witnesses(setup: Setup, records: pd.DataFrame, folder: Path) -> None:
     plan = setup.plan.model_copy(
         update={"metric": (CHEAPEST,), "nulls": 0, "controls": False, "draws": 1, "workers": 1}
     )
-    few = prepare(setup.classifier, images, plan)
+    few = prepare(setup.classifier, images, plan, setup.references)
     outcomes = list(measure(few, lambda _count: None, keep_maps=True))
     scales = _write_pictures(home, list(kinds), outcomes)
     scales.to_csv(home / SCALES, index=False, float_format="%.6g")
@@ -199,7 +199,15 @@ def completeness_by_steps(setup: Setup) -> pd.DataFrame:
     ids = tuple(picture.image_id for picture in images.pictures)
     with torch.no_grad():
         targets = classifier(batch_images).argmax(dim=1)
-    batch = Batch(batch_images, targets, ids, setup.plan.seed, setup.at_once)
+    references = setup.references
+    batch = Batch(
+        batch_images,
+        targets,
+        ids,
+        setup.plan.seed,
+        setup.at_once,
+        None if references is None else references.to(batch_images),
+    )
     rows: list[tuple[object, ...]] = []
     for name, bound in path_methods(setup).items():
         delta = _logit_difference(classifier, batch, bound)
@@ -214,7 +222,10 @@ def completeness_by_steps(setup: Setup) -> pd.DataFrame:
 
 
 def path_methods(setup: Setup) -> dict[str, BoundMethod]:
-    """Return the methods of a run that are complete and take steps, by their spec without these."""
+    """Return the methods of a run that are complete from one baseline and take steps.
+
+    By their spec without these.
+    """
     return {
         without_steps(bound.spec): bound
         for bound in setup.methods
@@ -225,9 +236,9 @@ def path_methods(setup: Setup) -> dict[str, BoundMethod]:
 @torch.no_grad()
 def _logit_difference(classifier: Classifier, batch: Batch, bound: BoundMethod) -> Tensor:
     """Return what attributions must add up to (B,), in logits."""
-    if bound.baseline_name is None:
+    if bound.start is None:
         raise TypeError(f"{bound.spec} has no baseline")
-    baseline = BASELINES[bound.baseline_name](batch)
+    (baseline,) = bound.start.images(batch)
     ends = [classifier(points).double() for points in (batch.images, baseline)]
     both = [logits.gather(1, batch.targets[:, None])[:, 0] for logits in ends]
     return both[0] - both[1]

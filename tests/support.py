@@ -53,7 +53,9 @@ def linear_network(side: int = SIDE) -> nn.Module:
 def batch_of(images: Tensor, seed: int = 0) -> Batch:
     count = len(images)
     ids = tuple(f"id-{index}" for index in range(count))
-    return Batch(images, torch.arange(count) % len(CLASSES), ids, seed)
+    targets = torch.arange(count) % len(CLASSES)
+    references = random_images(4, images.shape[-1], seed=9).to(images)
+    return Batch(images, targets, ids, seed, references=references)
 
 
 def global_numpy_state() -> NDArray[np.uint32]:

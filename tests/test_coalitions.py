@@ -162,7 +162,7 @@ def test_values_add_up_to_what_is_explained(spec: str, baseline: str, conv64: Cl
     """Also where there are fewer coalitions than parts."""
     batch = batch_of(IMAGES)
     maps = explain(f"{spec},segments=40,baseline={baseline}", conv64, batch)
-    ends = [conv64(images) for images in (IMAGES, BASELINES[baseline](batch))]
+    ends = [conv64(images) for images in (IMAGES, BASELINES[baseline].make(batch))]
     delta = (ends[0] - ends[1]).gather(1, batch.targets[:, None])[:, 0]
     found = values(maps, superpixels(IMAGES, 40)).sum(dim=1)
     torch.testing.assert_close(found, delta, rtol=0, atol=1e-12)

@@ -88,7 +88,7 @@ def test_gradient_x_input_of_a_linear_network(linear64: Classifier) -> None:
 def test_integrated_gradients_of_a_linear_network(
     linear64: Classifier, baseline: str, steps: int
 ) -> None:
-    reference = BASELINES[baseline](batch_of(IMAGES64))
+    reference = BASELINES[baseline].make(batch_of(IMAGES64))
     maps = explain(f"integrated_gradients:baseline={baseline},steps={steps}", linear64, IMAGES64)
     expected = target_weights(linear64) * (IMAGES64 - reference)
     torch.testing.assert_close(maps, expected, rtol=0, atol=1e-12)
@@ -98,9 +98,9 @@ def test_integrated_gradients_of_a_linear_network(
 
 def test_baselines_are_what_they_are_called() -> None:
     batch = batch_of(IMAGES)
-    assert torch.equal(BASELINES["black"](batch), torch.zeros_like(IMAGES))
-    assert torch.equal(BASELINES["white"](batch), torch.ones_like(IMAGES))
-    noise = BASELINES["random"](batch)
+    assert torch.equal(BASELINES["black"].make(batch), torch.zeros_like(IMAGES))
+    assert torch.equal(BASELINES["white"].make(batch), torch.ones_like(IMAGES))
+    noise = BASELINES["random"].make(batch)
     assert noise.shape == IMAGES.shape
     assert 0 <= float(noise.min()) < 0.01
     assert 0.99 < float(noise.max()) <= 1
@@ -109,11 +109,11 @@ def test_baselines_are_what_they_are_called() -> None:
 
 def test_the_random_baseline_belongs_to_the_image_and_the_seed() -> None:
     batch = batch_of(IMAGES)
-    noise = BASELINES["random"](batch)
+    noise = BASELINES["random"].make(batch)
     # The perturbed image of a pair, alone and in another place, has the clean one's baseline.
     alone = replace(batch, images=IMAGES[2:3] + 0.3, image_ids=batch.image_ids[2:3])
-    assert torch.equal(BASELINES["random"](alone), noise[2:3])
-    assert not torch.equal(BASELINES["random"](replace(batch, seed=1)), noise)
+    assert torch.equal(BASELINES["random"].make(alone), noise[2:3])
+    assert not torch.equal(BASELINES["random"].make(replace(batch, seed=1)), noise)
 
 
 def test_gradients_agree_with_finite_differences() -> None:
@@ -186,10 +186,10 @@ def test_a_compensated_bias_moves_gradient_x_input_by_shift_x_gradient(
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_a_compensated_bias_is_a_shifted_baseline(baseline: str, conv64: Classifier) -> None:
     spec = f"integrated_gradients:baseline={baseline},steps=32"
-    batch = batch_of(IMAGES64)
+    batch, moved_batch = batch_of(IMAGES64), batch_of(IMAGES64 + SHIFT)
     expected = IntegratedGradients(conv64.module).attribute(
         IMAGES64,
-        baselines=BASELINES[baseline](batch) - SHIFT,
+        baselines=BASELINES[baseline].make(moved_batch) - SHIFT,
         target=batch.targets,
         n_steps=32,
         method="gausslegendre",
@@ -197,7 +197,10 @@ def test_a_compensated_bias_is_a_shifted_baseline(baseline: str, conv64: Classif
     moved = explain(spec, conv64.shifted(SHIFT), IMAGES64 + SHIFT)
     # captum's Gauss-Legendre weights add up to 1 within 1e-9.
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-9)
-    assert not torch.allclose(moved, explain(spec, conv64, IMAGES64), atol=1e-3)
+    # Where the baseline moves along, the two shifts cancel: the map is that of the clean image.
+    same = torch.allclose(moved, explain(spec, conv64, IMAGES64), rtol=0, atol=1e-12)
+    near = torch.allclose(moved, explain(spec, conv64, IMAGES64), atol=1e-3)
+    assert same == near == BASELINES[baseline].moves_along
 
 
 # --- our own paths against captum's ---------------------------------------------------------------
@@ -291,24 +294,23 @@ def test_a_method_that_raises_has_failed_every_check_and_stopped_none() -> None:
 
 
 @pytest.mark.parametrize("spec", COMPLETE)
-def test_a_complete_method_names_its_baseline(spec: str) -> None:
-    name = EVERY[spec].baseline_name
-    assert name is not None
-    assert BASELINES[name](batch_of(IMAGES)).shape == IMAGES.shape
+def test_a_complete_method_names_where_it_starts(spec: str) -> None:
+    start = EVERY[spec].start
+    assert start is not None
+    starts = list(start.images(batch_of(IMAGES)))
+    assert [images.shape for images in starts] == [IMAGES.shape] * start.draws
 
 
-class Bomb(nn.Module):
-    """Passes its input on, until it is armed: then forward or backward raises."""
+class Bomb:
+    """Watches a network; once armed, its forward or its backward raises."""
 
     armed = ""
 
-    def forward(self, images: Tensor) -> Tensor:
+    def __call__(self, _network: nn.Module, _inputs: object, logits: Tensor) -> None:
         if self.armed == "forward":
             raise RuntimeError("boom")
-        passed = images * 1.0
-        if self.armed == "backward" and passed.requires_grad:
-            passed.register_hook(self._explode)
-        return passed
+        if self.armed == "backward" and logits.requires_grad:
+            logits.register_hook(self._explode)
 
     def _explode(self, _gradient: Tensor) -> Tensor:
         raise RuntimeError("boom")
@@ -318,7 +320,8 @@ class Bomb(nn.Module):
 @pytest.mark.parametrize("spec", REAL)
 def test_nothing_is_left_changed(spec: str, armed: str) -> None:
     bomb = Bomb()
-    network = seeded(lambda: nn.Sequential(*conv_network(), bomb))
+    network = seeded(conv_network)
+    network.register_forward_hook(bomb)
     classifier = make_classifier(network, (SIDE, SIDE), CLASSES)
     weights = classifier.weights_hash()
     hooks = hook_counts(classifier.module)

@@ -156,7 +156,7 @@ def test_another_seed_is_another_draw_of_the_same_method(
         assert found == pytest.approx(expected, abs=1e-4)
     assert set(pick(records, family=OTHER_SEED)["method"]) == {IG, "random"}
     first, second = (
-        BASELINES["random"](batch_of(random_images(1), other_seed(0, draw))) for draw in (0, 1)
+        BASELINES["random"].make(batch_of(random_images(1), other_seed(0, draw))) for draw in (0, 1)
     )
     assert not torch.equal(first, second)
 

@@ -163,7 +163,7 @@ def test_values_are_those_of_the_parts_put_together_by_hand(
             found = pick(records, **row, metric=name)["value"].item()
             assert found == pytest.approx(expected, abs=1e-4), name
     assert method.baseline_name == "random"
-    baseline = BASELINES["random"](batch)
+    baseline = BASELINES["random"].make(batch)
     delta = (classifier(nudged) - classifier(baseline))[0, target].item()
     found = pick(records, **row, metric="completeness_error")["value"].item()
     assert found == pytest.approx(abs(maps[1].signed.sum() - delta), abs=1e-4)

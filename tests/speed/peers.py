@@ -24,6 +24,7 @@ from steadymap.bench.passes import images_at_once
 from steadymap.metrics import magnitude
 from steadymap.models import Classifier, load_classifier, make_classifier, networks
 
+THREE = ("black", "white", "random")
 STEPS = 50
 LEVELS = (-0.3, -0.2, -0.1, 0.1, 0.2, 0.3)
 CHEAP = ("gradient", "gradient_x_input", "grad_cam:relu=true")
@@ -77,7 +78,7 @@ def ig_ours(work: Work) -> list[Tensor]:
         bind_method(f"integrated_gradients:baseline={name},steps={STEPS}").explain(
             work.classifier, work.batch
         )
-        for name in BASELINES
+        for name in THREE
     ]
 
 
@@ -86,13 +87,13 @@ def _captum(work: Work, network: nn.Module, internal: int | None, images: slice)
     return [
         IntegratedGradients(network).attribute(
             batch.images,
-            baselines=BASELINES[name](batch),
+            baselines=BASELINES[name].make(batch),
             target=batch.targets,
             n_steps=STEPS,
             method="gausslegendre",
             internal_batch_size=internal,
         )
-        for name in BASELINES
+        for name in THREE
     ]
 
 
@@ -121,8 +122,8 @@ def ig_notebook(work: Work) -> list[Tensor]:
     """The loop of a notebook: one point at a time, `.backward()`."""
     places, weights = np.polynomial.legendre.leggauss(STEPS)
     found = []
-    for name in BASELINES:
-        starts = BASELINES[name](work.batch)
+    for name in THREE:
+        starts = BASELINES[name].make(work.batch)
         maps = []
         for image, start, target in zip(work.batch.images, starts, work.batch.targets, strict=True):
             total = torch.zeros_like(image)

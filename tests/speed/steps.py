@@ -20,6 +20,7 @@ from steadymap.bench.paths import Path, path_sum, points_at
 from steadymap.models import load_classifier
 
 INTERVALS = 1024
+THREE = ("black", "white", "random")
 FIXED = (8, 16, 32, 50, 64, 128)
 SHIFT = 0.2
 
@@ -27,7 +28,7 @@ SHIFT = 0.2
 def reference(batch: Batch, baseline: str) -> Tensor:
     """The trapezoid rule with so many points that its own error does not matter."""
     classifier = load_classifier("compact")
-    starts = BASELINES[baseline](batch)
+    starts = BASELINES[baseline].make(batch)
     nodes = torch.linspace(0, 1, INTERVALS + 1)
     shares = torch.full_like(nodes, 1 / INTERVALS)
     shares[[0, -1]] /= 2
@@ -52,7 +53,7 @@ def main() -> None:
     targets = classifier(clean).argmax(dim=1)
     ids = tuple(picture.image_id for picture in found.pictures)
     rows = []
-    for baseline in BASELINES:
+    for baseline in THREE:
         for shift in (0.0, SHIFT):
             batch = Batch(clean + shift, targets, ids, 0)
             exact = reference(batch, baseline)

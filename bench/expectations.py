@@ -1,0 +1,111 @@
+"""Gradients along paths from several places: draws of a baseline, or images of the data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from steadymap.bench.attributions import MOST_STEPS, Batch, Start
+from steadymap.bench.passes import shared_pass
+from steadymap.bench.paths import Path, gauss_legendre, path_sum
+from steadymap.bench.randomness import generator
+from steadymap.bench.smoothing import Samples, Spread
+from steadymap.models import Classifier
+
+MOST_BASELINES = 1000
+
+DrawnBaseline = Literal["random", "uniform", "gaussian"]
+Baselines = Annotated[int, Field(ge=1, le=MOST_BASELINES)]
+PathSteps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+
+
+def integrated_gradients_averaged(
+    classifier: Classifier,
+    batch: Batch,
+    *,
+    baseline: DrawnBaseline = "uniform",
+    baselines: Baselines = 8,
+    steps: PathSteps = 16,
+) -> Tensor:
+    """Mean of integrated gradients over several draws of a baseline, signed: (B, 3, H, W).
+
+    The first draw is that of `integrated_gradients`. Complete: maps add up to the logit minus the
+    mean logit of the draws. Source: Sturmfels et al. 2020.
+    """
+    nodes, shares = gauss_legendre(steps, batch.images)
+    total = torch.zeros_like(batch.images)
+    for start in Start(baseline, baselines).images(batch):
+        path = Path(start, batch.images, batch.targets, batch.at_once)
+        total += path_sum(classifier, path, nodes, shares) * (batch.images - start)
+    return total / baselines
+
+
+def expected_gradients(classifier: Classifier, batch: Batch, *, samples: Samples = 32) -> Tensor:
+    """Mean of gradient times way, at random places between references and image: (B, 3, H, W).
+
+    Each sample draws an image of the data set and a place between it and the image. The draws
+    belong to seed and image, so that both maps of a pair have the same. Complete in expectation
+    alone. Source: Erion et al. 2021, equation 3.
+
+    Raises:
+        ValueError: the batch has no images of the data set.
+    """
+    return _expected(classifier, batch, samples, 0.0)
+
+
+def gradient_shap(
+    classifier: Classifier, batch: Batch, *, samples: Samples = 32, noise: Spread = 0.09
+) -> Tensor:
+    """Expected gradients with normal noise added to the image, as captum does: (B, 3, H, W).
+
+    The noise has standard deviation `noise`, in image units; without any these are
+    `expected_gradients`. Source: Lundberg and Lee 2017.
+
+    Raises:
+        ValueError: the batch has no images of the data set.
+    """
+    return _expected(classifier, batch, samples, noise)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Which image of the data set, how far from it to the image, and noise (3, H, W) or ()."""
+
+    reference: int
+    place: float
+    noise: NDArray[np.float64]
+
+
+def _draw(rng: np.random.Generator, references: int, shape: tuple[int, ...]) -> _Sample:
+    return _Sample(int(rng.integers(references)), rng.random(), np.asarray(rng.normal(size=shape)))
+
+
+def _expected(classifier: Classifier, batch: Batch, samples: int, noise: float) -> Tensor:
+    """Take as many points at once as go through the network together, whosever they are."""
+    references = batch.need_references()
+    draws = [generator(batch.seed, image_id, "expected gradients") for image_id in batch.image_ids]
+    every = list(range(len(draws))) * samples
+    shape = tuple(batch.images.shape[1:])
+    total = torch.zeros_like(batch.images)
+    for first in range(0, len(every), batch.at_once):
+        chosen = every[first : first + batch.at_once]
+        # One sample after the other: what an image draws must not depend on the others.
+        drawn = [_draw(draws[line], len(references), shape if noise else ()) for line in chosen]
+        starts = references[[sample.reference for sample in drawn]]
+        ends = batch.images[chosen]
+        if noise:
+            noises = torch.from_numpy(np.stack([sample.noise for sample in drawn]))
+            ends = ends + noise * noises.to(ends)
+        places = ends.new_tensor([sample.place for sample in drawn])
+        points = torch.lerp(starts, ends, places.view(-1, 1, 1, 1))
+        targets = batch.targets[chosen]
+        seen = shared_pass(classifier, points, targets, ["gradient"], batch.at_once)
+        lines = torch.tensor(chosen, device=total.device)
+        total.index_add_(0, lines, seen.need_gradient() * (ends - starts))
+    return total / samples
