@@ -196,9 +196,7 @@ BASELINES: dict[str, Baseline] = {
         of_image=True,
         moves_along=True,
     ),
-    "mean": Baseline(
-        _mean, "the image's own mean colour", "Ribeiro et al. 2016", of_image=True, moves_along=True
-    ),
+    "mean": Baseline(_mean, "the image's own mean colour", "", of_image=True, moves_along=True),
     "max_distance": Baseline(
         _max_distance,
         "black or white, value by value: whichever is farther from the image",
@@ -206,7 +204,7 @@ BASELINES: dict[str, Baseline] = {
         of_image=True,
     ),
     "average": Baseline(
-        _average, "the mean of images of the data set", "Shrikumar et al. 2017", of_data=True
+        _average, "the mean of images of the data set", "Lundberg and Lee 2017", of_data=True
     ),
 }
 BaselineName = Literal[

@@ -370,7 +370,10 @@ class _Clone(nn.Module):
 def captum_deep_lift(
     classifier: Classifier, batch: Batch, *, baseline: BaselineName = "black"
 ) -> Tensor:
-    """Compute the same with captum, on the rewritten network: the oracle of `deep_lift`."""
+    """Compute the same with captum, on the rewritten network: the oracle of `deep_lift`.
+
+    Not the same, and not complete, where windows of a pooling overlap or the pooling is a function.
+    """
     return _captum_lifted(classifier, batch, BASELINES[baseline].make(batch))
 
 

@@ -109,8 +109,8 @@ def count(setup: Setup) -> Passes:
         method.start
         for method, metrics in setup.methods.items()
         if any(metric.against == "delta" for metric in metrics.values())
-    } - {None}
-    for start in starts:
+    }
+    for start in filter(None, starts):
         # Of the clean image, and of what changes them: every cell, or a shift alone.
         others = len(cells) if start.of_image else len(shifts)
         forward += len(setup.images) * start.draws * (1 + others)

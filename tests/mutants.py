@@ -48,6 +48,7 @@ IG = "integrated_gradients:baseline=black"
 WHITE = "integrated_gradients:baseline=white"
 RANDOM = "integrated_gradients:baseline=random"
 METHODS = "bench/attributions.py"
+BACKPROP = "bench/backprop.py"
 PATHS = "bench/paths.py"
 PASSES = "bench/passes.py"
 SIMILARITY = "metrics/similarity.py"
@@ -222,23 +223,22 @@ MUTANTS = (
     Mutant(
         "a random baseline that belongs to the place in the batch",
         METHODS,
-        'generator(batch.seed, image_id, "baseline").random(shape) for image_id in',
-        'generator(batch.seed, place, "baseline").random(shape) for place, _ in enumerate(\n'
-        "        batch.image_ids) if",
+        "draws = [generator(batch.seed, image_id, purpose)",
+        "draws = [generator(batch.seed, batch.image_ids.index(image_id), purpose)",
         f"check {RANDOM}",
     ),
     Mutant(
         "a random baseline without the seed",
         METHODS,
-        'generator(batch.seed, image_id, "baseline")',
-        'generator(0, image_id, "baseline")',
+        "generator(batch.seed, image_id, purpose)",
+        "generator(0, image_id, purpose)",
         f"check {RANDOM}",
     ),
     Mutant(
         "one random baseline for all images",
         METHODS,
-        'generator(batch.seed, image_id, "baseline")',
-        'generator(batch.seed, "baseline")',
+        "generator(batch.seed, image_id, purpose)",
+        "generator(batch.seed, purpose)",
         "tests/test_methods.py -k baselines_are_what",
     ),
     Mutant(
@@ -405,6 +405,69 @@ MUTANTS = (
         "constant[finite] = highest - lowest <= CONSTANT_SPREAD * np.maximum(highest, -lowest)",
         "constant[finite] = False",
         METRIC_TESTS,
+    ),
+    Mutant(
+        "guided backpropagation that lets negative gradients through",
+        BACKPROP,
+        "torch.where(values > 0, back.relu(), 0.0)",
+        "torch.where(values > 0, back, 0.0)",
+        "check guided_backprop",
+    ),
+    Mutant(
+        "a deconvolution that minds what came through",
+        BACKPROP,
+        "lambda _values, back: back.relu()",
+        "lambda values, back: torch.where(values > 0, back.relu(), 0.0)",
+        "check deconvolution",
+    ),
+    Mutant(
+        "DeepLIFT that is the gradient times the difference",
+        BACKPROP,
+        "    return back * (call(values) - call(reference))\n",
+        "    return _through(call, values, back) * (values - reference)\n",
+        "check deep_lift",
+    ),
+    Mutant(
+        "DeepLIFT that credits a pooling's largest with the reference's difference, too",
+        BACKPROP,
+        "gained + _through(call, reference, back * (out - larger))",
+        "gained + _through(call, values, back * (out - larger))",
+        "tests/test_backprop.py",
+    ),
+    Mutant(
+        "relevance that a reference has left behind",
+        BACKPROP,
+        "                changed(starts[few])\n",
+        "                changed(starts[:1].expand_as(starts[few]))\n",
+        "check deep_lift:baseline=random",
+    ),
+    Mutant(
+        "one draw of the baseline for all",
+        METHODS,
+        "replace(batch, seed=draw_seed(batch.seed, draw))",
+        "batch",
+        "tests/test_starts.py",
+    ),
+    Mutant(
+        "images that draw from one another's numbers",
+        "bench/expectations.py",
+        "_draw(draws[line],",
+        "_draw(draws[0],",
+        "check expected_gradients",
+    ),
+    Mutant(
+        "the baseline of the clean image for all views",
+        "bench/views.py",
+        "view.cell if start.of_image else None",
+        "None",
+        "tests/test_starts.py",
+    ),
+    Mutant(
+        "networks traced while others run",
+        "bench/runner.py",
+        "            method.method.inapplicable(own)\n",
+        "            pass\n",
+        "tests/test_backprop.py -k traced",
     ),
     # The run.
     Mutant(

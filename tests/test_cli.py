@@ -24,7 +24,7 @@ from support import CLASSES, conv_network, random_images
 
 from steadymap.bench import cli, store
 from steadymap.bench import methods as methods_module
-from steadymap.bench.attributions import Batch
+from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.conformance import CHECKS
 from steadymap.bench.methods import METHODS, Method
 from steadymap.bench.perturbations import PERTURBATIONS, Perturbation
@@ -546,6 +546,9 @@ def test_list_shows_every_registered_thing(steadymap: Callable[..., Done]) -> No
     assert done.code == 0
     for name in [*METHODS, *METRICS, *PERTURBATIONS, *MODELS, *CHECKS, "hands", "folder:PATH"]:
         assert name in done.out
+    for name, baseline in BASELINES.items():
+        assert name in done.out
+        assert baseline.summary
     entries: list[Method | Metric | Perturbation] = [
         *METHODS.values(),
         *METRICS.values(),
