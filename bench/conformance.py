@@ -187,7 +187,7 @@ def at_baseline(subject: Subject) -> Finding:
     """Pixels that are as in the baseline get nothing."""
     name = subject.parameter("baseline")
     if not subject.method.can("needs_baseline") or not isinstance(name, str):
-        return _inapplicable("no baseline")
+        return _inapplicable("nothing is promised about pixels of the baseline")
     batch = batch_of(known.images(IMAGES))
     patch = (slice(None), slice(None), slice(3, 7), slice(2, 9))
     mixed = batch.images.clone()
@@ -361,7 +361,7 @@ def shortcut(subject: Subject) -> Finding:
 def captum(subject: Subject) -> Finding:
     """Our own path gives captum's numbers."""
     if subject.method.method.captum is None or subject.method.adaptive:
-        return _inapplicable("captum has no such method")
+        return _inapplicable("captum has no method that is the same")
     if subject.engine == "captum":
         return _inapplicable("it is captum's already")
     network, batch = known.convolutional(), batch_of(known.images(IMAGES))
