@@ -192,7 +192,7 @@ def at_baseline(subject: Subject) -> Finding:
     """Pixels that are as in the baseline get nothing."""
     name = subject.parameter("baseline")
     if not subject.method.can("needs_baseline") or not isinstance(name, str):
-        return _inapplicable("no baseline")
+        return _inapplicable("nothing is promised about pixels of the baseline")
     if BASELINES[name].of_image:
         return _inapplicable("with other pixels the image has another baseline")
     batch = batch_of(known.images(IMAGES))
@@ -368,7 +368,7 @@ def shortcut(subject: Subject) -> Finding:
 def captum(subject: Subject) -> Finding:
     """Our own path gives captum's numbers."""
     if subject.method.method.captum is None or subject.method.adaptive:
-        return _inapplicable("captum has no such method")
+        return _inapplicable("captum has no method that is the same")
     if subject.engine == "captum":
         return _inapplicable("it is captum's already")
     network, batch = known.convolutional(), batch_of(known.images(IMAGES))

@@ -129,7 +129,8 @@ class Square(nn.Module):
         self.linear = nn.Linear(3 * SIDE**2, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.linear(images.flatten(1)).square() * torch.tensor([1.0, 2.0, 3.0])
+        squares: Tensor = self.linear(images.flatten(1)).square()
+        return squares * torch.tensor([1.0, 2.0, 3.0])
 
 
 @pytest.mark.parametrize(
