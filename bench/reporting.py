@@ -46,7 +46,9 @@ def show_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of path methods.")] = 50,
     family: Annotated[str, typer.Option(help="See `steadymap list families`.")] = "bias",
-    severity: Annotated[float, typer.Option(help="In the family's unit; see `steadymap list families`.")] = 0.3,
+    severity: Annotated[
+        float, typer.Option(help="In the family's unit; see `steadymap list families`.")
+    ] = 0.3,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     output: Annotated[Path | None, typer.Option(help="The file, .png.")] = None,
 ) -> None:
