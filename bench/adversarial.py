@@ -112,8 +112,9 @@ def ascent(classifier: Classifier, image: Tensor, target: Tensor, reference: Ten
     if not slope.requires_grad:
         return torch.zeros_like(image)
     distance = 1 - _cosine(slope.sum(dim=1), reference)
-    (found,) = torch.autograd.grad(distance, point, allow_unused=True)
-    return torch.zeros_like(image) if found is None else found
+    # Zeros where the gradient does not reach the image.
+    (found,) = torch.autograd.grad(distance, point, materialize_grads=True)
+    return found
 
 
 def smoothed(classifier: Classifier) -> Classifier:

@@ -66,13 +66,8 @@ def show(classifier: Classifier, image: ImageSet, plan: Plan, cell: Cell) -> Fig
         f"{_class_name(classifier, int(str(row[4])))} {float(str(row[5])):.0%}" for row in said
     )
     changed = "" if said[0][4] == said[1][4] else "\nchanged"
-    rows = (
-        f"clean\n{clean}",
-        (
-            f"{cell.family.replace('_', ' ')} {severity_text(cell.family, cell.severity)}"
-            f"\n{moved}{changed}"
-        ),
-    )
+    perturbed = f"{cell.family.replace('_', ' ')} {severity_text(cell.family, cell.severity)}"
+    rows = (f"clean\n{clean}", f"{perturbed}\n{moved}{changed}")
     return grid_figure(rows, columns)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from steadymap.bench import perturbations as perturbations_module
-from steadymap.bench.perturbations import PERTURBATIONS, Cell, draw_of
+from steadymap.bench.perturbations import PERTURBATIONS, Cell, draw_of, severity_text
 from steadymap.models import make_classifier
 
 IMAGE = random_images(1, 64)[0]
@@ -84,6 +84,17 @@ def test_there_are_five_levels_inside_the_bounds(name: str) -> None:
     assert list(family.severities) == sorted(family.severities)
     if low < 0:
         assert set(family.severities) == {-level for level in family.severities}
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_the_limits_have_a_unit_and_moving_families_degrees_or_shares(name: str) -> None:
+    family = PERTURBATIONS[name]
+    low, high = family.bounds
+    assert family.limits == f"{low:g} to {high:g} {family.unit}"
+    assert family.unit.split()[0] in {"in", "as"}
+    assert severity_text(name, 20.0) == ("20°" if name == "rotation" else "20")
+    if family.whole:
+        assert all(level == int(level) for level in family.severities)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
