@@ -71,7 +71,7 @@ def leaderboard(findings: Findings) -> list[Line]:
     names = short_names([*methods, *controls])
     lines = [_line(findings, metrics, spec, names[spec]) for spec in [*methods, *controls]]
     if findings.calibrates(metrics[0]):
-        lines += [_null_line(findings.calibrated, metrics, family) for family in NULLS]
+        lines += [_null_line(findings, metrics, family) for family in NULLS]
     return lines
 
 
@@ -146,8 +146,13 @@ def _coverage(records: pd.DataFrame, spec: str, metrics: list[str]) -> float:
     return float((chosen["status"] == Status.OK).mean()) if len(chosen) else np.nan
 
 
-def _null_line(calibrated: pd.DataFrame, metrics: list[str], family: str) -> Line:
-    scores = {metric: Score(null_score(calibrated, metric, family)) for metric in metrics}
+def _null_line(findings: Findings, metrics: list[str], family: str) -> Line:
+    scores = {
+        metric: Score(
+            null_score(findings.calibrated, metric, family, findings.known[metric].identity)
+        )
+        for metric in metrics
+    }
     return Line(
         f"control: {NULL_NAMES[family]}", "", control=True, scores=scores,
         ranks={}, recognised={}, completeness=None, coverage=math.nan,

@@ -24,7 +24,7 @@ from steadymap.bench.passes import (
     activation_bytes,
     shared_pass,
 )
-from steadymap.bench.perturbations import PERTURBATIONS, perturb
+from steadymap.bench.perturbations import FAMILY_SHELF, attempt
 from steadymap.bench.runner import Setup, float32, threads_each
 from steadymap.bench.views import explained, score
 from steadymap.models import Classifier
@@ -92,7 +92,7 @@ def count(setup: Setup) -> Passes:
     apart += sum(times * method.passes for method, times in setup.redraws().items())
     backward = views * shared + apart
     forward = views + apart
-    shifts = {c.severity for c in cells if PERTURBATIONS[c.family].compensated} - {0.0}
+    shifts = {c.severity for c in cells if FAMILY_SHELF.find(c.family).compensated} - {0.0}
     baselines = {
         method.baseline_name
         for method, metrics in setup.methods.items()
@@ -214,7 +214,7 @@ def _image_work(setup: Setup) -> Callable[[], int]:
     def work() -> int:
         image = setup.images.read(0).image
         for cell in cells:
-            perturb(image, cell, picture.image_id, setup.plan.seed)
+            attempt(image, cell, picture.image_id, setup.plan.seed)
         return len(cells) + 1
 
     return work

@@ -20,11 +20,12 @@ from steadymap.bench.calibration import is_control
 from steadymap.bench.costs import method_costs
 from steadymap.bench.curves import THRESHOLD, breaking_points, severity_curves
 from steadymap.bench.findings import Findings
-from steadymap.bench.names import safe_markdown, short_names
-from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
+from steadymap.bench.names import file_name, safe_markdown, short_names
+from steadymap.bench.plugins import known_metrics
+from steadymap.bench.records import CLEAN, INPUT, OVERALL, perturbed_images
 from steadymap.bench.store import read_run, write_file
 from steadymap.bench.witnesses import Gallery, read_gallery, read_steps
-from steadymap.metrics import METRICS, Status
+from steadymap.metrics import Status
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,8 +98,8 @@ class Shown:
             ConfigError: no finished run there.
         """
         records, manifest = read_run(folder)
-        findings = findings or Findings.of(records)
-        curves = severity_curves(records, findings.calibrated)
+        findings = findings or Findings.of(records, known_metrics(manifest))
+        curves = severity_curves(records, findings.calibrated, findings.known)
         return cls(
             findings,
             manifest,
@@ -276,9 +277,9 @@ def _family_grid(shown: Shown, metric: str) -> Grid:
         numbers = [_cell(Score(r["mean"], r["low"], r["high"])) if r else Cell("-") for r in found]
         return (Cell(label, key=label), *numbers)
 
-    scale = "calibrated" if calibrated else f"{METRICS[metric].better} is better"
+    scale = "calibrated" if calibrated else f"{shown.findings.known[metric].better} is better"
     return Grid(
-        f"{metric}: {METRICS[metric].summary}; {scale}",
+        f"{metric}: {shown.findings.known[metric].summary}; {scale}",
         ("method", *(family.replace("_", " ") for family in families), OVERALL),
         tuple(line(spec) for spec in methods),
         tuple(line(spec) for spec in controls),
@@ -383,7 +384,7 @@ def rank_drawings(shown: Shown) -> list[Drawing]:
                 f"Mean ranks within an image by {metric_name(metric)}; methods joined by a bar "
                 "have not been shown to differ (Nemenyi's test)"
             )
-            found.append(Drawing(f"ranks-{metric}", figure, text))
+            found.append(Drawing(f"ranks-{file_name(metric)}", figure, text))
     return found
 
 
@@ -394,7 +395,7 @@ def curve_drawings(shown: Shown) -> list[Drawing]:
 
 def _curve_metrics(shown: Shown) -> list[str]:
     every = board_metrics(shown.findings)
-    return [metric for metric in every if METRICS[metric].against == "map"]
+    return [metric for metric in every if shown.findings.known[metric].against == "map"]
 
 
 def completeness_drawings(shown: Shown) -> list[Drawing]:
@@ -415,7 +416,7 @@ def _drawn(shown: Shown, metric: str) -> list[Drawing]:
         unit = ", logits" if metric == COMPLETENESS else ""
         figure = figures.curve_figure(chosen, broken, names, label + unit)
         text = f"{label} against the severity of {family.replace('_', ' ')}, band: 95% interval"
-        found.append(Drawing(f"{metric}-{family}", figure, text))
+        found.append(Drawing(file_name(f"{metric}-{family}"), figure, text))
     return found
 
 
@@ -442,7 +443,7 @@ def fault_drawings(shown: Shown) -> list[Drawing]:
                 "the network's changed function adds"
             )
             figure = figures.fault_figure(rows, shown.names())
-            found.append(Drawing(f"fault-{metric}", figure, text))
+            found.append(Drawing(f"fault-{file_name(metric)}", figure, text))
     return found
 
 
@@ -539,6 +540,8 @@ def _frame(
     """Return a picture with its maps, and what the network says of it."""
     gallery = _kept(shown)
     said = gallery.rows.loc[place]
+    # A family that failed left no image, of which the network says nothing.
+    made = not math.isnan(said["confidence"])
     maps = [
         pictures.map_picture(gallery.maps[spec][place], signed=one)
         if gallery.known[spec][place]
@@ -548,8 +551,10 @@ def _frame(
     return {
         "picture": _pooled(pool, pictures.photo(gallery.images[place])),
         "maps": [None if png is None else _pooled(pool, png) for png in maps],
-        "says": f"{_class_name(shown.manifest, int(said['prediction']))} {said['confidence']:.0%}",
-        "changed": bool(said["prediction"] != gallery.rows.loc[clean, "prediction"]),
+        "says": f"{_class_name(shown.manifest, int(said['prediction']))} {said['confidence']:.0%}"
+        if made
+        else "no image",
+        "changed": made and bool(said["prediction"] != gallery.rows.loc[clean, "prediction"]),
     }
 
 
@@ -610,12 +615,12 @@ def _status_grid(records: pd.DataFrame) -> Grid:
 
 def _flipped_grid(findings: Findings) -> Grid:
     """Return how often the prediction changed."""
-    records = findings.records
-    pairs = records[~records["family"].isin((*REFERENCES, CLEAN))]
-    pairs = pairs.drop_duplicates(["image_id", "family", "severity", "draw"])
+    pairs = perturbed_images(findings.records)
     rows = []
     for family in findings.families():
         kept = pairs[pairs["family"] == family]["kept"]
+        if kept.empty:
+            continue
         changed = int((~kept).sum())
         rows.append(
             (

@@ -24,7 +24,8 @@ from steadymap.bench.images import DataError, ImageSet, Picture, from_tensor
 from steadymap.bench.manifest import run_id
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.passes import images_at_once
-from steadymap.bench.perturbations import Cell, perturb
+from steadymap.bench.perturbations import Cell, attempt
+from steadymap.bench.plugins import METRIC_SHELF, one_line
 from steadymap.bench.records import (
     INPUT,
     NULLS,
@@ -230,6 +231,12 @@ def prepare(classifier: Classifier, images: ImageSet, plan: Plan) -> Setup:
         images_at_once(classifier, plan.workers),
     )
     _refuse_idle_metrics(setup)
+    for method in setup.methods:
+        try:
+            method.method.inapplicable(classifier)
+        except Exception as error:  # a plug-in may raise anything; the line says what
+            reason = one_line(error)
+            raise ConfigError(f"method {method.spec}: does it apply? {reason}") from error
     return setup
 
 
@@ -389,7 +396,8 @@ def _metrics_of(
         possible.add("delta")
     if images.has_masks:
         possible.add("mask")
-    return {name: METRICS[name] for name in wanted or METRICS if METRICS[name].against in possible}
+    found = {name: METRIC_SHELF.find(name) for name in wanted or METRICS}
+    return {name: metric for name, metric in found.items() if metric.against in possible}
 
 
 def recognising(metrics: Mapping[str, Metric]) -> list[str]:
@@ -412,7 +420,7 @@ def _refuse_idle_metrics(setup: Setup) -> None:
     }
     for name in setup.plan.metric or ():
         if not any(name in metrics for metrics in setup.methods.values()):
-            reason = reasons[METRICS[name].against]
+            reason = reasons[METRIC_SHELF.find(name).against]
             raise ConfigError(f"metric: {name} cannot be had here: {reason}")
 
 
@@ -487,15 +495,20 @@ def _shown(setup: Setup, images: Tensor, ids: tuple[str, ...]) -> Iterator[Shown
     device = setup.classifier.module.mean.device
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     for cell in (CLEAN_CELL, *setup.plan.cells()):
-        shown = images
+        shown, failed = images, {}
         if cell is not CLEAN_CELL:
+            made = [
+                attempt(image, cell, image_id, setup.plan.seed)
+                for image, image_id in zip(images, ids, strict=True)
+            ]
+            failed = {place: one for place, one in enumerate(made) if isinstance(one, str)}
             shown = torch.stack(
                 [
-                    perturb(image, cell, image_id, setup.plan.seed)
-                    for image, image_id in zip(images, ids, strict=True)
+                    clean if isinstance(one, str) else one
+                    for one, clean in zip(made, images, strict=True)
                 ]
             )
-        yield Shown(cell, shown, _moved(shown, device, stream), ids, setup.plan.seed)
+        yield Shown(cell, shown, _moved(shown, device, stream), ids, setup.plan.seed, failed)
 
 
 def _moved(images: Tensor, device: torch.device, stream: torch.cuda.Stream | None) -> Tensor:
@@ -531,11 +544,13 @@ class _Scored:
         cell: the perturbation.
         predictions: B classes; None where a logit is not finite.
         scores: by method and metric.
+        failed: as in `Shown`.
     """
 
     cell: Cell
     predictions: list[int | None]
     scores: dict[str, dict[str, Scores]]
+    failed: Mapping[int, str] = field(default_factory=dict)
 
 
 class _Taking:
@@ -578,9 +593,9 @@ class _Taking:
         for method in self.setup.methods:
             rows[method.spec] = self._score(method, view)
             advance(len(view.images))
-        self.scored.append(_Scored(view.cell, predictions(view), rows))
+        self.scored.append(_Scored(view.cell, predictions(view), rows, view.failed))
         if self.keep_maps:
-            self.images.append(view.images)
+            self.images.append(_without(view.images, view.failed))
 
     def take_references(self, beside: Iterable[Reference]) -> None:
         """Hold the clean maps against others, and keep the unrelated ones for recognition."""
@@ -611,20 +626,23 @@ class _Taking:
                 scores |= self._recognised(method, scores, current)
         if self.keep_maps:
             maps = current.attributions.cpu() if isinstance(current, Explained) else None
-            self.attributions[method.spec].append(maps)
+            self.attributions[method.spec].append(
+                None if maps is None else _without(maps, view.failed)
+            )
         return scores if steps is None else scores | {STEPS: steps}
 
     def _recognised(
         self, method: BoundMethod, scores: Mapping[str, Scores], current: Explained | Failure
     ) -> dict[str, Scores]:
         """Say of each map whether it is closer to its clean self than to every unrelated map."""
+        metrics = self.setup.methods[method]
         return {
             name + RECOGNISED: (
                 current.scores()
                 if isinstance(current, Failure)
-                else recognise(METRICS[name], scores[name], self.nulls[method], current.maps)
+                else recognise(metrics[name], scores[name], self.nulls[method], current.maps)
             )
-            for name in recognising(self.setup.methods[method])
+            for name in recognising(metrics)
         }
 
     def _explain(
@@ -659,6 +677,15 @@ class _Taking:
         )
 
 
+def _without(images: Tensor, failed: Mapping[int, str]) -> Tensor:
+    """Return images or maps (B, ...), NaN where the family failed."""
+    if not failed:
+        return images
+    left = images.clone()
+    left[list(failed)] = torch.nan
+    return left
+
+
 def _held_against(
     setup: Setup, clean: Mapping[BoundMethod, Explained | Failure], reference: Reference
 ) -> _Scored:
@@ -689,13 +716,16 @@ def _records(setup: Setup, indices: Sequence[int], scored: list[_Scored]) -> Ite
         label = _label(picture, setup)
         target = scored[0].predictions[position]
         for view in scored:
-            predicted = view.predictions[position]
+            broken = view.failed.get(position)
+            predicted = None if broken else view.predictions[position]
             lost = target is None or predicted is None
             for method, by_metric in view.scores.items():
                 for metric, scores in by_metric.items():
                     value, status, detail = (
                         NO_LOGITS if lost and method != INPUT else scores.at(position)
                     )
+                    if broken:
+                        value, status, detail = math.nan, Status.ERROR, broken
                     yield Record(
                         image_id=picture.image_id,
                         label=label,

@@ -21,9 +21,9 @@ from steadymap.bench.calibration import (
 )
 from steadymap.bench.findings import Findings
 from steadymap.bench.names import short_names
-from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
+from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES, perturbed_images
 from steadymap.bench.summary import CONFIDENCE, ROUGH_BELOW
-from steadymap.metrics import METRICS, Status
+from steadymap.metrics import Status
 
 
 def tables(findings: Findings) -> list[tuple[str, Table]]:
@@ -36,7 +36,7 @@ def tables(findings: Findings) -> list[tuple[str, Table]]:
         )
         found.append((title, _leaderboard(findings)))
     for name in findings.metrics():
-        metric = METRICS[name]
+        metric = findings.known[name]
         scale = "calibrated" if name in calibrated else f"{metric.better} is better"
         found.append((f"{name}: {metric.summary}; {scale}", _metric_table(name, findings)))
     faults = findings.faults[findings.faults["severity"].isna()]
@@ -154,7 +154,8 @@ def _metric_table(name: str, findings: Findings) -> Table:
         line.append(_coverage(findings.records, spec, [name]))
         table.add_row(_label(names[spec], spec), *line, style="dim" if spec in controls else None)
     table.add_section()
-    kept = [_kept(values, family) for family in families]
+    made = perturbed_images(findings.records)
+    kept = [_kept(made, family) for family in families]
     table.add_row("prediction kept", *kept, style="dim")
     return table
 
@@ -191,12 +192,11 @@ def _fault_table(findings: Findings, faults: pd.DataFrame) -> Table:
     return table
 
 
-def _kept(values: pd.DataFrame, family: str) -> str:
+def _kept(images: pd.DataFrame, family: str) -> str:
     if family == CLEAN:
         return ""
-    pairs = values[values["family"] == family]
-    cells = pairs.drop_duplicates(["image_id", "severity", "draw"])
-    return percent(float(cells["kept"].mean()))
+    cells = images[images["family"] == family]
+    return percent(float(cells["kept"].mean())) if len(cells) else "-"
 
 
 def footnotes(findings: Findings) -> list[str]:

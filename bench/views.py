@@ -16,7 +16,7 @@ from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.methods import BoundMethod, Engine
 from steadymap.bench.passes import Pass, is_out_of_memory, shared_pass
 from steadymap.bench.paths import NestedPath, points_at
-from steadymap.bench.perturbations import PERTURBATIONS, Cell
+from steadymap.bench.perturbations import FAMILY_SHELF, Cell
 from steadymap.metrics import Maps, Metric, Scores, Status, TensorMaps, evaluate
 from steadymap.metrics.maps import Array
 from steadymap.models import Classifier
@@ -70,6 +70,7 @@ class Shown:
         on_device: the same where the classifier is.
         image_ids: B ids.
         seed: the run's seed.
+        failed: by place in the batch, why the family made no image; the clean one is in its place.
     """
 
     cell: Cell
@@ -77,6 +78,7 @@ class Shown:
     on_device: Tensor
     image_ids: tuple[str, ...]
     seed: int
+    failed: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class View:
         classifier: the one to explain; the shifted one in a compensated family.
         seen: the pass that methods share, with the logits (B, K).
         failure: why the pass has no more than its logits; None where it has.
+        failed: as in `Shown`.
     """
 
     cell: Cell
@@ -98,6 +101,7 @@ class View:
     classifier: Classifier
     seen: Pass
     failure: Failure | None
+    failed: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def logits(self) -> Tensor:
@@ -204,7 +208,7 @@ def look(worker: Worker, shown: Shown, targets: Tensor | None) -> View:
         targets: (B,), the classes explained; None takes those predicted.
     """
     classifier = worker.classifier
-    family = PERTURBATIONS.get(shown.cell.family)
+    family = FAMILY_SHELF.known(shown.cell.family)
     if family is not None and family.compensated:
         classifier = classifier.shifted(shown.cell.severity)
     reads = {
@@ -225,7 +229,7 @@ def look(worker: Worker, shown: Shown, targets: Tensor | None) -> View:
                 lambda at_once: shared_pass(classifier, shown.on_device, targets, (), at_once)
             )
     batch = Batch(shown.on_device, seen.targets, shown.image_ids, shown.seed, worker.at_once)
-    return View(shown.cell, shown.images, batch, classifier, seen, failure)
+    return View(shown.cell, shown.images, batch, classifier, seen, failure, shown.failed)
 
 
 def explain(worker: Worker, method: BoundMethod, view: View) -> Explained | Failure:
@@ -247,9 +251,9 @@ def explain(worker: Worker, method: BoundMethod, view: View) -> Explained | Fail
                         method, view.classifier, replace(view.batch, at_once=at_once), worker.engine
                     )
                 )
+            return explained(attributions, size)
         except Exception as error:  # noqa: BLE001 - a method may raise anything; its records say what
             return _error(error, size)
-    return explained(attributions, size)
 
 
 def _by_parts(method: BoundMethod, classifier: Classifier, batch: Batch, engine: Engine) -> Tensor:
@@ -265,8 +269,11 @@ def _by_parts(method: BoundMethod, classifier: Classifier, batch: Batch, engine:
     )
 
 
-def explained(attributions: Tensor, size: int) -> Explained | Failure:
+def explained(attributions: object, size: int) -> Explained | Failure:
     """Return attributions of that many images with their maps, or what is wrong with them."""
+    if not isinstance(attributions, Tensor):
+        reason = f"returned {type(attributions).__name__}, expected a tensor"
+        return Failure(Status.ERROR, reason, size)
     if attributions.ndim != 4 or len(attributions) != size:  # noqa: PLR2004 - (B, C, h, w)
         shape = tuple(attributions.shape)
         reason = f"returned shape {shape}, expected ({size}, channels, height, width)"
