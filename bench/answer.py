@@ -22,7 +22,8 @@ def answer(findings: Findings) -> list[str]:
 
 def metric_name(metric: str) -> str:
     """Return how a sentence calls a metric."""
-    return NAMES.get(metric, metric.replace("_", " "))
+    # `package.module:name` is a place, and no words.
+    return NAMES.get(metric, metric if ":" in metric else metric.replace("_", " "))
 
 
 def _who_held(findings: Findings) -> str:

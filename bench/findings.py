@@ -15,7 +15,8 @@ from steadymap.bench.faults import whose_fault
 from steadymap.bench.names import file_name
 from steadymap.bench.plugins import known_metrics
 from steadymap.bench.ranks import difference_figure, rank_methods, save_diagram
-from steadymap.bench.records import CLEAN, NULLS, REFERENCES
+from steadymap.bench.records import CLEAN, INPUT, NULLS, RECOGNISED, REFERENCES
+from steadymap.bench.runner import STEPS
 from steadymap.bench.summary import full_summary
 from steadymap.metrics import Metric
 
@@ -70,6 +71,12 @@ class Findings:
         """Return the metrics of the run that have a table: the headlines, or its first."""
         present = [name for name in self.known if name in set(self.summary["metric"])]
         return [name for name in HEADLINES if name in present] or present[:1]
+
+    def unknown(self) -> list[str]:
+        """Return the metrics of the records of which nobody says how to read them."""
+        plain = self.records[self.records["method"] != INPUT]["metric"].astype(str)
+        names = plain.str.removesuffix(RECOGNISED).unique().tolist()
+        return [name for name in names if name not in self.known and name != STEPS]
 
     def calibrates(self, metric: str) -> bool:
         """Whether a metric has calibrated scores."""

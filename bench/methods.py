@@ -336,7 +336,8 @@ def _as_method(found: object) -> Method:
     """
     if not isinstance(found, Method):
         check_function(found, "classifier, batch")
-        return Method(cast("Callable[..., Tensor]", found), summary_of(found), YOUR_OWN)
+        explain = cast("Callable[..., Tensor]", found)
+        return Method(explain, summary_of(found), YOUR_OWN, degree=None)
     check_function(found.explain, "classifier, batch")
     _check_promises(BoundMethod("", found, tuple(_defaults(found).items())))
     return found

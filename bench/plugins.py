@@ -319,7 +319,10 @@ def known_metrics(*manifests: Mapping[str, Any]) -> dict[str, Metric]:
     """
     found = {} if manifests else METRIC_SHELF.loaded()
     for manifest in manifests:
-        for name, described in (manifest.get("own_metrics") or {}).items():
+        own = manifest.get("own_metrics") or {}
+        if not isinstance(own, Mapping):
+            raise PluginError("own_metrics: the manifest does not describe metrics")
+        for name, described in own.items():
             try:
                 given = {**described, "compute": _elsewhere}
                 found[name] = TypeAdapter(Metric).validate_python(given)

@@ -211,6 +211,10 @@ def footnotes(findings: Findings) -> list[str]:
     ]
     if images < ROUGH_BELOW:
         notes.append(f"below {ROUGH_BELOW} images the intervals are rough")
+    notes += [
+        f"{name}: left out, because neither we nor the manifest say how to read it"
+        for name in findings.unknown()
+    ]
     notes += _notes_on_calibration(findings)
     maps = records[(records["method"] != INPUT) & ~records["family"].isin(REFERENCES)]
     maps = maps[[not is_control(str(spec)) for spec in maps["method"]]]
