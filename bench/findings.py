@@ -18,7 +18,7 @@ from steadymap.bench.ranks import difference_figure, rank_methods, save_diagram
 from steadymap.bench.records import CLEAN, INPUT, NULLS, RECOGNISED, REFERENCES
 from steadymap.bench.runner import STEPS
 from steadymap.bench.summary import full_summary
-from steadymap.metrics import Metric
+from steadymap.metrics import METRICS, Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,9 +68,11 @@ class Findings:
         )
 
     def metrics(self) -> list[str]:
-        """Return the metrics of the run that have a table: the headlines, or its first."""
+        """Return the metrics of the run that have a table: headlines and plug-ins, or its first."""
         present = [name for name in self.known if name in set(self.summary["metric"])]
-        return [name for name in HEADLINES if name in present] or present[:1]
+        # A plug-in is there because somebody asked for it.
+        asked = [name for name in present if name not in METRICS]
+        return [name for name in HEADLINES if name in present] + asked or present[:1]
 
     def unknown(self) -> list[str]:
         """Return the metrics of the records of which nobody says how to read them."""

@@ -55,7 +55,8 @@ def run_id(plan: Plan, classifier: Classifier, images: ImageSet) -> str:
 
 
 def _identity(plan: Plan, classifier: Classifier, images: ImageSet) -> dict[str, Any]:
-    return {
+    plugins = _plugins(plan, classifier)
+    return ({"plugins": plugins} if plugins else {}) | {
         "schema": SCHEMA_VERSION,
         "steadymap": importlib.metadata.version("steadymap"),
         "methods": [method.spec for method in plan.bound_methods()],
@@ -142,14 +143,14 @@ def make_manifest(
     }
 
 
-def _plugins(experiment: Experiment, classifier: Classifier) -> dict[str, str]:
+def _plugins(plan: Plan, classifier: Classifier) -> dict[str, str]:
     """Return the plug-ins of a run, with their distribution and its version."""
-    methods = [method.spec.partition(":")[0] for method in experiment.bound_methods()]
+    methods = [method.spec.partition(":")[0] for method in plan.bound_methods()]
     places = [":".join(name.rsplit(".", 1)) for name in methods]
     asked: tuple[tuple[Shelf[Any], list[str]], ...] = (
         (METHOD_SHELF, places),
-        (FAMILY_SHELF, list(experiment.family)),
-        (METRIC_SHELF, list(experiment.metric or ())),
+        (FAMILY_SHELF, list(plan.family)),
+        (METRIC_SHELF, list(plan.metric or ())),
         (MODEL_SHELF, [classifier.name]),
     )
     return {

@@ -26,6 +26,7 @@ from torch import Tensor
 from steadymap.bench import plugins
 from steadymap.bench.config import ConfigError, Plan, make_experiment
 from steadymap.bench.findings import Findings
+from steadymap.bench.manifest import run_id
 from steadymap.bench.methods import METHOD_SHELF, METHODS, bind_method
 from steadymap.bench.perturbations import FAMILY_SHELF, PERTURBATIONS, Cell, attempt
 from steadymap.bench.plugins import (
@@ -380,7 +381,7 @@ def test_results_are_read_without_their_plug_ins(used: Used, read: list[Done]) -
         assert done.code == 0, done.err
         assert done.loaded == [], "nothing is imported for a name in a file"
     page = (used.folder / "page.html").read_text()
-    assert "share of pixels whose sign stays" in page
+    assert "share of pixels whose sign stays; calibrated" in page
     assert "gradient_power" in page
     text = (used.folder / "own" / "report.md").read_text()
     assert "own\\_things.gradient\\_power" in text
@@ -815,3 +816,34 @@ def test_a_complete_plug_in_names_its_baseline() -> None:
     promising = replace(promising, capabilities=lambda _: frozenset({"complete"}))
     with pytest.raises(TypeError, match="is complete has a parameter baseline: black"):
         METHOD_SHELF.adapt(promising)
+
+
+SHIFTED = replace(PERTURBATIONS["compensated_bias"], summary="of mine")
+
+
+def test_what_a_family_of_your_own_declares_holds(
+    module: str, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FAMILY_SHELF, "_found", {})
+    name = f"{module}:SHIFTED"
+    plan = Plan(
+        method=("gradient",), family=(name,), metric=("relative_l2",), controls=False, nulls=0
+    )
+    assert plan.severities()[name] == PERTURBATIONS["compensated_bias"].severities
+    records = run(classifier, image_set(2), plan)
+    moved = pick(records, metric="relative_l2")
+    assert len(moved) == 2 * len(SHIFTED.severities)
+    assert moved["value"].max() < 1e-5, "the classifier takes the shift off"
+    with pytest.raises(ConfigError, match="takes -1 to 1 in image units, got 2"):
+        make_experiment([{"family": name, "severity": [2]}])
+
+
+def test_a_run_is_named_after_its_plug_ins_too(
+    module: str, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FAMILY_SHELF, "_found", {})
+    plan = Plan(family=(f"{module}:SHIFTED",), method=("gradient",))
+    first = run_id(plan, classifier, image_set(2))
+    found = FAMILY_SHELF._found[f"{module}:SHIFTED"]  # noqa: SLF001 - another version is installed
+    FAMILY_SHELF._found[f"{module}:SHIFTED"] = replace(found, source="mine 2.0")  # noqa: SLF001
+    assert run_id(plan, classifier, image_set(2)) != first
