@@ -6,12 +6,11 @@ import math
 
 import pandas as pd
 
-from steadymap.bench.board import Line, board_metrics, leaderboard, percent, significant
+from steadymap.bench.board import Line, board_metrics, is_probe, leaderboard, percent, significant
 from steadymap.bench.calibration import UNRESOLVABLE, is_control
 from steadymap.bench.findings import Findings
-from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
+from steadymap.bench.records import INPUT, OVERALL, REFERENCES, perturbed_images
 from steadymap.bench.summary import ROUGH_BELOW
-from steadymap.metrics import METRICS, PROBES
 
 NAMES = {"ssim": "SSIM", "spearman": "rank correlation"}
 
@@ -23,7 +22,8 @@ def answer(findings: Findings) -> list[str]:
 
 def metric_name(metric: str) -> str:
     """Return how a sentence calls a metric."""
-    return NAMES.get(metric, metric.replace("_", " "))
+    # `package.module:name` is a place, and no words.
+    return NAMES.get(metric, metric if ":" in metric else metric.replace("_", " "))
 
 
 def _who_held(findings: Findings) -> str:
@@ -34,12 +34,12 @@ def _who_held(findings: Findings) -> str:
     numbered = [line for line in lines if not math.isnan(line.scores[first].value)]
     if not numbered:
         return f"On {images} images no method has a score by {metric_name(first)}."
-    if METRICS[first].better == "lower" and not findings.calibrates(first):
+    if findings.known[first].better == "lower" and not findings.calibrates(first):
         numbered = sorted(numbered, key=lambda line: line.scores[first].value)
     elif not findings.calibrates(first):
         numbered = sorted(numbered, key=lambda line: -line.scores[first].value)
     best, worst = numbered[0], numbered[-1]
-    if METRICS[first].against != "map":
+    if findings.known[first].against != "map":
         # Says nothing of steadiness.
         text = f"On {images} images {best.label} has the best {metric_name(first)}"
         text += f" ({_number(best, first)})"
@@ -69,7 +69,7 @@ def _who_held(findings: Findings) -> str:
 
 def _number(line: Line, metric: str) -> str:
     score = line.scores[metric]
-    if METRICS[metric].against in PROBES:
+    if is_probe(metric):
         return significant(score.value)
     if math.isnan(score.low):
         return f"{score.value:.2f}"
@@ -78,13 +78,14 @@ def _number(line: Line, metric: str) -> str:
 
 def kept_share(records: pd.DataFrame) -> tuple[float, int]:
     """Return how often the prediction stayed, and of how many perturbed images."""
-    chosen = records[~records["family"].isin((*REFERENCES, CLEAN))]
-    pairs = chosen.drop_duplicates(["image_id", "family", "severity", "draw"])
+    pairs = perturbed_images(records)
     return float(pairs["kept"].mean()), len(pairs)
 
 
 def _what_moved(findings: Findings) -> str:
     share, pairs = kept_share(findings.records)
+    if not pairs:
+        return "No image was perturbed: every family failed."
     text = f"The prediction stayed on {percent(share)} of {pairs:,} perturbed images"
     faults = findings.faults
     rows = faults[faults["severity"].isna() & faults["network_share"].notna()]
@@ -113,7 +114,7 @@ def _what_is_uncertain(findings: Findings) -> str:
     images = findings.records["image_id"].nunique()
     parts = []
     metrics = board_metrics(findings)
-    if findings.calibrated.empty and METRICS[metrics[0]].against == "map":
+    if findings.calibrated.empty and findings.known[metrics[0]].against == "map":
         parts.append("scores are raw: unrelated maps may score as high")
     if images < ROUGH_BELOW:
         parts.append(f"with fewer than {ROUGH_BELOW} images the intervals are rough")
@@ -126,7 +127,7 @@ def _what_is_uncertain(findings: Findings) -> str:
         if without:
             parts.append(f"{_listed(without)} without a number by {metric_name(metric)}")
     parts += _fickle(findings, metrics[0])
-    lost = _lost(findings.records)
+    lost = _lost(findings)
     if lost:
         parts.append(f"{percent(lost)} of the scores have no number, with the reasons below")
     if parts:
@@ -159,9 +160,10 @@ def _fickle(findings: Findings, metric: str) -> list[str]:
     return [*parts, *([f"{_listed(still)} moved no more than rounding does"] if still else [])]
 
 
-def _lost(records: pd.DataFrame) -> float:
+def _lost(findings: Findings) -> float:
     """Return the share of the methods' scores without a number."""
-    names = {name for name in records["metric"].unique() if name in METRICS}
+    records = findings.records
+    names = {name for name in records["metric"].unique() if name in findings.known}
     chosen = records[
         (records["method"] != INPUT)
         & ~records["family"].isin(REFERENCES)

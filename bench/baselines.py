@@ -18,10 +18,11 @@ from steadymap.bench.config import ConfigError
 from steadymap.bench.costs import seconds_by_part
 from steadymap.bench.manifest import fingerprint, write_json
 from steadymap.bench.names import nearest
+from steadymap.bench.plugins import known_metrics
 from steadymap.bench.records import INPUT, RECOGNISED, REFERENCES, SCHEMA_VERSION
 from steadymap.bench.store import MANIFEST, RECORDS, make_folder, read_run
 from steadymap.bench.views import SHARED
-from steadymap.metrics import METRICS, Status
+from steadymap.metrics import Metric, Status
 
 BASELINES_FOLDER = Path("results") / "baselines"
 SCORES = "scores.csv"
@@ -65,18 +66,24 @@ class Side:
     ratios: Mapping[str, float]
 
 
-def image_scores(records: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+def image_scores(
+    records: pd.DataFrame,
+    metrics: Sequence[str] | None = None,
+    readable: Mapping[str, Metric] | None = None,
+) -> pd.DataFrame:
     """Average records within an image: the scores of a `Side`, sorted.
 
     Args:
         records: of a run.
         metrics: which to take; None takes all of methods, with what says whether maps are
             recognised by them.
+        readable: the metrics whose values can be read; left out, ours and those that are loaded.
     """
     kept = ~records["family"].isin(REFERENCES) & (records["method"] != INPUT)
     kept &= ~records["method"].astype(str).map(is_control)
     chosen = records[kept].astype(dict.fromkeys(KEY, str))
-    known = chosen["metric"].str.removesuffix(RECOGNISED).isin(METRICS)
+    every = known_metrics() if readable is None else readable
+    known = chosen["metric"].str.removesuffix(RECOGNISED).isin(every)
     chosen = chosen[known if metrics is None else chosen["metric"].isin(metrics)]
     valid = chosen["status"] == Status.OK.value
     groups = chosen.assign(value=chosen["value"].where(valid), valid=valid).groupby(KEY)
@@ -94,7 +101,7 @@ def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
     """
     if (folder / RECORDS).is_file():
         records, manifest = read_run(folder)
-        scores = image_scores(records, metrics)
+        scores = image_scores(records, metrics, known_metrics(manifest))
         if scores["value"].notna().sum() == 0:
             raise ConfigError(f"{folder}: the run has no scores to compare")
         ratios = _time_ratios(folder, manifest["methods"])
@@ -188,7 +195,8 @@ def save_baseline(
     folder = baseline_folder(name, root)
     if not (run / RECORDS).is_file():
         raise ConfigError(f"{run} holds no finished run ({RECORDS} and {MANIFEST})")
-    known = [*METRICS, *(name + RECOGNISED for name in METRICS)]
+    named = known_metrics(read_run(run)[1])
+    known = [*named, *(name + RECOGNISED for name in named)]
     for metric in metrics:
         if metric not in known:
             raise ConfigError(f"metric: unknown name {metric!r}; {nearest(metric, known)}")

@@ -75,7 +75,7 @@ def leaderboard(findings: Findings) -> list[Line]:
     names = short_names([*methods, *controls])
     lines = [_line(findings, metrics, spec, names[spec]) for spec in [*methods, *controls]]
     if findings.calibrates(metrics[0]):
-        lines += [_null_line(findings.calibrated, metrics, family) for family in NULLS]
+        lines += [_null_line(findings, metrics, family) for family in NULLS]
     return lines
 
 
@@ -175,8 +175,12 @@ def _mean(summary: pd.DataFrame, spec: str, metric: str) -> Score | None:
 
 def _whole(metric: str) -> str:
     """Return the family whose mean stands for all that a metric says."""
-    known = metric in METRICS and METRICS[metric].against in PROBES
-    return CLEAN if known else OVERALL
+    return CLEAN if is_probe(metric) else OVERALL
+
+
+def is_probe(metric: str) -> bool:
+    """Return whether a metric is one of ours that is of the clean image alone, with the network."""
+    return metric in METRICS and METRICS[metric].against in PROBES
 
 
 def _coverage(records: pd.DataFrame, spec: str, metrics: list[str]) -> float:
@@ -189,8 +193,13 @@ def _coverage(records: pd.DataFrame, spec: str, metrics: list[str]) -> float:
     return float((chosen["status"] == Status.OK).mean()) if len(chosen) else np.nan
 
 
-def _null_line(calibrated: pd.DataFrame, metrics: list[str], family: str) -> Line:
-    scores = {metric: Score(null_score(calibrated, metric, family)) for metric in metrics}
+def _null_line(findings: Findings, metrics: list[str], family: str) -> Line:
+    scores = {
+        metric: Score(
+            null_score(findings.calibrated, metric, family, findings.known[metric].identity)
+        )
+        for metric in metrics
+    }
     return Line(
         f"control: {NULL_NAMES[family]}", "", control=True, scores=scores,
         ranks={}, recognised={}, completeness=None, coverage=math.nan,

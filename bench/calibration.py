@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from steadymap.bench.methods import METHODS
+from steadymap.bench.plugins import known_metrics
 from steadymap.bench.records import (
     CLEAN,
     NULLS,
@@ -22,7 +23,7 @@ from steadymap.bench.records import (
     REFERENCES,
 )
 from steadymap.bench.summary import ratio_intervals
-from steadymap.metrics import METRICS, Status
+from steadymap.metrics import METRICS, Metric, Status
 
 # Where unrelated maps are this close to a perfect score, the score says nothing.
 LEAST_ROOM = 0.05
@@ -71,11 +72,23 @@ class Instability:
     by_image: pd.DataFrame
 
     @classmethod
-    def of(cls, records: pd.DataFrame) -> Instability:
-        """Take it from the records of every metric that compares two maps."""
-        compared = [name for name, metric in METRICS.items() if metric.against == "map"]
-        chosen = records[records["metric"].isin(compared) & (records["status"] == Status.OK.value)]
-        identity = chosen["metric"].astype(str).map(lambda name: METRICS[name].identity)
+    def of(cls, records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None) -> Instability:
+        """Take it from the records of every metric that compares two maps.
+
+        One of which nobody knows what a perfect score is has no distance from it, and is left out.
+
+        Args:
+            records: of a run.
+            metrics: those whose values can be read; left out, ours and those that are loaded.
+        """
+        perfect = {
+            name: metric.identity
+            for name, metric in (known_metrics() if metrics is None else metrics).items()
+            if metric.against == "map" and metric.identity is not None
+        }
+        compared = records["metric"].isin(perfect)
+        chosen = records[compared & (records["status"] == Status.OK.value)]
+        identity = chosen["metric"].astype(str).map(perfect)
         distance = (chosen["value"] - identity.astype(float)).abs()
         table = chosen.assign(distance=distance).pivot_table(
             values="distance",
@@ -133,7 +146,7 @@ def _mean_of_known(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return mean
 
 
-def calibrate(records: pd.DataFrame) -> pd.DataFrame:
+def calibrate(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None) -> pd.DataFrame:
     """Calibrate every score of a metric that compares two maps.
 
     With the null the better of two means, that of the score of an image's clean map against other
@@ -147,6 +160,7 @@ def calibrate(records: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         records: of a run with `nulls` of 1 or more.
+        metrics: those whose values can be read; left out, ours and those that are loaded.
 
     Returns:
         One row a method, family and metric, with `overall` for the mean over the families. `score`
@@ -158,7 +172,8 @@ def calibrate(records: pd.DataFrame) -> pd.DataFrame:
         their clean self than to every unrelated one, `chance` what it would be of maps that had
         forgotten their image. `null_images` is how many images the scarcer null rests on.
     """
-    unstable = Instability.of(records)
+    metrics = known_metrics() if metrics is None else metrics
+    unstable = Instability.of(records, metrics)
     chances = _chances(records)
     rates = _rates(records)
     rows: list[dict[str, object]] = []
@@ -178,7 +193,7 @@ def calibrate(records: pd.DataFrame) -> pd.DataFrame:
                     "family": family,
                     "metric": metric,
                     "control": is_control(method),
-                    **_raw(worth, metric),
+                    **_raw(worth, metrics[metric]),
                     "other_seed": worth.calibrated(redrawn[np.isfinite(redrawn)]),
                     "recognised": rates.get(key, np.nan),
                     "chance": chances.get((method, metric), np.nan),
@@ -255,12 +270,11 @@ def _worth(sample: NDArray[np.float64], floor: float) -> _Worth:
     return _Worth(len(scores), mean, (means[0], means[1]), scarcer, floor)
 
 
-def _raw(worth: _Worth, metric: str) -> dict[str, object]:
+def _raw(worth: _Worth, metric: Metric) -> dict[str, object]:
     """Return the columns of one row that need no resampling, on the metric's own scale."""
-    entry = METRICS[metric]
-    perfect = entry.identity or 0.0
+    perfect = metric.identity or 0.0
     # Where a larger value is better, all others lie below the perfect score.
-    sign = -1.0 if entry.better == "higher" else 1.0
+    sign = -1.0 if metric.better == "higher" else 1.0
     return {
         "images": worth.images,
         "score": perfect + sign * worth.mean,
@@ -316,13 +330,16 @@ def order(calibrated: pd.DataFrame, metric: str, specs: Sequence[str]) -> list[s
     return sorted(specs, key=lambda spec: -np.nan_to_num(score.get(spec, np.nan), nan=-np.inf))
 
 
-def null_score(calibrated: pd.DataFrame, metric: str, family: str) -> float:
+def null_score(
+    calibrated: pd.DataFrame, metric: str, family: str, perfect: float | None = None
+) -> float:
     """Return the calibrated score of a null itself, at most 0: the mean over the methods.
 
     Args:
         calibrated: as `calibrate` returns it.
         metric: which metric.
         family: one of `NULLS`.
+        perfect: the metric's value of a map compared with itself; left out, that of our metric.
     """
     rows = calibrated[
         (calibrated["metric"] == metric)
@@ -330,6 +347,7 @@ def null_score(calibrated: pd.DataFrame, metric: str, family: str) -> float:
         & ~calibrated["control"]
         & calibrated["calibrated"].notna()
     ]
-    perfect = METRICS[metric].identity or 0.0
+    if perfect is None:
+        perfect = METRICS[metric].identity or 0.0
     scores = 1 - (rows[family] - perfect).abs() / (rows["null"] - perfect).abs()
     return float(scores.mean()) if len(rows) else np.nan

@@ -6,6 +6,7 @@ import importlib.metadata
 import re
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -66,11 +67,19 @@ from steadymap.bench.manifest import (
     run_id,
     write_json,
 )
-from steadymap.bench.methods import METHODS
+from steadymap.bench.methods import METHOD_SHELF, METHODS
 from steadymap.bench.names import nearest
 from steadymap.bench.passes import activation_bytes
-from steadymap.bench.perturbations import PERTURBATIONS
+from steadymap.bench.perturbations import FAMILY_SHELF, PERTURBATIONS, Perturbation
 from steadymap.bench.planner import count, estimate, estimate_table
+from steadymap.bench.plugins import (
+    METRIC_SHELF,
+    MODEL_SHELF,
+    PluginError,
+    known_metrics,
+    load_model,
+    summary_of,
+)
 from steadymap.bench.records import Source
 from steadymap.bench.reporting import report_command, show_command, write_report
 from steadymap.bench.runner import INPUT_METRICS, Setup, measure, prepare
@@ -86,8 +95,8 @@ from steadymap.bench.timing import (
 )
 from steadymap.bench.train import Recipe, save, train
 from steadymap.bench.witnesses import keep_witnesses
-from steadymap.metrics import METRICS, Status
-from steadymap.models import MODEL_FORMS, MODELS, Classifier, ModelError, load_classifier
+from steadymap.metrics import METRICS, Metric, Status
+from steadymap.models import MODEL_FORMS, MODELS, Classifier, ModelError
 
 # Each worker holds activations of its own.
 MOST_WORKERS = 4
@@ -229,7 +238,7 @@ def _prepare(experiment: Experiment) -> tuple[Experiment, Setup]:
     device = _device(experiment.device)
     if experiment.threads:
         torch.set_num_threads(experiment.threads)
-    classifier = load_classifier(experiment.model, experiment.weights, device)
+    classifier = load_model(experiment.model, experiment.weights, device)
     images = open_images(experiment.data, classifier.framing, experiment.split, experiment.limit)
     for name, reason in images.excluded:
         say(f"excluded: {name}: {reason}")
@@ -321,7 +330,7 @@ def _measure(setup: Setup, taking: store.Recorder, *, keep_maps: bool) -> None:
 def _report(folder: Path, setup: Setup, *, page: bool) -> None:
     """Summarise a finished run, print its tables, make its page and say where everything is."""
     records, manifest = store.read_run(folder)
-    findings = Findings.of(records)
+    findings = Findings.of(records, known_metrics(manifest))
     findings.write(folder)
     console = console_of()
     for title, table in tables(findings):
@@ -457,12 +466,16 @@ app.command("show")(show_command)
 def check_command(
     method: Annotated[
         list[str] | None,
-        typer.Argument(help="NAME:key=value,... or your own package.module.function; or all."),
+        typer.Argument(help="NAME:key=value,... or your own package.module:function; or all."),
     ] = None,
     engine: Annotated[str, typer.Option(help="own, or captum.")] = "own",
 ) -> None:
     """Check that methods are what they say they are; exit with 1 if one is not."""
-    given = {"method": method or list(registered()), "engine": engine, "controls": False}
+    given = {
+        "method": method or [*registered(), *METHOD_SHELF.installed()],
+        "engine": engine,
+        "controls": False,
+    }
     bound = make_experiment([given]).bound_methods()
     findings: dict[str, dict[str, Finding]] = {}
     for one in bound:
@@ -487,60 +500,89 @@ def list_command(
     ] = None,
 ) -> None:
     """Show what there is, with a line on each and its source."""
-    sections = _sections()
-    if what is not None and what not in sections:
-        raise ConfigError(f"unknown list {what!r}; {nearest(what, sections)}")
+    if what is not None and what not in SECTIONS:
+        raise ConfigError(f"unknown list {what!r}; {nearest(what, SECTIONS)}")
     console = console_of()
-    for title, rows in sections.items():
+    for title, section in SECTIONS.items():
         if what in (None, title):
             table = Table(title=title, title_justify="left", title_style="bold", box=None)
             last = "needs" if title == "experiments" else "source"
             for column in ("name", "what it is", last):
                 table.add_column(column, overflow="fold")
-            for row in rows:
+            for row in section():
                 table.add_row(*(escape(text) for text in row))
             console.print(table)
             console.print()
 
 
-def _sections() -> dict[str, list[tuple[str, str, str]]]:
-    """Return the rows (name, line, source) of each registry."""
-    return {
-        "experiments": [
-            (name + " (default)" * (name == DEFAULT_EXPERIMENT), about.summary, about.limits)
-            for name, about in ((name, about_experiment(name)) for name in experiment_names())
-        ],
-        "models": [(name, model.summary, model.source) for name, model in MODELS.items()]
-        + [(form, text, "") for form, text in MODEL_FORMS.items()],
-        "data": [(form, text, "") for form, text in DATA_FORMS.items()],
-        "families": [
-            (
-                name,
-                f"{family.summary} ({family.limits})",
-                family.source,
-            )
-            for name, family in PERTURBATIONS.items()
-        ],
-        "methods": [(name, method.summary, method.source) for name, method in METHODS.items()],
-        "baselines": [(name, one.summary, one.source) for name, one in BASELINES.items()],
-        "metrics": [
-            (
-                name,
-                f"{metric.summary}; {metric.better} is better"
-                + ("; costly: runs where it is named" if metric.costly else ""),
-                metric.source,
-            )
-            for name, metric in METRICS.items()
-        ]
-        + [(name, f"{text}; always recorded", "") for name, text in INPUT_METRICS.items()],
-        "checks": [(name, check.summary, check.source) for name, check in CHECKS.items()],
-    }
+Row = tuple[str, str, str]
+
+
+def _family_row(name: str, family: Perturbation, source: str) -> Row:
+    span = f" ({family.limits})" if family.severities else "; give its severities"
+    return name, family.summary + span, source
+
+
+def _metric_row(name: str, metric: Metric, source: str) -> Row:
+    costly = "; costly: runs where it is named" if metric.costly else ""
+    return name, f"{metric.summary}; {metric.better} is better{costly}", source
+
+
+def _experiments() -> list[Row]:
+    return [
+        (name + " (default)" * (name == DEFAULT_EXPERIMENT), about.summary, about.limits)
+        for name, about in ((name, about_experiment(name)) for name in experiment_names())
+    ]
+
+
+def _models() -> list[Row]:
+    rows = [(name, model.summary, model.source) for name, model in MODELS.items()]
+    rows += [
+        (name, summary_of(found.entry), found.source)
+        for name, found in MODEL_SHELF.installed().items()
+    ]
+    return [*rows, *((form, text, "") for form, text in MODEL_FORMS.items())]
+
+
+def _families() -> list[Row]:
+    rows = [_family_row(name, one, one.source) for name, one in PERTURBATIONS.items()]
+    plugged = FAMILY_SHELF.installed().items()
+    return [*rows, *(_family_row(name, one.entry, one.source) for name, one in plugged)]
+
+
+def _methods() -> list[Row]:
+    rows = [(name, method.summary, method.source) for name, method in METHODS.items()]
+    plugged = METHOD_SHELF.installed().items()
+    return [*rows, *((name, one.entry.summary, one.source) for name, one in plugged)]
+
+
+def _metrics() -> list[Row]:
+    rows = [_metric_row(name, metric, metric.source) for name, metric in METRICS.items()]
+    plugged = METRIC_SHELF.installed().items()
+    rows += [_metric_row(name, one.entry, one.source) for name, one in plugged]
+    return [
+        *rows,
+        *((name, f"{text}; always recorded", "") for name, text in INPUT_METRICS.items()),
+    ]
+
+
+# Each is looked up when it is shown: plug-ins are loaded for it.
+SECTIONS: dict[str, Callable[[], list[Row]]] = {
+    "experiments": _experiments,
+    "models": _models,
+    "data": lambda: [(form, text, "") for form, text in DATA_FORMS.items()],
+    "families": _families,
+    "methods": _methods,
+    "baselines": lambda: [(name, one.summary, one.source) for name, one in BASELINES.items()],
+    "metrics": _metrics,
+    "checks": lambda: [(name, check.summary, check.source) for name, check in CHECKS.items()],
+}
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
     try:
         app()
-    except (ConfigError, DataError, ModelError) as error:
+    except (ConfigError, DataError, ModelError, PluginError) as error:
         say(f"steadymap: {error}")
         sys.exit(EXIT_NO_BASELINE if isinstance(error, NoBaselineError) else EXIT_USAGE)

@@ -15,9 +15,10 @@ from scipy.stats import ttest_1samp
 from steadymap.bench.baselines import Side
 from steadymap.bench.manifest import fingerprint
 from steadymap.bench.names import without_steps
+from steadymap.bench.plugins import PluginError, known_metrics
 from steadymap.bench.records import RECOGNISED
 from steadymap.bench.summary import CONFIDENCE, intervals
-from steadymap.metrics import METRICS
+from steadymap.metrics import METRICS, Metric
 from steadymap.metrics.maps import CONSTANT_SPREAD
 
 ALPHA = 1 - CONFIDENCE
@@ -100,6 +101,7 @@ COLUMNS = [
     "low",
     "high",
     "p_value",
+    "better",
     "margin",
     "detectable",
     "coverage_before",
@@ -159,6 +161,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Differen
     ]
     forbidding += _unlike_entries("severities of", _at(before, "severities"), after["severities"])
     forbidding += _unlike_entries("metric", _at(before, "metrics"), _at(after, "metrics"))
+    forbidding += _unlike_entries("scale of", _at(before, "own_metrics"), _at(after, "own_metrics"))
     forbidding += _other_steps(before["methods"], after["methods"])
     explaining = [
         _unlike(what, _at(before, *path), _at(after, *path))
@@ -176,6 +179,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Differen
         if _at(before, *path) != _at(after, *path)
     ]
     explaining += _unlike_entries("version of", before["versions"], after["versions"])
+    explaining += _unlike_entries("plug-in", _at(before, "plugins"), _at(after, "plugins"))
     return Differences(tuple(forbidding), tuple(explaining))
 
 
@@ -247,8 +251,12 @@ def compare(before: Side, after: Side, margins: Margins | None = None) -> pd.Dat
         before: the baseline.
         after: the run to judge.
         margins: left out, the documented ones.
+
+    Raises:
+        PluginError: neither we nor the manifests say which way a metric is better.
     """
     margins = margins or Margins()
+    known = known_metrics(before.manifest, after.manifest)
     keys = ["method", "family", "metric"]
     joined = before.scores.merge(
         after.scores, on=[*keys, "image_id"], how="outer", suffixes=("_before", "_after")
@@ -257,7 +265,8 @@ def compare(before: Side, after: Side, margins: Margins | None = None) -> pd.Dat
     gains: list[NDArray[np.float64]] = []
     unmoved: set[int] = set()
     for key, group in joined.groupby(keys, sort=True):
-        row, gain = _paired(dict(zip(keys, map(str, key), strict=True)), group)
+        named = dict(zip(keys, map(str, key), strict=True))
+        row, gain = _paired(named, group, better(named["metric"], known))
         row["margin"] = margins.of(str(row["metric"]), float(str(row["before"])))
         if len(gain) and not gain.any():
             # No change is no change, of one image, too.
@@ -282,15 +291,18 @@ def compare(before: Side, after: Side, margins: Margins | None = None) -> pd.Dat
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _paired(key: dict[str, str], group: pd.DataFrame) -> tuple[dict[str, object], NDArray[Any]]:
+def _paired(
+    key: dict[str, str], group: pd.DataFrame, better_is: str
+) -> tuple[dict[str, object], NDArray[Any]]:
     """Return what is known of one comparison, and the gain of each image that has both values."""
     both = group.dropna(subset=["value_before", "value_after"])
-    sign = -1.0 if better(key["metric"]) == "lower" else 1.0
+    sign = -1.0 if better_is == "lower" else 1.0
     gain = sign * (both["value_after"] - both["value_before"]).to_numpy(dtype=np.float64)
     spread = gain.std(ddof=1) if len(gain) >= LEAST_IMAGES else np.nan
     reach = student.ppf(1 - ALPHA / 2, len(gain) - 1) + student.ppf(POWER, len(gain) - 1)
     row: dict[str, object] = {
         **key,
+        "better": better_is,
         "images": len(both),
         "before": _mean(both if len(both) else group, "value_before"),
         "after": _mean(both if len(both) else group, "value_after"),
@@ -310,10 +322,20 @@ def _coverage(group: pd.DataFrame, side: str) -> float:
     return float(group[f"valid_{side}"].sum() / pairs) if pairs else np.nan
 
 
-def better(metric: str) -> str:
-    """Return whether a higher or a lower value of a metric is better."""
-    name = metric.removesuffix(RECOGNISED)
-    return "higher" if metric.endswith(RECOGNISED) else METRICS[name].better
+def better(metric: str, known: Mapping[str, Metric] = METRICS) -> str:
+    """Return whether a higher or a lower value of a metric is better.
+
+    Raises:
+        PluginError: nobody knows.
+    """
+    if metric.endswith(RECOGNISED):
+        return "higher"
+    if metric not in known:
+        raise PluginError(
+            f"metric {metric!r} is unknown: it is none of ours, and the manifest does not say how "
+            "to read it"
+        )
+    return known[metric].better
 
 
 def _p_value(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from steadymap.bench.attributions import Steps
 from steadymap.bench.methods import CONTROLS, DEFAULT_METHODS, BoundMethod, Engine, bind_method
 from steadymap.bench.names import nearest
-from steadymap.bench.perturbations import DEFAULT_FAMILIES, PERTURBATIONS, Cell
+from steadymap.bench.perturbations import DEFAULT_FAMILIES, FAMILY_SHELF, Cell
+from steadymap.bench.plugins import METRIC_SHELF
 from steadymap.metrics import METRICS
 
 EXPERIMENTS = importlib.resources.files("steadymap.bench.experiments")
@@ -35,11 +36,13 @@ class Plan(BaseModel):
 
     Attributes:
         method: methods with their parameters, e.g. `integrated_gradients:baseline=white,steps=32`.
-        family: families of perturbations; left out, bias, compensated bias and three of noise.
+        family: families of perturbations, plug-ins among them, or `package.module:name` for one of
+            your own; left out, bias, compensated bias and three of noise.
         severity: one list for all families, or lists by family; left out, each family's own five.
             Lists of families that do not run are ignored.
-        metric: metrics; left out, all that the methods and the data allow, but those that cost
-            passes of their own.
+        metric: metrics, plug-ins among them, or `package.module:name` for one of your own; left
+            out, all of ours that the methods and the data allow, but those that cost passes of
+            their own.
         draws: draws of each stochastic family at each severity.
         controls: whether the controls run, too.
         nulls: how many unrelated maps of either kind (another image's, a randomised network's) each
@@ -87,14 +90,14 @@ class Plan(BaseModel):
     @classmethod
     def _families_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in _some("family", value):
-            _known("family", name, PERTURBATIONS)
+            FAMILY_SHELF.find(name)
         return value
 
     @field_validator("metric")
     @classmethod
     def _metrics_are_known(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for name in _some("metric", value or ()) if value is not None else ():
-            _known("metric", name, METRICS)
+            METRIC_SHELF.find(name)
         return value
 
     @model_validator(mode="after")
@@ -125,14 +128,21 @@ class Plan(BaseModel):
                 its bounds.
         """
         for name in self.severity if isinstance(self.severity, dict) else ():
-            _known("family in severity", name, PERTURBATIONS)
+            # One that does not run is not loaded for it.
+            if name not in self.family and ":" not in name:
+                _known("family in severity", name, FAMILY_SHELF.names())
         chosen = {}
         for name in dict.fromkeys(self.family):
-            family = PERTURBATIONS[name]
+            family = FAMILY_SHELF.find(name)
             given = self.severity.get(name) if isinstance(self.severity, dict) else self.severity
             if family.missing and (reason := family.missing()):
                 raise ConfigError(f"family: {name} {reason}")
             levels = family.severities if given is None else tuple(dict.fromkeys(given))
+            if given is None and not levels:
+                raise ConfigError(
+                    f"severity: {name} declares none; give --severity {name}=0.1,0.2, "
+                    f"or severity: {{{name!r}: [0.1, 0.2]}} in the file"
+                )
             low, high = family.bounds
             for level in _some(f"severity of {name}", levels):
                 if not low <= level <= high or (family.whole and level != int(level)):
@@ -146,7 +156,7 @@ class Plan(BaseModel):
             Cell(name, level, draw)
             for name, levels in self.severities().items()
             for level in levels
-            for draw in range(self.draws if PERTURBATIONS[name].stochastic else 1)
+            for draw in range(self.draws if FAMILY_SHELF.find(name).stochastic else 1)
         )
 
 
@@ -186,7 +196,7 @@ def _some(key: str, value: tuple[Any, ...]) -> tuple[Any, ...]:
     return value
 
 
-def _known(key: str, name: str, known: Mapping[str, object]) -> None:
+def _known(key: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
         raise ConfigError(f"unknown {key} {name!r}; {nearest(name, known)}")
 

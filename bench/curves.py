@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
 from steadymap.bench.calibration import OK, UNRESOLVABLE, is_control
+from steadymap.bench.plugins import known_metrics
 from steadymap.bench.records import CLEAN, OVERALL, REFERENCES
 from steadymap.bench.summary import summarise
-from steadymap.metrics import METRICS
+from steadymap.metrics import Metric
 
 # Halfway from a map that did not move to unrelated ones.
 THRESHOLD = 0.5
@@ -17,7 +20,11 @@ COLUMNS = ["method", "family", "metric", "severity", "images", "score", "low", "
 BREAKING = ["method", "family", "metric", "sign", "severity"]
 
 
-def severity_curves(records: pd.DataFrame, calibrated: pd.DataFrame) -> pd.DataFrame:
+def severity_curves(
+    records: pd.DataFrame,
+    calibrated: pd.DataFrame,
+    metrics: Mapping[str, Metric] | None = None,
+) -> pd.DataFrame:
     """Average scores over images at each severity; controls are left out.
 
     Where a method has calibrated scores of a metric its curve is calibrated, too, by the null of
@@ -26,13 +33,15 @@ def severity_curves(records: pd.DataFrame, calibrated: pd.DataFrame) -> pd.DataF
     Args:
         records: of a run.
         calibrated: as `calibrate` returns it for them.
+        metrics: as for `calibrate`.
 
     Returns:
         One row a method, family, metric and severity, with the 95% interval of the mean;
         `calibrated` says whether the row is. Methods whose calibrated score has no number
         (`uninformative`, `uncalibrated`) have no rows of that metric.
     """
-    kept = ~records["family"].isin((*REFERENCES, CLEAN)) & records["metric"].isin(METRICS)
+    known = known_metrics() if metrics is None else metrics
+    kept = ~records["family"].isin((*REFERENCES, CLEAN)) & records["metric"].isin(known)
     methods = [spec for spec in records["method"].unique() if not is_control(str(spec))]
     chosen = records[kept & records["method"].isin(methods)]
     table = summarise(chosen, ("method", "family", "metric", "severity"))
@@ -45,7 +54,7 @@ def severity_curves(records: pd.DataFrame, calibrated: pd.DataFrame) -> pd.DataF
         if worth is not None:
             if worth["verdict"] not in (OK, UNRESOLVABLE):
                 continue
-            perfect = METRICS[row["metric"]].identity or 0.0
+            perfect = known[row["metric"]].identity or 0.0
             room = abs(worth["null"] - perfect)
             ends = [1 - abs(value - perfect) / room for value in ends]
         # A distance's larger value is a smaller score.

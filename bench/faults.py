@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from steadymap.bench.calibration import Instability
 from steadymap.bench.summary import ratio_intervals
-from steadymap.metrics import Status
+from steadymap.metrics import Metric, Status
 
 BIAS = "bias"
 COMPENSATED = "compensated_bias"
@@ -28,7 +30,7 @@ COLUMNS = [
 ]
 
 
-def whose_fault(records: pd.DataFrame) -> pd.DataFrame:
+def whose_fault(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None) -> pd.DataFrame:
     """Split the instability under a bias between the method and the network.
 
     With d the distance of a score from a perfect one (1 - SSIM, say), averaged over the severities
@@ -47,6 +49,7 @@ def whose_fault(records: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         records: of a run with both families at some severity in common, at best at all of them.
+        metrics: as for `calibrate`.
 
     Returns:
         One row a method and metric over all severities (`severity` missing), and one a severity,
@@ -56,12 +59,12 @@ def whose_fault(records: pd.DataFrame) -> pd.DataFrame:
     both = records[records["family"].isin((BIAS, COMPENSATED))]
     levels = [set(both[both["family"] == family]["severity"]) for family in (BIAS, COMPENSATED)]
     common = sorted(set.intersection(*levels))
-    floors = Instability.of(records)
+    floors = Instability.of(records, metrics)
     rows: list[dict[str, object]] = []
     samples: list[NDArray[np.float64]] = []
     for severity in (None, *common) if common else ():
         chosen = both["severity"].isin(common) if severity is None else both["severity"] == severity
-        unstable = Instability.of(_in_pairs(both[chosen]))
+        unstable = Instability.of(_in_pairs(both[chosen]), metrics)
         for method, metric in unstable.pairs():
             pair = np.stack([unstable.at(method, metric, family) for family in (COMPENSATED, BIAS)])
             sample = pair[:, np.isfinite(pair).all(axis=0)]

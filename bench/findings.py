@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,13 @@ import pandas as pd
 
 from steadymap.bench.calibration import calibrate, is_control, order
 from steadymap.bench.faults import whose_fault
+from steadymap.bench.names import file_name
+from steadymap.bench.plugins import known_metrics
 from steadymap.bench.ranks import difference_figure, rank_methods, save_diagram
-from steadymap.bench.records import CLEAN, NULLS, REFERENCES
+from steadymap.bench.records import CLEAN, INPUT, NULLS, RECOGNISED, REFERENCES
+from steadymap.bench.runner import STEPS
 from steadymap.bench.summary import full_summary
-from steadymap.metrics import METRICS, PROBES
+from steadymap.metrics import METRICS, PROBES, Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +36,7 @@ class Findings:
         calibrated: see `calibrate`; empty where the run has no null maps.
         ranks: see `rank_methods`; empty likewise.
         faults: see `whose_fault`; empty without both families.
+        known: the metrics whose values can be read.
     """
 
     records: pd.DataFrame
@@ -39,24 +44,41 @@ class Findings:
     calibrated: pd.DataFrame
     ranks: pd.DataFrame
     faults: pd.DataFrame
+    known: Mapping[str, Metric]
 
     @classmethod
-    def of(cls, records: pd.DataFrame) -> Findings:
-        """Derive everything."""
+    def of(cls, records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None) -> Findings:
+        """Derive everything.
+
+        Args:
+            records: of a run.
+            metrics: those whose values can be read (see `known_metrics`); left out, ours and those
+                that are loaded.
+        """
+        known = known_metrics() if metrics is None else metrics
         has_nulls = bool(records["family"].isin(NULLS).any())
-        calibrated = calibrate(records if has_nulls else records.iloc[:0])
+        calibrated = calibrate(records if has_nulls else records.iloc[:0], known)
         return cls(
             records,
             full_summary(records),
             calibrated,
-            rank_methods(records, calibrated),
-            whose_fault(records),
+            rank_methods(records, calibrated, known),
+            whose_fault(records, known),
+            known,
         )
 
     def metrics(self) -> list[str]:
-        """Return the metrics of the run that have a table: the headlines, or its first."""
-        present = [name for name in METRICS if name in set(self.summary["metric"])]
-        return [name for name in HEADLINES if name in present] or present[:1]
+        """Return the metrics of the run that have a table: headlines and plug-ins, or its first."""
+        present = [name for name in self.known if name in set(self.summary["metric"])]
+        # A plug-in is there because somebody asked for it.
+        asked = [name for name in present if name not in METRICS]
+        return [name for name in HEADLINES if name in present] + asked or present[:1]
+
+    def unknown(self) -> list[str]:
+        """Return the metrics of the records of which nobody says how to read them."""
+        plain = self.records[self.records["method"] != INPUT]["metric"].astype(str)
+        names = plain.str.removesuffix(RECOGNISED).unique().tolist()
+        return [name for name in names if name not in self.known and name != STEPS]
 
     def family_metrics(self) -> list[str]:
         """Return those of them that have values by family of perturbations."""
@@ -89,7 +111,10 @@ class Findings:
     def diagrams(self) -> dict[str, Figure]:
         """By headline metric, the diagram of ranks, where there is one; each is drawn once."""
         wanted = self.metrics() if len(self.ranks) else []
-        found = {name: difference_figure(self.records, self.calibrated, name) for name in wanted}
+        found = {
+            name: difference_figure(self.records, self.calibrated, name, self.known)
+            for name in wanted
+        }
         return {name: figure for name, figure in found.items() if figure is not None}
 
     def write(self, folder: Path) -> None:
@@ -104,4 +129,4 @@ class Findings:
             if len(frame):
                 frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
         for metric, figure in self.diagrams.items():
-            save_diagram(figure, folder / f"ranks-{metric}.svg")
+            save_diagram(figure, folder / f"ranks-{file_name(metric)}.svg")

@@ -116,8 +116,8 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     """Fail if a run is worse than a baseline by more than the margins, beyond doubt."""
     if not baseline:
         raise ConfigError("baseline: give its name with --baseline NAME")
-    chosen = read_margins(margins, margin or ())
     before = open_baseline(baseline, root)
+    chosen = read_margins(margins, margin or (), before.manifest["baseline"]["metrics"])
     folder = run or _newest_run()
     after = read_side(folder, before.manifest["baseline"]["metrics"])
     errors = int(after.manifest["statuses"].get(Status.ERROR.value, 0))

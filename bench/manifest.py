@@ -19,7 +19,11 @@ import torch
 
 from steadymap.bench.config import Experiment, Plan
 from steadymap.bench.images import ImageSet
+from steadymap.bench.methods import METHOD_SHELF
+from steadymap.bench.perturbations import FAMILY_SHELF
+from steadymap.bench.plugins import METRIC_SHELF, MODEL_SHELF, Shelf, describe
 from steadymap.bench.records import SCHEMA_VERSION
+from steadymap.metrics import METRICS
 from steadymap.models import Classifier
 
 PACKAGES = (
@@ -51,7 +55,8 @@ def run_id(plan: Plan, classifier: Classifier, images: ImageSet) -> str:
 
 
 def _identity(plan: Plan, classifier: Classifier, images: ImageSet) -> dict[str, Any]:
-    return {
+    plugins = _plugins(plan, classifier)
+    return ({"plugins": plugins} if plugins else {}) | {
         "schema": SCHEMA_VERSION,
         "steadymap": importlib.metadata.version("steadymap"),
         "methods": [method.spec for method in plan.bound_methods()],
@@ -103,6 +108,15 @@ def make_manifest(
         "methods": [method.spec for method in experiment.bound_methods()],
         "severities": experiment.severities(),
         "seed": experiment.seed,
+        "plugins": _plugins(experiment, classifier),
+        # All that is needed to read the values of metrics which another machine may not have.
+        "own_metrics": describe(
+            {
+                name: METRIC_SHELF.find(name)
+                for name in experiment.metric or ()
+                if name not in METRICS
+            }
+        ),
         "model": {
             "name": classifier.name,
             "weights_sha256": classifier.weights_hash(),
@@ -126,6 +140,24 @@ def make_manifest(
         "halved_for_memory": result.halved,
         "peak_memory_bytes": peak_memory(classifier.module.mean.device),
         "statuses": dict(sorted(result.statuses.items())),
+    }
+
+
+def _plugins(plan: Plan, classifier: Classifier) -> dict[str, str]:
+    """Return the plug-ins of a run, with their distribution and its version."""
+    methods = [method.spec.partition(":")[0] for method in plan.bound_methods()]
+    places = [":".join(name.rsplit(".", 1)) for name in methods]
+    asked: tuple[tuple[Shelf[Any], list[str]], ...] = (
+        (METHOD_SHELF, places),
+        (FAMILY_SHELF, list(plan.family)),
+        (METRIC_SHELF, list(plan.metric or ())),
+        (MODEL_SHELF, [classifier.name]),
+    )
+    return {
+        f"{shelf.kind} {name}": found.source
+        for shelf, names in asked
+        for name in names
+        if (found := shelf.where(name)) is not None
     }
 
 

@@ -10,19 +10,22 @@ from steadymap.bench.config import ConfigError, read_config
 from steadymap.bench.names import nearest
 
 
-def read_margins(path: Path | None, texts: Sequence[str] = ()) -> Margins:
+def read_margins(
+    path: Path | None, texts: Sequence[str] = (), metrics: Sequence[str] = ()
+) -> Margins:
     """Return the documented margins, with those of a file and of flags over them.
 
     Args:
         path: YAML with any of `absolute`, `relative` (metrics with their margins) and `coverage`.
         texts: METRIC=MARGIN, in the metric's own unit.
+        metrics: those that may have a margin beside ours; a plug-in's has none unless given.
 
     Raises:
         ConfigError: an unknown key or metric, or a margin that is no number of 0 or more.
     """
     absolute, relative = dict(MARGINS), dict(RELATIVE_MARGINS)
     coverage: float = Margins().coverage
-    known = [*MARGINS, *RELATIVE_MARGINS, *INFORMATIVE]
+    known = list(dict.fromkeys((*MARGINS, *RELATIVE_MARGINS, *INFORMATIVE, *metrics)))
     content = {} if path is None else read_config(path)
     for key, value in content.items():
         if key == "coverage":
@@ -36,7 +39,7 @@ def read_margins(path: Path | None, texts: Sequence[str] = ()) -> Margins:
                 "their margins) and coverage"
             )
     for text in texts:
-        metric, equals, margin = text.partition("=")
+        metric, equals, margin = text.rpartition("=")
         if not equals:
             raise ConfigError(f"margin: expected METRIC=NUMBER, got {text!r}")
         _set((absolute, relative), "absolute", _known(metric, known), margin)

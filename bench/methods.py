@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, cast, get_type_hints
+from typing import Any, Literal, cast, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -28,6 +25,16 @@ from steadymap.bench.attributions import BASELINES, BaselineName, Batch, Start, 
 from steadymap.bench.names import nearest
 from steadymap.bench.passes import Pass, Read
 from steadymap.bench.paths import NestedPath, points_at
+from steadymap.bench.plugins import (
+    YOUR_OWN,
+    PluginError,
+    Shelf,
+    check_function,
+    offers,
+    one_line,
+    summary_of,
+)
+from steadymap.bench.records import INPUT, OVERALL
 from steadymap.models import Classifier
 
 Engine = Literal["own", "captum"]
@@ -545,25 +552,66 @@ class BoundMethod:
         return start.baseline if start is not None and start.draws == 1 else None
 
 
+def _as_method(found: object) -> Method:
+    """Make an entry of a `Method`, or of a function that explains.
+
+    Of a function no promises are known.
+    """
+    if not isinstance(found, Method):
+        check_function(found, "classifier, batch")
+        explain = cast("Callable[..., Tensor]", found)
+        return Method(explain, summary_of(found), YOUR_OWN, degree=None)
+    check_function(found.explain, "classifier, batch")
+    _check_promises(BoundMethod("", found, tuple(_defaults(found).items())))
+    return found
+
+
+def _defaults(method: Method) -> dict[str, object]:
+    """Return the parameters of a method: its keyword-only arguments, with their defaults."""
+    signature = inspect.signature(method.explain).parameters.values()
+    return {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
+
+
+def _check_promises(bound: BoundMethod) -> None:
+    """See, before anything is computed, that what a plug-in says of itself can be asked.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    try:
+        complete, _ = bound.can("complete"), bound.passes
+    except Exception as error:  # a plug-in may raise anything; the line says what
+        raise TypeError(f"capabilities or passes: {one_line(error)}") from error
+    own_start = bound.method.start is not _one_baseline
+    if complete and not own_start and dict(bound.parameters).get("baseline") not in BASELINES:
+        raise TypeError(
+            f"a method that is complete has a parameter baseline: {', '.join(BASELINES)}"
+        )
+
+
+METHOD_SHELF = Shelf("method", METHODS, _as_method, (INPUT, OVERALL))
+
+
 def bind_method(spec: str, steps: Steps | None = None) -> BoundMethod:
     """Parse `name:key=value,key=value`.
 
     Args:
-        spec: a key of `METHODS`, or `package.module.function` for one of your own, with parameters
-            where they differ from the defaults.
+        spec: a key of `METHODS`, the name of a plug-in, or `package.module:function` (a dot in the
+            colon's place does as well) for one of your own; with parameters where they differ from
+            the defaults.
         steps: the number of steps for a method that has them and whose spec does not set them.
 
     Raises:
         ValueError: an unknown name or parameter, with the nearest known one, or a bad value.
     """
-    name, _, text = spec.partition(":")
-    method = METHODS.get(name) or _own_method(name)
-    signature = inspect.signature(method.explain).parameters.values()
-    defaults = {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
+    name, text = _split_spec(spec)
+    module, dot, attribute = name.rpartition(".")
+    method = METHOD_SHELF.find(f"{module}:{attribute}" if dot else name)
+    defaults = _defaults(method)
     given = dict(_split_parameter(name, part) for part in text.split(",") if part)
     if steps is not None and "steps" in defaults:
         given.setdefault("steps", str(steps))
-    types = get_type_hints(method.explain, include_extras=True)
+    types = _types(name, method) if given else {}
     values = defaults.copy()
     for key, value in given.items():
         if key not in defaults:
@@ -576,30 +624,34 @@ def bind_method(spec: str, steps: Steps | None = None) -> BoundMethod:
             reason = error.errors()[0]["msg"]
             raise ValueError(f"method {name}: {key}={value}: {reason}") from error
     settings = ",".join(f"{key}={str(value).lower()}" for key, value in values.items())
-    return BoundMethod(f"{name}:{settings}" if settings else name, method, tuple(values.items()))
+    bound = BoundMethod(f"{name}:{settings}" if settings else name, method, tuple(values.items()))
+    if name not in METHODS:
+        try:
+            _check_promises(bound)
+        except TypeError as error:
+            raise PluginError(f"method {bound.spec}: {error}") from error
+    return bound
 
 
-def _own_method(name: str) -> Method:
-    """Import `package.module.function`, or `package.module.METHOD` of type `Method`."""
-    module_name, dot, attribute = name.rpartition(".")
-    if not dot:
-        raise ValueError(f"unknown method {name!r}; {nearest(name, METHODS)}")
-    # A console script does not look in the current folder, where a user's own module is.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+def _split_spec(spec: str) -> tuple[str, str]:
+    """Return a method's name and the text of its parameters.
+
+    A colon begins the parameters, which have an equals sign, or the function of a module, which has
+    none; that becomes `package.module.function`.
+    """
+    name, _, rest = spec.partition(":")
+    if name in METHODS or ("." not in name and name in offers("method")):
+        return name, rest
+    attribute, _, text = rest.partition(":")
+    return (f"{name}.{attribute}", text) if attribute and "=" not in attribute else (name, rest)
+
+
+def _types(name: str, method: Method) -> dict[str, Any]:
     try:
-        found = getattr(importlib.import_module(module_name), attribute, None)
-    except Exception as error:  # a user's code may raise anything; the line says where
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"method: cannot import {module_name!r}: {reason}") from error
-    if isinstance(found, Method):
-        return found
-    if not callable(found):
-        raise ValueError(  # noqa: TRY004 - a bad spec, like any other
-            f"method: {module_name} has no function {attribute!r}"
-        )
-    summary = (inspect.getdoc(found) or attribute).partition("\n")[0]
-    return Method(found, summary, "your own")
+        return get_type_hints(method.explain, include_extras=True)
+    except Exception as error:  # an annotation may be any expression; the line says what
+        reason = one_line(error)
+        raise ValueError(f"method {name}: its annotations cannot be read: {reason}") from error
 
 
 def _split_parameter(name: str, part: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -30,6 +31,11 @@ def without_steps(spec: str) -> str:
     name, _, text = spec.partition(":")
     kept = ",".join(part for part in text.split(",") if part and not part.startswith("steps="))
     return f"{name}:{kept}" if kept else name
+
+
+def file_name(text: str) -> str:
+    """Return a name with nothing in it that a file's cannot have: `package.module:name` has."""
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "-", text)
 
 
 def safe_markdown(text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,7 +18,16 @@ from torch import Tensor
 
 from steadymap.bench import adversarial, corruptions, geometry, imagenet_c
 from steadymap.bench.geometry import Warp
+from steadymap.bench.plugins import (
+    YOUR_OWN,
+    Shelf,
+    check_fields,
+    check_function,
+    one_line,
+    summary_of,
+)
 from steadymap.bench.randomness import generator
+from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
 from steadymap.models import Classifier
 
 Perturb = Callable[[Tensor, float, np.random.Generator], Tensor]
@@ -32,7 +42,7 @@ class Perturbation:
         apply: takes one image (3, H, W) in [0, 1] on the CPU, a severity and the generator of this
             draw; returns the perturbed image and leaves the given one alone.
         severities: the five levels that a run uses unless told otherwise; with both signs where
-            `bounds` allows a negative severity.
+            `bounds` allows a negative severity. Empty where a plan has to give them.
         bounds: the smallest and largest severity that makes sense.
         summary: one line for `steadymap list`.
         source: where the family comes from.
@@ -316,6 +326,25 @@ DEFAULT_FAMILIES = (
 )
 
 
+def _as_family(found: object) -> Perturbation:
+    """Make an entry of a `Perturbation`, or of a function that perturbs.
+
+    A function declares no severities, and may draw.
+    """
+    if isinstance(found, Perturbation):
+        check_fields(found)
+        check_function(found.apply, "image, severity, rng")
+        return found
+    check_function(found, "image, severity, rng")
+    anything = (-np.inf, np.inf)
+    return Perturbation(
+        cast("Perturb", found), (), anything, summary_of(found), YOUR_OWN, stochastic=True
+    )
+
+
+FAMILY_SHELF = Shelf("family", PERTURBATIONS, _as_family, (CLEAN, INPUT, OVERALL, *REFERENCES))
+
+
 @dataclass(frozen=True)
 class Cell:
     """One perturbation of every image: a family at a severity, and which of its draws."""
@@ -327,15 +356,37 @@ class Cell:
 
 def severity_text(family: str, severity: float) -> str:
     """Write a severity as people read it: degrees have their sign."""
-    known = PERTURBATIONS.get(family)
+    known = FAMILY_SHELF.known(family)
     return f"{severity:g}{'°' if known and known.unit == IN_DEGREES else ''}"
 
 
 def perturb(image: Tensor, cell: Cell, image_id: str, seed: int) -> Tensor:
     """Apply a cell to one image (3, H, W) on the CPU; the draw is the image's own."""
-    return PERTURBATIONS[cell.family].apply(image, cell.severity, draw_of(cell, image_id, seed))
+    rng = draw_of(cell, image_id, seed)
+    return FAMILY_SHELF.find(cell.family).apply(image, cell.severity, rng)
 
 
 def draw_of(cell: Cell, image_id: str, seed: int) -> np.random.Generator:
     """Return the generator of an image's own draw of a cell."""
     return generator(seed, image_id, cell.family, cell.severity, cell.draw)
+
+
+def attempt(image: Tensor, cell: Cell, image_id: str, seed: int) -> Tensor | str:
+    """Apply a cell as `perturb` does; where the family fails, return why.
+
+    The family works on a copy: one that writes into the image it is given harms no other.
+    """
+    given = image.clone()
+    try:
+        found: object = perturb(given, cell, image_id, seed)
+    except Exception as error:  # noqa: BLE001 - a family may raise anything; its records say what
+        return f"the family raised {one_line(error)}"
+    if not isinstance(found, Tensor):
+        return f"the family returned {type(found).__name__}, expected a tensor"
+    if found.shape != image.shape or found.dtype != image.dtype or found.device != image.device:
+        kinds = [f"{one.dtype} {tuple(one.shape)} on {one.device}" for one in (found, image)]
+        return f"the family returned {kinds[0]}, expected {kinds[1]}"
+    # Values that are not finite are told from each other by their bits alone.
+    if not torch.equal(given.view(torch.int32), image.view(torch.int32)):
+        return "the family changed the image that it was given"
+    return found.detach()

@@ -65,8 +65,8 @@ def map_picture(levels: NDArray[np.uint8], *, signed: bool) -> bytes:
 
 
 def photo_levels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return an image in image units, clipped to [0, 1], in 8 bits."""
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    """Return an image in image units, clipped to [0, 1], in 8 bits; what is no number is black."""
+    return np.rint(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8)
 
 
 def photo(values: NDArray[np.uint8]) -> bytes:

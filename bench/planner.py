@@ -25,7 +25,7 @@ from steadymap.bench.passes import (
     activation_bytes,
     shared_pass,
 )
-from steadymap.bench.perturbations import PERTURBATIONS, draw_of, perturb
+from steadymap.bench.perturbations import FAMILY_SHELF, attempt, draw_of
 from steadymap.bench.probes import probe_passes, wanted
 from steadymap.bench.runner import Setup, float32, threads_each
 from steadymap.bench.views import explained, score
@@ -104,7 +104,7 @@ def count(setup: Setup) -> Passes:
     size = setup.classifier.input_size
     forward = views + apart + views * sum(method.forward_only(size) for method in alone)
     forward += sum(times * method.forward_only(size) for method, times in setup.redraws().items())
-    shifts = {c.severity for c in cells if PERTURBATIONS[c.family].compensated} - {0.0}
+    shifts = {c.severity for c in cells if FAMILY_SHELF.find(c.family).compensated} - {0.0}
     starts = {
         method.start
         for method, metrics in setup.methods.items()
@@ -119,7 +119,7 @@ def count(setup: Setup) -> Passes:
     # Both ends of a path, for the logit difference that its sum is held against.
     redrawn = sum(times for method, times in setup.redraws().items() if method.adaptive)
     forward += 2 * (views * len(adaptive) + redrawn)
-    attacking = len(setup.images) * sum(PERTURBATIONS[c.family].passes for c in setup.attacks())
+    attacking = len(setup.images) * sum(FAMILY_SHELF.find(c.family).passes for c in setup.attacks())
     unknown = bool(attacking) and smoothed(setup.classifier) is setup.classifier
     return Passes(
         forward + attacking, backward + attacking, bool(adaptive) or unknown, attacks=attacking
@@ -243,12 +243,12 @@ def _image_work(setup: Setup) -> Callable[[], int]:
     """Return reading an image and perturbing it for every cell, as views."""
     picture = setup.images.pictures[0]
     cells = setup.plan.cells()
-    alone = [cell for cell in cells if PERTURBATIONS[cell.family].attack is None]
+    alone = [cell for cell in cells if FAMILY_SHELF.find(cell.family).attack is None]
 
     def work() -> int:
         image = setup.images.read(0).image
         for cell in alone:
-            perturb(image, cell, picture.image_id, setup.plan.seed)
+            attempt(image, cell, picture.image_id, setup.plan.seed)
         return len(cells) + 1
 
     return work
@@ -257,7 +257,7 @@ def _image_work(setup: Setup) -> Callable[[], int]:
 def _attack_work(classifier: Classifier, setup: Setup) -> Callable[[], int]:
     """Return one attack on one image: it takes as long whatever the severity."""
     cell = setup.attacks()[0]
-    attack = PERTURBATIONS[cell.family].attack
+    attack = FAMILY_SHELF.find(cell.family).attack
     if attack is None:
         raise TypeError(f"{cell.family} has no attack")
     image = setup.images.read(0).image[None].to(classifier.module.mean.device)

@@ -120,7 +120,6 @@ def _means(side: Side) -> dict[str, float]:
 
 def _failure(row: dict[Any, Any], before: Side, after: Side) -> str:
     """Say what became worse, from what to what, and on which images most."""
-    from steadymap.bench.comparison import better  # noqa: PLC0415 - large
     from steadymap.bench.verdict import numbers  # noqa: PLC0415 - large
 
     head = f"  {row['method']} / {row['family']} / {row['metric']}: {numbers(row)}; {row['reason']}"
@@ -131,7 +130,7 @@ def _failure(row: dict[Any, Any], before: Side, after: Side) -> str:
         for name in key:
             chosen = chosen[chosen[name] == row[name]]
         sides.append(chosen.set_index("image_id")["value"])
-    sign = -1.0 if better(str(row["metric"])) == "lower" else 1.0
+    sign = -1.0 if row["better"] == "lower" else 1.0
     gain = (sign * (sides[1] - sides[0])).dropna().sort_values()
     names = after.manifest["data"]["pictures"]
     worst = [

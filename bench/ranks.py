@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from steadymap.bench.names import short_names
 from steadymap.bench.randomness import generator
 from steadymap.bench.records import NULLS, OVERALL
 from steadymap.bench.summary import CONFIDENCE, RESAMPLES
+from steadymap.metrics import Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,12 +29,17 @@ LEAST_METHODS = 3
 LEAST_IMAGES = 2
 
 
-def rank_methods(records: pd.DataFrame, calibrated: pd.DataFrame) -> pd.DataFrame:
+def rank_methods(
+    records: pd.DataFrame,
+    calibrated: pd.DataFrame,
+    metrics: Mapping[str, Metric] | None = None,
+) -> pd.DataFrame:
     """Rank the methods that have a calibrated score, 1 the steadiest, for each metric.
 
     Args:
         records: of the run.
         calibrated: as `calibrate` returns it for them.
+        metrics: as for `calibrate`.
 
     Returns:
         One row a metric and method. `rank` is by the calibrated score over all families; `low` and
@@ -42,7 +48,7 @@ def rank_methods(records: pd.DataFrame, calibrated: pd.DataFrame) -> pd.DataFram
         number, and `friedman_p` the p-value of Friedman's test that the methods do not differ;
         both missing with fewer than three methods or two such images.
     """
-    unstable = Instability.of(records)
+    unstable = Instability.of(records, metrics)
     rows: list[dict[str, object]] = []
     for metric in dict.fromkeys(calibrated["metric"]):
         methods = ranked_methods(calibrated, metric)
@@ -132,7 +138,10 @@ def _interval(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def difference_figure(
-    records: pd.DataFrame, calibrated: pd.DataFrame, metric: str
+    records: pd.DataFrame,
+    calibrated: pd.DataFrame,
+    metric: str,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> Figure | None:
     """Draw which methods differ: Nemenyi's test after Friedman's, a bar over those that do not.
 
@@ -142,13 +151,14 @@ def difference_figure(
         records: of the run.
         calibrated: as `calibrate` returns it for them.
         metric: the metric by which methods are ranked.
+        metrics: as for `calibrate`.
 
     Returns:
         None where there is nothing to compare: fewer than three methods, or than two images that
         have them all.
     """
     methods = ranked_methods(calibrated, metric)
-    within = within_image(Instability.of(records), metric, methods)
+    within = within_image(Instability.of(records, metrics), metric, methods)
     if len(methods) < LEAST_METHODS or len(within) < LEAST_IMAGES:
         return None
     # Loaded here: they take seconds, and most of what is run draws nothing.

@@ -110,6 +110,18 @@ def to_table(records: Sequence[Record], source: Source) -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
+def perturbed_images(records: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a perturbed image, leaving out those that a family failed to make."""
+    chosen = records[~records["family"].isin((*REFERENCES, CLEAN))]
+    made = chosen[(chosen["method"] != INPUT) | (chosen["status"] != Status.ERROR.value)]
+    key = ["image_id", "family", "severity", "draw"]
+    failed = chosen[(chosen["method"] == INPUT) & (chosen["status"] == Status.ERROR.value)]
+    if len(failed):
+        names = pd.MultiIndex.from_frame(failed[key])
+        made = made[~pd.MultiIndex.from_frame(made[key]).isin(names)]
+    return made.drop_duplicates(key)
+
+
 def to_frame(table: pa.Table) -> pd.DataFrame:
     """Return a table of records for pandas: `label` may be missing, text columns are categories."""
     frame: pd.DataFrame = table.unify_dictionaries().to_pandas(

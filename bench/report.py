@@ -20,6 +20,7 @@ from steadymap.bench.board import (
     Line,
     Score,
     board_metrics,
+    is_probe,
     leaderboard,
     percent,
     probe_lines,
@@ -29,12 +30,13 @@ from steadymap.bench.calibration import is_control
 from steadymap.bench.costs import method_costs
 from steadymap.bench.curves import THRESHOLD, breaking_points, severity_curves
 from steadymap.bench.findings import Findings
-from steadymap.bench.names import safe_markdown, short_names
+from steadymap.bench.names import file_name, safe_markdown, short_names
 from steadymap.bench.perturbations import severity_text
-from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
+from steadymap.bench.plugins import known_metrics
+from steadymap.bench.records import CLEAN, INPUT, OVERALL, perturbed_images
 from steadymap.bench.store import read_run, write_file
 from steadymap.bench.witnesses import Gallery, read_gallery, read_steps
-from steadymap.metrics import METRICS, PROBES, Status
+from steadymap.metrics import METRICS, Status
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,8 +111,8 @@ class Shown:
             ConfigError: no finished run there.
         """
         records, manifest = read_run(folder)
-        findings = findings or Findings.of(records)
-        curves = severity_curves(records, findings.calibrated)
+        findings = findings or Findings.of(records, known_metrics(manifest))
+        curves = severity_curves(records, findings.calibrated, findings.known)
         return cls(
             findings,
             manifest,
@@ -254,7 +256,7 @@ def _board_row(
 ) -> tuple[Cell, ...]:
     row = [Cell(line.label, key=line.label)]
     for name in metrics:
-        probed = METRICS[name].against in PROBES
+        probed = is_probe(name)
         row.append((_probe_cell if probed else _cell)(line.scores[name]))
         if calibrated:
             rank = line.ranks.get(name)
@@ -303,9 +305,9 @@ def _family_grid(shown: Shown, metric: str) -> Grid:
         numbers = [_cell(Score(r["mean"], r["low"], r["high"])) if r else Cell("-") for r in found]
         return (Cell(label, key=label), *numbers)
 
-    scale = "calibrated" if calibrated else f"{METRICS[metric].better} is better"
+    scale = "calibrated" if calibrated else f"{shown.findings.known[metric].better} is better"
     return Grid(
-        f"{metric}: {METRICS[metric].summary}; {scale}",
+        f"{metric}: {shown.findings.known[metric].summary}; {scale}",
         ("method", *(family.replace("_", " ") for family in families), OVERALL),
         tuple(line(spec) for spec in methods),
         tuple(line(spec) for spec in controls),
@@ -442,7 +444,7 @@ def rank_drawings(shown: Shown) -> list[Drawing]:
                 f"Mean ranks within an image by {metric_name(metric)}; methods joined by a bar "
                 "have not been shown to differ (Nemenyi's test)"
             )
-            found.append(Drawing(f"ranks-{metric}", figure, text))
+            found.append(Drawing(f"ranks-{file_name(metric)}", figure, text))
     return found
 
 
@@ -453,7 +455,7 @@ def curve_drawings(shown: Shown) -> list[Drawing]:
 
 def _curve_metrics(shown: Shown) -> list[str]:
     every = board_metrics(shown.findings)
-    return [metric for metric in every if METRICS[metric].against == "map"]
+    return [metric for metric in every if shown.findings.known[metric].against == "map"]
 
 
 def completeness_drawings(shown: Shown) -> list[Drawing]:
@@ -474,7 +476,7 @@ def _drawn(shown: Shown, metric: str) -> list[Drawing]:
         unit = ", logits" if metric == COMPLETENESS else ""
         figure = figures.curve_figure(chosen, broken, names, label + unit)
         text = f"{label} against the severity of {family.replace('_', ' ')}, band: 95% interval"
-        found.append(Drawing(f"{metric}-{family}", figure, text))
+        found.append(Drawing(file_name(f"{metric}-{family}"), figure, text))
     return found
 
 
@@ -501,7 +503,7 @@ def fault_drawings(shown: Shown) -> list[Drawing]:
                 "the network's changed function adds"
             )
             figure = figures.fault_figure(rows, shown.names())
-            found.append(Drawing(f"fault-{metric}", figure, text))
+            found.append(Drawing(f"fault-{file_name(metric)}", figure, text))
     return found
 
 
@@ -600,6 +602,8 @@ def _frame(
     """Return a picture with its maps, and what the network says of it."""
     gallery = _kept(shown)
     said = gallery.rows.loc[place]
+    # A family that failed left no image, of which the network says nothing.
+    made = not math.isnan(said["confidence"])
     maps = [
         pictures.map_picture(gallery.maps[spec][place], signed=one)
         if gallery.known[spec][place]
@@ -609,8 +613,10 @@ def _frame(
     return {
         "picture": _pooled(pool, pictures.photo(gallery.images[place])),
         "maps": [None if png is None else _pooled(pool, png) for png in maps],
-        "says": f"{_class_name(shown.manifest, int(said['prediction']))} {said['confidence']:.0%}",
-        "changed": bool(said["prediction"] != gallery.rows.loc[clean, "prediction"]),
+        "says": f"{_class_name(shown.manifest, int(said['prediction']))} {said['confidence']:.0%}"
+        if made
+        else "no image",
+        "changed": made and bool(said["prediction"] != gallery.rows.loc[clean, "prediction"]),
     }
 
 
@@ -671,12 +677,12 @@ def _status_grid(records: pd.DataFrame) -> Grid:
 
 def _flipped_grid(findings: Findings) -> Grid:
     """Return how often the prediction changed."""
-    records = findings.records
-    pairs = records[~records["family"].isin((*REFERENCES, CLEAN))]
-    pairs = pairs.drop_duplicates(["image_id", "family", "severity", "draw"])
+    pairs = perturbed_images(findings.records)
     rows = []
     for family in findings.families():
         kept = pairs[pairs["family"] == family]["kept"]
+        if kept.empty:
+            continue
         changed = int((~kept).sum())
         rows.append(
             (

@@ -15,9 +15,9 @@ from steadymap.bench.console import console_of, line
 from steadymap.bench.figures import as_png
 from steadymap.bench.findings import Findings
 from steadymap.bench.images import open_image
+from steadymap.bench.plugins import load_model
 from steadymap.bench.report import Shown, markdown, render, write_figures
 from steadymap.bench.shown import default_output, show
-from steadymap.models import load_classifier
 
 REPORT = "report.html"
 MARKDOWN = "report.md"
@@ -59,7 +59,7 @@ def show_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     path = output or default_output(image, cell)
     if path.suffix != ".png":
         raise ConfigError(f"output: the picture is written as .png, got {path.name}")
-    classifier = load_classifier(model, weights, torch.device("cpu"))
+    classifier = load_model(model, weights, torch.device("cpu"))
     figure = show(classifier, open_image(image, classifier.framing), plan, cell)
     store.make_folder(path.parent)
     store.write_file(path, as_png(figure))

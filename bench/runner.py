@@ -26,7 +26,8 @@ from steadymap.bench.images import DataError, ImageSet, Picture, from_tensor
 from steadymap.bench.manifest import run_id
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.passes import images_at_once
-from steadymap.bench.perturbations import PERTURBATIONS, Cell, draw_of, perturb
+from steadymap.bench.perturbations import FAMILY_SHELF, Cell, attempt, draw_of
+from steadymap.bench.plugins import METRIC_SHELF, one_line
 from steadymap.bench.probes import Subject, probe, reads, wanted
 from steadymap.bench.records import (
     INPUT,
@@ -72,7 +73,7 @@ from steadymap.bench.views import (
     same_size,
     score,
 )
-from steadymap.metrics import METRICS, PROBES, Maps, Metric, Scores, Status, TensorMaps, recognise
+from steadymap.metrics import PROBES, Maps, Metric, Scores, Status, TensorMaps, recognise
 from steadymap.metrics.maps import Array
 from steadymap.metrics.neighbours import NEIGHBOURS
 from steadymap.models import Classifier
@@ -185,7 +186,7 @@ class Setup:
         return tuple(
             cell
             for cell in self.plan.cells()
-            if PERTURBATIONS[cell.family].attack is not None and cell.severity
+            if FAMILY_SHELF.find(cell.family).attack is not None and cell.severity
         )
 
     def view_count(self) -> int:
@@ -276,6 +277,12 @@ def prepare(
         references if comparing else None,
     )
     _refuse_idle_metrics(setup)
+    for method in setup.methods:
+        try:
+            method.method.inapplicable(classifier)
+        except Exception as error:  # a plug-in may raise anything; the line says what
+            reason = one_line(error)
+            raise ConfigError(f"method {method.spec}: does it apply? {reason}") from error
     _refuse_small_images(setup)
     _refuse_attacks(setup)
     return setup
@@ -443,7 +450,8 @@ def _metrics_of(method: BoundMethod, images: ImageSet, named: Sequence[str]) -> 
         possible.add("delta")
     if images.has_masks:
         possible.add("mask")
-    return {name: METRICS[name] for name in named if METRICS[name].against in possible}
+    found = {name: METRIC_SHELF.find(name) for name in named}
+    return {name: metric for name, metric in found.items() if metric.against in possible}
 
 
 def recognising(metrics: Mapping[str, Metric]) -> list[str]:
@@ -466,14 +474,14 @@ def _refuse_idle_metrics(setup: Setup) -> None:
     }
     for name in setup.plan.metric or ():
         if not any(name in metrics for metrics in setup.methods.values()):
-            reason = reasons[METRICS[name].against]
+            reason = reasons[METRIC_SHELF.find(name).against]
             raise ConfigError(f"metric: {name} cannot be had here: {reason}")
 
 
 def _refuse_small_images(setup: Setup) -> None:
     height, width = setup.classifier.input_size
     for name in setup.plan.family:
-        side = PERTURBATIONS[name].min_side
+        side = FAMILY_SHELF.find(name).min_side
         if min(height, width) < side:
             raise ConfigError(
                 f"family: {name} takes images of at least {side} x {side} pixels, "
@@ -486,7 +494,7 @@ def _refuse_attacks(setup: Setup) -> None:
     classifier = setup.classifier
     tried = {cell.family: cell for cell in setup.attacks()}
     for name, cell in tried.items():
-        attack = PERTURBATIONS[name].attack
+        attack = FAMILY_SHELF.find(name).attack
         if attack is None:
             continue
         image = setup.images.read(0).image[None].to(classifier.module.mean.device)
@@ -583,18 +591,24 @@ def _shown(setup: Setup, images: Tensor, ids: tuple[str, ...]) -> Iterator[Shown
     clean = _moved(images, device, stream)
     yield Shown(CLEAN_CELL, images, clean, ids, setup.plan.seed)
     for cell in setup.plan.cells():
-        family = PERTURBATIONS[cell.family]
-        shown = images
+        family = FAMILY_SHELF.find(cell.family)
+        shown, failed = images, {}
         if family.attack is None:
+            made = [
+                attempt(image, cell, image_id, setup.plan.seed)
+                for image, image_id in zip(images, ids, strict=True)
+            ]
+            failed = {place: one for place, one in enumerate(made) if isinstance(one, str)}
             shown = torch.stack(
                 [
-                    perturb(image, cell, image_id, setup.plan.seed)
-                    for image, image_id in zip(images, ids, strict=True)
+                    clean if isinstance(one, str) else one
+                    for one, clean in zip(made, images, strict=True)
                 ]
             )
         # Where things move, what was cut into parts has moved, too.
         origin = clean if family.warp is None else None
-        yield Shown(cell, shown, _moved(shown, device, stream), ids, setup.plan.seed, origin)
+        on_device = _moved(shown, device, stream)
+        yield Shown(cell, shown, on_device, ids, setup.plan.seed, origin, failed)
 
 
 def _moved(images: Tensor, device: torch.device, stream: torch.cuda.Stream | None) -> Tensor:
@@ -630,11 +644,13 @@ class _Scored:
         cell: the perturbation.
         predictions: B classes; None where a logit is not finite.
         scores: by method and metric.
+        failed: as in `Shown`.
     """
 
     cell: Cell
     predictions: list[int | None]
     scores: dict[str, dict[str, Scores]]
+    failed: Mapping[int, str] = field(default_factory=dict)
 
 
 class _Taking:
@@ -677,9 +693,9 @@ class _Taking:
         for method in self.setup.methods:
             rows[method.spec] = self._score(method, view)
             advance(len(view.images))
-        self.scored.append(_Scored(view.cell, predictions(view), rows))
+        self.scored.append(_Scored(view.cell, predictions(view), rows, view.failed))
         if self.keep_maps:
-            self.images.append(view.images)
+            self.images.append(_without(view.images, view.failed))
 
     def take_probes(self, advance: Callable[[int], None]) -> None:
         """Score the clean maps by the metrics that need the network, too."""
@@ -727,7 +743,9 @@ class _Taking:
                 scores |= self._recognised(method, scores, placed)
         if self.keep_maps:
             maps = current.attributions.cpu() if isinstance(current, Explained) else None
-            self.attributions[method.spec].append(maps)
+            self.attributions[method.spec].append(
+                None if maps is None else _without(maps, view.failed)
+            )
         return scores if steps is None else scores | {STEPS: steps}
 
     def _recognised(
@@ -735,13 +753,14 @@ class _Taking:
     ) -> dict[str, Scores]:
         """Say of each map whether it is closer to its clean self than to every unrelated map."""
         current = placed.current
+        metrics = self.setup.methods[method]
         return {
             name + RECOGNISED: (
                 current.scores()
                 if isinstance(current, Failure)
-                else recognise(METRICS[name], scores[name], placed.nulls, current.maps)
+                else recognise(metrics[name], scores[name], placed.nulls, current.maps)
             )
-            for name in recognising(self.setup.methods[method])
+            for name in recognising(metrics)
         }
 
     def _explain(
@@ -778,7 +797,7 @@ class _Taking:
 
 def _placed(compared: Compared, view: View) -> Compared:
     """Put the maps of a view in place, where its family moves things."""
-    family = PERTURBATIONS.get(view.cell.family)
+    family = FAMILY_SHELF.known(view.cell.family)
     if family is None or family.warp is None:
         return compared
     height, width = view.images.shape[2:]
@@ -787,6 +806,15 @@ def _placed(compared: Compared, view: View) -> Compared:
 
 def _score(metric: Metric, compared: Compared) -> Scores:
     return score(metric, compared.clean, compared.current, compared.evidence)
+
+
+def _without(images: Tensor, failed: Mapping[int, str]) -> Tensor:
+    """Return images or maps (B, ...), NaN where the family failed."""
+    if not failed:
+        return images
+    left = images.clone()
+    left[list(failed)] = torch.nan
+    return left
 
 
 def _held_against(
@@ -819,13 +847,16 @@ def _records(setup: Setup, indices: Sequence[int], scored: list[_Scored]) -> Ite
         label = _label(picture, setup)
         target = scored[0].predictions[position]
         for view in scored:
-            predicted = view.predictions[position]
+            broken = view.failed.get(position)
+            predicted = None if broken else view.predictions[position]
             lost = target is None or predicted is None
             for method, by_metric in view.scores.items():
                 for metric, scores in by_metric.items():
                     value, status, detail = (
                         NO_LOGITS if lost and method != INPUT else scores.at(position)
                     )
+                    if broken:
+                        value, status, detail = math.nan, Status.ERROR, broken
                     yield Record(
                         image_id=picture.image_id,
                         label=label,

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from steadymap.bench.config import Plan
+from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.figures import grid_figure
 from steadymap.bench.images import ImageSet
-from steadymap.bench.names import short_names
+from steadymap.bench.names import file_name, short_names
 from steadymap.bench.perturbations import Cell, severity_text
 from steadymap.bench.pictures import map_levels, photo_levels, scale_of
+from steadymap.bench.records import INPUT
 from steadymap.bench.references import CLEAN_CELL
 from steadymap.bench.runner import measure, prepare
 from steadymap.bench.witnesses import CHEAPEST, predictions
+from steadymap.metrics import Status
 from steadymap.models import Classifier
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ def show(classifier: Classifier, image: ImageSet, plan: Plan, cell: Cell) -> Fig
         image: a set of one.
         plan: its methods, steps, seed and engine.
         cell: the perturbation.
+
+    Raises:
+        ConfigError: the family failed.
     """
     chosen = plan.model_copy(
         update={
@@ -50,6 +55,9 @@ def show(classifier: Classifier, image: ImageSet, plan: Plan, cell: Cell) -> Fig
     if outcome.images is None:
         raise TypeError("a run that keeps maps keeps its images")
     pictures = outcome.images[0]
+    for record in outcome.records:
+        if record.method == INPUT and record.status == Status.ERROR:
+            raise ConfigError(f"family {cell.family}: {record.detail}")
     said = predictions(classifier, image.pictures[0].image_id, (CLEAN_CELL, cell), pictures)
     names = short_names(list(outcome.attributions))
     columns: list[tuple[str, list[NDArray[np.uint8]], bool | None]] = [
@@ -79,4 +87,4 @@ def _class_name(classifier: Classifier, index: int) -> str:
 def default_output(image: str, cell: Cell) -> Path:
     """Return where the picture goes unless told otherwise."""
     stem = Path(image.replace(":", "-")).stem
-    return Path(f"{stem}-{cell.family}-{cell.severity:g}.png")
+    return Path(f"{stem}-{file_name(cell.family)}-{cell.severity:g}.png")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from steadymap.bench.config import ConfigError
 from steadymap.bench.manifest import Result, write_json
+from steadymap.bench.names import file_name
 from steadymap.bench.perturbations import Cell
 from steadymap.bench.records import SCHEMA, SCHEMA_VERSION, Source, to_frame, to_table
 from steadymap.bench.references import CLEAN_CELL
@@ -181,7 +181,7 @@ def _write_maps(folder: Path, outcomes: list[Outcome], cells: tuple[Cell, ...]) 
             for maps, image in zip(made, images, strict=True)
         ]
         deltas = [outcome.deltas[spec] for outcome in outcomes if spec in outcome.deltas]
-        name = re.sub(r"[^A-Za-z0-9_.=-]+", "-", spec)
+        name = file_name(spec)
         save_file(
             {"attributions": _rows(filled)} | ({"deltas": _rows(deltas)} if deltas else {}),
             folder / f"{name}.safetensors",

@@ -29,7 +29,7 @@ from steadymap.bench.calibration import (
 )
 from steadymap.bench.findings import Findings
 from steadymap.bench.names import short_names
-from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
+from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES, perturbed_images
 from steadymap.bench.summary import CONFIDENCE, ROUGH_BELOW
 from steadymap.metrics import METRICS, Status
 
@@ -44,7 +44,7 @@ def tables(findings: Findings) -> list[tuple[str, Table]]:
         )
         found.append((title, _leaderboard(findings)))
     for name in findings.family_metrics():
-        metric = METRICS[name]
+        metric = findings.known[name]
         scale = "calibrated" if name in calibrated else f"{metric.better} is better"
         found.append((f"{name}: {metric.summary}; {scale}", _metric_table(name, findings)))
     if findings.probed():
@@ -188,7 +188,8 @@ def _metric_table(name: str, findings: Findings) -> Table:
         line.append(_coverage(findings.records, spec, [name]))
         table.add_row(_label(names[spec], spec), *line, style="dim" if spec in controls else None)
     table.add_section()
-    kept = [_kept(values, family) for family in families]
+    made = perturbed_images(findings.records)
+    kept = [_kept(made, family) for family in families]
     table.add_row("prediction kept", *kept, style="dim")
     return table
 
@@ -225,12 +226,11 @@ def _fault_table(findings: Findings, faults: pd.DataFrame) -> Table:
     return table
 
 
-def _kept(values: pd.DataFrame, family: str) -> str:
+def _kept(images: pd.DataFrame, family: str) -> str:
     if family == CLEAN:
         return ""
-    pairs = values[values["family"] == family]
-    cells = pairs.drop_duplicates(["image_id", "severity", "draw"])
-    return percent(float(cells["kept"].mean()))
+    cells = images[images["family"] == family]
+    return percent(float(cells["kept"].mean())) if len(cells) else "-"
 
 
 def footnotes(findings: Findings) -> list[str]:
@@ -245,6 +245,10 @@ def footnotes(findings: Findings) -> list[str]:
     ]
     if images < ROUGH_BELOW:
         notes.append(f"below {ROUGH_BELOW} images the intervals are rough")
+    notes += [
+        f"{name}: left out, because neither we nor the manifest say how to read it"
+        for name in findings.unknown()
+    ]
     notes += _notes_on_calibration(findings)
     maps = records[(records["method"] != INPUT) & ~records["family"].isin(REFERENCES)]
     maps = maps[[not is_control(str(spec)) for spec in maps["method"]]]

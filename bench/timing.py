@@ -29,9 +29,10 @@ from steadymap.bench.methods import BoundMethod, bind_method
 from steadymap.bench.names import short_names
 from steadymap.bench.passes import count_passes, images_at_once
 from steadymap.bench.perturbations import Cell, perturb
+from steadymap.bench.plugins import load_model
 from steadymap.bench.references import DATA_REFERENCES
 from steadymap.bench.runner import float32
-from steadymap.models import Classifier, load_classifier
+from steadymap.models import Classifier
 
 # A spread of the middle half beyond this share of the median makes a timing unstable.
 STEADY_SPREAD = 0.1
@@ -174,7 +175,7 @@ class Course:
 
     def load(self, device: str) -> Classifier:
         """Load the classifier onto a device."""
-        return load_classifier(self.model, self.weights, torch.device(device))
+        return load_model(self.model, self.weights, torch.device(device))
 
 
 def time_device(

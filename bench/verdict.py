@@ -22,7 +22,6 @@ from steadymap.bench.comparison import (
     PASS,
     Case,
     Differences,
-    better,
     plain,
 )
 from steadymap.bench.names import safe_markdown, short_names
@@ -102,9 +101,8 @@ def numbers(row: dict[Any, Any]) -> str:
         return f"{row['before']:.4g} before, {row['after']:.4g} after, but of no image both"
     known = not np.isnan(row["low"])
     ends = f" [{row['low']:+.4f}, {row['high']:+.4f}]" if known else ", no interval"
-    direction = "higher" if better(row["metric"]) == "higher" else "lower"
     return (
-        f"{row['before']:.4g} -> {row['after']:.4g} ({direction} is better; "
+        f"{row['before']:.4g} -> {row['after']:.4g} ({row['better']} is better; "
         f"gain {row['gain']:+.4f}{ends}, "
         f"margin {row['margin']:.3g}, {row['images']} images)"
     )
@@ -246,7 +244,7 @@ def as_benchmark(rows: pd.DataFrame, better_is: str) -> str:
             "extra": f"{row['images']} images; before {row['before']:.4g}",
         }
         for row in rows.to_dict("records")
-        if better(str(row["metric"])) == better_is and np.isfinite(row["after"])
+        if row["better"] == better_is and np.isfinite(row["after"])
     ]
     return json.dumps(entries, indent=2) + "\n"
 

@@ -16,7 +16,7 @@ from steadymap.bench.attributions import Batch, Start
 from steadymap.bench.methods import BoundMethod, Engine
 from steadymap.bench.passes import Pass, Read, is_out_of_memory, shared_pass
 from steadymap.bench.paths import NestedPath, points_at
-from steadymap.bench.perturbations import PERTURBATIONS, Cell, draw_of
+from steadymap.bench.perturbations import FAMILY_SHELF, Cell, draw_of
 from steadymap.metrics import Maps, Metric, Scores, Status, TensorMaps, evaluate
 from steadymap.metrics.maps import Array
 from steadymap.models import Classifier
@@ -73,6 +73,7 @@ class Shown:
         seed: the run's seed.
         clean: (B, 3, H, W) where the classifier is, what the images were made from; None where
             they are clean.
+        failed: by place in the batch, why the family made no image; the clean one is in its place.
     """
 
     cell: Cell
@@ -81,6 +82,7 @@ class Shown:
     image_ids: tuple[str, ...]
     seed: int
     clean: Tensor | None = None
+    failed: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class View:
         classifier: the one to explain; the shifted one in a compensated family.
         seen: the pass that methods share, with the logits (B, K).
         failure: why the pass has no more than its logits; None where it has.
+        failed: as in `Shown`.
     """
 
     cell: Cell
@@ -102,6 +105,7 @@ class View:
     classifier: Classifier
     seen: Pass
     failure: Failure | None
+    failed: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def logits(self) -> Tensor:
@@ -214,7 +218,7 @@ def look(worker: Worker, shown: Shown, targets: Tensor | None, also: Collection[
         also: what the pass must bring beyond what the methods read; at most `activations`.
     """
     classifier = worker.classifier
-    family = PERTURBATIONS.get(shown.cell.family)
+    family = FAMILY_SHELF.known(shown.cell.family)
     if family is not None and family.compensated:
         classifier = classifier.shifted(shown.cell.severity)
     reads = {
@@ -245,7 +249,7 @@ def look(worker: Worker, shown: Shown, targets: Tensor | None, also: Collection[
         # Elsewhere, or in another type, only where the images are, too: see `numerics`.
         None if references is None else references.to(shown.on_device),
     )
-    return View(shown.cell, shown.images, batch, classifier, seen, failure)
+    return View(shown.cell, shown.images, batch, classifier, seen, failure, shown.failed)
 
 
 def attacked(worker: Worker, shown: Shown, targets: Tensor) -> Shown:
@@ -259,7 +263,7 @@ def attacked(worker: Worker, shown: Shown, targets: Tensor) -> Shown:
         shown: the images.
         targets: (B,), the classes predicted for the clean images.
     """
-    family = PERTURBATIONS.get(shown.cell.family)
+    family = FAMILY_SHELF.known(shown.cell.family)
     if family is None or family.attack is None:
         return shown
     with worker.clock(shown.cell, ATTACK_PART, len(shown.images)):
@@ -297,9 +301,9 @@ def explain(worker: Worker, method: BoundMethod, view: View) -> Explained | Fail
                         method, view.classifier, replace(view.batch, at_once=at_once), worker.engine
                     )
                 )
+            return explained(attributions, size)
         except Exception as error:  # noqa: BLE001 - a method may raise anything; its records say what
             return _error(error, size)
-    return explained(attributions, size)
 
 
 def _by_parts(method: BoundMethod, classifier: Classifier, batch: Batch, engine: Engine) -> Tensor:
@@ -315,8 +319,11 @@ def _by_parts(method: BoundMethod, classifier: Classifier, batch: Batch, engine:
     )
 
 
-def explained(attributions: Tensor, size: int) -> Explained | Failure:
+def explained(attributions: object, size: int) -> Explained | Failure:
     """Return attributions of that many images with their maps, or what is wrong with them."""
+    if not isinstance(attributions, Tensor):
+        reason = f"returned {type(attributions).__name__}, expected a tensor"
+        return Failure(Status.ERROR, reason, size)
     if attributions.ndim != 4 or len(attributions) != size:  # noqa: PLR2004 - (B, C, h, w)
         shape = tuple(attributions.shape)
         reason = f"returned shape {shape}, expected ({size}, channels, height, width)"

@@ -21,13 +21,15 @@ from steadymap.bench.config import ConfigError
 from steadymap.bench.images import ImageSet
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.names import without_steps
-from steadymap.bench.perturbations import PERTURBATIONS, Cell
+from steadymap.bench.perturbations import FAMILY_SHELF, Cell
 from steadymap.bench.pictures import map_levels, photo_levels, scale_of
+from steadymap.bench.plugins import known_metrics
 from steadymap.bench.records import CLEAN, OVERALL, REFERENCES
 from steadymap.bench.references import CLEAN_CELL
 from steadymap.bench.runner import Outcome, Setup, measure, prepare
 from steadymap.bench.store import make_folder, read_csv
-from steadymap.metrics import METRICS
+from steadymap.bench.views import Explained, explained
+from steadymap.metrics import Metric
 from steadymap.models import Classifier
 
 FOLDER = "witnesses"
@@ -69,7 +71,9 @@ class Gallery:
     known: Mapping[str, NDArray[np.bool_]]
 
 
-def choose_witnesses(records: pd.DataFrame) -> dict[str, str]:
+def choose_witnesses(
+    records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None
+) -> dict[str, str]:
     """Choose the images that a report shows: by id, what each stands for.
 
     An image's steadiness is the mean, over methods (not controls) and families, of its own score by
@@ -78,19 +82,20 @@ def choose_witnesses(records: pd.DataFrame) -> dict[str, str]:
     images.
     """
     perturbed = records[~records["family"].isin(REFERENCES)]
-    unstable = Instability.of(perturbed)
+    known = known_metrics() if metrics is None else metrics
+    unstable = Instability.of(perturbed, known)
     pairs = [(method, metric) for method, metric in unstable.pairs() if not is_control(method)]
     if not pairs:
         return {}
-    metrics = {metric for _, metric in pairs}
-    chosen = next(name for name in METRICS if name in metrics)
+    scored = {metric for _, metric in pairs}
+    chosen = next(name for name in known if name in scored)
     rows = np.stack(
         [unstable.at(method, metric, OVERALL) for method, metric in pairs if metric == chosen]
     )
-    known = np.asarray(np.isfinite(rows).any(axis=0))
+    valid = np.asarray(np.isfinite(rows).any(axis=0))
     names = unstable.by_image.columns.astype(str).tolist()
-    ids = [names[place] for place in np.flatnonzero(known)]
-    moved = np.nanmean(rows[:, known], axis=0)
+    ids = [names[place] for place in np.flatnonzero(valid)]
+    moved = np.nanmean(rows[:, valid], axis=0)
     order = [ids[place] for place in np.lexsort((ids, moved))]
     if not order:
         return {}
@@ -176,7 +181,7 @@ def predictions(
     """Return what the network says of each picture (cells, 3, H, W) of an image."""
     rows: list[tuple[object, ...]] = []
     for cell, picture in zip(cells, pictures, strict=True):
-        family = PERTURBATIONS.get(cell.family)
+        family = FAMILY_SHELF.known(cell.family)
         seen = classifier.shifted(cell.severity) if family and family.compensated else classifier
         device = classifier.module.mean.device
         chances = seen(picture[None].to(device)).softmax(dim=1)[0].cpu()
@@ -215,7 +220,13 @@ def completeness_by_steps(setup: Setup) -> pd.DataFrame:
             tried = replace(
                 bound, parameters=tuple((dict(bound.parameters) | {"steps": steps}).items())
             )
-            found = tried.explain(classifier, batch, setup.plan.engine)
+            try:
+                made = explained(tried.explain(classifier, batch, setup.plan.engine), len(ids))
+            except Exception:  # noqa: BLE001 - a method may raise anything; the run's records say what
+                break
+            if not isinstance(made, Explained):
+                break
+            found = made.attributions
             error = (found.flatten(1).double().sum(dim=1) - delta).abs().tolist()
             rows += [(name, steps, *pair) for pair in zip(ids, error, strict=True)]
     return pd.DataFrame(rows, columns=["method", "steps", "image_id", "completeness_error"])

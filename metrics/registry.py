@@ -19,6 +19,9 @@ from steadymap.metrics.maps import Array, Checks, Flags, Maps, check
 from steadymap.metrics.neighbours import NEIGHBOURS, RADIUS, Neighbours
 from steadymap.metrics.tensors import TensorMaps
 
+# How much of an exception's message is kept.
+MESSAGE_LENGTH = 300
+
 # Maps of perturbed images; or deltas or masks; or what the network says around the clean image.
 Against = Maps | TensorMaps | Array | Tensor | Evidence
 
@@ -350,6 +353,8 @@ class Scores:
 def evaluate(metric: Metric, maps: Maps | TensorMaps, against: Against) -> Scores:
     """Apply a metric to a batch: a number where it is defined, a status where it is not.
 
+    Where the metric raises, or returns no number for each map, the status is `error`.
+
     Args:
         metric: an entry of `METRICS`, or one of the same kind.
         maps: the maps of the clean images, or those to judge one by one. `TensorMaps` are scored on
@@ -377,7 +382,11 @@ def evaluate(metric: Metric, maps: Maps | TensorMaps, against: Against) -> Score
     valid = np.array([reason is None for reason in reasons], dtype=bool)
     values = np.full(len(maps), np.nan)
     if valid.any():
-        values[valid] = _compute(metric, maps.select(valid), _select(against, valid))
+        try:
+            values[valid] = _compute(metric, maps.select(valid), _select(against, valid))
+        except Exception:  # noqa: BLE001 - a metric may raise anything; each map is told why below
+            _one_by_one(metric, (maps, against), values, reasons)
+            valid &= [reason is None for reason in reasons]
     for index in np.flatnonzero(valid & ~np.isfinite(values)):
         reasons[index] = (Status.NONFINITE, "the metric overflowed")
         values[index] = np.nan
@@ -448,12 +457,37 @@ def _select(against: Against, chosen: Flags) -> Against:
 
 
 def _compute(metric: Metric, maps: Maps | TensorMaps, against: Against) -> Array:
-    """Return the values (B,), on the host."""
+    """Return the values (B,), on the host.
+
+    Raises:
+        ValueError: the metric returned something else.
+    """
     if isinstance(maps, TensorMaps) and metric.on_tensors is not None:
         on_tensors: Callable[[TensorMaps, Any], Tensor] = metric.on_tensors
-        return on_tensors(maps, against).cpu().numpy()
-    compute: Callable[[Any, Any], Array] = metric.compute
-    return compute(maps, against)
+        found = on_tensors(maps, against).cpu().numpy()
+    else:
+        compute: Callable[[Any, Any], Array] = metric.compute
+        found = np.asarray(compute(maps, against), dtype=np.float64)
+    if found.shape != (len(maps),):
+        raise ValueError(f"returned shape {found.shape} for {len(maps)} maps, expected (maps,)")
+    return found
+
+
+def _one_by_one(
+    metric: Metric,
+    given: tuple[Maps | TensorMaps, Against],
+    values: Array,
+    reasons: list[tuple[Status, str] | None],
+) -> None:
+    """Compute each value by itself, so that a map on which the metric fails costs no other."""
+    maps, against = given
+    for index in [place for place, reason in enumerate(reasons) if reason is None]:
+        only = np.arange(len(maps)) == index
+        try:
+            values[index] = _compute(metric, maps.select(only), _select(against, only))[0]
+        except Exception as error:  # noqa: BLE001 - as above; the records say what
+            text = " ".join(str(error).split())[:MESSAGE_LENGTH]
+            reasons[index] = (Status.ERROR, f"the metric raised {type(error).__name__}: {text}")
 
 
 def _checks(metric: Metric, values: Against) -> Checks:

@@ -644,7 +644,7 @@ MUTANTS = (
     Mutant(
         "a lower error taken for a loss",
         "bench/comparison.py",
-        'sign = -1.0 if better(key["metric"]) == "lower" else 1.0',
+        'sign = -1.0 if better_is == "lower" else 1.0',
         "sign = 1.0",
         COMPARISON_TESTS,
     ),

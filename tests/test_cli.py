@@ -160,8 +160,8 @@ def test_check_prints_what_passed_and_fails_for_a_wrong_method(
     own = read_run(tmp_path / "own")[0]
     assert set(own["method"]) == {"gradient", "my_methods.good:scale=3", "input"}
     for spec, message in {
-        "my_methods.none": "my_methods has no function 'none'",
-        "my_methods.number": "my_methods has no function 'number'",
+        "my_methods.none": "method: my_methods has no 'none'",
+        "my_methods.number": "my_methods:number: is int, expected a function",
         "no_such.thing": "cannot import 'no_such'",
     }.items():
         done = steadymap("check", spec)

@@ -1,0 +1,1 @@
+raise ImportError("needs what is\nnot here")
