@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from steadymap.bench.attributions import BASELINES
 from steadymap.bench.config import (
     ConfigError,
     Experiment,
@@ -17,7 +18,7 @@ from steadymap.bench.config import (
     read_config,
     read_experiment,
 )
-from steadymap.bench.methods import CONTROLS, DEFAULT_METHODS, bind_method
+from steadymap.bench.methods import CONTROLS, DEFAULT_METHODS, METHODS, bind_method
 from steadymap.bench.perturbations import DEFAULT_FAMILIES, PERTURBATIONS, Cell
 from steadymap.metrics import METRICS
 
@@ -160,3 +161,26 @@ def test_the_embedded_experiment_has_everything() -> None:
     for levels in experiment.severities().values():
         assert len({abs(level) for level in levels}) >= 3
     assert {level < 0 for level in experiment.severities()["bias"]} == {True, False}
+
+
+def test_everything_leaves_nothing_out() -> None:
+    everything = make_experiment([read_experiment("everything")])
+    named = {method.spec.partition(":")[0] for method in everything.bound_methods()}
+    assert named == set(METHODS)
+    # Nor does it need an extra.
+    assert set(everything.family) == {
+        name for name, family in PERTURBATIONS.items() if family.missing is None
+    }
+    assert everything.metric is not None
+    assert set(everything.metric) == set(METRICS)
+
+
+def test_corruptions_are_all_of_imagenet_c() -> None:
+    corruptions = read_experiment("corruptions")["family"]
+    assert set(corruptions) == {name for name in PERTURBATIONS if name.startswith("imagenet_c_")}
+
+
+def test_baselines_are_all_there_are() -> None:
+    bound = make_experiment([read_experiment("baselines")]).bound_methods()
+    taken = {method.baseline_name for method in bound} - {None}
+    assert taken == set(BASELINES)
