@@ -73,6 +73,7 @@ def open_torchvision(spec: str, weights: Path | None) -> Classifier:
     side = preset.crop_size[0]
     framing = Framing((side, side), preset.resize_size[0], preset.interpolation.value)
     normalization = Normalization(tuple(preset.mean), tuple(preset.std))
+    names: tuple[str, ...] | None
     if label in choices.__members__:
         network, names = _torchvision_trained(name, choice), tuple(choice.meta["categories"])
     else:

@@ -299,7 +299,7 @@ def test_foolbox_s_photographs_without_foolbox(monkeypatch: pytest.MonkeyPatch) 
 def test_foolbox_s_labels_stand_in_the_files_names(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    files = []
+    files: list[types.SimpleNamespace] = []
     for name in ("imagenet_00_1.jpg", "imagenet_01_0.jpg", "imagenet_02_1.jpg", "mnist_00_7.png"):
         pixels = np.random.default_rng(len(files)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / name)
