@@ -284,8 +284,8 @@ def open_hub(rest: str) -> Labelled:
     if not parts:
         raise DataError(f"data: {name} has no part called train or test, but {', '.join(whole)}")
     features = next(iter(parts.values())).features
-    image = _column(name, features, "Image", ("image", "img"))
-    label = _column(name, features, "ClassLabel", ("label", "labels"))
+    image = column(name, features, "Image", ("image", "img"))
+    label = column(name, features, "ClassLabel", ("label", "labels"))
     columns = {part: table[label] for part, table in parts.items()}
     classes = getattr(features[label], "names", None)
     if classes is None:
@@ -304,7 +304,7 @@ def open_hub(rest: str) -> Labelled:
     return _in_parts(name, tuple(classes), labels, read)
 
 
-def _column(name: str, features: Mapping[str, object], kind: str, usual: Sequence[str]) -> str:
+def column(name: str, features: Mapping[str, object], kind: str, usual: Sequence[str]) -> str:
     """Return the one column of a type, or else one of a usual name."""
     found = [column for column, feature in features.items() if type(feature).__name__ == kind]
     if len(found) != 1 or kind == "ClassLabel":

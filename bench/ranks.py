@@ -121,9 +121,10 @@ def _ranks(
     remaining = []
     for sample in samples:
         known = np.isfinite(sample)
-        with np.errstate(invalid="ignore"):  # a resample may miss all images that have a value
+        # A resample may miss all images that have a value, or all whose null is not 0.
+        with np.errstate(invalid="ignore", divide="ignore"):
             means = weights @ np.where(known, sample, 0.0).T / (weights @ known.T)
-        remaining.append(means[:, 0] / means[:, 1:].min(axis=1))
+            remaining.append(means[:, 0] / means[:, 1:].min(axis=1))
     table = np.stack(remaining, axis=1)
     ranks: NDArray[np.float64] = rankdata(table, axis=1, nan_policy="omit")
     return ranks

@@ -58,7 +58,7 @@ class CamLayer:
         rows = round(math.sqrt(count * aspect))
         if rows < 1 or count % rows:
             raise ValueError(f"{self.path}: {count} tokens are no grid of {rows} rows")
-        return patches.unflatten(2, (rows, count // rows))
+        return patches.reshape(*patches.shape[:2], rows, count // rows)
 
 
 # By the beginning of torchvision's name; the longest that fits counts. Heights and widths are those

@@ -97,6 +97,9 @@ def load_classifier(
         classifier = open_lite(weights)
     elif (kind := spec.partition(":")[0]) in OPENERS and ":" in spec:
         classifier = OPENERS[kind](spec.partition(":")[2], weights)
+        if (folder := Path(spec.partition(":")[2]).expanduser()).is_dir():
+            # Its own name, not where it lies on this machine, is what records say.
+            spec = f"{kind}:{folder.resolve().name}"
     elif ":" in spec:
         classifier = _factory(spec, weights)
     else:

@@ -73,6 +73,7 @@ def open_torchvision(spec: str, weights: Path | None) -> Classifier:
     side = preset.crop_size[0]
     framing = Framing((side, side), preset.resize_size[0], preset.interpolation.value)
     normalization = Normalization(tuple(preset.mean), tuple(preset.std))
+    names: tuple[str, ...] | None
     if label in choices.__members__:
         network, names = _torchvision_trained(name, choice), tuple(choice.meta["categories"])
     else:
@@ -157,7 +158,7 @@ def open_timm(spec: str, weights: Path | None) -> Classifier:
         else:
             network = _timm_trained(timm, name)
             names = _timm_names(timm, network)
-        framing, normalization = _timm_preset(name, timm.data.resolve_model_data_config(network))
+        framing, normalization = timm_preset(name, timm.data.resolve_model_data_config(network))
         if label:
             _complete(network, framing.size)
     if loaded is not None and weights is not None:
@@ -193,7 +194,12 @@ def _timm_trained(timm: ModuleType, name: str) -> nn.Module:
     return network
 
 
-def _timm_preset(name: str, config: Mapping[str, Any]) -> tuple[Framing, Normalization]:
+def timm_preset(name: str, config: Mapping[str, Any]) -> tuple[Framing, Normalization]:
+    """Return the framing and the normalisation of timm's data configuration.
+
+    Raises:
+        ModelError: a `Framing` cannot say it.
+    """
     channels, height, width = config["input_size"]
     scale, mode, filter_name = config["crop_pct"], config["crop_mode"], config["interpolation"]
     whole = mode == "squash" and scale == 1
@@ -256,7 +262,7 @@ def open_hub(spec: str, weights: Path | None) -> Classifier:
             raise ModelError(
                 f"model: hf:{spec} holds no image classifier with its processor ({_short(error)})"
             ) from error
-    framing, normalization = _hub_preset(spec, processor.to_dict())
+    framing, normalization = hub_preset(spec, processor.to_dict())
     labels = model.config.id2label
     names = tuple(str(labels[index]) for index in range(len(labels)))
     network = HubNetwork(model).eval()
@@ -283,7 +289,7 @@ def _hub_folder(spec: str) -> Path:
 
 def _hub_snapshot(hub: ModuleType, spec: str) -> str:
     folder = Path(hub.try_to_load_from_cache(spec, "config.json")).parent
-    if any(folder.glob("*.safetensors")) and (folder / "preprocessor_config.json").exists():
+    if any(folder.glob("*.safetensors")) and any(folder.glob("*processor_config.json")):
         return str(folder)
     fetched: str = hub.snapshot_download(spec, allow_patterns=["*.json", "*.safetensors"])
     return fetched
@@ -312,7 +318,12 @@ def _hub_file(repository: str, name: str) -> Path:
     return Path(hub.hf_hub_download(repository, name, etag_timeout=HUB_PATIENCE))
 
 
-def _hub_preset(spec: str, config: Mapping[str, Any]) -> tuple[Framing, Normalization]:
+def hub_preset(spec: str, config: Mapping[str, Any]) -> tuple[Framing, Normalization]:
+    """Return the framing and the normalisation of an image processor's settings.
+
+    Raises:
+        ModelError: a `Framing` cannot say it.
+    """
     size, crop = config.get("size") or {}, config.get("crop_size") or {}
     odd = [key for key in ("rescale_offset", "include_top", "do_pad") if config.get(key)]
     odd += [key for key in ("do_resize", "do_rescale") if config.get(key) is False]
