@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import ModuleType
 from typing import Annotated, Literal
@@ -53,8 +53,8 @@ class Batch:
     image_ids: tuple[str, ...]
     seed: int
     at_once: int = MOST_AT_ONCE["cpu"]
-    clean: Tensor | None = None
-    references: Tensor | None = None
+    clean: Tensor | None = field(default=None, kw_only=True)
+    references: Tensor | None = field(default=None, kw_only=True)
 
     def part(self, chosen: slice) -> Batch:
         """Return some of the images with all that belongs to them."""

@@ -273,7 +273,7 @@ class _Timer:
         started = time.perf_counter()
         shown = images.to(self.device)
         references = self.references.to(self.device)
-        batch = Batch(shown, targets, ids, self.course.seed, self.at_once, references)
+        batch = Batch(shown, targets, ids, self.course.seed, self.at_once, references=references)
         for event in events[:1]:
             event.record(torch.cuda.current_stream(self.device))
         maps = method.explain(self.classifier, batch)
@@ -363,7 +363,7 @@ def first_batch(course: Course, pixels: NDArray[np.float32], where: Where) -> Fr
         started = time.perf_counter()
         shown = images.to(place)
         references = shown[:DATA_REFERENCES]
-        batch = Batch(shown, targets, ids, course.seed, where.at_once, references)
+        batch = Batch(shown, targets, ids, course.seed, where.at_once, references=references)
         method.explain(classifier, batch).cpu()
         seconds = time.perf_counter() - started
     return Fresh(seconds, peak_memory(place), before)
@@ -387,7 +387,9 @@ def agreement(course: Course, images: ImageSet, device: str) -> list[Agreement]:
             at_once = images_at_once(classifier)
             images_there = shown.to(place)
             references = images_there[:DATA_REFERENCES]
-            batch = Batch(images_there, targets.to(place), ids, course.seed, at_once, references)
+            batch = Batch(
+                images_there, targets.to(place), ids, course.seed, at_once, references=references
+            )
             with float32(place, exact=course.exact):
                 maps.append(method.explain(classifier, batch).cpu().double())
         found.append(Agreement(method.spec, device, *difference(*maps)))

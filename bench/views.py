@@ -245,9 +245,9 @@ def look(worker: Worker, shown: Shown, targets: Tensor | None, also: Collection[
         shown.image_ids,
         shown.seed,
         worker.at_once,
-        shown.clean,
+        clean=shown.clean,
         # Elsewhere, or in another type, only where the images are, too: see `numerics`.
-        None if references is None else references.to(shown.on_device),
+        references=None if references is None else references.to(shown.on_device),
     )
     return View(shown.cell, shown.images, batch, classifier, seen, failure, shown.failed)
 

@@ -211,7 +211,7 @@ def completeness_by_steps(setup: Setup) -> pd.DataFrame:
         ids,
         setup.plan.seed,
         setup.at_once,
-        None if references is None else references.to(batch_images),
+        references=None if references is None else references.to(batch_images),
     )
     rows: list[tuple[object, ...]] = []
     for name, bound in path_methods(setup).items():

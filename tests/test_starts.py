@@ -27,6 +27,7 @@ from steadymap.bench.planner import count
 from steadymap.bench.randomness import generator
 from steadymap.bench.records import FLOAT64
 from steadymap.bench.runner import measure, prepare, run
+from steadymap.bench.witnesses import completeness_by_steps
 from steadymap.models import Classifier
 
 IMAGES64 = random_images(4).double()
@@ -318,6 +319,14 @@ def test_completeness_is_held_against_the_baseline_of_each_view(classifier: Clas
         assert value == pytest.approx(error, abs=1e-5)
     deep = pick(found, method="deep_lift_shap:baselines=3", metric="completeness_error")
     assert deep["value"].max() < 1e-5, "exact but for rounding"
+
+
+def test_completeness_by_steps_is_tried_from_every_baseline(classifier: Classifier) -> None:
+    specs = tuple(f"integrated_gradients:baseline={name},steps=4" for name in BASELINES)
+    setup = prepare(classifier, image_set(), PLAN.model_copy(update={"method": specs}))
+    tried = completeness_by_steps(setup)
+    assert set(tried["method"]) == {f"integrated_gradients:baseline={name}" for name in BASELINES}
+    assert tried["completeness_error"].notna().all()
 
 
 def test_images_of_the_data_set_are_read_only_for_methods_that_take_them(
