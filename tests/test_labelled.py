@@ -113,7 +113,7 @@ def test_torchvision_s_data_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert text.startswith(f"data: torchvision:CIFAR10 is not in {tmp_path} and cannot be downl")
     assert text.endswith("put it there, or give torchvision:CIFAR10:ROOT")
     assert "\n" not in text
-    with pytest.raises(DataError, match=r"unknown data set .CIFAR11.; did you mean CIFAR100"):
+    with pytest.raises(DataError, match=r"unknown data set .CIFAR11.; did you mean CIFAR10"):
         open_images("torchvision:CIFAR11", SMALL)
 
 
