@@ -69,7 +69,7 @@ from steadymap.bench.manifest import (
 )
 from steadymap.bench.methods import METHOD_SHELF, METHODS
 from steadymap.bench.names import nearest
-from steadymap.bench.passes import activation_bytes
+from steadymap.bench.passes import SMALL_ACTIVATIONS, activation_bytes
 from steadymap.bench.perturbations import FAMILY_SHELF, PERTURBATIONS, Perturbation
 from steadymap.bench.planner import count, estimate, estimate_table
 from steadymap.bench.plugins import (
@@ -100,9 +100,6 @@ from steadymap.models import MODEL_FORMS, MODELS, Classifier, ModelError
 
 # Each worker holds activations of its own.
 MOST_WORKERS = 4
-# An image's activations, in bytes. Measured on two cores: with 0.6 MiB (`compact`) two workers are
-# 1.1 times as fast as one with two threads, with 23 MiB (`rps`) 0.75 to 0.87 times.
-SMALL_ACTIVATIONS = 4 << 20
 RETAIN_HELP = "Keep freed memory in the process (Linux with glibc): faster, and never smaller."
 DEFAULT_EXPERIMENT = "hands"
 

@@ -20,6 +20,11 @@ Read = Literal["gradient", "layer", "activations"]
 MOST_AT_ONCE = {"cpu": 32, "cuda": 256}
 LIKE_A_CPU = MOST_AT_ONCE["cpu"]
 
+# An image's activations, in bytes: a network with more is a large one. Measured on two cores: with
+# 0.6 MiB (`compact`) two workers are 1.1 times as fast as one with two threads, with 23 MiB (`rps`)
+# 0.75 to 0.87 times.
+SMALL_ACTIVATIONS = 4 << 20
+
 # The share of the free memory that activations may take, and how often they are held: once as
 # what the backward pass needs, once more as gradients and workspace.
 MEMORY_SHARE = 0.5

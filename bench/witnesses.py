@@ -21,6 +21,7 @@ from steadymap.bench.config import ConfigError
 from steadymap.bench.images import ImageSet
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.names import without_steps
+from steadymap.bench.passes import SMALL_ACTIVATIONS, activation_bytes
 from steadymap.bench.perturbations import FAMILY_SHELF, Cell
 from steadymap.bench.pictures import map_levels, photo_levels, scale_of
 from steadymap.bench.plugins import known_metrics
@@ -44,8 +45,10 @@ KINDS = ("steadiest", "typical", "least steady")
 # Maps of the witnesses need no score; one is asked for because a plan must have one.
 CHEAPEST = "relative_l2"
 
-# Completeness against the number of steps: of so many images, at so many steps.
+# Completeness against the number of steps: of so many images, at so many steps. Of a large network
+# fewer, or the page would take as long as a run.
 STEPS_IMAGES = 8
+STEPS_IMAGES_OF_LARGE = 2
 STEPS_TRIED = (4, 8, 16, 32, 64)
 
 
@@ -198,8 +201,10 @@ def completeness_by_steps(setup: Setup) -> pd.DataFrame:
         `image_id`, `completeness_error`, of the first clean images of the run; empty without such
         methods.
     """
-    images = _subset(setup.images, list(range(min(STEPS_IMAGES, len(setup.images)))))
     classifier = setup.classifier
+    large = activation_bytes(classifier) > SMALL_ACTIVATIONS
+    count = min(STEPS_IMAGES_OF_LARGE if large else STEPS_IMAGES, len(setup.images))
+    images = _subset(setup.images, list(range(count)))
     batch_images = images.images(range(len(images))).to(classifier.module.mean.device)
     ids = tuple(picture.image_id for picture in images.pictures)
     with torch.no_grad():
