@@ -125,8 +125,8 @@ MUTANTS = (
     Mutant(
         "views that forget their clean images",
         "bench/views.py",
-        "shown.image_ids, shown.seed, worker.at_once, shown.clean",
-        "shown.image_ids, shown.seed, worker.at_once, None",
+        "clean=shown.clean,",
+        "clean=None,",
         f"{COALITION_TESTS} -k every_view",
     ),
     Mutant(
@@ -244,15 +244,16 @@ MUTANTS = (
     Mutant(
         "Grad-CAM keeps negative evidence",
         METHODS,
-        "return maps.relu() if relu else maps",
-        "return maps",
+        "maps = (weights * activations).sum(dim=1, keepdim=True)\n"
+        "    return maps.relu() if relu else maps",
+        "return (weights * activations).sum(dim=1, keepdim=True)",
         "check grad_cam",
     ),
     Mutant(
         "Grad-CAM without its weights",
         METHODS,
-        "(weights * activations).sum(dim=1, keepdim=True)",
-        "activations.sum(dim=1, keepdim=True)",
+        "maps = (weights * activations).sum(dim=1, keepdim=True)",
+        "maps = activations.sum(dim=1, keepdim=True)",
         "check grad_cam",
     ),
     Mutant(
@@ -302,8 +303,8 @@ MUTANTS = (
     Mutant(
         "noise shared across images",
         "bench/perturbations.py",
-        "rng = generator(seed, image_id, cell.family, cell.severity, cell.draw)",
-        "rng = generator(seed, cell.family, cell.severity, cell.draw)",
+        "return generator(seed, image_id, cell.family, cell.severity, cell.draw)",
+        "return generator(seed, cell.family, cell.severity, cell.draw)",
         "tests/test_perturbations.py",
     ),
     Mutant(
@@ -552,15 +553,15 @@ MUTANTS = (
     Mutant(
         "draws and severities counted as images",
         "bench/summary.py",
-        'means = valid.groupby("image_id", observed=True, sort=False)["value"].mean()',
-        'means = valid["value"]',
+        'means = valid.groupby([*by, "image_id"], observed=True, sort=False)["value"].mean()',
+        'means = valid.set_index([*by, "image_id"])["value"]',
         "tests/test_summary.py",
     ),
     Mutant(
         "values without a status of ok counted as covered",
         "bench/summary.py",
-        "coverage.append(len(valid) / len(group))",
-        "coverage.append(1.0)",
+        "coverage = (known.reindex(sizes.index, fill_value=0) / sizes).tolist()",
+        "coverage = [1.0] * len(sizes)",
         "tests/test_summary.py",
     ),
     Mutant(
