@@ -140,14 +140,22 @@ def test_a_transformer_can_be_attacked() -> None:
     from torchvision.models import VisionTransformer  # noqa: PLC0415 - takes a second
 
     def build() -> nn.Module:
-        return VisionTransformer(
-            image_size=16, patch_size=8, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8,
+        made: nn.Module = VisionTransformer(
+            image_size=16,
+            patch_size=8,
+            num_layers=1,
+            num_heads=2,
+            hidden_dim=8,
+            mlp_dim=8,
             num_classes=3,
-        )  # fmt: skip
+        )
+        return made
 
     network = seeded(build)
     # Its last layer begins as zeros, which say nothing.
-    network.heads.head.weight.data = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    head = network.get_submodule("heads.head")
+    assert isinstance(head, nn.Linear)
+    head.weight.data = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     classifier = make_classifier(network, (SIDE, SIDE), CLASSES)
     flags = torch.backends.cuda.flash_sdp_enabled()
     rows = pick(run(classifier, image_set(2), PLAN), metric="cosine", severity=0.05)

@@ -27,6 +27,7 @@ from steadymap.bench import methods as methods_module
 from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.conformance import CHECKS
 from steadymap.bench.methods import METHODS, Method
+from steadymap.bench.passes import SMALL_ACTIVATIONS
 from steadymap.bench.perturbations import PERTURBATIONS, Perturbation
 from steadymap.bench.records import REFERENCES, SCHEMA
 from steadymap.bench.store import read_run
@@ -456,7 +457,7 @@ def test_small_networks_get_a_worker_a_thread_and_large_ones_one(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert cli._workers(small, 60) == 3  # noqa: SLF001 - the choice has no other door
     assert cli._workers(small, 2) == 2  # noqa: SLF001 - as above
-    monkeypatch.setattr(cli, "activation_bytes", lambda _classifier: cli.SMALL_ACTIVATIONS + 1)
+    monkeypatch.setattr(cli, "activation_bytes", lambda _classifier: SMALL_ACTIVATIONS + 1)
     assert cli._workers(small, 60) == 1  # noqa: SLF001 - as above
 
 
