@@ -33,6 +33,9 @@ from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES, perturbed
 from steadymap.bench.summary import CONFIDENCE, ROUGH_BELOW
 from steadymap.metrics import METRICS, Status
 
+# Families that go side by side on a screen.
+MOST_ACROSS = 7
+
 
 def tables(findings: Findings) -> list[tuple[str, Table]]:
     """Return title and table of everything that people read first."""
@@ -46,7 +49,10 @@ def tables(findings: Findings) -> list[tuple[str, Table]]:
     for name in findings.family_metrics():
         metric = findings.known[name]
         scale = "calibrated" if name in calibrated else f"{metric.better} is better"
-        found.append((f"{name}: {metric.summary}; {scale}", _metric_table(name, findings)))
+        title = f"{name}: {metric.summary}; {scale}"
+        parts = _metric_tables(name, findings)
+        titles = [title, *(f"{name}, more families" for _ in parts[1:])]
+        found += zip(titles, parts, strict=True)
     if findings.probed():
         found.append((PROBES_TITLE, _probe_table(findings)))
     faults = findings.faults[findings.faults["severity"].isna()]
@@ -159,18 +165,29 @@ def _coverage(records: pd.DataFrame, spec: str, metrics: Sequence[str]) -> str:
     return percent(float((chosen["status"] == Status.OK).mean()))
 
 
-def _metric_table(name: str, findings: Findings) -> Table:
-    """Methods down, families across; mean and interval in each cell."""
-    calibrates = findings.calibrates(name)
+def _metric_tables(name: str, findings: Findings) -> list[Table]:
+    """Methods down, families across, as many as go side by side; mean and interval in each cell."""
     perturbed = findings.records[~findings.records["family"].isin(REFERENCES)]
-    values = perturbed[perturbed["metric"] == name]
-    families = values["family"].unique().tolist()
+    families = perturbed.loc[perturbed["metric"] == name, "family"].unique().tolist()
+    starts = range(0, len(families), MOST_ACROSS)
+    return [
+        _metric_table(
+            name, findings, families[start : start + MOST_ACROSS], whole=start == starts[-1]
+        )
+        for start in starts
+    ]
+
+
+def _metric_table(name: str, findings: Findings, families: list[str], *, whole: bool) -> Table:
+    """Return some families; with `whole`, what is said of all together stands beside them."""
+    calibrates = findings.calibrates(name)
     methods, controls = findings.methods(name)
     seeds = calibrates and bool(
         findings.calibrated.loc[findings.calibrated["metric"] == name, "other_seed"].notna().any()
     )
     extra = ["raw", "null", *(["other\nseed"] if seeds else [])] if calibrates else []
-    table = _new_table(*(family.replace("_", "\n") for family in families), *extra, "coverage")
+    extra = [*extra, "coverage"] if whole else []
+    table = _new_table(*(family.replace("_", "\n") for family in families), *extra)
     names = short_names([*methods, *controls])
     source = findings.calibrated if calibrates else findings.summary
     if not calibrates:
@@ -181,11 +198,12 @@ def _metric_table(name: str, findings: Findings) -> Table:
         if place == len(methods):
             table.add_section()
         line = [_family_cell(cells.get((spec, family)), calibrates) for family in families]
-        if calibrates:
-            whole = cells.get((spec, OVERALL), {})
+        if calibrates and whole:
+            of_all = cells.get((spec, OVERALL), {})
             columns = ("score", "null", *(("other_seed",) if seeds else ()))
-            line += [_number(whole.get(column, math.nan)) for column in columns]
-        line.append(_coverage(findings.records, spec, [name]))
+            line += [_number(of_all.get(column, math.nan)) for column in columns]
+        if whole:
+            line.append(_coverage(findings.records, spec, [name]))
         table.add_row(_label(names[spec], spec), *line, style="dim" if spec in controls else None)
     table.add_section()
     made = perturbed_images(findings.records)

@@ -14,7 +14,7 @@ from steadymap.bench.findings import Findings
 from steadymap.bench.names import short_names
 from steadymap.bench.randomness import generator
 from steadymap.bench.summary import full_summary, intervals, summarise
-from steadymap.bench.tables import footnotes, tables
+from steadymap.bench.tables import MOST_ACROSS, footnotes, tables
 
 
 def make_records(rows: list[dict[str, object]]) -> pd.DataFrame:
@@ -204,3 +204,20 @@ def test_the_footnotes_warn_of_few_images_and_lost_values() -> None:
     assert "1 degenerate of 2 values (controls not counted)" in notes
     enough = make_records([{"image_id": f"i{n}"} for n in range(30)])
     assert "rough" not in " ".join(footnotes(Findings.of(enough)))
+
+
+def test_many_families_are_shown_a_few_at_a_time_each_once() -> None:
+    names = [f"family_{place}" for place in range(2 * MOST_ACROSS + 1)]
+    records = make_records(
+        [
+            {"image_id": f"i{image}", "family": name, "metric": "completeness_error"}
+            for name in names
+            for image in range(2)
+        ]
+    )
+    shown = [table for _, table in tables(Findings.of(records))]
+    across = [[str(column.header) for column in table.columns] for table in shown]
+    assert [len(headers) for headers in across] == [1 + MOST_ACROSS, 1 + MOST_ACROSS, 3]
+    assert [headers[-1] for headers in across][-1] == "coverage"
+    families = [text for headers in across for text in headers if text.startswith("family")]
+    assert families == [name.replace("_", "\n") for name in names]
