@@ -12,6 +12,11 @@ from steadymap.bench.findings import Findings
 from steadymap.bench.records import INPUT, OVERALL, REFERENCES, perturbed_images
 from steadymap.bench.summary import ROUGH_BELOW
 
+# More are counted: a sentence of twenty names is not read.
+MOST_NAMED = 4
+# What is less would read as none at all.
+LEAST_SHARE = 0.001
+
 NAMES = {"ssim": "SSIM", "spearman": "rank correlation"}
 
 
@@ -129,7 +134,8 @@ def _what_is_uncertain(findings: Findings) -> str:
     parts += _fickle(findings, metrics[0])
     lost = _lost(findings)
     if lost:
-        parts.append(f"{percent(lost)} of the scores have no number, with the reasons below")
+        share = percent(lost) if lost >= LEAST_SHARE else f"less than {percent(LEAST_SHARE)}"
+        parts.append(f"{share} of the scores have no number, with the reasons below")
     if parts:
         return f"What is uncertain: {'; '.join(parts)}."
     ranked = [line for line in lines if line.ranks]
@@ -151,11 +157,16 @@ def _fickle(findings: Findings, metric: str) -> list[str]:
         & ~calibrated["control"]
     ]
     names = {line.spec: line.label for line in leaderboard(findings)}
-    parts = [
-        f"another seed moves {names[row['method']]} more than the perturbations do "
-        f"(calibrated {metric_name(metric)} between seeds: {row['other_seed']:.2f})"
-        for row in overall[overall["other_seed"] < overall["low"]].to_dict("records")
-    ]
+    fickle = overall[overall["other_seed"] < overall["low"]].sort_values("other_seed")
+    parts = []
+    if len(fickle):
+        lowest = fickle.iloc[0]
+        most = f"{names[lowest['method']]} most, " if len(fickle) > 1 else ""
+        parts.append(
+            f"another seed moves {_listed([names[spec] for spec in fickle['method']])} more than "
+            f"the perturbations do ({most}calibrated {metric_name(metric)} between seeds: "
+            f"{lowest['other_seed']:.2f})"
+        )
     still = [names[name] for name in overall[overall["verdict"] == UNRESOLVABLE]["method"]]
     return [*parts, *([f"{_listed(still)} moved no more than rounding does"] if still else [])]
 
@@ -174,4 +185,6 @@ def _lost(findings: Findings) -> float:
 
 
 def _listed(names: list[str]) -> str:
+    if len(names) > MOST_NAMED:
+        return f"{len(names)} methods"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -9,8 +9,6 @@ import importlib.metadata
 import os
 import re
 import socket
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 from steadymap.bench.decoding import DataError, decode, pixels_of
 from steadymap.bench.names import nearest
 from steadymap.models import imagenet_names
+from steadymap.models.pretrained import reach
 
 # Seconds to wait for a server that says nothing.
 PATIENCE = 10.0
@@ -326,14 +325,7 @@ def _reach_hub(datasets: Any, repository: str) -> None:  # noqa: ANN401 - as abo
         return
     if datasets.config.HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE is set")
-    endpoint = datasets.config.HF_ENDPOINT
-    try:
-        with urllib.request.urlopen(endpoint, timeout=PATIENCE):  # noqa: S310 - the hub's own address, or the user's
-            pass
-    except urllib.error.HTTPError:
-        pass  # it answers
-    except OSError as error:
-        raise ConnectionError(f"{endpoint} is out of reach: {error}") from error
+    reach(datasets.config.HF_ENDPOINT, PATIENCE)
 
 
 # --- a table --------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from steadymap.bench.images import ImageSet
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.passes import LIKE_A_CPU, free_memory
 from steadymap.bench.perturbations import Cell
+from steadymap.bench.plugins import MESSAGE_LENGTH
 from steadymap.bench.randomness import generator
 from steadymap.bench.records import (
     BATCH_OF_ONE,
@@ -30,7 +31,6 @@ from steadymap.bench.records import (
     ROUNDED,
 )
 from steadymap.bench.views import (
-    MESSAGE_LENGTH,
     Explained,
     Failure,
     Shown,

@@ -27,7 +27,7 @@ from steadymap.bench.manifest import run_id
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.passes import images_at_once
 from steadymap.bench.perturbations import FAMILY_SHELF, Cell, attempt, draw_of
-from steadymap.bench.plugins import METRIC_SHELF, one_line
+from steadymap.bench.plugins import MESSAGE_LENGTH, METRIC_SHELF, one_line
 from steadymap.bench.probes import Subject, probe, reads, wanted
 from steadymap.bench.records import (
     INPUT,
@@ -56,7 +56,6 @@ from steadymap.bench.references import (
     views_beside,
 )
 from steadymap.bench.views import (
-    MESSAGE_LENGTH,
     METRICS_PART,
     Adaptive,
     Explained,

@@ -17,12 +17,10 @@ from steadymap.bench.methods import BoundMethod, Engine
 from steadymap.bench.passes import Pass, Read, is_out_of_memory, shared_pass
 from steadymap.bench.paths import NestedPath, points_at
 from steadymap.bench.perturbations import FAMILY_SHELF, Cell, draw_of
+from steadymap.bench.plugins import one_line
 from steadymap.metrics import Maps, Metric, Scores, Status, TensorMaps, evaluate
 from steadymap.metrics.maps import Array
 from steadymap.models import Classifier
-
-# How much of an exception's message goes into a record.
-MESSAGE_LENGTH = 300
 
 # Names of parts of the work, beside the methods' specs.
 SHARED = "shared pass"
@@ -338,8 +336,7 @@ def explained(attributions: object, size: int) -> Explained | Failure:
 
 
 def _error(error: Exception, size: int) -> Failure:
-    text = " ".join(str(error).split())[:MESSAGE_LENGTH]
-    return Failure(Status.ERROR, f"{type(error).__name__}: {text}", size)
+    return Failure(Status.ERROR, one_line(error), size)
 
 
 def same_size(clean: Explained | Failure, current: Explained | Failure) -> Explained | Failure:

@@ -295,6 +295,21 @@ def _hub_snapshot(hub: ModuleType, spec: str) -> str:
     return fetched
 
 
+def reach(endpoint: str, patience: float) -> None:
+    """See that a server answers, whatever it says.
+
+    Raises:
+        ConnectionError: it has not within `patience` seconds.
+    """
+    try:
+        with urllib.request.urlopen(endpoint, timeout=patience):  # noqa: S310 - the hub's own address, or the user's
+            pass
+    except urllib.error.HTTPError:
+        pass  # it answers
+    except OSError as error:
+        raise ConnectionError(f"{endpoint} is out of reach: {error}") from error
+
+
 def _hub_file(repository: str, name: str) -> Path:
     """Return a file of the hub: from the cache as it is, or else downloaded.
 
@@ -307,14 +322,7 @@ def _hub_file(repository: str, name: str) -> Path:
         return Path(found)
     if hub.constants.HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE is set")
-    endpoint: str = hub.constants.ENDPOINT
-    try:
-        with urllib.request.urlopen(endpoint, timeout=HUB_PATIENCE):  # noqa: S310 - the hub's own address, or the user's
-            pass
-    except urllib.error.HTTPError:
-        pass  # it answers
-    except OSError as error:
-        raise ConnectionError(f"{endpoint} is out of reach: {error}") from error
+    reach(hub.constants.ENDPOINT, HUB_PATIENCE)
     return Path(hub.hf_hub_download(repository, name, etag_timeout=HUB_PATIENCE))
 
 

@@ -23,7 +23,7 @@ from test_gate import call
 
 import steadymap.bench
 from steadymap.bench import Plan, from_tensor, read_run
-from steadymap.bench.answer import answer
+from steadymap.bench.answer import _listed, answer
 from steadymap.bench.calibration import is_control
 from steadymap.bench.config import make_experiment
 from steadymap.bench.curves import breaking_points, severity_curves
@@ -612,6 +612,17 @@ def test_a_page_is_the_same_in_every_process(home: Path, tmp_path: Path) -> None
         )
         pages.append(path.read_bytes())
     assert pages[0] == pages[1]
+
+
+def test_what_is_uncertain_of_many_is_said_once(shown: Shown) -> None:
+    findings = shown.findings
+    seeds = findings.calibrated["low"] - 1
+    text = answer(replace(findings, calibrated=findings.calibrated.assign(other_seed=seeds)))[2]
+    assert text.count("another seed moves") == 1
+    assert " most, calibrated SSIM between seeds: " in text
+    assert _listed(["a"]) == "a"
+    assert _listed(list("abcd")) == "a, b, c and d"
+    assert _listed(list("abcde")) == "5 methods"
 
 
 def test_an_answer_claims_no_more_than_is_known(shown: Shown) -> None:
