@@ -18,9 +18,10 @@ from steadymap.bench.config import ConfigError
 from steadymap.bench.costs import seconds_by_part
 from steadymap.bench.manifest import fingerprint, write_json
 from steadymap.bench.names import nearest
+from steadymap.bench.parts import make_folder
 from steadymap.bench.plugins import known_metrics
 from steadymap.bench.records import INPUT, RECOGNISED, REFERENCES, SCHEMA_VERSION
-from steadymap.bench.store import MANIFEST, RECORDS, make_folder, read_run
+from steadymap.bench.store import MANIFEST, RECORDS, read_run
 from steadymap.bench.views import SHARED
 from steadymap.metrics import Metric, Status
 

@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-import signal
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 import torch
 import typer
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from steadymap.bench import store
 from steadymap.bench.attributions import BASELINES
 from steadymap.bench.baselines import NoBaselineError
 from steadymap.bench.config import (
     ConfigError,
-    Experiment,
     about_experiment,
     experiment_names,
     make_experiment,
@@ -45,9 +33,7 @@ from steadymap.bench.conformance import (
 )
 from steadymap.bench.conformance import Result as CheckResult
 from steadymap.bench.console import (
-    EXIT_CELLS_FAILED,
     EXIT_FAILED,
-    EXIT_INTERRUPTED,
     EXIT_NO_BASELINE,
     EXIT_USAGE,
     RUNS,
@@ -55,35 +41,26 @@ from steadymap.bench.console import (
     line,
     say,
 )
-from steadymap.bench.findings import Findings
 from steadymap.bench.gating import baseline_app, compare_command, gate_command
 from steadymap.bench.heap import retain_heap
 from steadymap.bench.images import DATA_FORMS, SPLITS, DataError, open_images
 from steadymap.bench.manifest import (
-    Result,
-    git_state,
     machine,
-    make_manifest,
-    run_id,
     write_json,
 )
 from steadymap.bench.methods import METHOD_SHELF, METHODS
 from steadymap.bench.names import nearest
-from steadymap.bench.passes import SMALL_ACTIVATIONS, activation_bytes
+from steadymap.bench.parts import make_folder
 from steadymap.bench.perturbations import FAMILY_SHELF, PERTURBATIONS, Perturbation
-from steadymap.bench.planner import count, estimate, estimate_table
 from steadymap.bench.plugins import (
     METRIC_SHELF,
     MODEL_SHELF,
     PluginError,
-    known_metrics,
-    load_model,
     summary_of,
 )
-from steadymap.bench.records import Source
-from steadymap.bench.reporting import report_command, show_command, write_report
-from steadymap.bench.runner import INPUT_METRICS, Setup, measure, prepare
-from steadymap.bench.tables import footnotes, tables
+from steadymap.bench.reporting import report_command, show_command
+from steadymap.bench.running import device_of, device_type, merge_command, run_experiment
+from steadymap.bench.shards import INPUT_METRICS
 from steadymap.bench.timing import (
     Course,
     agreement,
@@ -94,12 +71,11 @@ from steadymap.bench.timing import (
     timing_table,
 )
 from steadymap.bench.train import Recipe, save, train
-from steadymap.bench.witnesses import keep_witnesses
-from steadymap.metrics import METRICS, Metric, Status
-from steadymap.models import MODEL_FORMS, MODELS, Classifier, ModelError
+from steadymap.metrics import METRICS, Metric
+from steadymap.models import MODEL_FORMS, MODELS, ModelError
 
-# Each worker holds activations of its own.
-MOST_WORKERS = 4
+# Each job holds activations of its own.
+MOST_JOBS = 4
 RETAIN_HELP = "Keep freed memory in the process (Linux with glibc): faster, and never smaller."
 DEFAULT_EXPERIMENT = "hands"
 
@@ -155,7 +131,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     steps: Annotated[str | None, typer.Option(help="Steps of path methods, or auto.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images of a batch.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Batches worked on at a time.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Batches worked on at a time.")] = None,
     engine: Annotated[str | None, typer.Option(help="own, or captum for comparison.")] = None,
     precision: Annotated[str | None, typer.Option(help="On a GPU: ieee, or tf32.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
@@ -163,9 +139,21 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     save_maps: Annotated[
         bool, typer.Option("--save-maps", help="Keep images and raw attributions.")
     ] = False,
-    output: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="K/N: one part of N, for `steadymap merge`.")
+    ] = None,
+    allow_failed: Annotated[
+        float | None, typer.Option(help="Share of values that may fail before exit code 3.")
+    ] = None,
+    parallel_config: Annotated[
+        Path | None, typer.Option(help="YAML file: processes, dask or SLURM; docs/scale-out.md.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run; goes on there.")] = None,
     page: Annotated[
         bool, typer.Option("--report/--no-report", help="Keep the witnesses' maps, make the page.")
+    ] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Leave out what is in the folder already.")
     ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Estimate passes, time and memory; run nothing.")
@@ -191,12 +179,15 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
         "steps": steps,
         "seed": seed,
         "batch_size": batch_size,
-        "workers": workers,
+        "jobs": jobs,
         "engine": engine,
         "precision": precision,
         "device": device,
         "threads": threads,
         "save_maps": save_maps or None,
+        "shard": shard,
+        "allow_failed": allow_failed,
+        "parallel_config": parallel_config,
         "output": output,
     }
     if experiment is not None and config is not None:
@@ -210,7 +201,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
             raise ConfigError(f"severity: {name} does not run here; {nearest(name, chosen.family)}")
     if keep_heap:
         retain_heap()
-    _run(chosen, dry=dry_run, page=page)
+    run_experiment(chosen, dry=dry_run, page=page, resume=resume)
 
 
 def _severities(texts: list[str]) -> dict[str, tuple[float, ...]] | tuple[float, ...]:
@@ -228,127 +219,6 @@ def _severities(texts: list[str]) -> dict[str, tuple[float, ...]] | tuple[float,
     if len(by_family) > 1:
         raise ConfigError("severity: give one list for all families, or FAMILY=... for each")
     return by_family[""]
-
-
-def _prepare(experiment: Experiment) -> tuple[Experiment, Setup]:
-    """Load model and images; return the experiment with its workers decided, ready to start."""
-    device = _device(experiment.device)
-    if experiment.threads:
-        torch.set_num_threads(experiment.threads)
-    classifier = load_model(experiment.model, experiment.weights, device)
-    images = open_images(experiment.data, classifier.framing, experiment.split, experiment.limit)
-    for name, reason in images.excluded:
-        say(f"excluded: {name}: {reason}")
-    if "workers" not in experiment.model_fields_set:
-        workers = _workers(classifier, len(images))
-        experiment = experiment.model_copy(update={"workers": workers})
-    return experiment, prepare(classifier, images, experiment)
-
-
-def _announce(experiment: Experiment, setup: Setup) -> None:
-    classifier, images = setup.classifier, setup.images
-    if experiment.limit and len(images) < experiment.limit:
-        say(f"the {experiment.split} split has {len(images)} usable images of {experiment.limit}")
-    say(
-        f"{classifier.name} on {images.name} ({experiment.split}): {len(images)} images x "
-        f"{len(experiment.cells()) + 1} views x {len(experiment.bound_methods())} methods"
-    )
-    if classifier.module.mean.is_cuda and experiment.precision != "ieee":
-        say(f"precision: {experiment.precision}: products are rounded, maps change with it")
-
-
-def _run(experiment: Experiment, *, dry: bool, page: bool) -> None:
-    experiment, setup = _prepare(experiment)
-    classifier, images = setup.classifier, setup.images
-    source = Source(run_id(experiment, classifier, images), classifier.name, images.name)
-    folder = (experiment.output or RUNS / source.run_id).expanduser()
-    if not dry:
-        store.claim_folder(folder, source.run_id)
-    _announce(experiment, setup)
-    if dry:
-        console_of().print(estimate_table(estimate(setup)))
-        return
-
-    git = git_state()
-
-    def describe(result: Result) -> dict[str, Any]:
-        manifest = make_manifest(experiment, classifier, images, result)
-        passes = {"passes": asdict(count(setup)), "passes_by_method": setup.passes()}
-        return manifest | {"metrics": setup.metrics(), **passes, "git": git}
-
-    # A polite kill (CI cancelling a job, say) ends a run as Ctrl-C does: with what it has.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with store.recorder(folder, source, experiment.cells(), describe) as taking:
-            _measure(setup, taking, keep_maps=experiment.save_maps)
-    except KeyboardInterrupt:
-        say(f"interrupted; what was measured is in {folder / store.PARTIAL}")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    _report(folder, setup, page=page)
-    if taking.statuses[Status.ERROR.value]:
-        say(f"{taking.statuses[Status.ERROR.value]} values failed: see `detail` in the records")
-        raise typer.Exit(EXIT_CELLS_FAILED)
-
-
-def _workers(classifier: Classifier, images: int) -> int:
-    """Return how many workers suit a network.
-
-    One a thread on a CPU keeps all cores busy where a network is small: its layers are too short to
-    share, and metrics run on one core. The layers of a large one are worth sharing; and its workers
-    would wait for memory.
-    """
-    small = activation_bytes(classifier) <= SMALL_ACTIVATIONS
-    if classifier.module.mean.device.type != "cpu" or not small:
-        return 1
-    try:
-        classifier.replica()
-    except ModelError:  # a network that cannot be copied has one worker
-        return 1
-    return min(torch.get_num_threads(), MOST_WORKERS, images)
-
-
-def _measure(setup: Setup, taking: store.Recorder, *, keep_maps: bool) -> None:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console_of(stderr=True)) as progress:
-        task = progress.add_task("maps", total=setup.map_count())
-        for outcome in measure(
-            setup, lambda count: progress.advance(task, count), keep_maps=keep_maps
-        ):
-            taking.add(outcome)
-
-
-def _report(folder: Path, setup: Setup, *, page: bool) -> None:
-    """Summarise a finished run, print its tables, make its page and say where everything is."""
-    records, manifest = store.read_run(folder)
-    findings = Findings.of(records, known_metrics(manifest))
-    findings.write(folder)
-    console = console_of()
-    for title, table in tables(findings):
-        console.print(title, style="bold", markup=False, highlight=False)
-        console.print(table)
-    for note in footnotes(findings):
-        line(console, f"- {note}")
-    if page:
-        keep_witnesses(setup, records, folder)
-        line(console, f"the page to open: {write_report(folder, findings)}")
-    files = ", ".join(sorted(path.name for path in folder.iterdir()))
-    line(console, f"{manifest['wall_seconds']:.0f} s; {folder}: {files}")
-
-
-def _device(name: str) -> torch.device:
-    kind, device = _device_type(name), torch.device(name)
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: cuda was asked for, but torch sees no CUDA device here")
-    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device: {name}: there are {torch.cuda.device_count()} CUDA devices")
-    return device
 
 
 @app.command("time")
@@ -382,11 +252,11 @@ def time_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     chosen = make_experiment([given | ({"steps": steps} if steps else {})])
     devices = tuple(dict.fromkeys(device or ("cpu", "cuda")))
     for name in devices:
-        _device_type(name)
+        device_type(name)
     path = output or RUNS / f"timing-{re.split('[:/.@]', model)[-1]}.json"
     if path.suffix != ".json":
         raise ConfigError(f"output: figures are written as .json, got {path.name}")
-    store.make_folder(path.parent)
+    make_folder(path.parent)
     if keep_heap:
         retain_heap()
     if threads:
@@ -411,17 +281,6 @@ def time_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     line(console, f"{path}")
 
 
-def _device_type(name: str) -> str:
-    """Return cpu or cuda, or say that there is no such kind of device."""
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        raise ConfigError(f"device: unknown name {name!r}; known: cpu, cuda, cuda:1") from error
-    if kind not in ("cpu", "cuda"):
-        raise ConfigError(f"device: {name!r} is not supported; known: cpu, cuda, cuda:1")
-    return kind
-
-
 @app.command("train")
 def train_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signature
     model: Annotated[str, typer.Option(help=", ".join(MODELS))] = "compact",
@@ -442,11 +301,11 @@ def train_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sig
     for file in (path, path.with_suffix(".json")):
         if file.exists():
             raise ConfigError(f"output: {file} exists; choose another --output")
-    store.make_folder(path.parent)
+    make_folder(path.parent)
     if threads:
         torch.set_num_threads(threads)
     recipe = Recipe(epochs, batch_size, learning_rate, seed)
-    network, card = train(model, data, recipe, _device(device), say)
+    network, card = train(model, data, recipe, device_of(device), say)
     save(network, card, path)
     scores = ", ".join(f"{name} {value:.2%}" for name, value in card["accuracy"].items())
     line(console_of(), f"accuracy: {scores}; {path}")
@@ -455,6 +314,7 @@ def train_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sig
 app.add_typer(baseline_app, name="baseline")
 app.command("compare")(compare_command)
 app.command("gate")(gate_command)
+app.command("merge")(merge_command)
 app.command("report")(report_command)
 app.command("show")(show_command)
 

@@ -23,7 +23,7 @@ EXPERIMENTS = importlib.resources.files("steadymap.bench.experiments")
 # Beyond these a number is a slip, and would ask for more memory than there is.
 MOST_DRAWS = 1000
 MOST_THREADS = 1024
-# Fewer than the images whose maps others are held against (references.PANEL_IMAGES).
+# Each image is held against as many others, and they make blocks of twice as many.
 MOST_NULLS = 60
 
 
@@ -49,8 +49,10 @@ class Plan(BaseModel):
             map is held against; 0 leaves scores uncalibrated.
         steps: number of steps of path methods whose spec does not set it.
         seed: of everything random.
-        batch_size: images of a batch; changes the speed alone.
-        workers: batches worked on at a time, each by its share of the threads; changes the speed
+        batch_size: images that are looked at together, but never less than those whose maps are
+            held against each other; changes the speed, and the last digits. Left out, 8, and 64 on
+            a GPU.
+        jobs: batches worked on at a time, each by its share of the threads; changes the speed
             alone.
         precision: ieee for float32 proper on a GPU, tf32 for its faster, coarser products.
         engine: own, or captum for every method that captum has; changes the last digits.
@@ -67,8 +69,8 @@ class Plan(BaseModel):
     nulls: Annotated[int, Field(ge=0, le=MOST_NULLS)] = 3
     steps: Steps | None = None
     seed: Annotated[int, Field(ge=0)] = 0
-    batch_size: Annotated[int, Field(ge=1)] = 16
-    workers: Annotated[int, Field(ge=1, le=MOST_THREADS)] = 1
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    jobs: Annotated[int, Field(ge=1, le=MOST_THREADS)] = 1
     engine: Engine = "own"
     precision: Literal["ieee", "tf32"] = "ieee"
 
@@ -172,6 +174,10 @@ class Experiment(Plan):
         device: cpu, cuda, cuda:1, ...
         threads: CPU threads; left out, torch's own choice.
         save_maps: keep images, perturbed images and raw attributions.
+        shard: `K/N` computes every N-th block of images alone, from the K-th on, for one of N
+            machines whose runs `steadymap merge` joins.
+        allow_failed: the share of values that may be errors before a run ends with exit code 3.
+        parallel_config: a file that says who computes: see docs/scale-out.md.
         output: folder of the run; left out, runs/NAME-HASH.
     """
 
@@ -183,7 +189,27 @@ class Experiment(Plan):
     device: str = "cpu"
     threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
     save_maps: bool = False
+    shard: str | None = None
+    allow_failed: Annotated[float, Field(ge=0, le=1)] = 0.0
+    parallel_config: Path | None = None
     output: Path | None = None
+
+    @field_validator("shard")
+    @classmethod
+    def _shard_is_one_of_some(cls, value: str | None) -> str | None:
+        if value is not None:
+            first, _, last = value.partition("/")
+            whole = first.isdecimal() and last.isdecimal()
+            if not whole or not 1 <= int(first) <= int(last):
+                raise ConfigError(f"shard: expected K/N, K from 1 to N, e.g. 1/4, got {value!r}")
+        return value
+
+    def is_mine(self, place: int) -> bool:
+        """Return whether this machine computes the block of images at a place."""
+        if self.shard is None:
+            return True
+        first, _, count = self.shard.partition("/")
+        return place % int(count) == int(first) - 1
 
 
 def _listed(value: Any) -> Any:  # noqa: ANN401 - as above

@@ -16,7 +16,7 @@ from steadymap.bench.names import file_name
 from steadymap.bench.plugins import known_metrics
 from steadymap.bench.ranks import difference_figure, rank_methods, save_diagram
 from steadymap.bench.records import CLEAN, INPUT, NULLS, RECOGNISED, REFERENCES
-from steadymap.bench.runner import STEPS
+from steadymap.bench.shards import STEPS
 from steadymap.bench.summary import full_summary
 from steadymap.metrics import METRICS, PROBES, Metric
 

@@ -29,6 +29,7 @@ from steadymap.bench.comparison import (
 from steadymap.bench.config import ConfigError
 from steadymap.bench.console import EXIT_CELLS_FAILED, EXIT_FAILED, RUNS, console_of, line, say
 from steadymap.bench.margins import read_margins
+from steadymap.bench.parts import make_folder
 from steadymap.bench.verdict import (
     Verdict,
     append_summary,
@@ -97,7 +98,7 @@ def compare_command(
     verdict = _verdict(*_alike(_side(before, root), _side(after, root)), Margins())
     _show(verdict, every=every)
     if output:
-        store.make_folder(output)
+        make_folder(output)
         for path in write_outputs(verdict, output):
             line(console_of(), f"{path}")
 
@@ -129,7 +130,7 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
             line(console, f"FAIL {case.name}: {case.message}")
     line(console, gate_line(verdict))
     reports = output or folder / "gate"
-    store.make_folder(reports)
+    make_folder(reports)
     write_outputs(verdict, reports)
     line(console, f"{reports}")
     summary = os.environ.get("GITHUB_STEP_SUMMARY")

@@ -95,13 +95,13 @@ class Result:
 
 
 def make_manifest(
-    experiment: Experiment, classifier: Classifier, images: ImageSet, result: Result
+    experiment: Experiment, classifier: Classifier, images: ImageSet
 ) -> dict[str, Any]:
-    """Return the manifest, ready for JSON."""
+    """Return what is known of a run before it has been made, ready for JSON."""
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id(experiment, classifier, images),
-        "complete": result.complete,
+        "complete": False,
         "configuration": experiment.model_dump(mode="json", exclude={"output"})
         # Names, not where things lie on this machine; hashes say what they were.
         | {"data": images.name, "weights": experiment.weights and experiment.weights.name},
@@ -135,10 +135,16 @@ def make_manifest(
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "machine": machine(classifier.module.mean.device),
+    }
+
+
+def completed(manifest: Mapping[str, Any], result: Result) -> dict[str, Any]:
+    """Return the manifest of a run that has been made."""
+    return dict(manifest) | {
+        "complete": result.complete,
         "wall_seconds": round(result.seconds, 2),
         "images_at_once": result.at_once,
         "halved_for_memory": result.halved,
-        "peak_memory_bytes": peak_memory(classifier.module.mean.device),
         "statuses": dict(sorted(result.statuses.items())),
     }
 

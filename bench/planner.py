@@ -27,7 +27,8 @@ from steadymap.bench.passes import (
 )
 from steadymap.bench.perturbations import FAMILY_SHELF, attempt, draw_of
 from steadymap.bench.probes import probe_passes, wanted
-from steadymap.bench.runner import Setup, float32, threads_each
+from steadymap.bench.runner import float32, threads_each
+from steadymap.bench.setup import Setup
 from steadymap.bench.views import explained, score
 from steadymap.metrics import PROBES
 from steadymap.models import Classifier
@@ -140,7 +141,7 @@ def estimate(setup: Setup, seconds: float = 2.0) -> Estimate:
     exact = setup.plan.precision == "ieee"
     attacks = setup.attacks()
     with (
-        threads_each(setup.plan.workers),
+        threads_each(setup.plan.jobs),
         float32(device, exact=exact),
         differentiable_twice(wanted=bool(attacks)),
     ):
@@ -160,7 +161,7 @@ def estimate(setup: Setup, seconds: float = 2.0) -> Estimate:
         if attacks:
             works = [_attack_work(one, setup) for one in classifiers]
             attack_seconds = len(setup.images) * len(attacks) / _throughput(works, 0.0)
-    activations = setup.plan.workers * at_once * activation_bytes(setup.classifier) * TIMES_HELD
+    activations = setup.plan.jobs * at_once * activation_bytes(setup.classifier) * TIMES_HELD
     views = setup.view_count()
     return Estimate(
         passes,

@@ -60,6 +60,10 @@ SCHEMA = pa.schema(
     ]
 )
 
+# The same without what all records of a run have in common.
+COMMON = ("run_id", "model", "dataset")
+PART_SCHEMA = pa.schema([field for field in SCHEMA if field.name not in COMMON])
+
 
 @dataclass(frozen=True)
 class Source:
@@ -95,19 +99,22 @@ class Record:
     detail: str
 
 
-def to_table(records: Sequence[Record], source: Source) -> pa.Table:
-    """Return records as an Arrow table with `SCHEMA`."""
-    columns: dict[str, list[object]] = {
-        name: [value] * len(records)
-        for name, value in (
-            ("run_id", source.run_id),
-            ("model", source.model),
-            ("dataset", source.dataset),
-        )
+def to_part(records: Sequence[Record]) -> pa.Table:
+    """Return records as an Arrow table with `PART_SCHEMA`."""
+    columns = {
+        field.name: [getattr(record, field.name) for record in records] for field in fields(Record)
     }
-    for field in fields(Record):
-        columns[field.name] = [getattr(record, field.name) for record in records]
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table(columns, schema=PART_SCHEMA)
+
+
+def with_source(part: pa.Table, source: Source) -> pa.Table:
+    """Return records with what they have in common: an Arrow table with `SCHEMA`."""
+    common = [getattr(source, name) for name in COMMON]
+    columns = [
+        pa.DictionaryArray.from_arrays(pa.array([0] * len(part), pa.int32()), pa.array([value]))
+        for value in common
+    ]
+    return pa.table([*columns, *part.columns], schema=SCHEMA)
 
 
 def perturbed_images(records: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ with itself computed in another way. Source: Adebayo et al. 2018 (randomised wei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,9 +45,11 @@ from steadymap.models import Classifier
 
 CLEAN_CELL = Cell(CLEAN, 0.0, 0)
 
-# Images whose clean maps are kept, so that others can be held against them: enough that no single
-# one decides, few enough that memory does not grow with the number of images.
-PANEL_IMAGES = 64
+# What a shard is asked for beside perturbations: all that clean maps are held against; and, of a
+# few images, their maps computed in other ways.
+BESIDE = Cell("references", 0.0, 0)
+NUMERIC = Cell("numerics", 0.0, 0)
+
 NUMERIC_IMAGES = 8
 
 # Images of the data set for methods that compare with it.
@@ -107,71 +109,63 @@ def show(worker: Worker, images: ImageSet, indices: Sequence[int], seed: int) ->
 # --- other images ---------------------------------------------------------------------------------
 
 
-def panel_members(images: ImageSet, seed: int) -> list[int]:
-    """Choose the images whose maps others are held against: by their ids, whatever their order."""
-    ids = [picture.image_id for picture in images.pictures]
-    order = sorted(range(len(ids)), key=lambda index: generator(seed, ids[index], "panel").random())
-    return order[:PANEL_IMAGES]
-
-
-def data_references(images: ImageSet, seed: int) -> Tensor:
+def data_references(images: ImageSet) -> Tensor:
     """Read the images of the data set that some methods compare with: (R, 3, H, W), on the CPU.
 
-    The first of those whose maps others are held against, whatever the order of the data.
+    The first ones, which more images leave as they are; in the order of their ids.
     """
-    return images.images(panel_members(images, seed)[:DATA_REFERENCES])
+    first = range(min(DATA_REFERENCES, len(images)))
+    return images.images(sorted(first, key=lambda index: images.pictures[index].image_id))
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Clean maps of some images.
+    """Clean maps of a batch, that each of its images is held against others of its block.
+
+    A block is a few images that follow each other in the set. So all images serve, a batch needs
+    nothing but itself, and images that are added at the end change the last block alone.
 
     Attributes:
         ids: P image ids.
+        blocks: the same, block by block.
         predictions: P classes.
         found: by method, attributions (P, C, h, w), or why there are none.
     """
 
     ids: tuple[str, ...]
+    blocks: tuple[tuple[str, ...], ...]
     predictions: tuple[int | None, ...]
-    found: dict[BoundMethod, Tensor | Failure]
-
-    @classmethod
-    def of(cls, parts: Sequence[Panel]) -> Panel:
-        """Join parts; a method that failed on one of them has no maps to offer."""
-        ids = tuple(image_id for part in parts for image_id in part.ids)
-        found: dict[BoundMethod, Tensor | Failure] = {}
-        for method in parts[0].found if parts else ():
-            pieces = [part.found[method] for part in parts]
-            failed = [piece for piece in pieces if isinstance(piece, Failure)]
-            maps = [piece for piece in pieces if isinstance(piece, Tensor)]
-            shapes = {tuple(piece.shape[1:]) for piece in maps}
-            if failed or len(shapes) > 1:
-                found[method] = (
-                    failed[0] if failed else Failure(Status.ERROR, "maps of several sizes", 0)
-                )
-            else:
-                found[method] = torch.cat(maps)
-        return cls(ids, tuple(label for part in parts for label in part.predictions), found)
+    found: Mapping[BoundMethod, Tensor | Failure]
 
     def partners(self, image_id: str, count: int, seed: int) -> list[int]:
         """Return the places of images that one image is held against; never its own."""
-        others = [place for place, one in enumerate(self.ids) if one != image_id]
-        rng = generator(seed, image_id, "partners")
-        return [int(place) for place in rng.permutation(others)[:count]]
+        block = next(block for block in self.blocks if image_id in block)
+        others = sorted(one for one in block if one != image_id)
+        chosen = generator(seed, image_id, "partners").permutation(len(others))[:count]
+        return [self.ids.index(others[int(place)]) for place in chosen]
 
 
-def make_panel(worker: Worker, shown: Shown, advance: Callable[[int], None]) -> Panel:
-    """Explain clean images; what is kept is summed over channels."""
-    view = look(worker, shown, None)
-    found: dict[BoundMethod, Tensor | Failure] = {}
-    for method in worker.methods:
-        made = explain(worker, method, view)
-        found[method] = (
-            made if isinstance(made, Failure) else made.attributions.sum(dim=1, keepdim=True)
-        )
-        advance(len(shown.images))
-    return Panel(shown.image_ids, tuple(predictions(view)), found)
+def make_panel(
+    view: View, found: Mapping[BoundMethod, Explained | Failure], blocks: Sequence[Sequence[str]]
+) -> Panel:
+    """Keep the clean maps of a batch, summed over channels.
+
+    Args:
+        view: the clean one.
+        found: its maps.
+        blocks: the ids of its images, block by block.
+    """
+    return Panel(
+        view.batch.image_ids,
+        tuple(map(tuple, blocks)),
+        tuple(predictions(view)),
+        {
+            method: made
+            if isinstance(made, Failure)
+            else made.attributions.sum(dim=1, keepdim=True)
+            for method, made in found.items()
+        },
+    )
 
 
 # --- all of a batch -------------------------------------------------------------------------------
@@ -185,13 +179,13 @@ def references(
     Args:
         worker: who does it; it has as many twins as there are null maps of either kind.
         view: the clean one.
-        panel: clean maps of other images.
+        panel: the clean maps of the batch.
         advance: called with the number of maps just made.
     """
     count = len(worker.twins)
     seed, ids = view.batch.seed, view.batch.image_ids
     partners = [panel.partners(image_id, count, seed) for image_id in ids]
-    # In a small set the image of the panel has one partner less than those outside have.
+    # A set of few images has fewer partners than were asked for.
     for draw in range(min(map(len, partners))):
         places = [row[draw] for row in partners]
         yield Reference(
@@ -357,20 +351,26 @@ def comparable(clean: Explained | Failure, other: Explained | Failure) -> Explai
 # --- how much that is -----------------------------------------------------------------------------
 
 
-def views_beside(images: int, nulls: int, device: torch.device) -> int:
+def views_beside(blocks: Sequence[Sequence[int]], nulls: int, device: torch.device) -> int:
     """Return how many times a run looks at an image to make reference maps with every method."""
     if not nulls:
         return 0
-    few = min(images, NUMERIC_IMAGES)
+    few = min(len(blocks[0]), NUMERIC_IMAGES)
     ways = 4 if device.type == "cpu" else 5  # in a batch, alone, rounded, in float64, on the CPU
-    return min(images, PANEL_IMAGES) + images * nulls + few * ways
+    return sum(map(len, blocks)) * nulls + few * ways
 
 
-def most_in_batch(classifier: Classifier, methods: int, nulls: int) -> int | None:
-    """Return how many images' null maps memory holds; None where nobody says, or there are none."""
+def most_methods(classifier: Classifier, images: int, nulls: int) -> int | None:
+    """Return of how many methods memory holds the null maps; None where nobody says.
+
+    Args:
+        classifier: its input is as large as a map can be.
+        images: how many maps there are of each method and null.
+        nulls: of either kind, of all workers.
+    """
     free = free_memory(classifier.module.mean.device)
     if free is None or not nulls:
         return None
     height, width = classifier.input_size
-    one_image = 2 * nulls * methods * FORMS * 8 * height * width
-    return max(1, int(MEMORY_SHARE * free / one_image))
+    one_method = 2 * nulls * images * FORMS * 8 * height * width
+    return max(1, int(MEMORY_SHARE * free / one_method))

@@ -15,6 +15,7 @@ from steadymap.bench.console import console_of, line
 from steadymap.bench.figures import as_png
 from steadymap.bench.findings import Findings
 from steadymap.bench.images import open_image
+from steadymap.bench.parts import make_folder
 from steadymap.bench.plugins import load_model
 from steadymap.bench.report import Shown, markdown, render, write_figures
 from steadymap.bench.shown import default_output, show
@@ -61,7 +62,7 @@ def show_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
         raise ConfigError(f"output: the picture is written as .png, got {path.name}")
     classifier = load_model(model, weights, torch.device("cpu"))
     figure = show(classifier, open_image(image, classifier.framing), plan, cell)
-    store.make_folder(path.parent)
+    make_folder(path.parent)
     store.write_file(path, as_png(figure))
     line(console_of(), f"{path}")
 
@@ -78,7 +79,7 @@ def report_command(
     shown = [Shown.of(folder) for folder in run]
     home = run[0] if len(run) == 1 else Path()
     path = output or home / (REPORT if form is Form.HTML else MARKDOWN)
-    store.make_folder(path.parent)
+    make_folder(path.parent)
     if form is Form.HTML:
         text = render(shown)
     elif len(shown) > 1:
@@ -90,6 +91,6 @@ def report_command(
     if figures:
         for place, one in enumerate(shown):
             folder = figures if len(shown) == 1 else figures / f"{place}-{run[place].name}"
-            store.make_folder(folder)
+            make_folder(folder)
             for written in write_figures(one, folder):
                 line(console_of(), f"{written}")

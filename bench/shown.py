@@ -16,7 +16,8 @@ from steadymap.bench.perturbations import Cell, severity_text
 from steadymap.bench.pictures import map_levels, photo_levels, scale_of
 from steadymap.bench.records import INPUT
 from steadymap.bench.references import CLEAN_CELL
-from steadymap.bench.runner import measure, prepare
+from steadymap.bench.runner import measure
+from steadymap.bench.setup import prepare
 from steadymap.bench.witnesses import CHEAPEST, predictions
 from steadymap.metrics import Status
 from steadymap.models import Classifier
@@ -47,7 +48,7 @@ def show(classifier: Classifier, image: ImageSet, plan: Plan, cell: Cell) -> Fig
             "nulls": 0,
             "controls": False,
             "draws": 1,
-            "workers": 1,
+            "jobs": 1,
         }
     )
     setup = prepare(classifier, image, chosen)

@@ -10,9 +10,10 @@ from torch import Tensor
 from steadymap.bench.baselines import KEPT_METRICS, Side, image_scores
 from steadymap.bench.config import Experiment, Plan
 from steadymap.bench.images import ImageSet, from_tensor
-from steadymap.bench.manifest import Result, make_manifest
+from steadymap.bench.manifest import Result, completed, make_manifest
 from steadymap.bench.planner import count
-from steadymap.bench.runner import prepare, run
+from steadymap.bench.runner import run
+from steadymap.bench.setup import prepare
 from steadymap.models import Classifier
 
 
@@ -39,8 +40,8 @@ def measure_side(
         settings | {"model": classifier.name, "data": image_set.name}
     )
     statuses = {str(key): int(size) for key, size in records["status"].value_counts().items()}
-    manifest = make_manifest(
-        experiment, classifier, image_set, Result(0.0, statuses, complete=True)
+    manifest = completed(
+        make_manifest(experiment, classifier, image_set), Result(0.0, statuses, complete=True)
     )
     manifest |= {"metrics": setup.metrics(), "passes": asdict(count(setup))}
     # As one comes back from its file: tuples are lists there.

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import json
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
+from steadymap.bench.assembly import Assembled, assemble, timing_table
 from steadymap.bench.config import ConfigError
-from steadymap.bench.manifest import Result, write_json
-from steadymap.bench.names import file_name
-from steadymap.bench.perturbations import Cell
-from steadymap.bench.records import SCHEMA, SCHEMA_VERSION, Source, to_frame, to_table
-from steadymap.bench.references import CLEAN_CELL
-from steadymap.bench.runner import Outcome
+from steadymap.bench.keeping import write_maps
+from steadymap.bench.ledger import Ledger, different
+from steadymap.bench.parts import LOCK, PARTS, Part, make_folder, read_parts, tidy, write_whole
+from steadymap.bench.records import SCHEMA, SCHEMA_VERSION, to_frame
 
 RECORDS = "records.parquet"
-PARTIAL = "records.partial.parquet"
 MANIFEST = "manifest.json"
-PARTIAL_MANIFEST = "manifest.partial.json"
+LEDGER = "ledger.json"
 TIMINGS = "timings.csv"
-PARTIAL_TIMINGS = "timings.partial.csv"
 MAPS = "maps"
 
 # What every manifest has.
@@ -40,158 +30,128 @@ NEEDED = (
     "versions", "machine", "statuses",
 )  # fmt: skip
 
+MANY = 3
 
-def claim_folder(folder: Path, run_id: str) -> None:
-    """Make the folder of a run, or take over one of the same run.
+
+def claim_folder(folder: Path, ledger: Ledger) -> None:
+    """See that a folder is empty, or holds a run that this one can go on with; by its only writer.
 
     Raises:
         ConfigError: the folder holds something else.
     """
-    if folder.is_dir() and any(folder.iterdir()):
-        held = _held_run(folder)
-        if held != run_id:
+    # Not those with a dot in front: .DS_Store and the like say nothing.
+    there = sorted(one.name for one in folder.iterdir() if one.name[0] != "." and one.name != LOCK)
+    if LEDGER in there:
+        held, _ = read_ledger(folder)
+        if differing := different(held, ledger):
             raise ConfigError(
-                f"output: {folder} already holds {held or 'files that are not a run'}, "
-                f"this run is {run_id}; choose another folder"
+                f"output: {folder} holds {held.run_id}, which has another {', '.join(differing)} "
+                f"than this run; choose another folder"
             )
-    make_folder(folder)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it.
-
-    Raises:
-        ConfigError: that cannot be done.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"output: cannot make the folder {folder}: {error.strerror}") from error
-
-
-def _held_run(folder: Path) -> str | None:
-    for name in (MANIFEST, PARTIAL_MANIFEST):
-        try:
-            manifest = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(manifest, dict) and "run_id" in manifest:
-            return str(manifest["run_id"])
-    return None
-
-
-@dataclass
-class Recorder:
-    """Takes the outcomes of a run as they come; what it has taken survives an interruption."""
-
-    folder: Path
-    source: Source
-    writer: pq.ParquetWriter
-    started: float = field(default_factory=time.monotonic)
-    statuses: Counter[str] = field(default_factory=Counter)
-    kept: list[Outcome] = field(default_factory=list)
-    timings: list[tuple[object, ...]] = field(default_factory=list)
-    batches: int = 0
-    at_once: int = 0
-    halved: int = 0
-
-    def add(self, outcome: Outcome) -> None:
-        """Write the records of a batch, and keep its maps, if it has any, for the end."""
-        if outcome.records:
-            self.writer.write_table(to_table(outcome.records, self.source))
-        self.statuses.update(record.status.value for record in outcome.records)
-        if outcome.images is not None:
-            self.kept.append(outcome)
-        self.timings += [
-            (self.batches, *astuple(timing.cell), timing.part, timing.images, timing.seconds)
-            for timing in outcome.timings
-        ]
-        self.batches += 1
-        self.at_once = min(self.at_once or outcome.at_once, outcome.at_once)
-        self.halved += outcome.halved
-
-    def result(self, *, complete: bool) -> Result:
-        """Return how the run went so far."""
-        seconds = time.monotonic() - self.started
-        return Result(seconds, self.statuses, complete, self.at_once, self.halved)
-
-
-@contextmanager
-def recorder(
-    folder: Path,
-    source: Source,
-    cells: tuple[Cell, ...],
-    describe: Callable[[Result], dict[str, Any]],
-) -> Iterator[Recorder]:
-    """Open the folder of a run for writing.
-
-    Until it has ended in good order a run is called `records.partial.parquet` and
-    `manifest.partial.json`; a finished one of the same folder stays until then.
-    """
-    complete = False
-    write_json(folder / PARTIAL_MANIFEST, describe(Result(0.0, {}, complete)))
-    with pq.ParquetWriter(folder / PARTIAL, SCHEMA) as writer:
-        taking = Recorder(folder, source, writer)
-        try:
-            yield taking
-            complete = True
-        finally:
-            write_json(folder / PARTIAL_MANIFEST, describe(taking.result(complete=complete)))
-            _write_timings(folder / PARTIAL_TIMINGS, taking.timings)
-            if taking.kept:
-                _write_maps(folder / MAPS, taking.kept, cells)
-    (folder / PARTIAL).replace(folder / RECORDS)
-    (folder / PARTIAL_TIMINGS).replace(folder / TIMINGS)
-    (folder / PARTIAL_MANIFEST).replace(folder / MANIFEST)
-
-
-def _write_timings(path: Path, rows: list[tuple[object, ...]]) -> None:
-    columns = ["batch", "family", "severity", "draw", "part", "images", "seconds"]
-    pd.DataFrame(rows, columns=columns).to_csv(path, index=False, float_format="%.6f")
-
-
-def _write_maps(folder: Path, outcomes: list[Outcome], cells: tuple[Cell, ...]) -> None:
-    """Write one file of images and one a method: rows (image, cell), as `index.csv` names them.
-
-    Masks have one row an image; deltas, of complete methods, one a row of the attributions.
-    """
-    folder.mkdir(exist_ok=True)
-    ids = dict.fromkeys(record.image_id for outcome in outcomes for record in outcome.records)
-    rows = [
-        (image_id, cell.family, cell.severity, cell.draw)
-        for image_id in ids
-        for cell in (CLEAN_CELL, *cells)
-    ]
-    index = pd.DataFrame(rows, columns=["image_id", "family", "severity", "draw"])
-    index.to_csv(folder / "index.csv", index_label="row")
-    images = [outcome.images for outcome in outcomes if outcome.images is not None]
-    masks = [outcome.masks for outcome in outcomes if outcome.masks is not None]
-    save_file(
-        {"images": _rows(images)} | ({"masks": torch.cat(masks)} if masks else {}),
-        folder / "images.safetensors",
-    )
-    for spec in outcomes[0].attributions:
-        made = [outcome.attributions[spec] for outcome in outcomes]
-        known = next((maps for maps in made if maps is not None), None)
-        if known is None:
-            continue
-        # A batch in which the method failed throughout is missing like any single map: NaN.
-        filled = [
-            torch.full((len(image), *known.shape[1:]), torch.nan) if maps is None else maps
-            for maps, image in zip(made, images, strict=True)
-        ]
-        deltas = [outcome.deltas[spec] for outcome in outcomes if spec in outcome.deltas]
-        name = file_name(spec)
-        save_file(
-            {"attributions": _rows(filled)} | ({"deltas": _rows(deltas)} if deltas else {}),
-            folder / f"{name}.safetensors",
-            metadata={"method": spec},
+    elif there and _held_run(folder) != ledger.run_id:
+        few = ", ".join(there[:MANY]) + (", ..." if len(there) > MANY else "")
+        raise ConfigError(
+            f"output: {folder} already holds files that are not of this run ({few}); choose "
+            "another folder"
         )
 
 
-def _rows(batches: Iterable[Tensor]) -> Tensor:
-    """Join batches (B, cells, ...) to rows (N * cells, ...)."""
-    return torch.cat([batch.flatten(0, 1) for batch in batches]).contiguous()
+def begin(folder: Path, ledger: Ledger, manifest: Mapping[str, Any]) -> None:
+    """Write down what a run consists of, before anything of it is computed.
+
+    Args:
+        folder: of the run.
+        ledger: what it consists of.
+        manifest: as far as it is known.
+    """
+    make_folder(folder / PARTS)
+    tidy(folder)
+    content = {"ledger": ledger.to_json(), "manifest": dict(manifest)}
+    text = json.dumps(content, ensure_ascii=False).encode()
+    write_whole(folder / LEDGER, lambda file: file.write(text))
+
+
+def forget(folder: Path, ledger: Ledger) -> None:
+    """Remove the shards that have units of a run: they are to be computed again."""
+    units = set(ledger.units())
+    for part in read_parts(folder, lambda _line: None):
+        if units & set(part.about.units):
+            part.path.unlink()
+
+
+def read_ledger(folder: Path) -> tuple[Ledger, dict[str, Any]]:
+    """Read what the run of a folder consists of, and its manifest as far as it was known.
+
+    Raises:
+        ConfigError: it is not there, or is damaged.
+    """
+    path = folder / LEDGER
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        ledger, manifest = content["ledger"], dict(content["manifest"])
+    except OSError as error:
+        raise ConfigError(f"{folder} holds no run that can go on: no {LEDGER}") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged: {_line(error)}") from error
+    return Ledger.from_json(ledger, path), manifest
+
+
+def take_over(source: Path, folder: Path, say: Callable[[str], None]) -> None:
+    """Copy the shards of another folder of the same run.
+
+    Raises:
+        ConfigError: one cannot be read, or not written.
+    """
+    for part in read_parts(source, say):
+        for path in (part.path.with_suffix(".safetensors"), part.path):
+            if path.is_file() and not (folder / PARTS / path.name).exists():
+                content = path.read_bytes()
+                write_whole(folder / PARTS / path.name, _writes(content))
+
+
+def _writes(content: bytes) -> Callable[[IO[bytes]], object]:
+    return lambda file: file.write(content)
+
+
+def finish(
+    folder: Path,
+    ledger: Ledger,
+    where: Mapping[str, Part],
+    describe: Callable[[Assembled], dict[str, Any]],
+) -> Assembled:
+    """Put the table of a run together from its shards, and write it with its manifest.
+
+    A table and a manifest that are there already stay until the new ones are whole.
+
+    Args:
+        folder: of the run.
+        ledger: what belongs into it.
+        where: by the name of a unit, the shard that has it.
+        describe: returns the manifest.
+
+    Raises:
+        ConfigError: something cannot be written, or a shard is damaged.
+    """
+    coming = folder / f".{RECORDS}"
+    found = assemble(coming, ledger, where)
+    timings = timing_table(list(found.parts.values()))
+    manifest = describe(found)
+    text = timings.to_csv(index=False, float_format="%.6f").encode()
+    write_whole(folder / TIMINGS, lambda file: file.write(text))
+    if any(part.about.maps for part in found.parts.values()):
+        write_maps(folder / MAPS, ledger, where)
+    coming.replace(folder / RECORDS)
+    content = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
+    write_whole(folder / MANIFEST, lambda file: file.write(content))
+    return found
+
+
+def _held_run(folder: Path) -> str | None:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(manifest["run_id"]) if isinstance(manifest, dict) and "run_id" in manifest else None
 
 
 def read_run(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -227,7 +187,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     Raises:
         ConfigError: it is not there, is cut, or lacks a column.
     """
-    text = dict.fromkeys(("image_id", "method", "family", "kind", "part"), str)
+    text = dict.fromkeys(("image_id", "method", "family", "kind", "part", "machine"), str)
     try:
         table = pd.read_csv(path, dtype=text)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors

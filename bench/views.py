@@ -135,7 +135,7 @@ class Worker:
 
     Attributes:
         classifier: of its own, because Grad-CAM and captum hang hooks on it.
-        methods: those of the run.
+        methods: those of the shard in hand.
         engine: own or captum.
         at_once: how many images go through the network together; less where memory ran out.
         halved: how many times memory ran out on the batch in hand.
@@ -156,13 +156,14 @@ class Worker:
     twins: tuple[Worker, ...] = ()
     references: Tensor | None = None
 
-    def begin(self) -> None:
-        """Forget the batch before."""
+    def begin(self, methods: tuple[BoundMethod, ...]) -> None:
+        """Forget the shard before, and take the methods of the next."""
+        self.methods = methods
         self.halved = 0
         self.timings.clear()
         self.baseline_logits.clear()
         for twin in self.twins:
-            twin.begin()
+            twin.begin(methods)
 
     def all_timings(self) -> tuple[Timing, ...]:
         """Return where the time of the batch in hand went, with what the twins did."""

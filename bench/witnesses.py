@@ -21,14 +21,17 @@ from steadymap.bench.config import ConfigError
 from steadymap.bench.images import ImageSet
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.names import without_steps
+from steadymap.bench.parts import make_folder
 from steadymap.bench.passes import SMALL_ACTIVATIONS, activation_bytes
 from steadymap.bench.perturbations import FAMILY_SHELF, Cell
 from steadymap.bench.pictures import map_levels, photo_levels, scale_of
 from steadymap.bench.plugins import known_metrics
 from steadymap.bench.records import CLEAN, OVERALL, REFERENCES
 from steadymap.bench.references import CLEAN_CELL
-from steadymap.bench.runner import Outcome, Setup, measure, prepare
-from steadymap.bench.store import make_folder, read_csv
+from steadymap.bench.runner import measure
+from steadymap.bench.setup import Setup, prepare
+from steadymap.bench.shards import Outcome
+from steadymap.bench.store import read_csv
 from steadymap.bench.views import Explained, explained
 from steadymap.metrics import Metric
 from steadymap.models import Classifier
@@ -125,7 +128,7 @@ def keep_witnesses(setup: Setup, records: pd.DataFrame, folder: Path) -> None:
     places = {picture.image_id: place for place, picture in enumerate(setup.images.pictures)}
     images = _subset(setup.images, [places[image_id] for image_id in kinds])
     plan = setup.plan.model_copy(
-        update={"metric": (CHEAPEST,), "nulls": 0, "controls": False, "draws": 1, "workers": 1}
+        update={"metric": (CHEAPEST,), "nulls": 0, "controls": False, "draws": 1, "jobs": 1}
     )
     few = prepare(setup.classifier, images, plan, setup.references)
     outcomes = list(measure(few, lambda _count: None, keep_maps=True))

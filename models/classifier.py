@@ -162,7 +162,7 @@ class Classifier:
             module = copy.deepcopy(self.module, {id(tensor): tensor for tensor in tensors})
         except Exception as error:  # a module may hold anything; the line below says what failed
             raise ModelError(
-                f"{self.name} cannot be copied for a second worker ({error}); use --workers 1"
+                f"{self.name} cannot be copied for a second worker ({error}); use --jobs 1"
             ) from error
         return replace(self, module=module)
 

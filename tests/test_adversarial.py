@@ -20,7 +20,8 @@ from steadymap.bench.passes import count_passes, shared_pass
 from steadymap.bench.perturbations import PERTURBATIONS
 from steadymap.bench.planner import count, estimate, estimate_table
 from steadymap.bench.randomness import generator
-from steadymap.bench.runner import measure, prepare, run
+from steadymap.bench.runner import measure, run
+from steadymap.bench.setup import prepare
 from steadymap.bench.views import ATTACK_PART
 from steadymap.models import Classifier, load_classifier, make_classifier
 
@@ -191,7 +192,7 @@ def test_a_run_attacks_what_it_explains(classifier: Classifier, records: pd.Data
     assert set(still["value"]) == {0.0}
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 2, "workers": 2}])
+@pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 2, "jobs": 2}])
 def test_batch_size_and_workers_change_nothing(
     changes: dict[str, int], classifier: Classifier, records: pd.DataFrame
 ) -> None:
@@ -215,7 +216,7 @@ def test_what_goes_through_the_network_is_counted(classifier: Classifier, draws:
 
 
 def test_an_estimate_has_the_time_of_attacks(classifier: Classifier) -> None:
-    setup = prepare(classifier, image_set(), PLAN.model_copy(update={"workers": 2}))
+    setup = prepare(classifier, image_set(), PLAN.model_copy(update={"jobs": 2}))
     expected = estimate(setup, seconds=0.05)
     assert expected.attack_seconds > 0
     assert expected.seconds > expected.attack_seconds

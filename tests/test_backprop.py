@@ -461,7 +461,7 @@ def test_two_workers_make_the_same_maps(engine: str) -> None:
     classifier = classifier_32(awkward())
     plan = PLAN.model_copy(update={"engine": engine})
     one, two = (
-        run(classifier, image_set(), plan.model_copy(update={"workers": workers}))
+        run(classifier, image_set(), plan.model_copy(update={"jobs": workers}))
         for workers in (1, 2)
     )
     assert set(one["status"]) == {"ok"}
@@ -477,7 +477,7 @@ def test_every_network_is_traced_before_workers_start(monkeypatch: pytest.Monkey
         return trace(tracer, root)
 
     monkeypatch.setattr(fx.Tracer, "trace", watched)
-    plan = PLAN.model_copy(update={"workers": 2, "nulls": 2, "method": ("guided_backprop",)})
+    plan = PLAN.model_copy(update={"jobs": 2, "nulls": 2, "method": ("guided_backprop",)})
     run(classifier_32(awkward()), image_set(), plan)
     others = [thread for thread in threads if thread is not threading.main_thread()]
     # Each worker's network and its two twins; in double precision, when nothing else runs, one.

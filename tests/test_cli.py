@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from support import CLASSES, conv_network, random_images
 
-from steadymap.bench import cli, store
+from steadymap.bench import cli, running
 from steadymap.bench import methods as methods_module
 from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.conformance import CHECKS
@@ -77,6 +76,9 @@ def test_a_run_leaves_records_manifest_summary_and_a_table(
         "manifest.json",
         "summary.csv",
         "timings.csv",
+        "ledger.json",
+        "parts",
+        "run.lock",
     }
     records, manifest = read_run(folder)
     assert list(records.columns) == SCHEMA.names
@@ -365,8 +367,8 @@ def test_training_is_repeatable_and_overwrites_nothing(
         (["run", "--device", "gpu"], "device: unknown name 'gpu'"),
         (["run", "--device", "meta"], "device: 'meta' is not supported"),
         (["run", "--split", "tset"], "unknown name 'tset'; did you mean test?"),
-        (["run", *QUICK, "--output", "other"], "other already holds hands-other-00000000"),
-        (["run", *QUICK, "--output", "single"], "single already holds files that are not a run"),
+        (["run", *QUICK, "--output", "other"], "other already holds files that are not of this run (manifest.json)"),
+        (["run", *QUICK, "--output", "single"], "single already holds files that are not of this run (cat)"),
         (["run", *QUICK, "--output", "key.yaml"], "cannot make the folder key.yaml"),
         (["run", "--method", "gradient", "--metric", "completeness_error"], "cannot be had here"),
         (["train", "--model", "compakt"], "'compakt' to train; did you mean compact?"),
@@ -379,7 +381,7 @@ def test_training_is_repeatable_and_overwrites_nothing(
         (["run", "--steps", "many"], "steps: "),
         (["run", "--steps", "auto", "--engine", "captum"], "captum has no steps=auto"),
         (["run", "--precision", "half"], "precision: Input should be 'ieee' or 'tf32', got 'half'"),
-        (["run", "--workers", "0"], "workers: Input should be greater than or equal to 1, got 0"),
+        (["run", "--jobs", "0"], "jobs: Input should be greater than or equal to 1, got 0"),
         (["time", "--device", "gpu"], "device: unknown name 'gpu'"),
         (["time", "--method", "gradiant"], "unknown method 'gradiant'; did you mean gradient?"),
         (["time", "--model", "compakt"], "unknown name 'compakt'; did you mean compact?"),
@@ -417,7 +419,7 @@ def test_a_mistake_gives_one_line_and_exit_code_2(
 def test_a_dry_run_estimates_and_leaves_nothing(
     steadymap: Callable[..., Done], tmp_path: Path
 ) -> None:
-    done = steadymap("run", *QUICK, "--dry-run", "--workers", "1")
+    done = steadymap("run", *QUICK, "--dry-run", "--jobs", "1")
     assert done.code == 0, done.err
     # Three images, two views, one pass each; no baseline, because nothing is complete.
     assert re.search(r"forward passes of an image +6 *\n", done.out)
@@ -438,15 +440,15 @@ def test_steps_as_needed_are_recorded(steadymap: Callable[..., Done], tmp_path: 
 def test_where_the_time_of_a_run_went_is_kept(
     steadymap: Callable[..., Done], tmp_path: Path
 ) -> None:
-    assert steadymap("run", *QUICK, "--workers", "1", "--output", "here").code == 0
+    assert steadymap("run", *QUICK, "--jobs", "1", "--output", "here").code == 0
     timings = pd.read_csv(tmp_path / "here" / "timings.csv")
-    columns = ["batch", "family", "severity", "draw", "part", "images", "seconds"]
+    columns = ["machine", "batch", "family", "severity", "draw", "part", "images", "seconds"]
     assert list(timings.columns) == columns
     assert set(timings["part"]) == {"shared pass", "gradient", "metrics"}
     assert timings.groupby("part")["images"].sum().tolist() == [6, 6, 6]
     manifest = json.loads((tmp_path / "here" / "manifest.json").read_text())
     assert (manifest["images_at_once"], manifest["halved_for_memory"]) == (32, 0)
-    assert manifest["configuration"]["workers"] == 1
+    assert manifest["configuration"]["jobs"] == 1
     assert manifest["peak_memory_bytes"]["resident"] > 2**20
 
 
@@ -455,10 +457,10 @@ def test_small_networks_get_a_worker_a_thread_and_large_ones_one(
 ) -> None:
     small = load_classifier("compact")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert cli._workers(small, 60) == 3  # noqa: SLF001 - the choice has no other door
-    assert cli._workers(small, 2) == 2  # noqa: SLF001 - as above
-    monkeypatch.setattr(cli, "activation_bytes", lambda _classifier: SMALL_ACTIVATIONS + 1)
-    assert cli._workers(small, 60) == 1  # noqa: SLF001 - as above
+    assert running._jobs(small, 60) == 3  # noqa: SLF001 - the choice has no other door
+    assert running._jobs(small, 2) == 2  # noqa: SLF001 - as above
+    monkeypatch.setattr(running, "activation_bytes", lambda _classifier: SMALL_ACTIVATIONS + 1)
+    assert running._jobs(small, 60) == 1  # noqa: SLF001 - as above
 
 
 def test_time_prints_a_table_and_keeps_the_figures(
@@ -490,56 +492,6 @@ def test_failed_cells_give_exit_code_3_and_keep_the_rest(
     assert "values failed" in done.err
     assert "RuntimeError" in read_run(tmp_path / "here")[0]["detail"].astype(str).str.cat()
     assert "gradient" in done.out
-
-
-def test_an_interruption_keeps_what_was_measured(
-    steadymap: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-
-    def impatient(classifier: Classifier, batch: Batch) -> torch.Tensor:
-        calls.append(batch)
-        if len(calls) > 4:
-            raise KeyboardInterrupt
-        return METHODS["gradient"].explain(classifier, batch)
-
-    monkeypatch.setitem(methods_module.METHODS, "impatient", Method(impatient, "", ""))
-    quick = [*QUICK[:2], "--method", "impatient", *QUICK[4:], "--batch-size", "1"]
-    done = steadymap("run", *quick, "--output", "here", "--save-maps")
-    assert done.code == 130
-    assert "interrupted" in done.err
-    kept = pd.read_parquet(tmp_path / "here" / store.PARTIAL)
-    assert kept["image_id"].nunique() == 2
-    assert len(load_file(tmp_path / "here" / "maps" / "images.safetensors")["images"]) == 4
-    manifest = json.loads((tmp_path / "here" / store.PARTIAL_MANIFEST).read_text())
-    assert not manifest["complete"]
-    monkeypatch.setitem(methods_module.METHODS, "impatient", METHODS["gradient"])
-    assert steadymap("run", *quick, "--output", "here").code == 0
-    finished = {"records.parquet", "manifest.json", "summary.csv", "timings.csv", "maps"}
-    assert {path.name for path in (tmp_path / "here").iterdir()} == finished
-    calls.clear()
-    monkeypatch.setitem(methods_module.METHODS, "impatient", Method(impatient, "", ""))
-    assert steadymap("run", *quick, "--output", "here").code == 130
-    assert read_run(tmp_path / "here")[1]["complete"], "a finished run outlives a broken repeat"
-
-
-def test_a_run_that_is_terminated_keeps_what_was_measured(tmp_path: Path) -> None:
-    script = str(Path(sys.executable).parent / "steadymap")
-    command = [script, "run", "--limit", "60", "--batch-size", "1", "--output", "here"]
-    command += ["--nulls", "0"]
-    with subprocess.Popen(  # noqa: S603 - our own script
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
-        partial = tmp_path / "here" / store.PARTIAL
-        while running.poll() is None and not (partial.exists() and partial.stat().st_size > 9):
-            time.sleep(0.1)
-        running.terminate()
-        _, err = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert "interrupted" in err
-    assert len(pd.read_parquet(partial)) > 0
-    manifest = json.loads((tmp_path / "here" / store.PARTIAL_MANIFEST).read_text())
-    assert not manifest["complete"]
 
 
 def test_list_shows_every_registered_thing(steadymap: Callable[..., Done]) -> None:

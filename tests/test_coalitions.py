@@ -28,7 +28,8 @@ from steadymap.bench.methods import Method, bind_method
 from steadymap.bench.passes import count_passes
 from steadymap.bench.planner import count
 from steadymap.bench.randomness import generator
-from steadymap.bench.runner import measure, prepare, run
+from steadymap.bench.runner import measure, run
+from steadymap.bench.setup import prepare
 from steadymap.bench.superpixels import BLUR, COMPACTNESS, superpixels
 from steadymap.bench.surrogates import lime_coalitions
 from steadymap.models import Classifier, make_classifier
@@ -392,7 +393,7 @@ PLAN = Plan(
 def test_workers_and_batches_change_nothing(classifier: Classifier) -> None:
     records = run(classifier, image_set(), PLAN).drop(columns="run_id")
     assert set(records["status"]) == {"ok"}
-    for changes in ({"workers": 2}, {"batch_size": 5}):
+    for changes in ({"jobs": 2}, {"batch_size": 5}):
         other = run(classifier, image_set(), PLAN.model_copy(update=changes)).drop(columns="run_id")
         names = [name for name in records if name != "value"]
         pd.testing.assert_frame_equal(other[names], records[names])

@@ -51,7 +51,7 @@ from steadymap.bench.config import ConfigError
 from steadymap.bench.margins import read_margins
 from steadymap.bench.randomness import generator
 from steadymap.bench.records import RECOGNISED
-from steadymap.bench.runner import recognising
+from steadymap.bench.setup import recognising
 from steadymap.bench.verdict import (
     SUMMARY_BYTES,
     Verdict,

@@ -12,8 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from support import (
     CLASSES,
     COUNT,
@@ -36,7 +34,9 @@ from steadymap.bench.methods import METHODS, Method
 from steadymap.bench.passes import activation_bytes, count_passes
 from steadymap.bench.paths import NestedPath, Path, points_at
 from steadymap.bench.planner import count, estimate
-from steadymap.bench.runner import Outcome, ahead, batches, measure, prepare, run
+from steadymap.bench.runner import measure, run
+from steadymap.bench.setup import prepare
+from steadymap.bench.shards import Outcome, ahead
 from steadymap.bench.views import BASELINE_PART, METRICS_PART, SHARED
 from steadymap.models import Classifier, ModelError, make_classifier
 
@@ -141,7 +141,7 @@ def test_with_steps_auto_the_planner_gives_a_lower_bound(classifier: Classifier)
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_estimate_is_finite_and_counts_the_maps(classifier: Classifier, workers: int) -> None:
-    setup = prepare(classifier, image_set(), PLAN.model_copy(update={"workers": workers}))
+    setup = prepare(classifier, image_set(), PLAN.model_copy(update={"jobs": workers}))
     expected = estimate(setup, seconds=0.05)
     assert expected.maps == setup.map_count()
     parts = expected.pass_seconds, expected.metric_seconds, expected.image_seconds
@@ -161,7 +161,7 @@ def test_an_estimate_is_finite_and_counts_the_maps(classifier: Classifier, worke
 def test_workers_change_nothing(
     classifier: Classifier, records: pd.DataFrame, workers: int, engine: str
 ) -> None:
-    plan = PLAN.model_copy(update={"workers": workers, "engine": engine})
+    plan = PLAN.model_copy(update={"jobs": workers, "engine": engine})
     same(run(classifier, image_set(), plan), records)
 
 
@@ -170,7 +170,7 @@ def test_workers_leave_threads_and_hooks_as_they_were(classifier: Classifier) ->
     seen: set[int] = set()
     torch.set_num_threads(4)
     try:
-        setup = prepare(classifier, image_set(), PLAN.model_copy(update={"workers": 2}))
+        setup = prepare(classifier, image_set(), PLAN.model_copy(update={"jobs": 2}))
         list(measure(setup, lambda _count: seen.add(torch.get_num_threads())))
         assert torch.get_num_threads() == 4
     finally:
@@ -195,7 +195,7 @@ def test_outcomes_come_in_order_however_long_each_takes(
         family=("bias",),
         severity=(0.1,),
         batch_size=1,
-        workers=3,
+        jobs=3,
     )
     found = run(classifier, image_set(), plan)["image_id"].drop_duplicates().tolist()
     assert found == [picture.image_id for picture in image_set().pictures]
@@ -206,7 +206,7 @@ def test_an_error_in_a_worker_ends_the_run(classifier: Classifier) -> None:
         raise ZeroDivisionError
 
     before = threading.active_count()
-    setup = prepare(classifier, image_set(), PLAN.model_copy(update={"workers": 2}))
+    setup = prepare(classifier, image_set(), PLAN.model_copy(update={"jobs": 2}))
     with pytest.raises(ZeroDivisionError):
         list(measure(setup, broken))
     assert threading.active_count() == before
@@ -221,9 +221,7 @@ def test_a_run_that_is_given_up_stops_its_workers(
 
     monkeypatch.setitem(methods_module.METHODS, "slow", Method(slow, "", ""))
     seen: list[int] = []
-    plan = Plan(
-        controls=False, nulls=0, method=("slow",), metric=("ssim",), batch_size=1, workers=2
-    )
+    plan = Plan(controls=False, nulls=0, method=("slow",), metric=("ssim",), batch_size=1, jobs=2)
     going = measure(prepare(classifier, image_set(), plan), seen.append)
     next(going)
     while len(seen) < 1.5 * (len(plan.cells()) + 1):  # both are in the middle of a batch
@@ -259,22 +257,11 @@ def test_a_network_that_cannot_be_copied_says_so() -> None:
             return logits
 
     locked = make_classifier(seeded(Locked), (SIDE, SIDE), CLASSES)
-    plan = PLAN.model_copy(update={"workers": 2})
-    with pytest.raises(ModelError, match=r"cannot be copied .* use --workers 1"):
+    plan = PLAN.model_copy(update={"jobs": 2})
+    with pytest.raises(ModelError, match=r"cannot be copied .* use --jobs 1"):
         run(locked, image_set(), plan)
     assert len(run(locked, image_set(), PLAN)) > 0
     assert estimate(prepare(locked, image_set(), PLAN), seconds=0.05).maps > 0
-
-
-@given(st.integers(1, 400), st.integers(1, 40), st.integers(1, 5))
-def test_batches_cover_all_and_are_even(images: int, size: int, workers: int) -> None:
-    parts = batches(images, size, workers)
-    assert [index for part in parts for index in part] == list(range(images))
-    sizes = [len(part) for part in parts]
-    assert max(sizes) <= size
-    assert max(sizes) - min(sizes) <= 1
-    # No worker idles while another has a batch more, unless there are too few images.
-    assert len(parts) % workers == 0 or len(parts) == images
 
 
 @pytest.mark.parametrize("in_thread", [True, False])

@@ -32,7 +32,8 @@ from steadymap.bench.images import from_tensor
 from steadymap.bench.methods import Method
 from steadymap.bench.perturbations import PERTURBATIONS, Cell, perturb
 from steadymap.bench.records import RECOGNISED
-from steadymap.bench.runner import measure, prepare, recognising, run
+from steadymap.bench.runner import measure, run
+from steadymap.bench.setup import prepare, recognising
 from steadymap.metrics import METRICS, Maps, TensorMaps, evaluate
 from steadymap.metrics.single import area_average
 from steadymap.models import Classifier, make_classifier

@@ -19,7 +19,7 @@ from steadymap.bench.cli import main
 from steadymap.bench.config import ConfigError, Plan, make_experiment
 from steadymap.bench.imagenet_c import CORRUPTIONS
 from steadymap.bench.perturbations import PERTURBATIONS, Cell, perturb
-from steadymap.bench.runner import prepare
+from steadymap.bench.setup import prepare
 from steadymap.models import Classifier
 
 IMAGE = random_images(1, 64)[0]

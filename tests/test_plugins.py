@@ -39,7 +39,8 @@ from steadymap.bench.plugins import (
     load_model,
 )
 from steadymap.bench.records import perturbed_images
-from steadymap.bench.runner import INPUT_METRICS, STEPS, run
+from steadymap.bench.runner import run
+from steadymap.bench.shards import INPUT_METRICS, STEPS
 from steadymap.bench.store import read_run
 from steadymap.bench.tables import footnotes, tables
 from steadymap.metrics import METRICS, Maps, Metric, TensorMaps, evaluate

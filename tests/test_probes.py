@@ -49,7 +49,8 @@ from steadymap.bench.paths import NestedPath
 from steadymap.bench.planner import count, estimate
 from steadymap.bench.probes import PROBES_PART, grey_noise, neighbour
 from steadymap.bench.randomness import generator
-from steadymap.bench.runner import measure, prepare, run
+from steadymap.bench.runner import measure, run
+from steadymap.bench.setup import prepare
 from steadymap.bench.tables import footnotes, tables
 from steadymap.metrics import METRICS, PROBES, Maps, Status, evaluate
 from steadymap.metrics.faithfulness import (
@@ -529,7 +530,7 @@ def test_controls_are_judged_by_the_same(classifier: Classifier) -> None:
         assert (pick(found, method=spec, metric="infidelity")["value"] > 0).all()
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 2}, {"batch_size": 1, "workers": 2}])
+@pytest.mark.parametrize("changes", [{"batch_size": 2}, {"batch_size": 1, "jobs": 2}])
 def test_how_the_work_is_cut_changes_nothing(
     changes: dict[str, object], classifier: Classifier, records: pd.DataFrame
 ) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from support import (
     CLASSES,
     COUNT,
@@ -24,6 +26,7 @@ from torch import nn
 from steadymap.bench import methods as methods_module
 from steadymap.bench import references as references_module
 from steadymap.bench.attributions import BASELINES, Batch
+from steadymap.bench.blocks import batches, block_size, cut
 from steadymap.bench.config import Plan
 from steadymap.bench.images import from_tensor
 from steadymap.bench.methods import bind_method
@@ -42,8 +45,9 @@ from steadymap.bench.records import (
     REFERENCES,
     ROUNDED,
 )
-from steadymap.bench.references import other_seed, panel_members, randomised_twins
-from steadymap.bench.runner import measure, prepare, recognising, run
+from steadymap.bench.references import other_seed, randomised_twins
+from steadymap.bench.runner import measure, run
+from steadymap.bench.setup import prepare, recognising
 from steadymap.metrics import METRICS, Maps, evaluate
 from steadymap.models import Classifier, ModelError, make_classifier
 
@@ -201,10 +205,9 @@ def test_recognition_is_what_its_definition_says(classifier: Classifier) -> None
     plan = {"method": (spec,), "family": ("bias",), "severity": (shift,)}
     records = run(classifier, images, PLAN.model_copy(update=plan))
     twins = randomised_twins(classifier, 2, PLAN.seed)
-    members = panel_members(images, PLAN.seed)
-    panel = references_module.Panel(
-        tuple(images.pictures[index].image_id for index in members), (), {}
-    )
+    members = list(range(COUNT))
+    ids = tuple(picture.image_id for picture in images.pictures)
+    panel = references_module.Panel(ids, (ids,), (), {})
     seen = set()
     for index in range(COUNT):
         picture = images.pictures[index]
@@ -249,7 +252,7 @@ def test_references_do_not_depend_on_batches_order_or_workers(
         pictures=tuple(images.pictures[i] for i in order),
         read=lambda index: images.read(order[index]),
     )
-    plan = PLAN.model_copy(update={"workers": workers, "batch_size": batch_size})
+    plan = PLAN.model_copy(update={"jobs": workers, "batch_size": batch_size})
     both = [
         frame[~frame["family"].isin((BATCH_OF_ONE, ROUNDED, FLOAT64))]
         .astype(dict.fromkeys(KEY, str))
@@ -272,7 +275,6 @@ def test_every_pass_and_map_is_counted_beforehand(engine: str, images: int) -> N
     with count_passes(classifier) as counts:  # copies of the network bring the counter along
         list(measure(setup, maps.append))
     assert (counts.forward, counts.backward) == (expected.forward, expected.backward)
-    assert setup.plan.nulls < references_module.PANEL_IMAGES
     assert sum(maps) == setup.map_count()
 
 
@@ -282,34 +284,56 @@ def test_one_image_has_no_other(classifier: Classifier) -> None:
     assert RANDOM_NETWORK in set(records["family"])
 
 
-def test_a_panel_is_chosen_by_ids_and_never_offers_an_image_itself(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    images = from_tensor(random_images(9))
-    ids = [picture.image_id for picture in images.pictures]
-    monkeypatch.setattr(references_module, "PANEL_IMAGES", 4)
-    members = panel_members(images, 0)
-    assert len(set(members)) == 4
-    assert panel_members(images, 1) != members
-    panel = references_module.Panel(tuple(ids[index] for index in members), (), {})
+def test_partners_are_of_an_images_own_block_and_never_itself() -> None:
+    ids = tuple(f"{index:x}" for index in range(12))
+    blocks = (ids[:8], ids[8:])
+    panel = references_module.Panel(ids, blocks, (), {})
     for image_id in ids:
-        partners = panel.partners(image_id, 3, 0)
-        assert len(set(partners)) == 3
-        assert image_id not in {panel.ids[place] for place in partners}
+        partners = {panel.ids[place] for place in panel.partners(image_id, 3, 0)}
+        assert len(partners) == 3
+        assert partners < set(next(block for block in blocks if image_id in block)) - {image_id}
     assert len({tuple(panel.partners(image_id, 3, 0)) for image_id in ids}) > 1
+    assert panel.partners("0", 3, 1) != panel.partners("0", 3, 0)
+    mixed = references_module.Panel(ids[::-1], (ids[7::-1], ids[8:]), (), {})
+    found = [{one.ids[place] for place in one.partners("3", 3, 0)} for one in (panel, mixed)]
+    assert found[0] == found[1], "whatever the order in the block"
 
 
-def test_nulls_are_cut_to_what_memory_holds(
+@given(st.integers(0, 300), st.integers(1, 40), st.integers(0, 60))
+def test_blocks_cover_all_and_more_images_change_the_last_alone(
+    count: int, size: int, more: int
+) -> None:
+    blocks = cut(count, size)
+    assert [index for block in blocks for index in block] == list(range(count))
+    for block in blocks:
+        assert len(block) < 1.5 * size
+    if count > size / 2:
+        assert all(2 * len(block) >= size for block in blocks)
+    longer = cut(count + more, size)
+    assert longer[: len(blocks) - 1] == blocks[:-1]
+
+
+@given(st.integers(1, 200), st.integers(0, 60), st.integers(1, 100))
+def test_batches_are_of_whole_blocks(count: int, nulls: int, size: int) -> None:
+    blocks = cut(count, block_size(nulls))
+    found = batches(blocks, size)
+    assert [tuple(block) for block in blocks] == [block for batch in found for block in batch]
+    assert all(len(batch) == 1 or len(batch) * len(blocks[0]) <= size for batch in found)
+    if count > block_size(nulls):
+        assert all(len(block) > nulls for block in blocks), "each image has its partners"
+
+
+def test_the_methods_of_a_shard_are_as_many_as_memory_holds(
     monkeypatch: pytest.MonkeyPatch, classifier: Classifier
 ) -> None:
     monkeypatch.setattr(references_module, "free_memory", lambda _device: 10**6)
-    # 2 kinds x 2 nulls x 7 methods x 7 forms x 8 bytes x 16 x 16, and a quarter of a megabyte.
-    assert references_module.most_in_batch(classifier, 7, 2) == 1
+    # 2 kinds x 2 nulls x 5 images x 7 forms x 8 bytes x 16 x 16, and a quarter of a megabyte.
+    assert references_module.most_methods(classifier, 5, 2) == 1
     monkeypatch.setattr(references_module, "free_memory", lambda _device: 10**7)
-    assert references_module.most_in_batch(classifier, 7, 2) == 2_500_000 // 401_408
-    assert references_module.most_in_batch(classifier, 7, 0) is None
+    assert references_module.most_methods(classifier, 5, 2) == 2_500_000 // 286_720
+    assert references_module.most_methods(classifier, 5, 0) is None
     monkeypatch.setattr(references_module, "free_memory", lambda _device: None)
-    assert references_module.most_in_batch(classifier, 7, 2) is None
+    assert references_module.most_methods(classifier, 5, 2) is None
 
 
 def test_a_method_that_fails_on_unrelated_maps_costs_those_alone(

@@ -29,7 +29,8 @@ from steadymap.bench.images import DataError, from_tensor
 from steadymap.bench.methods import METHODS, Method, bind_method
 from steadymap.bench.perturbations import PERTURBATIONS, Cell, Perturbation, perturb
 from steadymap.bench.records import SCHEMA, SCHEMA_VERSION
-from steadymap.bench.runner import prepare, run
+from steadymap.bench.runner import run
+from steadymap.bench.setup import prepare
 from steadymap.metrics import METRICS, Maps, evaluate
 from steadymap.models import Classifier, make_classifier
 

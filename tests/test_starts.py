@@ -26,7 +26,8 @@ from steadymap.bench.perturbations import Cell, perturb
 from steadymap.bench.planner import count
 from steadymap.bench.randomness import generator
 from steadymap.bench.records import FLOAT64
-from steadymap.bench.runner import measure, prepare, run
+from steadymap.bench.runner import measure, run
+from steadymap.bench.setup import prepare
 from steadymap.bench.witnesses import completeness_by_steps
 from steadymap.models import Classifier
 
@@ -285,7 +286,7 @@ def test_workers_batches_and_order_change_nothing(classifier: Classifier) -> Non
     types = dict.fromkeys(keys, str)
     expected = found.astype(types).set_index(keys)["value"].astype(float).sort_index()
     for images, changes in (
-        (image_set(), {"workers": 2}),
+        (image_set(), {"jobs": 2}),
         (image_set(), {"batch_size": 5}),
         (shuffled(image_set(), [3, 1, 4, 0, 2]), {}),
     ):

@@ -24,7 +24,8 @@ from steadymap.bench import Plan, from_tensor
 from steadymap.bench.heap import retain_heap
 from steadymap.bench.manifest import fingerprint, machine, peak_memory
 from steadymap.bench.planner import estimate
-from steadymap.bench.runner import measure, prepare
+from steadymap.bench.runner import measure
+from steadymap.bench.setup import prepare
 from steadymap.models import make_classifier, networks
 
 BASE: dict[str, Any] = {
@@ -32,7 +33,7 @@ BASE: dict[str, Any] = {
     "severities": 2,
     "steps": 16,
     "side": 64,
-    "workers": 2,
+    "jobs": 2,
     "threads": 2,
 }
 # One thing varies at a time; the first of each is the one the others are held against.
@@ -41,8 +42,8 @@ CURVES: dict[str, list[dict[str, Any]]] = {
     "severities": [{"severities": count} for count in (2, 4, 8)],
     "steps": [{"steps": count} for count in (8, 16, 32, 64)],
     "side": [{"side": side, "images": 8} for side in (64, 150, 224)],
-    "workers": [
-        {"workers": workers, "side": side, "images": 16} for side in (64, 150) for workers in (1, 2)
+    "jobs": [
+        {"jobs": workers, "side": side, "images": 16} for side in (64, 150) for workers in (1, 2)
     ],
 }
 LEVELS = (-0.3, 0.3, -0.2, 0.2, -0.1, 0.1, -0.05, 0.05)
@@ -70,7 +71,7 @@ def one(settings: dict[str, Any], *, only_estimate: bool) -> dict[str, Any]:
         severity=LEVELS[: given["severities"]],
         metric=("ssim", "spearman", "completeness_error"),
         steps=given["steps"],
-        workers=given["workers"],
+        jobs=given["workers"],
     )
     setup = prepare(classifier, images, plan)
     if only_estimate:

@@ -1,0 +1,41 @@
+"""How the images of a run are cut into pieces, each of which stands alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+# Images whose maps are held against each other's. Small enough that a piece is quickly done, large
+# enough that each image has several others, and that a batch fills a CPU.
+BLOCK = 8
+
+# Images of a batch on a GPU, which wants more of them.
+ON_GPU = 64
+
+
+def cut(count: int, size: int) -> list[range]:
+    """Cut `count` images into pieces of `size`, in their order.
+
+    A last piece of less than half joins the one before. The cut hangs on nothing but the two
+    numbers, and images that are added at the end leave all pieces but the last as they were.
+
+    Args:
+        count: how many images.
+        size: of a piece, 1 or more.
+    """
+    starts = list(range(0, count, size))
+    if len(starts) > 1 and 2 * (count - starts[-1]) < size:
+        starts.pop()
+    return [range(low, high) for low, high in pairwise([*starts, count])]
+
+
+def block_size(nulls: int) -> int:
+    """Return how many images make a block: twice as many as an image needs, its own included."""
+    return max(BLOCK, 2 * (nulls + 1))
+
+
+def batches(blocks: Sequence[Sequence[int]], size: int) -> list[tuple[tuple[int, ...], ...]]:
+    """Put blocks together to batches of about `size` images, at least one block each."""
+    each = max(1, size // len(blocks[0])) if blocks else 1
+    cuts = range(0, len(blocks), each)
+    return [tuple(tuple(block) for block in blocks[low : low + each]) for low in cuts]

@@ -1,0 +1,331 @@
+"""Shards computed in other processes, on this machine or on others."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import joblib
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from steadymap.bench.config import MOST_THREADS, ConfigError, Experiment
+from steadymap.bench.images import DataError, Picture, open_images
+from steadymap.bench.plugins import load_model, one_line
+from steadymap.bench.runner import crew, surroundings
+from steadymap.bench.setup import Setup, prepare
+from steadymap.bench.shards import Outcome, Shard, failed, measure_shard
+from steadymap.bench.views import Worker
+
+# How often a shard is tried whose worker died.
+TRIES = 3
+POLL_SECONDS = 0.2
+# How long to wait for the workers of a scheduler.
+PATIENCE_SECONDS = 30
+
+Backend = Literal["threading", "loky", "dask", "submitit"]
+
+
+class Parallel(BaseModel):
+    """Who computes: the keys of a `--parallel-config` file.
+
+    Attributes:
+        backend: threading for threads of this process, loky for processes, dask for the workers of
+            a scheduler, submitit for jobs of SLURM.
+        jobs: how many shards at a time; left out, one a core, or one a worker of the scheduler.
+        threads: of torch, each; left out, the cores shared among the jobs, and 1 elsewhere.
+        tries: how often a shard is tried whose worker died, before its values are errors.
+        address: of the scheduler of dask; left out, a cluster of processes is started here.
+        resources: that a worker of dask must offer, e.g. `{GPU: 1}`.
+        folder: of submitit, for its files: on a disk that all machines see.
+        cluster: of submitit: slurm, or local for processes of this machine.
+        parameters: of submitit, e.g. `{slurm_partition: gpu, gpus_per_node: 1, timeout_min: 60}`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backend: Backend = "threading"
+    jobs: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
+    tries: Annotated[int, Field(ge=1, le=100)] = TRIES
+    address: str | None = None
+    resources: Mapping[str, float] = Field(default_factory=dict)
+    folder: Path = Path("submitit")
+    cluster: Literal["slurm", "local"] = "slurm"
+    parameters: Mapping[str, str | int | float | bool] = Field(default_factory=dict)
+
+
+def read_parallel(path: Path) -> Parallel:
+    """Read a file that says who computes.
+
+    Raises:
+        ConfigError: one line for the first thing wrong.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"parallel_config: cannot read {path}: {one_line(error)}") from error
+    try:
+        return Parallel.model_validate({} if content is None else content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise ConfigError(f"parallel_config: {key}: {first['msg']}") from error
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """All that another process needs to compute shards of a run.
+
+    Attributes:
+        experiment: the run; its paths are absolute.
+        pictures: the images, which need not be decoded to be known.
+        weights: SHA-256 of the weights.
+        home: the folder where the run was started: a user's own modules are found there.
+        threads: of torch.
+    """
+
+    experiment: Experiment
+    pictures: tuple[Picture, ...]
+    weights: str
+    home: str
+    threads: int
+
+
+# What this process computes shards of, the last blueprint's: opened once, not once a shard.
+_OPENED: dict[str, tuple[Setup, Worker]] = {}
+# A worker of dask may have several threads, and a network takes one.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def compute(blueprint: Blueprint, key: str, shard: Shard) -> Outcome:
+    """Compute a shard in this process.
+
+    Args:
+        blueprint: of the run.
+        key: stands for it.
+        shard: what to compute.
+    """
+    if threading.current_thread() is threading.main_thread():
+        # Ctrl-C reaches all processes of a terminal; the one that the user started decides.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with _ONE_AT_A_TIME:
+        torch.set_num_threads(blueprint.threads)
+        if key not in _OPENED:
+            _OPENED.clear()
+            _OPENED[key] = _open(blueprint)
+        setup, worker = _OPENED[key]
+        keep_maps = blueprint.experiment.save_maps
+        with surroundings(setup, 1):
+            return measure_shard(setup, worker, shard, lambda _count: None, keep_maps=keep_maps)
+
+
+def _open(blueprint: Blueprint) -> tuple[Setup, Worker]:
+    if blueprint.home not in sys.path:
+        sys.path.insert(0, blueprint.home)
+    experiment = blueprint.experiment
+    device = torch.device(experiment.device)
+    classifier = load_model(experiment.model, experiment.weights, device)
+    if classifier.weights_hash() != blueprint.weights:
+        raise ConfigError(f"model: {experiment.model} has other weights here")
+    images = open_images(experiment.data, classifier.framing, experiment.split, experiment.limit)
+    if [one.image_id for one in images.pictures] != [one.image_id for one in blueprint.pictures]:
+        raise DataError(f"data: {experiment.data} holds other images here")
+    setup = prepare(classifier, images, experiment.model_copy(update={"jobs": 1}))
+    return setup, next(iter(crew(setup)))
+
+
+# --- who computes ---------------------------------------------------------------------------------
+
+Work = Callable[[Shard], Outcome]
+# Yields outcomes as they come; ends with `WorkerDiedError` where a process died.
+Engine = Callable[[Work, Iterable[Shard]], Iterator[Outcome]]
+
+
+class WorkerDiedError(Exception):
+    """A process that was computing ended, killed for its memory, say."""
+
+
+@contextmanager
+def _processes(how: Parallel) -> Iterator[Engine]:
+    """Processes of this machine, by joblib."""
+    with joblib.parallel_config("loky", n_jobs=_jobs(how)):
+        yield _by_joblib
+
+
+@contextmanager
+def _dask(how: Parallel) -> Iterator[Engine]:
+    """Workers of dask, by joblib: those of a scheduler, or processes started here."""
+    if find_spec("distributed") is None:
+        raise ConfigError("parallel_config: dask is missing: pip install 'steadymap[dask]'")
+    import distributed  # noqa: PLC0415 - an extra
+
+    with ExitStack() as stack:
+        if how.address is None:
+            cluster = distributed.LocalCluster(
+                n_workers=_jobs(how),
+                threads_per_worker=1,
+                dashboard_address=None,
+                resources=dict(how.resources) or None,
+            )
+            stack.enter_context(cluster)
+            client = stack.enter_context(distributed.Client(cluster))
+        else:
+            try:
+                client = distributed.Client(how.address, timeout=PATIENCE_SECONDS)
+                stack.enter_context(client)
+                client.wait_for_workers(1, timeout=PATIENCE_SECONDS)
+            except (OSError, ValueError, TimeoutError) as error:
+                raise ConfigError(
+                    f"parallel_config: {how.address} has no scheduler with workers: "
+                    f"{one_line(error)}"
+                ) from error
+        _check_resources(how, client.scheduler_info(n_workers=-1)["workers"])
+        jobs = {} if how.jobs is None else {"n_jobs": how.jobs}
+        wanted = {"resources": dict(how.resources)} if how.resources else {}
+        stack.enter_context(joblib.parallel_config("dask", client=client, **jobs, **wanted))
+        yield _by_joblib
+
+
+def _check_resources(how: Parallel, workers: Mapping[str, Mapping[str, Any]]) -> None:
+    """See that some worker offers what is asked for: or the shards would wait for ever."""
+    offers = [worker.get("resources") or {} for worker in workers.values()]
+    for name, amount in how.resources.items():
+        most = max((offer.get(name, 0) for offer in offers), default=0)
+        if most < amount:
+            raise ConfigError(
+                f"parallel_config: resources: {name}: {amount:g} is asked for, and no worker "
+                f"offers more than {most:g}; start workers with --resources {name}={amount:g}"
+            )
+
+
+def _by_joblib(work: Work, shards: Iterable[Shard]) -> Iterator[Outcome]:
+    pool = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs")
+    try:
+        yield from pool(joblib.delayed(work)(shard) for shard in shards)
+    except Exception as error:
+        # Of joblib and of dask, which need not be there.
+        if type(error).__name__ in ("TerminatedWorkerError", "BrokenProcessPool", "KilledWorker"):
+            raise WorkerDiedError(one_line(error)) from error
+        raise
+
+
+@contextmanager
+def _submitit(how: Parallel) -> Iterator[Engine]:
+    """Jobs of SLURM, one a shard, by submitit."""
+    if find_spec("submitit") is None:
+        raise ConfigError("parallel_config: submitit is missing: pip install 'steadymap[slurm]'")
+    import submitit  # noqa: PLC0415 - an extra
+
+    try:
+        executor = submitit.AutoExecutor(folder=how.folder, cluster=how.cluster)
+        executor.update_parameters(**how.parameters)
+    except (RuntimeError, NameError, TypeError) as error:
+        raise ConfigError(f"parallel_config: submitit: {one_line(error)}") from error
+
+    def engine(work: Work, shards: Iterable[Shard]) -> Iterator[Outcome]:
+        coming = iter(shards)
+        going: list[Any] = []
+        while True:
+            while len(going) < _jobs(how) and (shard := next(coming, None)) is not None:
+                going.append(executor.submit(work, shard))
+            if not going:
+                return
+            for job in [job for job in going if job.done()]:
+                going.remove(job)
+                try:
+                    outcome = job.result()
+                except submitit.core.utils.UncompletedJobError as error:
+                    raise WorkerDiedError(one_line(error)) from error
+                yield outcome
+            time.sleep(POLL_SECONDS)
+
+    yield engine
+
+
+ENGINES: dict[Backend, Callable[[Parallel], AbstractContextManager[Engine]]] = {
+    "loky": _processes,
+    "dask": _dask,
+    "submitit": _submitit,
+}
+
+
+def _jobs(how: Parallel) -> int:
+    return how.jobs or joblib.cpu_count()
+
+
+def threads_of(how: Parallel) -> int:
+    """Return how many threads torch has in each process."""
+    if how.threads is not None:
+        return how.threads
+    return max(1, torch.get_num_threads() // _jobs(how)) if how.backend == "loky" else 1
+
+
+def in_processes(
+    setup: Setup,
+    shards: Sequence[Shard],
+    blueprint: Blueprint,
+    how: Parallel,
+    enough: threading.Event,
+) -> Iterator[Outcome]:
+    """Yield the outcomes of shards as they come, computed by other processes.
+
+    Where a process dies nobody knows which of the shards in hand has killed it: each of them is
+    then tried alone, as often as `how` says, and after that its values are errors.
+
+    Args:
+        setup: of the run.
+        shards: what to compute.
+        blueprint: of the run.
+        how: by whom.
+        enough: once it is set no shard is begun; those in hand are finished.
+
+    Raises:
+        ConfigError: who should compute cannot be had.
+    """
+    work = partial(compute, blueprint, uuid.uuid4().hex)
+    waiting = deque(shards)
+    with ENGINES[how.backend](how) as engine:
+        while waiting and not enough.is_set():
+            begun: list[Shard] = []
+            try:
+                for outcome in engine(work, _until(enough, waiting, begun)):
+                    begun.remove(outcome.shard)
+                    yield outcome
+            except WorkerDiedError:
+                for shard in begun:
+                    if not enough.is_set():
+                        yield _alone(setup, shard, partial(engine, work), how.tries)
+
+
+def _until(enough: threading.Event, waiting: deque[Shard], begun: list[Shard]) -> Iterator[Shard]:
+    while waiting and not enough.is_set():
+        begun.append(waiting.popleft())
+        yield begun[-1]
+
+
+def _alone(
+    setup: Setup,
+    shard: Shard,
+    engine: Callable[[Iterable[Shard]], Iterator[Outcome]],
+    tries: int,
+) -> Outcome:
+    reason = ""
+    for _ in range(tries):
+        try:
+            return next(engine([shard]))
+        except WorkerDiedError as error:
+            reason = str(error)
+    return failed(setup, shard, f"its worker died {tries} times: {reason}")

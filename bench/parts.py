@@ -1,0 +1,239 @@
+"""The files in which the shards of a run are kept: written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import filelock
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from steadymap.bench.config import ConfigError
+from steadymap.bench.manifest import fingerprint
+from steadymap.bench.records import PART_SCHEMA
+
+PARTS = "parts"
+LOCK = "run.lock"
+KEY = b"steadymap"
+TEMPORARY = ".tmp"
+NAME_LENGTH = 32
+
+
+@dataclass(frozen=True)
+class About:
+    """What is kept of a shard beside its records.
+
+    Attributes:
+        units: names of the units that it has, whether they failed or not.
+        failed: those of them that are worth another try.
+        timings: rows (family, severity, draw, part, images, seconds).
+        machine: what the timings depend on.
+        seconds: by the clock, since the shard before was written.
+        at_once: the fewest images that went through the network together.
+        halved: how many times that was halved because memory ran out.
+        maps: whether there is a file of maps beside it.
+    """
+
+    units: tuple[str, ...]
+    failed: tuple[str, ...] = ()
+    timings: tuple[tuple[object, ...], ...] = ()
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    at_once: int = 0
+    halved: int = 0
+    maps: bool = False
+
+    @property
+    def machine_id(self) -> str:
+        """Eight digits that stand for the machine."""
+        return fingerprint(self.machine)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of them."""
+
+    path: Path
+    about: About
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Be the one process that writes into the folder of a run.
+
+    The kernel lets go of the lock when its holder ends, however it ends.
+
+    Raises:
+        ConfigError: another one is.
+    """
+    lock = filelock.FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise ConfigError(
+            f"output: another run is writing into {folder}; wait for it, or choose another folder"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        raise ConfigError(f"output: {folder} cannot be locked: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        ConfigError: that cannot be done.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output: cannot make the folder {folder}: {error.strerror}") from error
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file under another name, wait until it is on the disk, and rename it.
+
+    Whoever looks sees the old file or the new one, even after a power cut.
+
+    Raises:
+        ConfigError: that cannot be done; what was there is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+    try:
+        with temporary.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync(path.parent)
+    except (OSError, pa.ArrowException) as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ConfigError(
+            f"output: cannot write into {path.parent}: {reason}; what was there is whole, and the "
+            "same command goes on"
+        ) from error
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync(folder: Path) -> None:
+    """Have the folder's list of files on the disk, where the system can do that."""
+    if os.name == "nt":  # a folder cannot be opened there
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_part(folder: Path, table: pa.Table, about: About) -> Path:
+    """Write a shard.
+
+    Args:
+        folder: of the run.
+        table: its records, with `PART_SCHEMA`.
+        about: the rest.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    text = json.dumps(
+        {
+            "units": about.units,
+            "failed": about.failed,
+            "timings": about.timings,
+            "machine": dict(about.machine),
+            "seconds": about.seconds,
+            "at_once": about.at_once,
+            "halved": about.halved,
+            "maps": about.maps,
+        }
+    )
+    described = table.replace_schema_metadata({KEY: text})
+    path = folder / PARTS / f"{part_name(about.units)}.parquet"
+    write_whole(path, lambda file: pq.write_table(described, file, write_page_checksum=True))
+    return path
+
+
+def part_name(units: Sequence[str]) -> str:
+    """Return the name of a shard: that of its units together."""
+    return hashlib.sha256("\n".join(sorted(units)).encode()).hexdigest()[:NAME_LENGTH]
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a process that was killed had begun to write."""
+    for home in (folder, folder / PARTS):
+        for path in home.glob(f".*{TEMPORARY}"):
+            with suppress(OSError):
+                path.unlink()
+
+
+def read_parts(folder: Path, say: Callable[[str], None]) -> list[Part]:
+    """Read what shards there are; of one that is damaged, say so and leave it out."""
+    found = []
+    for path in sorted((folder / PARTS).glob("*.parquet")):
+        try:
+            found.append(Part(path, _about(path)))
+        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            say(f"{path.name} is damaged and will be computed again: {reason}")
+    return found
+
+
+def _about(path: Path) -> About:
+    schema = pq.read_schema(path)
+    if not schema.equals(PART_SCHEMA):
+        raise ValueError("its columns are not those of records")
+    content = json.loads((schema.metadata or {})[KEY])
+    found = About(
+        tuple(map(str, content["units"])),
+        tuple(map(str, content["failed"])),
+        tuple(map(tuple, content["timings"])),
+        dict(content["machine"]),
+        float(content["seconds"]),
+        int(content["at_once"]),
+        int(content["halved"]),
+        bool(content["maps"]),
+    )
+    if part_name(found.units) != path.stem:
+        raise ValueError("it is not the shard that its name says")
+    return found
+
+
+def read_records(part: Part) -> pa.Table:
+    """Read the records of a shard.
+
+    Raises:
+        ConfigError: the file is damaged; it is set aside, and missing from then on.
+    """
+    try:
+        table = pq.read_table(part.path, page_checksum_verification=True)
+        return table.cast(PART_SCHEMA).replace_schema_metadata()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        with suppress(OSError):
+            part.path.replace(part.path.with_suffix(".damaged"))
+        raise ConfigError(
+            f"{part.path} is damaged ({reason}) and set aside; the same command computes it again"
+        ) from error
+
+
+def timing_rows(timings: Sequence[Any]) -> tuple[tuple[object, ...], ...]:
+    """Return timings as they are kept."""
+    return tuple((*astuple(t.cell), t.part, t.images, t.seconds) for t in timings)

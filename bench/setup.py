@@ -1,0 +1,244 @@
+"""What a run needs before it can start, and what is refused before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steadymap.bench.adversarial import differentiable_twice, smoothed
+from steadymap.bench.blocks import ON_GPU, block_size, cut
+from steadymap.bench.config import ConfigError, Plan
+from steadymap.bench.images import DataError, ImageSet
+from steadymap.bench.methods import BoundMethod
+from steadymap.bench.passes import images_at_once
+from steadymap.bench.perturbations import FAMILY_SHELF, Cell, draw_of
+from steadymap.bench.plugins import MESSAGE_LENGTH, METRIC_SHELF, one_line
+from steadymap.bench.probes import wanted
+from steadymap.bench.references import data_references, views_beside
+from steadymap.metrics import PROBES, Metric
+from steadymap.metrics.neighbours import NEIGHBOURS
+from steadymap.models import Classifier
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run that is ready to start; made by `prepare`.
+
+    Attributes:
+        classifier: what is explained.
+        images: the images.
+        plan: what to do with them.
+        methods: the methods of the plan, each with the metrics that it can have here.
+        at_once: how many images each worker sends through the network together.
+        references: (R, 3, H, W), images of the data set, on the CPU; None where no method takes
+            any.
+    """
+
+    classifier: Classifier
+    images: ImageSet
+    plan: Plan
+    methods: dict[BoundMethod, dict[str, Metric]]
+    at_once: int
+    references: Tensor | None = None
+
+    def classifiers(self) -> list[Classifier]:
+        """Return one for each worker; the first is the run's own.
+
+        Raises:
+            ModelError: there are several workers, and the network cannot be copied.
+        """
+        others = [self.classifier.replica() for _ in range(1, self.plan.jobs)]
+        found = [self.classifier, *others]
+        # Networks are traced now: none may run meanwhile.
+        for classifier in found if self.attacks() else ():
+            smoothed(classifier)
+        return found
+
+    def attacks(self) -> tuple[Cell, ...]:
+        """Return the perturbations that need the classifier, those of severity 0 left out."""
+        return tuple(
+            cell
+            for cell in self.plan.cells()
+            if FAMILY_SHELF.find(cell.family).attack is not None and cell.severity
+        )
+
+    def blocks(self) -> list[range]:
+        """Return the images that are held against each other, in the order of the set.
+
+        Without null maps none are, and a block is what a batch is.
+        """
+        nulls = self.plan.nulls
+        return cut(len(self.images), block_size(nulls) if nulls else self.batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        """How many images are looked at together; of whole blocks, and at least one of these."""
+        on_gpu = self.classifier.module.mean.is_cuda
+        return self.plan.batch_size or (ON_GPU if on_gpu else block_size(self.plan.nulls))
+
+    def view_count(self) -> int:
+        """Return how many times the run looks at an image, with every method."""
+        near = NEIGHBOURS if "neighbours" in wanted(self.methods) else 0
+        own = len(self.images) * (len(self.plan.cells()) + 1 + near)
+        device = self.classifier.module.mean.device
+        return own + views_beside(self.blocks(), self.plan.nulls, device)
+
+    def redraws(self) -> dict[BoundMethod, int]:
+        """Return how many maps each stochastic method makes under other seeds."""
+        count = len(self.images) * self.plan.nulls
+        return {method: count for method in self.methods if method.can("stochastic")}
+
+    def map_count(self) -> int:
+        """Return how many maps the run makes: what `advance` adds up to."""
+        return len(self.methods) * self.view_count() + sum(self.redraws().values())
+
+    def metrics(self) -> dict[str, str]:
+        """Return the metrics of the run, each with its line."""
+        return {
+            name: metric.summary
+            for metrics in self.methods.values()
+            for name, metric in metrics.items()
+        }
+
+    def passes(self) -> dict[str, dict[str, object]]:
+        """Return, by method, how often an image goes forward and backward for one map.
+
+        `each` is missing where a method takes as many as it needs; `shared` says whether that is
+        the pass which the methods have in common; `forward_only` is how often it goes forward and
+        does not come back.
+        """
+        own = self.plan.engine == "own"
+        return {
+            method.spec: {
+                "each": None if method.adaptive else method.passes,
+                "shared": own and method.method.share is not None,
+                "forward_only": method.forward_only(self.classifier.input_size),
+            }
+            for method in self.methods
+        }
+
+
+def prepare(
+    classifier: Classifier, images: ImageSet, plan: Plan, references: Tensor | None = None
+) -> Setup:
+    """Check, before anything is computed, that classifier, images and plan belong together.
+
+    Args:
+        classifier: what is explained.
+        images: the images.
+        plan: what to do with them.
+        references: (R, 3, H, W), images of the data set for methods that take any; left out, some
+            of `images`.
+
+    Raises:
+        ConfigError: a metric that nothing in the plan can give, a family that cannot be had of
+            these images or this network, a network that is not float32, or a method that takes
+            images of the data set where there is but one.
+        DataError: images of another size than the classifier's input.
+    """
+    dtype = classifier.module.mean.dtype
+    if dtype != torch.float32:
+        raise ConfigError(f"model: {classifier.name} is {dtype}; a run needs network.float()")
+    size = tuple(images.read(0).image.shape[1:])
+    if size != classifier.input_size:
+        height, width = classifier.input_size
+        raise DataError(
+            f"images: {classifier.name} takes {height} x {width} pixels, "
+            f"these have {size[0]} x {size[1]}"
+        )
+    methods = plan.bound_methods()
+    comparing = [method.spec for method in methods if method.needs_references]
+    if comparing and references is None:
+        if len(images) == 1:
+            raise ConfigError(
+                f"method: {comparing[0]} compares with other images of the data set, and there is "
+                "but one"
+            )
+        references = data_references(images)
+    setup = Setup(
+        classifier,
+        images,
+        plan,
+        {method: _metrics_of(method, images, plan.metrics()) for method in methods},
+        images_at_once(classifier, plan.jobs),
+        references if comparing else None,
+    )
+    _refuse_idle_metrics(setup)
+    for method in setup.methods:
+        try:
+            method.method.inapplicable(classifier)
+        except Exception as error:  # a plug-in may raise anything; the line says what
+            reason = one_line(error)
+            raise ConfigError(f"method {method.spec}: does it apply? {reason}") from error
+    _refuse_small_images(setup)
+    _refuse_attacks(setup)
+    return setup
+
+
+def _metrics_of(method: BoundMethod, images: ImageSet, named: Sequence[str]) -> dict[str, Metric]:
+    possible = {"map", *PROBES}
+    if method.can("complete"):
+        possible.add("delta")
+    if images.has_masks:
+        possible.add("mask")
+    found = {name: METRIC_SHELF.find(name) for name in named}
+    return {name: metric for name, metric in found.items() if metric.against in possible}
+
+
+def recognising(metrics: Mapping[str, Metric]) -> list[str]:
+    """Return the metrics by which a map can be recognised.
+
+    They compare two maps, quickly, and in the same unit whatever the maps: a distance over the norm
+    of one of them, which is not symmetric, would favour the largest.
+    """
+    return [
+        name
+        for name, metric in metrics.items()
+        if metric.against == "map" and metric.symmetric and not metric.slow
+    ]
+
+
+def _refuse_idle_metrics(setup: Setup) -> None:
+    reasons = {
+        "delta": "no method of this run is complete (integrated_gradients is)",
+        "mask": "this data has no masks (hands has)",
+    }
+    for name in setup.plan.metric or ():
+        if not any(name in metrics for metrics in setup.methods.values()):
+            reason = reasons[METRIC_SHELF.find(name).against]
+            raise ConfigError(f"metric: {name} cannot be had here: {reason}")
+
+
+def _refuse_small_images(setup: Setup) -> None:
+    height, width = setup.classifier.input_size
+    for name in setup.plan.family:
+        side = FAMILY_SHELF.find(name).min_side
+        if min(height, width) < side:
+            raise ConfigError(
+                f"family: {name} takes images of at least {side} x {side} pixels, "
+                f"{setup.classifier.name} takes {height} x {width}"
+            )
+
+
+def _refuse_attacks(setup: Setup) -> None:
+    """Try each attack on one image: a network may have no second derivative."""
+    classifier = setup.classifier
+    tried = {cell.family: cell for cell in setup.attacks()}
+    for name, cell in tried.items():
+        attack = FAMILY_SHELF.find(name).attack
+        if attack is None:
+            continue
+        image = setup.images.read(0).image[None].to(classifier.module.mean.device)
+        draw = draw_of(cell, setup.images.pictures[0].image_id, setup.plan.seed)
+        try:
+            with differentiable_twice(wanted=True):
+                target = classifier(image).detach().argmax(dim=1)
+                attack(classifier, image, target, cell.severity, draw)
+        except Exception as error:  # a network may raise anything; the line says what
+            reason = " ".join(str(error).split())[:MESSAGE_LENGTH]
+            raise ConfigError(
+                f"family: {name} cannot attack {classifier.name}: {reason}"
+            ) from error

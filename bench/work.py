@@ -1,0 +1,186 @@
+"""A run and its folder: what is still to be computed, by whom, and what is there already."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import active_children
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from steadymap.bench.assembly import Assembled, providers
+from steadymap.bench.config import Experiment
+from steadymap.bench.console import EXIT_INTERRUPTED
+from steadymap.bench.elsewhere import Blueprint, Parallel, in_processes, threads_of
+from steadymap.bench.keeping import write_part_maps
+from steadymap.bench.ledger import Ledger
+from steadymap.bench.manifest import Result, machine
+from steadymap.bench.parts import (
+    PARTS,
+    About,
+    part_name,
+    read_parts,
+    timing_rows,
+    write_part,
+)
+from steadymap.bench.perturbations import Cell
+from steadymap.bench.records import INPUT, to_part
+from steadymap.bench.runner import in_threads
+from steadymap.bench.setup import Setup
+from steadymap.bench.shards import Outcome, Shard, map_count, recorded_as, within_memory
+from steadymap.metrics import Status
+
+# Called with the number of maps just made; and what says that no shard is to be begun.
+Watch = tuple[Callable[[int], None], threading.Event]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run that is ready to start or to go on.
+
+    Attributes:
+        experiment: with its jobs decided.
+        setup: the same, with model and images.
+        ledger: what it consists of.
+        how: who computes.
+    """
+
+    experiment: Experiment
+    setup: Setup
+    ledger: Ledger
+    how: Parallel
+
+    def shards(self, folder: Path, say: Callable[[str], None]) -> list[Shard]:
+        """Return what is still to be computed: what is not there, and what failed.
+
+        Args:
+            folder: of the run.
+            say: called with a line on each file that is damaged, and on what is there.
+        """
+        where = providers(self.ledger, read_parts(folder, say))
+        there = {name for name, part in where.items() if name not in part.about.failed}
+        shards = self.ledger.missing(there, self.setup.batch_size, self.experiment.is_mine)
+        if there:
+            every = sum(1 for _ in self.ledger.units())
+            say(f"{len(there)} of {every} units are there already")
+        return within_memory(self.setup, shards)
+
+    def compute(self, folder: Path, shards: list[Shard], watch: Watch) -> int:
+        """Compute shards and write each as it comes; return how many were.
+
+        Raises:
+            ConfigError: one cannot be written; those before are whole.
+        """
+        done, before = 0, time.monotonic()
+        for outcome in self._outcomes(shards, watch):
+            now = time.monotonic()
+            self._write(folder, outcome, now - before)
+            before, done = now, done + 1
+        return done
+
+    def _outcomes(self, shards: list[Shard], watch: Watch) -> Iterator[Outcome]:
+        advance, enough = watch
+        if self.how.backend == "threading":
+            keep = self.experiment.save_maps
+            yield from in_threads(self.setup, shards, advance, enough, keep_maps=keep)
+            return
+        blueprint = Blueprint(
+            _absolute(self.experiment),
+            self.setup.images.pictures,
+            self.setup.classifier.weights_hash(),
+            str(Path.cwd()),
+            threads_of(self.how),
+        )
+        for outcome in in_processes(self.setup, shards, blueprint, self.how, enough):
+            advance(map_count(self.setup, outcome.shard))
+            yield outcome
+
+    def _write(self, folder: Path, outcome: Outcome, seconds: float) -> None:
+        units = tuple(self.ledger.names(outcome.shard))
+        maps = outcome.images is not None
+        about = About(
+            units,
+            tuple(self._failed(outcome, whole=self.experiment.save_maps)),
+            timing_rows(outcome.timings),
+            machine(self.setup.classifier.module.mean.device),
+            seconds,
+            outcome.at_once,
+            outcome.halved,
+            maps,
+        )
+        if maps:
+            path = folder / PARTS / f"{part_name(units)}.safetensors"
+            ids = tuple(self.ledger.ids[index] for index in outcome.shard.indices)
+            write_part_maps(path, outcome, ids)
+        write_part(folder, to_part(outcome.records), about)
+
+    def _failed(self, outcome: Outcome, *, whole: bool) -> Iterator[str]:
+        """Yield the names of the units with errors: of the whole method where maps are kept."""
+        bad: dict[str, set[tuple[Cell, str]]] = {}
+        for record in outcome.records:
+            if record.status is Status.ERROR:
+                cell = recorded_as(Cell(record.family, record.severity, record.draw))
+                bad.setdefault(record.image_id, set()).add((cell, record.method))
+        for indices in outcome.shard.blocks:
+            block = tuple(self.ledger.ids[index] for index in indices)
+            found = set().union(*(bad.get(image_id, ()) for image_id in block))
+            methods = {method for _, method in found}
+            for view in outcome.shard.views:
+                for spec, name in self.ledger.grid(block, view).items():
+                    if (view, spec) in found or (whole and spec in methods and spec != INPUT):
+                        yield name
+
+
+def _absolute(experiment: Experiment) -> Experiment:
+    """Return the experiment with paths that mean the same in any folder."""
+    changes: dict[str, Any] = {}
+    if experiment.weights is not None:
+        changes["weights"] = experiment.weights.expanduser().resolve()
+    kind, _, rest = experiment.data.partition(":")
+    if rest and (path := Path(rest).expanduser()).exists():
+        changes["data"] = f"{kind}:{path.resolve()}"
+    return experiment.model_copy(update=changes)
+
+
+def result_of(found: Assembled) -> Result:
+    """Return how a run went, of all the shards that its table was put together from."""
+    abouts = [part.about for part in found.parts.values()]
+    return Result(
+        sum(about.seconds for about in abouts),
+        found.statuses,
+        complete=True,
+        at_once=min((about.at_once for about in abouts if about.at_once), default=0),
+        halved=sum(about.halved for about in abouts),
+    )
+
+
+@contextmanager
+def interruptible(say: Callable[[str], None]) -> Iterator[threading.Event]:
+    """Let SIGINT and SIGTERM finish the shards in hand; a second one stops at once.
+
+    Yields:
+        What is set by the first signal.
+    """
+    enough = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if enough.is_set():
+            for child in active_children():
+                child.kill()
+            # Not an exception: a thread in the middle of a pass would be waited for.
+            os._exit(EXIT_INTERRUPTED)
+        enough.set()
+        say("stopping: the shards in hand are finished; once more stops at once")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield enough
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,370 @@
+"""A run goes on where it was: nothing computed twice, nothing lost, the same table in the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from steadymap.bench import cli, parts, store
+from steadymap.bench import methods as methods_module
+from steadymap.bench.attributions import Batch
+from steadymap.bench.methods import METHODS, Method
+from steadymap.bench.shards import Shard
+from steadymap.bench.store import read_run
+from steadymap.bench.work import Watch, Work
+from steadymap.models import Classifier
+
+SCRIPT = str(Path(sys.executable).parent / "steadymap")
+METHOD = ["--method", "gradient", "--method", "gradient_x_input"]
+PLAN = ["--family", "bias", "--severity", "0.1,0.2", "--no-controls", "--no-report"]
+RUN = ["run", "--data", "hands:200", "--limit", "18", *METHOD, *PLAN]
+
+NOISE = ["--family", "gaussian_noise"]
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def steadymap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in an empty folder; give its exit code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["steadymap", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0)
+
+    return call
+
+
+def table(folder: str | Path) -> pd.DataFrame:
+    """Return the records, in their order, as they are, but for the run's name."""
+    records, manifest = read_run(Path(folder))
+    assert manifest["complete"]
+    assert set(records["run_id"]) == {manifest["run_id"]}
+    text = records.select_dtypes("category").columns
+    return records.astype(dict.fromkeys(text, str)).drop(columns="run_id")
+
+
+def maps_made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Watch what is computed: by method, images times views."""
+    made: list[tuple[str, int]] = []
+    original = Work.compute
+
+    def compute(self: Work, folder: Path, shards: list[Shard], watch: Watch) -> int:
+        for shard in shards:
+            made.extend((spec, len(shard.indices) * len(shard.views)) for spec in shard.methods)
+        return original(self, folder, shards, watch)
+
+    monkeypatch.setattr(Work, "compute", compute)
+    return made
+
+
+def test_a_finished_run_is_not_computed_again(
+    steadymap: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert steadymap(*RUN, "--output", "here") == 0
+    first = table("here")
+    made = maps_made(monkeypatch)
+    assert steadymap(*RUN, "--output", "here") == 0
+    assert made == []
+    pd.testing.assert_frame_equal(table("here"), first)
+    assert steadymap(*RUN, "--output", "here", "--no-resume") == 0
+    assert len(made) > 0
+    pd.testing.assert_frame_equal(table("here"), first)
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        (["--severity", "0.1"], ["--severity", "0.1,0.2"]),
+        (["--method", "gradient"], METHOD),
+        (["--limit", "16"], ["--limit", "24"]),
+        (["--family", "bias"], ["--family", "bias", "--family", "gaussian_noise"]),
+        (
+            ["--draws", "1", "--family", "gaussian_noise"],
+            ["--draws", "2", "--family", "gaussian_noise"],
+        ),
+    ],
+    ids=["severities", "methods", "images", "families", "draws"],
+)
+def test_what_is_added_is_all_that_is_computed(
+    steadymap: Run, less: list[str], more: list[str]
+) -> None:
+    base = ["run", "--data", "hands:400", "--no-controls", "--no-report", "--batch-size", "8"]
+    plain = {"--limit": ["18"], "--method": ["gradient", "gradient_x_input"], "--family": ["bias"],
+             "--severity": ["0.1,0.2"]}  # fmt: skip
+
+    def command(changes: list[str]) -> list[str]:
+        given = changes[::2]
+        rest = [part for key, values in plain.items() if key not in given
+                for value in values for part in (key, value)]  # fmt: skip
+        return [*base, *changes, *rest]
+
+    assert steadymap(*command(more), "--output", "whole") == 0
+    assert steadymap(*command(less), "--output", "grown") == 0
+    units = {name for part in parts.read_parts(Path("grown"), print) for name in part.about.units}
+    kept = {path.name: path.stat().st_mtime_ns for path in Path("grown/parts").iterdir()}
+    assert steadymap(*command(more), "--output", "grown") == 0
+    pd.testing.assert_frame_equal(table("grown"), table("whole"))
+    for name, when in kept.items():
+        assert Path("grown/parts", name).stat().st_mtime_ns == when, "no shard is written again"
+    new = [part for part in parts.read_parts(Path("grown"), print) if part.path.name not in kept]
+    assert new
+    assert not units & {name for part in new for name in part.about.units}
+
+
+def test_what_a_unit_depends_on_is_in_its_name(steadymap: Run) -> None:
+    """A change of anything else than speed computes all anew, or is refused."""
+    assert steadymap(*RUN, "--output", "here") == 0
+    units = set(store.read_ledger(Path("here"))[0].units())
+
+    def other(*changes: str) -> set[str]:
+        assert steadymap(*RUN, *changes, "--output", f"there{len(list(Path().iterdir()))}") == 0
+        newest = max(Path().glob("there*"), key=lambda path: path.stat().st_mtime_ns)
+        return set(store.read_ledger(newest)[0].units())
+
+    assert other("--batch-size", "16", "--jobs", "2", "--threads", "1") == units
+    for changes in (["--seed", "1"], ["--nulls", "2"], ["--metric", "ssim"], ["--save-maps"]):
+        assert not other(*changes) & units, changes
+
+
+def test_another_seed_or_model_is_refused_in_the_same_folder(
+    steadymap: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert steadymap(*RUN, "--output", "here") == 0
+    first = table("here")
+    assert steadymap(*RUN, "--seed", "3", "--output", "here") == 2
+    assert "which has another seed than this run; choose another folder" in capsys.readouterr().err
+    pd.testing.assert_frame_equal(table("here"), first)
+
+
+def test_a_damaged_shard_is_computed_again(
+    steadymap: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert steadymap(*RUN, "--output", "here") == 0
+    first = table("here")
+    paths = sorted(Path("here/parts").glob("*.parquet"))
+    paths[0].write_bytes(paths[0].read_bytes()[:-9])
+    content = bytearray(paths[1].read_bytes())
+    content[200] ^= 255  # in the data, which the footer does not show
+    paths[1].write_bytes(bytes(content))
+    capsys.readouterr()
+    codes = [steadymap(*RUN, "--output", "here") for _ in range(2)]
+    err = capsys.readouterr().err
+    assert f"{paths[0].name} is damaged and will be computed again" in err
+    assert codes == [2, 0]
+    assert "and set aside; the same command computes it again" in err
+    pd.testing.assert_frame_equal(table("here"), first)
+
+
+def test_shards_of_several_machines_are_joined(
+    steadymap: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert steadymap(*RUN, "--output", "whole") == 0
+    assert steadymap(*RUN, "--output", "a", "--shard", "1/2") == 0
+    assert not Path("a/records.parquet").exists()
+    assert steadymap("merge", "a", "--output", "half") == 3
+    assert "units are missing" in capsys.readouterr().err
+    monkeypatch.setattr("steadymap.bench.work.machine", lambda _device: {"processor": "another"})
+    assert steadymap(*RUN, "--output", "b", "--shard", "2/2") == 0
+    assert steadymap("merge", "a", "b", "--output", "both") == 0
+    pd.testing.assert_frame_equal(table("both"), table("whole"))
+    timings = pd.read_csv("both/timings.csv")
+    assert timings["machine"].nunique() == 2
+    machines = json.loads(Path("both/manifest.json").read_text())["machines"]
+    assert set(machines) == set(timings["machine"])
+    assert all(one["seconds"] > 0 for one in machines.values())
+    # What is missing in a joined folder is computed there, and no more.
+    made = maps_made(monkeypatch)
+    assert steadymap(*RUN, "--output", "half") == 0
+    assert {count for _, count in made} <= {8 * 4}
+    pd.testing.assert_frame_equal(table("half"), table("whole"))
+    assert steadymap(*RUN, "--seed", "1", "--output", "other", "--shard", "2/2") == 0
+    assert steadymap("merge", "a", "other", "--output", "no") == 2
+    assert "other is of another run than a: seed" in capsys.readouterr().err
+
+
+def test_maps_of_a_run_that_went_on_are_those_of_one_that_did_not(steadymap: Run) -> None:
+    from safetensors.numpy import load_file  # noqa: PLC0415 - here alone
+
+    assert steadymap(*RUN, "--output", "whole", "--save-maps") == 0
+    for shard in ("1/2", "2/2"):
+        assert steadymap(*RUN, "--output", "two", "--save-maps", "--shard", shard) == 0
+    assert steadymap(*RUN, "--output", "two", "--save-maps") == 0
+    names = sorted(path.name for path in Path("whole/maps").iterdir())
+    assert names == sorted(path.name for path in Path("two/maps").iterdir())
+    assert Path("two/maps/index.csv").read_text() == Path("whole/maps/index.csv").read_text()
+    for name in names:
+        if name.endswith(".safetensors"):
+            one, two = load_file(f"whole/maps/{name}"), load_file(f"two/maps/{name}")
+            assert set(one) == set(two)
+            for key, value in one.items():
+                assert (value == two[key]).all()
+
+
+def test_what_failed_is_tried_again(
+    steadymap: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = [True]
+
+    def fragile(classifier: Classifier, batch: Batch) -> object:
+        if broken[0] and float(batch.images.max()) > 1.15:
+            raise RuntimeError("too bright")
+        return METHODS["gradient"].explain(classifier, batch)
+
+    monkeypatch.setitem(methods_module.METHODS, "fragile", Method(fragile, "", ""))  # type: ignore[arg-type] # returns a tensor
+    run = ["run", "--limit", "9", "--method", "fragile", "--method", "gradient", *PLAN]
+    assert steadymap(*run, "--output", "here") == 3
+    assert "the same command tries these again" in capsys.readouterr().err
+    assert steadymap(*run, "--output", "here", "--allow-failed", "0.5") == 0
+    broken[0] = False
+    assert steadymap(*run, "--output", "here") == 0
+    assert set(table("here")["status"]) <= {"ok", "small_delta", "skipped"}
+    assert steadymap(*run, "--output", "fresh") == 0
+    pd.testing.assert_frame_equal(table("here"), table("fresh"))
+
+
+def test_a_disk_that_is_full_harms_nothing(
+    steadymap: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, calls = os.fsync, []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) > 6:
+            raise OSError(28, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert steadymap(*RUN, "--output", "here") == 2
+    err = capsys.readouterr().err
+    assert "output: cannot write into here/parts: No space left on device" in err.replace("\n", "")
+    assert not list(Path("here").rglob("*.tmp"))
+    monkeypatch.setattr(os, "fsync", real)
+    left = sorted(Path("here/parts").iterdir())
+    assert left
+    assert all(pq.read_table(path).num_rows for path in left)
+    assert steadymap(*RUN, "--output", "here") == 0
+    assert steadymap(*RUN, "--output", "fresh") == 0
+    pd.testing.assert_frame_equal(table("here"), table("fresh"))
+
+
+def start(folder: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(  # noqa: S603 - our own script
+        [SCRIPT, *RUN, "--output", str(folder), "--threads", "1", *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_parts(folder: Path, count: int, running: subprocess.Popen[str]) -> None:
+    while running.poll() is None and len(list((folder / "parts").glob("*.parquet"))) < count:
+        time.sleep(0.01)
+
+
+LONG = ["--limit", "40", "--severity", ",".join(str(level / 100) for level in range(1, 30))]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_shard_in_hand(tmp_path: Path, number: signal.Signals) -> None:
+    with start(tmp_path / "here", *LONG) as running:
+        wait_for_parts(tmp_path / "here", 1, running)
+        running.send_signal(number)
+        _, err = running.communicate(timeout=120)
+    assert running.returncode == 130
+    assert "stopping: the shards in hand are finished" in err
+    assert "shards are written to" in err
+    assert "the same command goes on" in err
+    assert not list(tmp_path.rglob("*.tmp"))
+    written = parts.read_parts(tmp_path / "here", print)
+    assert 1 < len(written) < 6, "the one that was there, those in hand, and no more"
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    with start(tmp_path / "here", *LONG, "--jobs", "1") as running:
+        wait_for_parts(tmp_path / "here", 1, running)
+        running.send_signal(signal.SIGINT)
+        while "once more" not in (running.stderr.readline() if running.stderr else ""):
+            pass
+        written = len(list((tmp_path / "here/parts").glob("*.parquet")))
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert len(list((tmp_path / "here/parts").glob("*.parquet"))) <= written + 1
+
+
+def test_a_second_writer_is_refused(
+    steadymap: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with start(tmp_path / "here", *LONG) as running:
+        wait_for_parts(tmp_path / "here", 1, running)
+        running.send_signal(signal.SIGSTOP)
+        assert steadymap(*RUN, "--output", "here") == 2
+        assert "another run is writing into here; wait for it" in capsys.readouterr().err
+        running.kill()
+    # The kernel lets go of the lock.
+    assert steadymap(*RUN, "--output", "here") == 0
+
+
+@pytest.mark.slow
+def test_kill_at_any_moment_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with start(tmp_path / "whole") as whole:
+        assert whole.wait() == 0
+    began = time.monotonic()
+    with start(tmp_path / "timed") as timed:
+        timed.wait()
+    takes = time.monotonic() - began
+    rng, killed, folder, runs = random.Random(8), 0, tmp_path / "here", 0  # noqa: S311 - when to kill
+    while killed < 50:
+        with start(folder) as running:
+            try:
+                running.wait(rng.uniform(0, takes))
+            except subprocess.TimeoutExpired:
+                running.kill()
+                killed += 1
+        if running.returncode == 0:
+            runs += 1
+            pd.testing.assert_frame_equal(table(folder), table(tmp_path / "whole"))
+            folder = tmp_path / f"here{runs}"
+    with start(folder) as last:
+        assert last.wait() == 0
+    records = table(folder)
+    pd.testing.assert_frame_equal(records, table(tmp_path / "whole"))
+    key = ["image_id", "method", "family", "severity", "draw", "metric"]
+    assert not records.duplicated(key).any()
+    with capsys.disabled():
+        print(f"\nkilled {killed} times, finished {runs + 1} runs: {len(records)} records each")  # noqa: T201 - the count is asked for
+
+
+@pytest.mark.slow
+def test_two_writers_twenty_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with start(tmp_path / "whole") as whole:
+        assert whole.wait() == 0
+    refused = 0
+    for turn in range(20):
+        folder = tmp_path / f"here{turn}"
+        with start(folder) as one, start(folder) as two:
+            codes = sorted([one.wait(), two.wait()])
+        refused += codes == [0, 2]
+        pd.testing.assert_frame_equal(table(folder), table(tmp_path / "whole"))
+    assert refused == 20
+    with capsys.disabled():
+        print(f"\n20 times two writers: {refused} times one won and one was refused")  # noqa: T201 - as above
