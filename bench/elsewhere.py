@@ -48,6 +48,7 @@ class Parallel(BaseModel):
         threads: of torch, each; left out, the cores shared among the jobs, and 1 elsewhere.
         tries: how often a shard is tried whose worker died, before its values are errors.
         address: of the scheduler of dask; left out, a cluster of processes is started here.
+        patience: how many seconds to wait for the scheduler and its workers.
         resources: that a worker of dask must offer, e.g. `{GPU: 1}`.
         folder: of submitit, for its files: on a disk that all machines see.
         cluster: of submitit: slurm, or local for processes of this machine.
@@ -61,6 +62,7 @@ class Parallel(BaseModel):
     threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
     tries: Annotated[int, Field(ge=1, le=100)] = TRIES
     address: str | None = None
+    patience: Annotated[float, Field(gt=0)] = PATIENCE_SECONDS
     resources: Mapping[str, float] = Field(default_factory=dict)
     folder: Path = Path("submitit")
     cluster: Literal["slurm", "local"] = "slurm"
@@ -184,9 +186,9 @@ def _dask(how: Parallel) -> Iterator[Engine]:
             client = stack.enter_context(distributed.Client(cluster))
         else:
             try:
-                client = distributed.Client(how.address, timeout=PATIENCE_SECONDS)
+                client = distributed.Client(how.address, timeout=how.patience)
                 stack.enter_context(client)
-                client.wait_for_workers(1, timeout=PATIENCE_SECONDS)
+                client.wait_for_workers(1, timeout=how.patience)
             except (OSError, ValueError, TimeoutError) as error:
                 raise ConfigError(
                     f"parallel_config: {how.address} has no scheduler with workers: "

@@ -1,0 +1,277 @@
+"""The same records, whoever computes them: threads, processes, dask, jobs of a cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from steadymap.bench import elsewhere
+from steadymap.bench.config import ConfigError
+from steadymap.bench.elsewhere import Parallel, read_parallel
+from steadymap.bench.store import read_run
+
+SCRIPT = str(Path(sys.executable).parent / "steadymap")
+RUN = [
+    "run", "--limit", "20", "--method", "gradient", "--method", "gradient_x_input",
+    "--family", "bias", "--family", "gaussian_noise", "--severity", "0.1", "--nulls", "1",
+    "--no-controls", "--no-report",
+]  # fmt: skip
+# A method of one's own that ends its process.
+DYING = """
+import os
+from pathlib import Path
+from steadymap.bench.methods import METHODS
+
+def once(classifier, batch):
+    \"\"\"Die the first time.\"\"\"
+    marker = Path(__file__).with_name("died")
+    if not marker.exists():
+        marker.touch()
+        os._exit(9)
+    return METHODS["gradient"].explain(classifier, batch)
+
+def always(classifier, batch):
+    \"\"\"Die of one image.\"\"\"
+    if Path(__file__).with_name("victim").read_text() in batch.image_ids:
+        os._exit(9)
+    return METHODS["gradient"].explain(classifier, batch)
+"""
+
+needs_dask = pytest.mark.skipif(not find_spec("distributed"), reason="extra dask not installed")
+needs_submitit = pytest.mark.skipif(not find_spec("submitit"), reason="extra slurm not installed")
+    find_spec("submitit") is None, reason="extra slurm not installed"
+)
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def steadymap(tmp_path: Path) -> Run:
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # noqa: S603 - our own script
+            [SCRIPT, *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"OMP_NUM_THREADS": "2"},
+        )
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """Return the records that one thread computes."""
+    folder = tmp_path_factory.mktemp("one")
+    done = subprocess.run(  # noqa: S603 - our own script
+        [SCRIPT, *RUN, "--jobs", "1", "--threads", "1", "--output", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return table(folder)
+
+
+def table(folder: Path) -> pd.DataFrame:
+    records, _ = read_run(folder)
+    return records.astype(dict.fromkeys(records.select_dtypes("category").columns, str))
+
+
+def write(path: Path, **content: object) -> str:
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 4])
+def test_threads_compute_the_same_bits(
+    steadymap: Run, tmp_path: Path, expected: pd.DataFrame, jobs: int
+) -> None:
+    done = steadymap(*RUN, "--jobs", str(jobs), "--output", "here")
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(table(tmp_path / "here"), expected, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("backend", "jobs"),
+    [
+        ("loky", 2),
+        ("loky", 4),
+        pytest.param("dask", 2, marks=needs_dask),
+        pytest.param("submitit", 2, marks=needs_submitit),
+    ],
+)
+def test_processes_compute_the_same_bits(
+    steadymap: Run, tmp_path: Path, expected: pd.DataFrame, backend: str, jobs: int
+) -> None:
+    own = {"cluster": "local", "folder": "jobs"} if backend == "submitit" else {}
+    config = write(tmp_path / "who.yaml", backend=backend, jobs=jobs, **own)
+    done = steadymap(*RUN, "--parallel-config", config, "--output", "here")
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(table(tmp_path / "here"), expected, check_exact=True)
+
+
+def test_a_shard_whose_worker_died_is_tried_again(
+    steadymap: Run, tmp_path: Path, expected: pd.DataFrame
+) -> None:
+    (tmp_path / "dying.py").write_text(DYING)
+    config = write(tmp_path / "who.yaml", backend="loky", jobs=2)
+    run = [*RUN, "--method", "dying:once", "--parallel-config", config, "--output", "here"]
+    done = steadymap(*run)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "died").exists()
+    found = table(tmp_path / "here")
+    ours = found[found["method"] != "dying.once"].drop(columns="run_id").reset_index(drop=True)
+    pd.testing.assert_frame_equal(ours, expected.drop(columns="run_id"), check_exact=True)
+
+
+def test_a_shard_that_kills_its_workers_is_marked(
+    steadymap: Run, tmp_path: Path, expected: pd.DataFrame
+) -> None:
+    (tmp_path / "dying.py").write_text(DYING)
+    victim = expected["image_id"].iloc[-1]
+    (tmp_path / "victim").write_text(victim)
+    config = write(tmp_path / "who.yaml", backend="loky", jobs=2, tries=2)
+    run = [*RUN, "--method", "dying:always", "--parallel-config", config, "--output", "here"]
+    done = steadymap(*run)
+    assert done.returncode == 3, done.stderr
+    found = table(tmp_path / "here")
+    lost = found[found["status"] == "error"]
+    assert victim in set(lost["image_id"])
+    assert lost["image_id"].nunique() <= 8, "one shard"
+    assert lost["detail"].str.contains("its worker died 2 times").all()
+    kept = found[~found["image_id"].isin(set(lost["image_id"]))]
+    assert set(kept["status"]) <= {"ok", "skipped", "small_delta"}
+    assert kept["image_id"].nunique() == 20 - lost["image_id"].nunique()
+    # Nothing of what was computed is computed again once the cause is gone.
+    (tmp_path / "victim").write_text("nobody")
+    again = steadymap(*run)
+    assert again.returncode == 0, again.stderr
+    assert "units are there already" in again.stderr
+    assert set(table(tmp_path / "here")["status"]) <= {"ok", "skipped", "small_delta"}
+
+
+CLUSTER = """
+import sys, time
+from distributed import LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        pids = [worker.process.pid for worker in cluster.workers.values()]
+        print(cluster.scheduler_address, *pids, flush=True)
+        sys.stdin.readline()
+"""
+
+
+@needs_dask
+def test_a_worker_of_dask_that_is_killed_changes_nothing(
+    tmp_path: Path, expected: pd.DataFrame
+) -> None:
+    (tmp_path / "cluster.py").write_text(CLUSTER)
+    with subprocess.Popen(
+        [sys.executable, "cluster.py"],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as cluster:
+        assert cluster.stdout is not None
+        assert cluster.stdin is not None
+        address, *pids = cluster.stdout.readline().split()
+        config = write(tmp_path / "who.yaml", backend="dask", address=address)
+        with subprocess.Popen(  # noqa: S603 - our own script
+            [SCRIPT, *RUN, "--parallel-config", config, "--output", "here"],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        ) as running:
+            parts = tmp_path / "here" / "parts"
+            while running.poll() is None and not list(parts.glob("*.parquet")):
+                time.sleep(0.02)
+            os.kill(int(pids[0]), signal.SIGKILL)
+            _, err = running.communicate(timeout=300)
+        cluster.stdin.write("\n")
+        cluster.stdin.flush()
+        cluster.wait(timeout=60)
+    assert running.returncode == 0, err
+    pd.testing.assert_frame_equal(table(tmp_path / "here"), expected, check_exact=True)
+
+
+@needs_dask
+def test_a_resource_that_no_worker_has_is_refused(steadymap: Run, tmp_path: Path) -> None:
+    (tmp_path / "cluster.py").write_text(CLUSTER)
+    with subprocess.Popen(
+        [sys.executable, "cluster.py"],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as cluster:
+        assert cluster.stdout is not None
+        address = cluster.stdout.readline().split()[0]
+        config = write(tmp_path / "who.yaml", backend="dask", address=address, resources={"GPU": 1})
+        done = steadymap(*RUN, "--parallel-config", config, "--output", "here")
+        cluster.terminate()
+    assert done.returncode == 2
+    assert "GPU: 1 is asked for, and no worker offers more than 0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@needs_dask
+def test_a_scheduler_that_is_not_there_is_one_line(steadymap: Run, tmp_path: Path) -> None:
+    config = write(tmp_path / "who.yaml", backend="dask", address="tcp://127.0.0.1:9", patience=1)
+    done = steadymap(*RUN, "--parallel-config", config, "--output", "here")
+    assert done.returncode == 2
+    assert "tcp://127.0.0.1:9 has no scheduler with workers" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_workers_are_checked_for_resources_before_anything_is_sent() -> None:
+    how = Parallel(backend="dask", resources={"GPU": 2})
+    offers = {"a": {"resources": {"GPU": 1}}, "b": {"resources": {}}, "c": {}}
+    with pytest.raises(ConfigError, match=r"GPU: 2 is asked for, and no worker offers more than 1"):
+        elsewhere._check_resources(how, offers)  # noqa: SLF001 - without a cluster
+    elsewhere._check_resources(how, offers | {"d": {"resources": {"GPU": 2}}})  # noqa: SLF001 - as above
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("backend: fog", "backend: Input should be 'threading', 'loky', 'dask' or 'submitit'"),
+        ("jobs: 0", "jobs: Input should be greater than or equal to 1"),
+        ("job: 2", "job: Extra inputs are not permitted"),
+        ("- 1", "the file: Input should be a valid dictionary"),
+        ("a: [", "cannot read"),
+    ],
+)
+def test_a_file_that_says_who_computes_is_checked(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "who.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        read_parallel(path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("module", "extra"), [("distributed", "dask"), ("submitit", "slurm")])
+def test_an_extra_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, module: str, extra: str
+) -> None:
+    monkeypatch.setattr(elsewhere, "find_spec", lambda name: None if name == module else True)
+    backend = {"distributed": elsewhere.ENGINES["dask"], "submitit": elsewhere.ENGINES["submitit"]}
+    with (
+        pytest.raises(ConfigError, match=rf"missing: pip install 'steadymap\[{extra}\]'"),
+        backend[module](Parallel()),
+    ):
+        pass
