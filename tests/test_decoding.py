@@ -50,7 +50,7 @@ def saved(pixels: Image.Image | np.ndarray, kind: str, **options: object) -> byt
     return buffer.getvalue()
 
 
-def classes(root: Path, framing: Framing = SMALL, **files: bytes) -> ImageSet:
+def classes(root: Path, files: dict[str, bytes], framing: Framing = SMALL) -> ImageSet:
     """Open a folder of two good pictures and others, which lie in the class `odd`."""
     for name, pixels in (("cat", NOISE), ("dog", 255 - NOISE)):
         (root / name).mkdir()
@@ -212,7 +212,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "32 bits": (saved(np.ones((2, 2), np.int32), "tiff"), "mode I: the range of its values"),
     "12 bits": (tiff(12, 1, b"\xff\xff\xff"), "12 bits a value: the range of its"),
     "16 bits from white to black": (tiff(16, 0, bytes(4)), "16-bit grey whose 0 is white"),
-    "a broken checksum": (saved(NOISE, "png")[:-20] + b"?" + saved(NOISE, "png")[-19:], "broken data stream"),
+    "a broken checksum": (
+        saved(NOISE, "png")[:-20] + b"?" + saved(NOISE, "png")[-19:],
+        "broken data stream",
+    ),
     "a text that grows": (
         png((1, 1), (8, 0), b"\0\0", chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**26)))),
         "Decompressed data too large for PngImagePlugin.MAX_TEXT_CHUNK",
@@ -231,7 +234,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_decoded_is_left_out_with_the_reason(name: str, tmp_path: Path) -> None:
     content, reason = REFUSED[name]
-    found = classes(tmp_path, **{"x.png": content})
+    found = classes(tmp_path, {"x.png": content})
     assert [picture.name for picture in found.pictures] == ["cat/good.png", "dog/good.png"]
     ((excluded, said),) = found.excluded
     assert excluded == "odd/x.png"
@@ -248,6 +251,19 @@ def test_the_text_s_case_is_no_case_but_for_its_text(tmp_path: Path) -> None:
     assert decode(tmp_path / "x.png").tolist() == [[BLACK]]
     (tmp_path / "x.tif").write_bytes(tiff(16, 1, b"\0\0\xff\xff"))
     assert decode(tmp_path / "x.tif").tolist() == [[BLACK, WHITE]]
+
+
+def test_what_pillow_only_warns_of_is_decoded_unless_warnings_are_errors(tmp_path: Path) -> None:
+    # Five entries are promised, none is there.
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0"
+    found = saved(NOISE, "jpeg", exif=exif)
+    with pytest.warns(UserWarning, match="Corrupt EXIF data"):
+        taken = classes(tmp_path, {"x.png": found})
+    assert not taken.excluded
+    left = open_images(f"folder:{tmp_path}", SMALL, "all")
+    ((name, reason),) = left.excluded
+    assert name == "odd/x.png"
+    assert reason.startswith("Corrupt EXIF data")
 
 
 def test_a_folder_called_like_a_picture_is_none(tmp_path: Path) -> None:
@@ -298,7 +314,7 @@ def test_a_folder_that_cannot_be_listed_is_named(
 
 
 def test_a_name_of_two_lines_stays_one_line_and_says_no_place(tmp_path: Path) -> None:
-    found = classes(tmp_path, **{"a\nb.png": b"nothing"})
+    found = classes(tmp_path, {"a\nb.png": b"nothing"})
     assert dict(found.excluded) == {"odd/a\nb.png": "cannot identify image file 'odd/a b.png'"}
 
 
@@ -434,7 +450,7 @@ def test_wherever_a_picture_is_cut_off_it_is_whole_or_left_out(kind: str, tmp_pa
     expected = decode(tmp_path / "whole.png")
     (tmp_path / "cuts").mkdir()
     cuts = {f"{length:05}.png": whole[:length] for length in range(len(whole))}
-    found = classes(tmp_path / "cuts", **cuts)
+    found = classes(tmp_path / "cuts", cuts)
     left = dict(found.excluded)
     duplicates = [name for name, reason in left.items() if reason.startswith("duplicate of")]
     taken = [picture for picture in found.pictures if picture.name.startswith("odd/")]
@@ -485,7 +501,7 @@ def test_a_picture_that_changes_meanwhile_is_named(tmp_path: Path) -> None:
     "framing", [SMALL, Framing((1, 1)), Framing((8, 8), 9), Framing((8, 8), 5)]
 )
 def test_a_picture_of_one_pixel_is_a_plane_of_it(framing: Framing, tmp_path: Path) -> None:
-    found = classes(tmp_path, framing, **{"x.png": saved(np.full((1, 1, 3), 51, np.uint8), "png")})
+    found = classes(tmp_path, {"x.png": saved(np.full((1, 1, 3), 51, np.uint8), "png")}, framing)
     assert not found.excluded
     image = read_by_name(found, "odd/x.png").image
     assert image.shape == (3, *framing.size)
@@ -497,7 +513,7 @@ def test_a_picture_of_one_pixel_is_a_plane_of_it(framing: Framing, tmp_path: Pat
 
 def test_nothing_of_pillow_s_is_changed(tmp_path: Path) -> None:
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, warnings.filters[:]
-    classes(tmp_path, **{"x.png": bomb("png", 20_000, 20_000), "y.png": b"nothing"})
+    classes(tmp_path, {"x.png": bomb("png", 20_000, 20_000), "y.png": b"nothing"})
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, warnings.filters)
 
 
