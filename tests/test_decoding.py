@@ -287,11 +287,12 @@ def open_after(root: Path) -> ImageSet:
     return found
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read all")
 def test_an_unreadable_file_is_left_out_and_an_unreadable_folder_named(tmp_path: Path) -> None:
     open_after(tmp_path)
     (tmp_path / "cat" / "shut.png").write_bytes(saved(NOISE, "png"))
     (tmp_path / "cat" / "shut.png").chmod(0)
+    if os.access(tmp_path / "cat" / "shut.png", os.R_OK):
+        pytest.skip("this user may read everything")
     found = open_images(f"folder:{tmp_path}", SMALL, "all")
     assert dict(found.excluded) == {"cat/shut.png": "[Errno 13] Permission denied: 'cat/shut.png'"}
     (tmp_path / "dog").chmod(0)
