@@ -7,8 +7,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-MAX_PIXELS = 100_000_000
+# Where Pillow begins to warn of a bomb: with another limit of ours it would depend on what is done
+# with warnings whether a picture between the two is taken.
+MAX_PIXELS = 89_478_485
+
+# What the content of a file may be, whatever its name says. Pillow knows some forty types more, one
+# of which starts Ghostscript.
+TYPES = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 class DataError(ValueError):
@@ -18,15 +25,23 @@ class DataError(ValueError):
 def decode(path: Path) -> NDArray[np.uint8]:
     """Decode a file in full to 8-bit RGB (H, W, 3).
 
-    EXIF orientation is applied; of an animation the first frame is taken; transparent pixels are
-    laid on white; grey and palette become RGB; 16-bit grey is scaled to 8 bits.
+    Its content decides what it is, not its suffix. EXIF orientation is applied; of an animation, or
+    of pages, the first is taken; transparent pixels are laid on white; grey and palette become RGB;
+    16-bit grey is scaled to 8 bits.
 
     Raises:
-        DataError: floats or 32-bit integers, whose range is unknown, or over 100 megapixels.
+        DataError: an empty file, a picture of over 89 megapixels (refused before any is decoded),
+            or values whose range is unknown: floats, 32-bit integers, 12-bit TIFF.
         OSError: a broken file (Pillow raises other kinds, too).
     """
-    with Image.open(path) as opened:
-        return pixels_of(opened)
+    if not path.stat().st_size:
+        raise DataError("the file is empty")
+    try:
+        with Image.open(path, formats=TYPES) as opened:
+            return pixels_of(opened)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # Pillow's own limit came first: it does not say how wide and how high.
+        raise DataError(_too_large("it has")) from error
 
 
 def pixels_of(opened: Image.Image) -> NDArray[np.uint8]:
@@ -37,17 +52,63 @@ def pixels_of(opened: Image.Image) -> NDArray[np.uint8]:
     """
     width, height = opened.size
     if width * height > MAX_PIXELS:
-        raise DataError(f"{width} x {height} pixels are over {MAX_PIXELS // 10**6} megapixels")
+        raise DataError(_too_large(f"{width} x {height} pixels are"))
     image = ImageOps.exif_transpose(opened)
     # Pillow reads 16-bit PNG as I;16 or I, and scales 16-bit PGM to the full range of I.
     sixteen = image.mode.startswith("I;16") or opened.format in {"PNG", "PPM"}
     if image.mode == "F" or (image.mode == "I" and not sixteen):
         raise DataError(f"mode {image.mode}: the range of its values is unknown")
     if image.mode.startswith("I"):
-        grey = np.rint(np.asarray(image, dtype=np.float64) / 257).astype(np.uint8)
-        image = Image.fromarray(grey)
+        image = Image.fromarray(_eight_bits(opened, image))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return np.asarray(image.convert("RGB"))
+
+
+def reason_of(error: Exception, path: Path, name: str) -> str:
+    """Return what an exception says of a file, on one line, the file called by its name.
+
+    Where the file lies on this machine is not said, however the message spells it.
+    """
+    text = str(error)
+    for spelling in (repr(str(path))[1:-1], str(path)):
+        text = text.replace(spelling, name)
+    text = " ".join(text.split())
+    return text.encode(errors="backslashreplace").decode() or type(error).__name__
+
+
+def path_of(text: str) -> Path:
+    """Return the path that a spec names, `~` resolved.
+
+    Raises:
+        DataError: text that no file can be called.
+    """
+    if "\0" in text:
+        raise DataError(f"data: {text!r} has a NUL in it; no file is called so")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"data: {text}: there is no such user's home; give the path") from error
+
+
+def _too_large(what: str) -> str:
+    return f"{what} over {MAX_PIXELS // 10**6} megapixels; make a smaller copy"
+
+
+def _eight_bits(opened: Image.Image, image: Image.Image) -> NDArray[np.uint8]:
+    """Scale 16-bit grey (H, W) to 8 bits; what a PNG calls transparent becomes white."""
+    if isinstance(opened, TiffImageFile):
+        bits = opened.tag_v2.get(BITSPERSAMPLE, (16,))
+        if bits != (16,):
+            raise DataError(f"{bits[0]} bits a value: the range of its values is unknown")
+        # Pillow turns 8-bit values over, but not these.
+        if opened.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:
+            raise DataError("16-bit grey whose 0 is white; save it with 0 as black")
+    values = np.asarray(image, dtype=np.float64)
+    grey = np.rint(values / 257).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        grey[values == transparent] = 255
+    return grey

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from steadymap.bench.decoding import DataError, decode
+from steadymap.bench.archives import check_folder, unpack
+from steadymap.bench.decoding import MAX_PIXELS, DataError, decode, path_of, reason_of
 from steadymap.bench.hands import HAND_CLASSES, hand
 from steadymap.bench.labelled import (
     Labelled,
@@ -51,6 +52,7 @@ MOST_HANDS = 1_000_000
 DATA_FORMS: dict[str, str] = {
     "hands[:COUNT]": "embedded rock, paper and scissors hands with masks; 1000, or COUNT",
     "folder:PATH": "a folder with one subfolder of pictures a class",
+    "archive:FILE": "a zip or tar of such a folder, e.g. a Kaggle data set downloaded by hand",
     "csv:PATH": "a table with the columns path and label; paths are relative to it",
     "kaggle:owner/name": "a Kaggle data set (pip install 'steadymap[kaggle]')",
     "torchvision:NAME[:ROOT]": "a data set of torchvision, e.g. torchvision:CIFAR10; downloaded "
@@ -59,6 +61,9 @@ DATA_FORMS: dict[str, str] = {
     "foolbox": "20 labelled ImageNet photographs, nothing to download; use split all "
     "(pip install 'steadymap[photos]')",
 }
+
+# What stands before the colon of a form that comes to a folder.
+FOLDERS = ("folder", "archive", "kaggle")
 
 # What stands before the colon of a form whose pictures come one by one with their labels.
 LABELLED: dict[str, Callable[[str], Labelled]] = {
@@ -200,7 +205,9 @@ def open_images(
     A split depends on a file's name without its suffix, so that adding, removing, reordering or
     converting files moves no other. `limit` takes from each class in turn, in an order that again
     depends on the names alone; a larger limit keeps what a smaller one took. A file that cannot be
-    decoded is excluded, with the reason, and not replaced by another.
+    decoded, or brought to the input size, is excluded, with the reason, and not replaced by
+    another. One that can no longer be read later, or has other pixels by then, is an error: records
+    are of the pictures whose ids they carry.
 
     Args:
         spec: see `DATA_FORMS`.
@@ -220,7 +227,7 @@ def open_images(
         return _open_hands(rest, framing, split, limit)
     if spec == "foolbox":
         return _open_labelled(open_foolbox(), framing, (split, limit))
-    if kind not in ("folder", "kaggle", *LABELLED):
+    if kind not in (*FOLDERS, *LABELLED):
         forms = [form.partition("[")[0] for form in DATA_FORMS]
         raise DataError(f"data: unknown spec {spec!r}; {nearest(kind, forms)}")
     if not rest:
@@ -228,8 +235,14 @@ def open_images(
         raise DataError(f"data: {kind}: needs a name behind the colon, e.g. {example}")
     if kind in LABELLED:
         return _open_labelled(LABELLED[kind](rest), framing, (split, limit))
-    root = Path(rest).expanduser() if kind == "folder" else _download_kaggle(rest)
-    return _open_folder(spec, root, framing, (split, limit))
+    if kind == "kaggle":
+        root = _download_kaggle(rest)
+        return _open_folder((spec, str(root)), root, framing, (split, limit))
+    # Its own name, not where it lies on this machine, is what records say.
+    path = path_of(rest)
+    name = f"{kind}:{_text(path.resolve().name)}"
+    root = unpack(path) if kind == "archive" else path
+    return _open_folder((name, str(path)), root, framing, (split, limit))
 
 
 def open_image(text: str, framing: Framing) -> ImageSet:
@@ -246,14 +259,14 @@ def open_image(text: str, framing: Framing) -> ImageSet:
             )
         pixels, name = hand(int(number))[0], f"hand-{int(number):06d}"
     else:
-        path = Path(text).expanduser()
-        if not path.is_file():
+        path = path_of(text)
+        if not os.path.isfile(path):  # noqa: PTH113 - pathlib raises where a name is too long
             raise DataError(f"image: there is no file {text}")
-        name = path.name
+        name = _text(path.name)
         try:
             pixels = decode(path)
         except Exception as error:
-            reason = str(error).replace(str(path), name) or type(error).__name__
+            reason = reason_of(error, path, name)
             raise DataError(f"image: {name} cannot be decoded: {reason}") from error
     framed = _tensor(pixels, framing)
     picture = Picture(name, _pixel_hash(pixels), None)
@@ -285,15 +298,15 @@ def _open_hands(count_text: str, framing: Framing, split: str, limit: int | None
 
 
 def _open_folder(
-    spec: str, root: Path, framing: Framing, choice: tuple[str, int | None]
+    called: tuple[str, str], root: Path, framing: Framing, choice: tuple[str, int | None]
 ) -> ImageSet:
-    files = _class_files(root)
-    class_names = tuple(sorted({path.parent.name for path in files.values()}))
-    labels = {name: class_names.index(path.parent.name) for name, path in files.items()}
-    # The folder's own name, not where it lies on this machine, is what records say.
-    name = f"folder:{root.resolve().name}" if spec.startswith("folder:") else spec
+    name, where = called
+    files = _class_files(root, where)
+    class_names = tuple(sorted({name.partition("/")[0] for name in files}))
+    places = {class_name: place for place, class_name in enumerate(class_names)}
+    labels = {name: places[name.partition("/")[0]] for name in files}
     return _open_labelled(
-        Labelled(name, class_names, labels, file_reader(files), str(root)), framing, choice
+        Labelled(name, class_names, labels, file_reader(files), where), framing, choice
     )
 
 
@@ -302,8 +315,9 @@ def _open_labelled(source: Labelled, framing: Framing, choice: tuple[str, int | 
     for name in _choose(source.labels, *choice, point=source.point):
         try:
             pixels = source.read(name)
+            _resized((pixels.shape[1], pixels.shape[0]), framing)
         except Exception as error:  # noqa: BLE001 - decoders raise anything; it is written down
-            excluded.append((name, str(error) or type(error).__name__))
+            excluded.append((name, _said(error)))
         else:
             pictures.append(Picture(name, _pixel_hash(pixels), source.labels[name]))
     kept, twice = _without_duplicates(tuple(pictures))
@@ -313,7 +327,19 @@ def _open_labelled(source: Labelled, framing: Framing, choice: tuple[str, int | 
         raise DataError(f"data: no images in the {choice[0]} split of {source.where}{first}")
 
     def read(index: int) -> Frame:
-        return Frame(_tensor(source.read(kept[index].name), framing), None)
+        picture = kept[index]
+        try:
+            pixels = source.read(picture.name)
+        except Exception as error:
+            raise DataError(
+                f"data: {picture.name} can no longer be read: {_said(error)}"
+            ) from error
+        if _pixel_hash(pixels) != picture.image_id:
+            raise DataError(
+                f"data: {picture.name} has changed since the data set was opened; run again, with "
+                "nothing writing there"
+            )
+        return Frame(_tensor(pixels, framing), None)
 
     return ImageSet(
         source.name,
@@ -324,47 +350,67 @@ def _open_labelled(source: Labelled, framing: Framing, choice: tuple[str, int | 
     )
 
 
-def _class_files(root: Path) -> dict[str, Path]:
+def _said(error: Exception) -> str:
+    """Return what a decoder's exception says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _class_files(root: Path, where: str) -> dict[str, Path]:
     """Return the pictures by their name below `root`: those that lie directly in its subfolders.
 
     A subfolder without pictures of its own is no class. Kaggle's archive of the photographs has a
-    second copy of all three classes below such a folder.
+    second copy of all three classes below such a folder. `where` is what messages call the root.
     """
-    if not root.is_dir():
-        raise DataError(f"data: no such folder: {root}")
-    files = {
-        # A name that is no UTF-8 could not be written into the manifest.
-        os.fsencode(f"{folder.name}/{path.name}").decode(errors="backslashreplace"): path
-        for folder in sorted(root.iterdir())
-        if folder.is_dir() and not folder.name.startswith(".")
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    }
+    if not os.path.isdir(root):  # noqa: PTH112 - pathlib raises where a name is too long
+        raise DataError(f"data: no such folder: {where}")
+    try:
+        files = {
+            _text(f"{folder.name}/{path.name}"): path
+            for folder in sorted(root.iterdir())
+            if folder.is_dir() and not folder.name.startswith(".")
+            for path in sorted(folder.iterdir())
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        }
+    except OSError as error:
+        raise DataError(f"data: {where} cannot be listed: {error}") from error
     classes = {path.parent.name for path in files.values()}
     if not classes:
         raise DataError(
-            f"data: no images under {root}: expected one subfolder a class, with pictures in it "
+            f"data: no images under {where}: expected one subfolder a class, with pictures in it "
             f"({', '.join(SUFFIXES)})"
         )
     if len(classes) == 1:
         raise DataError(
-            f"data: {root} has one class ({classes.pop()}); a classifier needs two or more"
+            f"data: {where} has one class ({classes.pop()}); a classifier needs two or more"
         )
     return files
 
 
+def _text(name: str) -> str:
+    """Return a file's name; one that is no UTF-8 could not be written into the manifest."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
 def _download_kaggle(handle: str) -> Path:
+    """Download a data set by kagglehub, which unpacks it by itself, and look at what it made.
+
+    Promised: no link in the folder leads out of it, and it has no more files and bytes than an
+    archive may have. Not promised, unlike of `archive:`, is that nothing was written elsewhere or
+    filled the disk meanwhile: that is kagglehub's to see to.
+    """
     try:
         kagglehub = importlib.import_module("kagglehub")
     except ImportError as error:
         raise DataError("data: kaggle: needs kagglehub: pip install 'steadymap[kaggle]'") from error
     try:
-        return Path(kagglehub.dataset_download(handle))
+        root = Path(kagglehub.dataset_download(handle))
     except Exception as error:  # the hub's client raises many kinds; each means the same here
         raise DataError(
             f"data: kaggle:{handle} could not be downloaded ({type(error).__name__}: {error}); "
-            "download it by hand and use folder:PATH"
+            "download it by hand and use folder:PATH or archive:FILE"
         ) from error
+    check_folder(root, f"kaggle:{handle}")
+    return root
 
 
 def _choose(
@@ -411,14 +457,27 @@ def _frame(image: Image.Image, framing: Framing) -> NDArray[np.uint8]:
     """Resize and crop to the classifier's input size."""
     height, width = framing.size
     resample = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-    if framing.short_side is None:
-        size = (width, height)
-    else:
-        # As torchvision's Resize does: the longer side is rounded down.
-        scale = framing.short_side
-        short = min(image.size)
-        size = (int(scale * image.width / short), int(scale * image.height / short))
-    resized = image.resize(size, resample[framing.interpolation])
+    resized = image.resize(_resized(image.size, framing), resample[framing.interpolation])
     left = round((resized.width - width) / 2)
     top = round((resized.height - height) / 2)
     return np.asarray(resized.crop((left, top, left + width, top + height)))
+
+
+def _resized(size: tuple[int, int], framing: Framing) -> tuple[int, int]:
+    """Return width and height before the crop.
+
+    Raises:
+        DataError: a strip so narrow that all of it, enlarged, would fill the memory.
+    """
+    height, width = framing.size
+    if framing.short_side is None:
+        return width, height
+    # As torchvision's Resize does: the longer side is rounded down.
+    scale, short = framing.short_side, min(size)
+    wide, high = int(scale * size[0] / short), int(scale * size[1] / short)
+    if wide * high > MAX_PIXELS:
+        raise DataError(
+            f"{size[0]} x {size[1]} pixels become {wide} x {high} where the short side is {scale}; "
+            "crop it"
+        )
+    return wide, high

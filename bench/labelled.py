@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steadymap.bench.decoding import DataError, decode, pixels_of
+from steadymap.bench.decoding import DataError, decode, path_of, pixels_of, reason_of
 from steadymap.bench.names import nearest
 from steadymap.models import imagenet_names
 from steadymap.models.pretrained import reach
@@ -70,8 +70,7 @@ def file_reader(files: Mapping[str, Path]) -> Callable[[str], NDArray[np.uint8]]
         try:
             return decode(files[name])
         except Exception as error:
-            reason = str(error).replace(str(files[name]), name) or type(error).__name__
-            raise DataError(reason) from error
+            raise DataError(reason_of(error, files[name], name)) from error
 
     return read
 
@@ -189,9 +188,7 @@ def open_torchvision(rest: str) -> Labelled:
         raise DataError(
             f"data: torchvision: unknown data set {name!r}; {nearest(name, TORCHVISION_SETS)}"
         )
-    root = (
-        Path(root_text).expanduser() if root_text else Path(torch.hub.get_dir()).parent / "datasets"
-    )
+    root = path_of(root_text) if root_text else Path(torch.hub.get_dir()).parent / "datasets"
     datasets = importlib.import_module("torchvision.datasets")
     parts = {
         part: _torchvision_part(getattr(datasets, name), root, arguments)
@@ -265,7 +262,7 @@ def open_hub(rest: str) -> Labelled:
         datasets = importlib.import_module("datasets")
     except ImportError as error:
         raise DataError("data: hf: needs datasets: pip install 'steadymap[hf]'") from error
-    folder = Path(rest).expanduser()
+    folder = path_of(rest)
     name = f"hf:{folder.resolve().name if folder.is_dir() else rest}"
     try:
         if folder.is_dir():
@@ -340,7 +337,7 @@ def open_csv(rest: str) -> Labelled:
     Raises:
         DataError: no such file, no such columns, no usable row, or fewer than two classes.
     """
-    path = Path(rest).expanduser()
+    path = path_of(rest)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
@@ -371,7 +368,8 @@ def open_csv(rest: str) -> Labelled:
             f"data: {path.name} has {len(classes)} usable rows of {len(class_names)} classes; a "
             f"classifier needs two or more{first}"
         )
-    labels = {name: class_names.index(label) for name, label in classes.items()}
+    places = {label: place for place, label in enumerate(class_names)}
+    labels = {name: places[label] for name, label in classes.items()}
     return Labelled(
         f"csv:{path.name}",
         class_names,

@@ -213,7 +213,9 @@ def test_kaggle_data_goes_through_its_client(
         raise ConnectionError("no route")
 
     monkeypatch.setattr(hub, "dataset_download", offline, raising=False)
-    with pytest.raises(DataError, match=r"could not be downloaded.*no route.*use folder:PATH"):
+    with pytest.raises(
+        DataError, match=r"could not be downloaded.*no route.*use folder:PATH or archive:FILE"
+    ):
         open_images("kaggle:owner/name", SMALL, "all")
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     with pytest.raises(DataError, match=r"pip install 'steadymap\[kaggle\]'"):

@@ -47,7 +47,7 @@ def test_parts_fill_the_line_once(parts: tuple[str, ...]) -> None:
 
 def test_every_form_of_data_is_listed() -> None:
     assert [form.partition("[")[0].partition(":")[0] for form in DATA_FORMS] == [
-        "hands", "folder", "csv", "kaggle", "torchvision", "hf", "foolbox",
+        "hands", "folder", "archive", "csv", "kaggle", "torchvision", "hf", "foolbox",
     ]  # fmt: skip
 
 
