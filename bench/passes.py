@@ -31,6 +31,10 @@ MEMORY_SHARE = 0.5
 TIMES_HELD = 2
 
 
+class LogitsError(ValueError):
+    """A network that has returned something other than logits (B, K)."""
+
+
 @dataclass(frozen=True)
 class Pass:
     """One forward and one backward pass of a batch: what several methods read.
@@ -51,6 +55,10 @@ class Pass:
     gradient: Tensor | None = None
     activations: Tensor | None = None
     activation_gradient: Tensor | None = None
+
+    def part(self, chosen: slice) -> Pass:
+        """Return some of the images with all that belongs to them."""
+        return Pass(*(None if one is None else one[chosen] for one in vars(self).values()))
 
     def need_gradient(self) -> Tensor:
         """Return the gradient.
@@ -89,6 +97,9 @@ def shared_pass(
         reads: what the methods need, `gradient` or `layer` (Grad-CAM's, with its gradient); or that
             layer's `activations` alone, for which nothing goes backward.
         at_once: images that go through the network together.
+
+    Raises:
+        LogitsError: the network has returned something else.
     """
     wanted = frozenset(reads)
     parts = [
@@ -111,6 +122,7 @@ def _one_pass(
     points.requires_grad_(back)
     with torch.set_grad_enabled(back), _output_of_layer(classifier, reads) as seen:
         logits = classifier(points)
+    _check_logits(logits, (len(points), len(classifier.class_names)))
     chosen = logits.detach().argmax(dim=1) if targets is None else targets
     activations = classifier.cam_planes(seen[-1].detach()) if seen else None
     sources = ([points] if "gradient" in reads else []) + (seen[-1:] if "layer" in reads else [])
@@ -127,6 +139,15 @@ def _one_pass(
         activations,
         None if slope is None else classifier.cam_planes(slope),
     )
+
+
+def _check_logits(logits: object, shape: tuple[int, int]) -> None:
+    if not isinstance(logits, Tensor):
+        raise LogitsError(f"the network returned {type(logits).__name__}, expected a tensor")
+    if logits.shape != shape:
+        raise LogitsError(
+            f"the network returned logits of shape {tuple(logits.shape)}, expected {shape}"
+        )
 
 
 @contextmanager
@@ -235,7 +256,7 @@ def free_host_memory(meminfo: Path, group: Path) -> int | None:
     return min(left, default=None)
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory ran out, on a GPU or on the host."""
     return isinstance(
         error, torch.OutOfMemoryError | MemoryError

@@ -8,8 +8,8 @@ with itself computed in another way. Source: Adebayo et al. 2018 (randomised wei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -70,18 +70,23 @@ class Reference:
         cell: the family of reference, and which draw of it.
         predictions: B classes, of what was explained; None where a logit is not finite.
         found: the methods that have such maps.
+        refused: as in `View`.
     """
 
     cell: Cell
     predictions: list[int | None]
     found: dict[BoundMethod, Explained | Failure]
+    refused: Mapping[int, str] = field(default_factory=dict)
 
 
 def predictions(view: View) -> list[int | None]:
-    """Return the predicted class of each image; None where a logit is not finite."""
+    """Return the predicted class of each image; None where a logit is missing or not finite."""
     finite = torch.isfinite(view.logits).all(dim=1).tolist()
     best = view.logits.argmax(dim=1).tolist()
-    return [label if valid else None for label, valid in zip(best, finite, strict=True)]
+    return [
+        label if valid and place not in view.refused else None
+        for place, (label, valid) in enumerate(zip(best, finite, strict=True))
+    ]
 
 
 def randomised_twins(classifier: Classifier, count: int, seed: int) -> list[Classifier]:
@@ -139,6 +144,7 @@ class Panel:
     @classmethod
     def of(cls, parts: Sequence[Panel]) -> Panel:
         """Join parts; a method that failed on one of them has no maps to offer."""
+        parts = [part for part in parts if part.ids]
         ids = tuple(image_id for part in parts for image_id in part.ids)
         found: dict[BoundMethod, Tensor | Failure] = {}
         for method in parts[0].found if parts else ():
@@ -162,16 +168,25 @@ class Panel:
 
 
 def make_panel(worker: Worker, shown: Shown, advance: Callable[[int], None]) -> Panel:
-    """Explain clean images; what is kept is summed over channels."""
+    """Explain clean images; what is kept is summed over channels.
+
+    Images that the network refuses are left out.
+    """
     view = look(worker, shown, None)
+    taken = [place for place in range(len(shown.images)) if place not in view.refused]
     found: dict[BoundMethod, Tensor | Failure] = {}
     for method in worker.methods:
         made = explain(worker, method, view)
         found[method] = (
-            made if isinstance(made, Failure) else made.attributions.sum(dim=1, keepdim=True)
+            made if isinstance(made, Failure) else made.attributions.sum(dim=1, keepdim=True)[taken]
         )
         advance(len(shown.images))
-    return Panel(shown.image_ids, tuple(predictions(view)), found)
+    labels = predictions(view)
+    return Panel(
+        tuple(shown.image_ids[place] for place in taken),
+        tuple(labels[place] for place in taken),
+        found,
+    )
 
 
 # --- all of a batch -------------------------------------------------------------------------------
@@ -243,7 +258,7 @@ def _explained_by_all(worker: Worker, view: View, advance: Callable[[int], None]
     for method in worker.methods:
         found[method] = explain(worker, method, view)
         advance(len(view.images))
-    return Reference(view.cell, predictions(view), found)
+    return Reference(view.cell, predictions(view), found, view.refused)
 
 
 # --- the same, computed in another way ------------------------------------------------------------
@@ -289,9 +304,12 @@ def numerics(
                 twins=(),
             )
             view = look(other, moved, targets.to(place))
+            reason = view.lost.detail if view.lost else ""
         except Exception as error:  # noqa: BLE001 - a network may know one type or device alone
+            reason = " ".join(str(error).split())
+        if reason:
             advance(len(worker.methods) * len(shown.images))
-            yield _not_in_this_way(worker.methods, moved, targets.tolist(), error)
+            yield _not_in_this_way(worker.methods, moved, targets.tolist(), reason)
             continue
         reference = _explained_by_all(other, view, advance)
         worker.timings += other.timings
@@ -300,12 +318,12 @@ def numerics(
 
 
 def _not_in_this_way(
-    methods: Sequence[BoundMethod], shown: Shown, labels: list[int | None], error: Exception
+    methods: Sequence[BoundMethod], shown: Shown, labels: list[int | None], reason: str
 ) -> Reference:
     """Say that maps cannot be computed in a way; the floor is that of the others."""
     size = len(shown.images)
-    reason = f"the network does not run so: {' '.join(str(error).split())}"[:MESSAGE_LENGTH]
-    failure = Failure(Status.SKIPPED, reason, size)
+    said = f"the network does not run so: {reason}"[:MESSAGE_LENGTH]
+    failure = Failure(Status.SKIPPED, said, size)
     return Reference(shown.cell, labels, dict.fromkeys(methods, failure))
 
 

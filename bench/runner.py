@@ -532,11 +532,15 @@ def _numerics(
     """Compute the maps of a few images in several ways, and score how far these differ."""
     shown = show(worker, setup.images, indices, setup.plan.seed)
     view = look(worker, shown, None)
+    if view.refused:
+        # Others stand in for what the network refuses, as in every view.
+        there = view.batch.images
+        shown = replace(shown, images=there.cpu(), on_device=there)
     clean = {}
     for method in setup.methods:
         clean[method] = explain(worker, method, view)
         advance(len(indices))
-    scored = [_Scored(CLEAN_CELL, predictions(view), {})]
+    scored = [_Scored(CLEAN_CELL, predictions(view), {}, refused=view.refused)]
     scored += [
         _held_against(setup, clean, reference)
         for reference in numerics(worker, shown, view.batch.targets, advance)
@@ -569,14 +573,17 @@ def _measure_batch(
     for shown in ahead(_shown(setup, images, ids), in_thread=worker.classifier.module.mean.is_cuda):
         # The first view is the clean one: what it predicts is the class explained in all of them.
         targets = taking.clean_view.batch.targets if taking.clean_view else None
+        refused = taking.clean_view.refused if taking.clean_view else {}
         is_clean = shown.cell is CLEAN_CELL
         moved = shown if targets is None else attacked(worker, shown, targets)
-        view = look(worker, moved, targets, reads(kinds, worker) if is_clean else ())
+        view = look(worker, moved, targets, reads(kinds, worker) if is_clean else (), refused)
         taking.take(view, advance)
         if is_clean and kinds:
             taking.take_probes(advance)
         if is_clean and setup.plan.nulls:
             taking.take_references(references(worker, view, panel, advance))
+    if taking.clean_view is not None:
+        worker.check(taking.clean_view.batch.images)
     return taking.outcome(indices)
 
 
@@ -644,12 +651,25 @@ class _Scored:
         predictions: B classes; None where a logit is not finite.
         scores: by method and metric.
         failed: as in `Shown`.
+        refused: as in `View`.
     """
 
     cell: Cell
     predictions: list[int | None]
     scores: dict[str, dict[str, Scores]]
     failed: Mapping[int, str] = field(default_factory=dict)
+    refused: Mapping[int, str] = field(default_factory=dict)
+
+    def broken(self, position: int, clean: _Scored, method: str) -> str:
+        """Return why an image has no value here; empty where it may have one.
+
+        What a network refuses is still an image, of which the change is known.
+        """
+        if position in clean.refused:
+            return f"clean image: {clean.refused[position]}"
+        if position in self.failed:
+            return self.failed[position]
+        return self.refused.get(position, "") if method != INPUT else ""
 
 
 class _Taking:
@@ -692,7 +712,7 @@ class _Taking:
         for method in self.setup.methods:
             rows[method.spec] = self._score(method, view)
             advance(len(view.images))
-        self.scored.append(_Scored(view.cell, predictions(view), rows, view.failed))
+        self.scored.append(_Scored(view.cell, predictions(view), rows, view.failed, view.refused))
         if self.keep_maps:
             self.images.append(_without(view.images, view.failed))
 
@@ -743,7 +763,7 @@ class _Taking:
         if self.keep_maps:
             maps = current.attributions.cpu() if isinstance(current, Explained) else None
             self.attributions[method.spec].append(
-                None if maps is None else _without(maps, view.failed)
+                None if maps is None else _without(maps, {**view.failed, **view.refused})
             )
         return scores if steps is None else scores | {STEPS: steps}
 
@@ -828,7 +848,7 @@ def _held_against(
             for name, metric in setup.methods[method].items()
             if metric.against == "map"
         }
-    return _Scored(reference.cell, reference.predictions, rows)
+    return _Scored(reference.cell, reference.predictions, rows, refused=reference.refused)
 
 
 def _stack(cells: list[Tensor | None]) -> Tensor | None:
@@ -846,15 +866,14 @@ def _records(setup: Setup, indices: Sequence[int], scored: list[_Scored]) -> Ite
         label = _label(picture, setup)
         target = scored[0].predictions[position]
         for view in scored:
-            broken = view.failed.get(position)
-            predicted = None if broken else view.predictions[position]
+            predicted = None if position in view.failed else view.predictions[position]
             lost = target is None or predicted is None
             for method, by_metric in view.scores.items():
                 for metric, scores in by_metric.items():
                     value, status, detail = (
                         NO_LOGITS if lost and method != INPUT else scores.at(position)
                     )
-                    if broken:
+                    if broken := view.broken(position, scored[0], method):
                         value, status, detail = math.nan, Status.ERROR, broken
                     yield Record(
                         image_id=picture.image_id,
