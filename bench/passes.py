@@ -200,10 +200,9 @@ def images_at_once(classifier: Classifier, workers: int = 1) -> int:
         return most
     try:
         fitting = int(MEMORY_SHARE * free / (TIMES_HELD * workers * activation_bytes(classifier)))
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        return 1  # not even one fits now; a run says so where it matters
+    except Exception as error:  # noqa: BLE001 - a network may raise on that image; a run says so where it matters
+        # Not even one fits now; or nobody knows, and memory that runs out halves what goes at once.
+        return 1 if is_out_of_memory(error) else most
     return 1 << (max(1, min(most, fitting)).bit_length() - 1)
 
 
