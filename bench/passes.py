@@ -255,11 +255,25 @@ def free_host_memory(meminfo: Path, group: Path) -> int | None:
     return min(left, default=None)
 
 
+# What those say of it that raise nothing of their own kind.
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "std::bad_alloc",
+    "could not create a memory object",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory ran out, on a GPU or on the host."""
-    return isinstance(
-        error, torch.OutOfMemoryError | MemoryError
-    ) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in said for words in OUT_OF_MEMORY)
+    )
 
 
 # --- how many there were --------------------------------------------------------------------------

@@ -69,10 +69,11 @@ from steadymap.bench.views import (
     explain,
     input_scores,
     look,
+    recognised,
     same_size,
     score,
 )
-from steadymap.metrics import PROBES, Maps, Metric, Scores, Status, TensorMaps, recognise
+from steadymap.metrics import PROBES, Maps, Metric, Scores, Status, TensorMaps
 from steadymap.metrics.maps import Array
 from steadymap.metrics.neighbours import NEIGHBOURS
 from steadymap.models import Classifier
@@ -771,14 +772,9 @@ class _Taking:
         self, method: BoundMethod, scores: Mapping[str, Scores], placed: Compared
     ) -> dict[str, Scores]:
         """Say of each map whether it is closer to its clean self than to every unrelated map."""
-        current = placed.current
         metrics = self.setup.methods[method]
         return {
-            name + RECOGNISED: (
-                current.scores()
-                if isinstance(current, Failure)
-                else recognise(metrics[name], scores[name], placed.nulls, current.maps)
-            )
+            name + RECOGNISED: recognised(metrics[name], scores[name], placed.nulls, placed.current)
             for name in recognising(metrics)
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -19,8 +19,8 @@ from steadymap.bench.passes import LogitsError, Pass, Read, is_out_of_memory, sh
 from steadymap.bench.paths import NestedPath, points_at
 from steadymap.bench.perturbations import FAMILY_SHELF, Attack, Cell, draw_of
 from steadymap.bench.plugins import one_line
-from steadymap.metrics import Maps, Metric, Scores, Status, TensorMaps, evaluate
-from steadymap.metrics.maps import Array
+from steadymap.metrics import Maps, Metric, Scores, Status, TensorMaps, evaluate, recognise
+from steadymap.metrics.maps import Array, Flags
 from steadymap.models import Classifier
 
 # Names of parts of the work, beside the methods' specs.
@@ -590,10 +590,59 @@ def score(
     if isinstance(current, Failure):
         return current.scores()
     if metric.against != "map":
-        return evaluate(metric, current.maps, evidence[metric.against])
+        return _evaluate(metric, current.maps, evidence[metric.against])
     if isinstance(clean, Failure):
         return clean.scores("clean image: ")
-    return evaluate(metric, clean.maps, current.maps)
+    return _evaluate(metric, clean.maps, current.maps)
+
+
+def _evaluate(
+    metric: Metric, maps: Maps | TensorMaps, against: Maps | TensorMaps | Array | Tensor
+) -> Scores:
+    """Apply a metric; to half as many maps at a time where memory runs out."""
+    try:
+        return evaluate(metric, maps, against)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        failure = _error(error, len(maps))
+    if len(maps) == 1:
+        return failure.scores()
+    first = np.arange(len(maps)) < len(maps) // 2
+    parts = [
+        _evaluate(metric, maps.select(chosen), _select(against, chosen))
+        for chosen in (first, ~first)
+    ]
+    return Scores(
+        np.concatenate([part.values for part in parts]),
+        sum((part.statuses for part in parts), ()),
+        sum((part.details for part in parts), ()),
+    )
+
+
+def _select(
+    against: Maps | TensorMaps | Array | Tensor, chosen: Flags
+) -> Maps | TensorMaps | Array | Tensor:
+    if isinstance(against, Maps | TensorMaps):
+        return against.select(chosen)
+    return against[torch.from_numpy(chosen)] if isinstance(against, Tensor) else against[chosen]
+
+
+def recognised(
+    metric: Metric,
+    own: Scores,
+    nulls: Sequence[Maps | TensorMaps],
+    current: Explained | Failure,
+) -> Scores:
+    """Say of each map whether it is closer to its clean self than to every unrelated map."""
+    if isinstance(current, Failure):
+        return current.scores()
+    try:
+        return recognise(metric, own, nulls, current.maps)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return _error(error, len(current.maps)).scores()
 
 
 def deltas(worker: Worker, method: BoundMethod, view: View) -> Array:
