@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -519,6 +520,37 @@ def test_a_view_of_the_weights_may_be_returned(
 
     rows = run_beside(monkeypatch, classifier, Method(looking, "", ""), nulls=0)
     assert set(rows["status"]) == {"ok"}
+
+
+@pytest.mark.parametrize("nulls", [0, 1])
+def test_workers_do_not_see_what_a_method_does_to_the_weights_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, nulls: int
+) -> None:
+    classifier = make_classifier(seeded(conv_network), (SIDE, SIDE), CLASSES)
+
+    def slow(network: Classifier, batch: Batch) -> Tensor:
+        weights = [one.detach() for one in network.module.parameters()]
+        kept = [one.clone() for one in weights]
+        for one in weights:
+            one.zero_()
+        time.sleep(0.05)
+        for one, before in zip(weights, kept, strict=True):
+            one.copy_(before)
+        return explained(network, batch)
+
+    rows = run_beside(
+        monkeypatch, classifier, Method(slow, "", ""), workers=2, batch_size=1, nulls=nulls
+    )
+    ours = rows[~rows["family"].isin(("other_image", "random_network"))]
+    assert set(ours["status"]) == {"ok"}
+
+
+def test_a_copy_has_weights_of_its_own(classifier: Classifier) -> None:
+    copied, replica = classifier.copy(), classifier.replica()
+    for other, shares in ((copied, False), (replica, True)):
+        assert other.weights_hash() == classifier.weights_hash()
+        pairs = zip(other.module.parameters(), classifier.module.parameters(), strict=True)
+        assert {a.data_ptr() == b.data_ptr() for a, b in pairs} == {shares}
 
 
 # --- what stops, and what does not ----------------------------------------------------------------
