@@ -56,7 +56,8 @@ def foreign(method: Method) -> bool:
 
     Captum's functions are called by ours, which put back what captum changes.
     """
-    given = (method.explain, method.captum, method.nested, method.share and method.share.read)
+    read = method.share.read if method.share else None
+    given = (method.explain, method.captum, method.nested, read)
     return not all(is_ours(function) for function in given if function is not None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -58,7 +58,8 @@ class Pass:
 
     def part(self, chosen: slice) -> Pass:
         """Return some of the images with all that belongs to them."""
-        return Pass(*(None if one is None else one[chosen] for one in vars(self).values()))
+        known = {name: one[chosen] for name, one in vars(self).items() if one is not None}
+        return replace(self, **known)
 
     def need_gradient(self) -> Tensor:
         """Return the gradient.

@@ -371,6 +371,19 @@ def test_the_sums_tell_every_change_of_a_value_and_of_an_order() -> None:
                     assert torch.equal(values, before)
 
 
+@pytest.mark.parametrize(("first", "second"), [(0, 2), (0, 2048), (5, 2053), (1, 4099)])
+def test_the_sums_tell_an_exchange_within_a_row_and_within_a_column(
+    first: int, second: int
+) -> None:
+    """Sums are of 8 bytes, two values each, in rows of 1024: 2048 values."""
+    classifier = make_classifier(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), (1, 1))
+    values = torch.arange(3 * 2048).float()
+    classifier.module.network.register_buffer("wide", values)
+    guard = Guard(classifier, keep=True)
+    values[[first, second]] = values[[second, first]]
+    assert guard.changed() == ["buffer wide"]
+
+
 # --- the process ----------------------------------------------------------------------------------
 
 _held: list[object] = []
