@@ -141,23 +141,23 @@ class Cuckoo(nn.Module):
 
 def _flip(network: nn.Sequential) -> None:
     """Put the values of a weight in another order: their sum stays."""
-    weight = network[3].weight
+    weight = network.get_parameter("3.weight")
     weight.data = weight.data.flip(0)
 
 
 def _flip_in_place(network: nn.Sequential) -> None:
-    weight = network[3].weight.data
+    weight = network.get_parameter("3.weight").data
     weight.copy_(weight.flip(3))
 
 
 def _swap_two(network: nn.Sequential) -> None:
     """Change two values through NumPy: no version counter of torch's moves."""
-    values = network[7].weight.detach().numpy()
+    values = network.get_parameter("7.weight").detach().numpy()
     values[0, [0, 8]] = values[0, [8, 0]]
 
 
 def _negative_zero(network: nn.Sequential) -> None:
-    network[1].bias.data.neg_()
+    network.get_parameter("1.bias").data.neg_()
 
 
 def _set(network: nn.Sequential, path: str, name: str, value: object) -> None:
@@ -165,12 +165,12 @@ def _set(network: nn.Sequential, path: str, name: str, value: object) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[nn.Sequential], object], str]] = {
-    "weight": (lambda n: n[0].weight.data.add_(1e-7), "weight 0.weight"),
+    "weight": (lambda n: n.get_parameter("0.weight").data.add_(1e-7), "weight 0.weight"),
     "one bit": (_negative_zero, "weight 1.bias"),
     "order": (_flip_in_place, "weight 3.weight"),
     "other memory": (_flip, "weight 3.weight"),
     "by NumPy": (_swap_two, "weight 7.weight"),
-    "buffer": (lambda n: n[1].running_mean.add_(1), "buffer 1.running_mean"),
+    "buffer": (lambda n: n.get_buffer("1.running_mean").add_(1), "buffer 1.running_mean"),
     "new parameter": (
         lambda n: _set(n, "0", "bias", nn.Parameter(torch.zeros(4))),
         "weight 0.bias",
@@ -178,7 +178,10 @@ CHANGES: dict[str, tuple[Callable[[nn.Sequential], object], str]] = {
     "half": (lambda n: n[7].half(), "weight 7.weight, weight 7.bias"),
     "train mode": (lambda n: n.train(), "train mode"),
     "train mode of one": (lambda n: n[6].train(), "train mode of layer 6"),
-    "requires_grad": (lambda n: n[0].weight.requires_grad_(), "requires_grad of 0.weight"),
+    "requires_grad": (
+        lambda n: n.get_parameter("0.weight").requires_grad_(),
+        "requires_grad of 0.weight",
+    ),
     "hook": (
         lambda n: n[2].register_forward_hook(lambda _m, _i, output: output * 2),
         "a hook on layer 2",
@@ -600,7 +603,7 @@ def test_an_interrupt_ends_the_run_and_leaves_the_network_as_it_was(
 def add_attack(
     monkeypatch: pytest.MonkeyPatch, attack: Callable[..., object], name: str = "siege"
 ) -> None:
-    family = replace(PERTURBATIONS["adversarial"], attack=attack, severities=(0.01,))
+    family = replace(PERTURBATIONS["adversarial"], attack=attack, severities=(0.01,))  # type: ignore[arg-type] # some return no tensor
     monkeypatch.setitem(perturbations_module.PERTURBATIONS, name, family)
 
 
