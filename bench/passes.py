@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +31,10 @@ MEMORY_SHARE = 0.5
 TIMES_HELD = 2
 
 
+class LogitsError(ValueError):
+    """A network that has returned something other than logits (B, K)."""
+
+
 @dataclass(frozen=True)
 class Pass:
     """One forward and one backward pass of a batch: what several methods read.
@@ -51,6 +55,11 @@ class Pass:
     gradient: Tensor | None = None
     activations: Tensor | None = None
     activation_gradient: Tensor | None = None
+
+    def part(self, chosen: slice) -> Pass:
+        """Return some of the images with all that belongs to them."""
+        known = {name: one[chosen] for name, one in vars(self).items() if one is not None}
+        return replace(self, **known)
 
     def need_gradient(self) -> Tensor:
         """Return the gradient.
@@ -89,6 +98,9 @@ def shared_pass(
         reads: what the methods need, `gradient` or `layer` (Grad-CAM's, with its gradient); or that
             layer's `activations` alone, for which nothing goes backward.
         at_once: images that go through the network together.
+
+    Raises:
+        LogitsError: the network has returned something else.
     """
     wanted = frozenset(reads)
     parts = [
@@ -111,6 +123,7 @@ def _one_pass(
     points.requires_grad_(back)
     with torch.set_grad_enabled(back), _output_of_layer(classifier, reads) as seen:
         logits = classifier(points)
+    _check_logits(logits, (len(points), len(classifier.class_names)))
     chosen = logits.detach().argmax(dim=1) if targets is None else targets
     activations = classifier.cam_planes(seen[-1].detach()) if seen else None
     sources = ([points] if "gradient" in reads else []) + (seen[-1:] if "layer" in reads else [])
@@ -127,6 +140,15 @@ def _one_pass(
         activations,
         None if slope is None else classifier.cam_planes(slope),
     )
+
+
+def _check_logits(logits: object, shape: tuple[int, int]) -> None:
+    if not isinstance(logits, Tensor):
+        raise LogitsError(f"the network returned {type(logits).__name__}, expected a tensor")
+    if logits.shape != shape:
+        raise LogitsError(
+            f"the network returned logits of shape {tuple(logits.shape)}, expected {shape}"
+        )
 
 
 @contextmanager
@@ -179,10 +201,9 @@ def images_at_once(classifier: Classifier, workers: int = 1) -> int:
         return most
     try:
         fitting = int(MEMORY_SHARE * free / (TIMES_HELD * workers * activation_bytes(classifier)))
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        return 1  # not even one fits now; a run says so where it matters
+    except Exception as error:  # noqa: BLE001 - a network may raise on that image; a run says so where it matters
+        # Not even one fits now; or nobody knows, and memory that runs out halves what goes at once.
+        return 1 if is_out_of_memory(error) else most
     return 1 << (max(1, min(most, fitting)).bit_length() - 1)
 
 
@@ -235,11 +256,25 @@ def free_host_memory(meminfo: Path, group: Path) -> int | None:
     return min(left, default=None)
 
 
-def is_out_of_memory(error: Exception) -> bool:
+# What those say of it that raise nothing of their own kind.
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "std::bad_alloc",
+    "could not create a memory object",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory ran out, on a GPU or on the host."""
-    return isinstance(
-        error, torch.OutOfMemoryError | MemoryError
-    ) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in said for words in OUT_OF_MEMORY)
+    )
 
 
 # --- how many there were --------------------------------------------------------------------------

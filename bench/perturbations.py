@@ -379,7 +379,7 @@ def attempt(image: Tensor, cell: Cell, image_id: str, seed: int) -> Tensor | str
     given = image.clone()
     try:
         found: object = perturb(given, cell, image_id, seed)
-    except Exception as error:  # noqa: BLE001 - a family may raise anything; its records say what
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a family may raise anything; its records say what
         return f"the family raised {one_line(error)}"
     if not isinstance(found, Tensor):
         return f"the family returned {type(found).__name__}, expected a tensor"

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from steadymap.bench.corruptions import gaussian_blur
 from steadymap.bench.methods import BoundMethod
-from steadymap.bench.passes import Read, shared_pass
+from steadymap.bench.passes import Read, is_out_of_memory
+from steadymap.bench.plugins import one_line
 from steadymap.bench.randomness import generator
 from steadymap.bench.references import CLEAN_CELL, predictions
 from steadymap.bench.views import (
@@ -25,10 +26,20 @@ from steadymap.bench.views import (
     Shown,
     View,
     Worker,
+    logits_of,
     look,
     same_size,
 )
-from steadymap.metrics import PROBES, Evidence, Maps, Metric, Scores, TensorMaps, evaluate
+from steadymap.metrics import (
+    PROBES,
+    Evidence,
+    Maps,
+    Metric,
+    Scores,
+    Status,
+    TensorMaps,
+    evaluate,
+)
 from steadymap.metrics.faithfulness import (
     BLUR_SHARE,
     NOISE_DRAWS,
@@ -85,11 +96,8 @@ class Subject:
         }
 
     def logits(self, images: Tensor) -> Tensor:
-        """(B, K): the network's logits of images (B, 3, H, W)."""
-        seen = self.worker.within_memory(
-            lambda at_once: shared_pass(self.view.classifier, images, None, (), at_once)
-        )
-        return seen.logits
+        """(B, K): the network's logits of images (B, 3, H, W); NaN where it raises on one."""
+        return logits_of(self.worker, self.view.classifier, images)
 
     def picked(self, values: Tensor) -> Array:
         """(B,): the targets' values of (B, K), in double precision."""
@@ -119,7 +127,7 @@ def probe(subject: Subject, metrics: Mapping[BoundMethod, Mapping[str, Metric]])
     if not kinds:
         return {}
     with worker.clock(view.cell, PROBES_PART, len(view.images)):
-        made = {kind: PROBERS[kind](subject) for kind in kinds}
+        made = {kind: _made(kind, subject) for kind in kinds}
         return {
             method.spec: {
                 name: _score(metric, subject.clean[method], made[metric.against][method])
@@ -130,11 +138,22 @@ def probe(subject: Subject, metrics: Mapping[BoundMethod, Mapping[str, Metric]])
         }
 
 
+def _made(kind: str, subject: Subject) -> Made:
+    """Make evidence of a kind for all methods; where memory does not hold it, say so."""
+    try:
+        return PROBERS[kind](subject)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = one_line(error)
+    return dict.fromkeys(subject.clean, Failure(Status.ERROR, reason, len(subject.view.images)))
+
+
 def _score(metric: Metric, clean: Explained | Failure, made: Evidence | Failure) -> Scores:
     if isinstance(clean, Failure):
         return clean.scores()
     if isinstance(made, Failure):
-        return made.scores("neighbour: ")
+        return made.scores("neighbour: " if metric.against == "neighbours" else "")
     return evaluate(metric, clean.maps, made)
 
 
@@ -181,6 +200,7 @@ def _neighbours(subject: Subject) -> Made:
                 failures.setdefault(method, found)
                 continue
             pair = _finite(_host(reference.maps)), _finite(_host(found.maps))
+            pair[1][list(near.refused)] = np.nan
             moved[method].append((change(*pair), relative_change(*pair)))
     columns = {name: np.stack(values, axis=1) for name, values in facts.items()}
     kept = columns.pop("kept").astype(bool)
@@ -207,7 +227,7 @@ def _look_beside(subject: Subject, draw: int) -> View:
     )
     shown = Shown(CLEAN_CELL, images, images.to(batch.images), batch.image_ids, batch.seed)
     also: tuple[Read, ...] = () if view.seen.activations is None else ("activations",)
-    return look(subject.worker, shown, batch.targets, also)
+    return look(subject.worker, shown, batch.targets, also, view.refused)
 
 
 def _facts(clean: View, near: View) -> dict[str, Array]:

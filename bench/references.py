@@ -9,7 +9,7 @@ with itself computed in another way. Source: Adebayo et al. 2018 (randomised wei
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -72,18 +72,23 @@ class Reference:
         cell: the family of reference, and which draw of it.
         predictions: B classes, of what was explained; None where a logit is not finite.
         found: the methods that have such maps.
+        refused: as in `View`.
     """
 
     cell: Cell
     predictions: list[int | None]
     found: dict[BoundMethod, Explained | Failure]
+    refused: Mapping[int, str] = field(default_factory=dict)
 
 
 def predictions(view: View) -> list[int | None]:
-    """Return the predicted class of each image; None where a logit is not finite."""
+    """Return the predicted class of each image; None where a logit is missing or not finite."""
     finite = torch.isfinite(view.logits).all(dim=1).tolist()
     best = view.logits.argmax(dim=1).tolist()
-    return [label if valid else None for label, valid in zip(best, finite, strict=True)]
+    return [
+        label if valid and place not in view.refused else None
+        for place, (label, valid) in enumerate(zip(best, finite, strict=True))
+    ]
 
 
 def randomised_twins(classifier: Classifier, count: int, seed: int) -> list[Classifier]:
@@ -139,7 +144,7 @@ class Panel:
 
     def partners(self, image_id: str, count: int, seed: int) -> list[int]:
         """Return the places of images that one image is held against; never its own."""
-        block = next(block for block in self.blocks if image_id in block)
+        block = next((block for block in self.blocks if image_id in block), self.ids)
         others = sorted(one for one in block if one != image_id)
         chosen = generator(seed, image_id, "partners").permutation(len(others))[:count]
         return [self.ids.index(others[int(place)]) for place in chosen]
@@ -148,21 +153,24 @@ class Panel:
 def make_panel(
     view: View, found: Mapping[BoundMethod, Explained | Failure], blocks: Sequence[Sequence[str]]
 ) -> Panel:
-    """Keep the clean maps of a batch, summed over channels.
+    """Keep the clean maps of a batch, summed over channels; those of refused images are left out.
 
     Args:
         view: the clean one.
         found: its maps.
         blocks: the ids of its images, block by block.
     """
+    ids, labels = view.batch.image_ids, predictions(view)
+    taken = [place for place in range(len(ids)) if place not in view.refused]
+    kept = {ids[place] for place in taken}
     return Panel(
-        view.batch.image_ids,
-        tuple(map(tuple, blocks)),
-        tuple(predictions(view)),
+        tuple(ids[place] for place in taken),
+        tuple(tuple(one for one in block if one in kept) for block in blocks),
+        tuple(labels[place] for place in taken),
         {
             method: made
             if isinstance(made, Failure)
-            else made.attributions.sum(dim=1, keepdim=True)
+            else made.attributions.sum(dim=1, keepdim=True)[taken]
             for method, made in found.items()
         },
     )
@@ -237,7 +245,7 @@ def _explained_by_all(worker: Worker, view: View, advance: Callable[[int], None]
     for method in worker.methods:
         found[method] = explain(worker, method, view)
         advance(len(view.images))
-    return Reference(view.cell, predictions(view), found)
+    return Reference(view.cell, predictions(view), found, view.refused)
 
 
 # --- the same, computed in another way ------------------------------------------------------------
@@ -283,9 +291,12 @@ def numerics(
                 twins=(),
             )
             view = look(other, moved, targets.to(place))
+            reason = view.lost.detail if view.lost else ""
         except Exception as error:  # noqa: BLE001 - a network may know one type or device alone
+            reason = " ".join(str(error).split())
+        if reason:
             advance(len(worker.methods) * len(shown.images))
-            yield _not_in_this_way(worker.methods, moved, targets.tolist(), error)
+            yield _not_in_this_way(worker.methods, moved, targets.tolist(), reason)
             continue
         reference = _explained_by_all(other, view, advance)
         worker.timings += other.timings
@@ -294,12 +305,12 @@ def numerics(
 
 
 def _not_in_this_way(
-    methods: Sequence[BoundMethod], shown: Shown, labels: list[int | None], error: Exception
+    methods: Sequence[BoundMethod], shown: Shown, labels: list[int | None], reason: str
 ) -> Reference:
     """Say that maps cannot be computed in a way; the floor is that of the others."""
     size = len(shown.images)
-    reason = f"the network does not run so: {' '.join(str(error).split())}"[:MESSAGE_LENGTH]
-    failure = Failure(Status.SKIPPED, reason, size)
+    said = f"the network does not run so: {reason}"[:MESSAGE_LENGTH]
+    failure = Failure(Status.SKIPPED, said, size)
     return Reference(shown.cell, labels, dict.fromkeys(methods, failure))
 
 

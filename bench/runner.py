@@ -210,7 +210,7 @@ def crew(setup: Setup) -> Iterator[Worker]:
 
     twins = randomised_twins(setup.classifier, plan.nulls, plan.seed)
     for place, own in enumerate(setup.classifiers()):
-        theirs = [twin.replica() if place else twin for twin in twins]
+        theirs = [setup.another(twin) if place else twin for twin in twins]
         yield worker(own, tuple(worker(twin, ()) for twin in theirs))
 
 

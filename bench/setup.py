@@ -11,6 +11,7 @@ from torch import Tensor
 from steadymap.bench.adversarial import differentiable_twice, smoothed
 from steadymap.bench.blocks import ON_GPU, block_size, cut
 from steadymap.bench.config import ConfigError, Plan
+from steadymap.bench.guards import foreign, is_ours
 from steadymap.bench.images import DataError, ImageSet
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.passes import images_at_once
@@ -50,12 +51,24 @@ class Setup:
         Raises:
             ModelError: there are several workers, and the network cannot be copied.
         """
-        others = [self.classifier.replica() for _ in range(1, self.plan.jobs)]
+        others = [self.another(self.classifier) for _ in range(1, self.plan.jobs)]
         found = [self.classifier, *others]
         # Networks are traced now: none may run meanwhile.
         for classifier in found if self.attacks() else ():
             smoothed(classifier)
         return found
+
+    def another(self, classifier: Classifier) -> Classifier:
+        """Return a classifier for one more worker.
+
+        With weights of its own where they are given to something that is not ours, which may write
+        into them; the others share them.
+        """
+        attacks = [FAMILY_SHELF.find(cell.family).attack for cell in self.attacks()]
+        apart = any(foreign(method.method) for method in self.methods) or not all(
+            is_ours(attack) for attack in attacks if attack is not None
+        )
+        return classifier.copy() if apart else classifier.replica()
 
     def attacks(self) -> tuple[Cell, ...]:
         """Return the perturbations that need the classifier, those of severity 0 left out."""

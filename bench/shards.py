@@ -59,10 +59,11 @@ from steadymap.bench.views import (
     explain,
     input_scores,
     look,
+    recognised,
     same_size,
     score,
 )
-from steadymap.metrics import PROBES, Maps, Metric, Scores, Status, TensorMaps, recognise
+from steadymap.metrics import PROBES, Maps, Metric, Scores, Status, TensorMaps
 from steadymap.metrics.maps import Array
 from steadymap.metrics.neighbours import NEIGHBOURS
 
@@ -221,11 +222,15 @@ def _numerics(
     """Compute the maps of a few images in several ways, and score how far these differ."""
     shown = show(worker, setup.images, shard.indices, setup.plan.seed)
     view = look(worker, shown, None)
+    if view.refused:
+        # Others stand in for what the network refuses, as in every view.
+        there = view.batch.images
+        shown = replace(shown, images=there.cpu(), on_device=there)
     clean = {}
     for method in setup.methods:
         clean[method] = explain(worker, method, view)
         advance(len(shard.indices))
-    scored = [_Scored(CLEAN_CELL, predictions(view), {})]
+    scored = [_Scored(CLEAN_CELL, predictions(view), {}, refused=view.refused)]
     scored += [
         _held_against(setup, clean, reference)
         for reference in numerics(worker, shown, view.batch.targets, advance)
@@ -259,9 +264,10 @@ def _measure(
     for shown in ahead(clean_shown, in_thread=worker.classifier.module.mean.is_cuda):
         # The first view is the clean one: what it predicts is the class explained in all of them.
         targets = taking.clean_view.batch.targets if taking.clean_view else None
+        refused = taking.clean_view.refused if taking.clean_view else {}
         is_clean = shown.cell is CLEAN_CELL
         moved = shown if targets is None else attacked(worker, shown, targets)
-        view = look(worker, moved, targets, reads(kinds, worker) if is_clean else ())
+        view = look(worker, moved, targets, reads(kinds, worker) if is_clean else (), refused)
         taking.take(view, advance)
         if is_clean and kinds:
             taking.take_probes(advance)
@@ -269,6 +275,8 @@ def _measure(
             blocks = [[ids[index] for index in block] for block in shard.blocks]
             panel = make_panel(view, taking.clean, blocks)
             taking.take_references(references(worker, view, panel, advance))
+    if taking.clean_view is not None:
+        worker.check(taking.clean_view.batch.images)
     return taking.outcome(shard)
 
 
@@ -338,12 +346,25 @@ class _Scored:
         predictions: B classes; None where a logit is not finite.
         scores: by method and metric.
         failed: as in `Shown`.
+        refused: as in `View`.
     """
 
     cell: Cell
     predictions: list[int | None]
     scores: dict[str, dict[str, Scores]]
     failed: Mapping[int, str] = field(default_factory=dict)
+    refused: Mapping[int, str] = field(default_factory=dict)
+
+    def broken(self, position: int, clean: _Scored, method: str) -> str:
+        """Return why an image has no value here; empty where it may have one.
+
+        What a network refuses is still an image, of which the change is known.
+        """
+        if position in clean.refused:
+            return f"clean image: {clean.refused[position]}"
+        if position in self.failed:
+            return self.failed[position]
+        return self.refused.get(position, "") if method != INPUT else ""
 
 
 class _Taking:
@@ -386,7 +407,7 @@ class _Taking:
         for method in self.setup.methods:
             rows[method.spec] = self._score(method, view)
             advance(len(view.images))
-        self.scored.append(_Scored(view.cell, predictions(view), rows, view.failed))
+        self.scored.append(_Scored(view.cell, predictions(view), rows, view.failed, view.refused))
         if self.keep_maps:
             self.images.append(_without(view.images, view.failed))
 
@@ -437,7 +458,7 @@ class _Taking:
         if self.keep_maps:
             maps = current.attributions.cpu() if isinstance(current, Explained) else None
             self.attributions[method.spec].append(
-                None if maps is None else _without(maps, view.failed)
+                None if maps is None else _without(maps, {**view.failed, **view.refused})
             )
         return scores if steps is None else scores | {STEPS: steps}
 
@@ -445,14 +466,9 @@ class _Taking:
         self, method: BoundMethod, scores: Mapping[str, Scores], placed: Compared
     ) -> dict[str, Scores]:
         """Say of each map whether it is closer to its clean self than to every unrelated map."""
-        current = placed.current
         metrics = self.setup.methods[method]
         return {
-            name + RECOGNISED: (
-                current.scores()
-                if isinstance(current, Failure)
-                else recognise(metrics[name], scores[name], placed.nulls, current.maps)
-            )
+            name + RECOGNISED: recognised(metrics[name], scores[name], placed.nulls, placed.current)
             for name in recognising(metrics)
         }
 
@@ -522,7 +538,7 @@ def _held_against(
             for name, metric in setup.methods[method].items()
             if metric.against == "map"
         }
-    return _Scored(reference.cell, reference.predictions, rows)
+    return _Scored(reference.cell, reference.predictions, rows, refused=reference.refused)
 
 
 def _stack(cells: list[Tensor | None]) -> Tensor | None:
@@ -541,8 +557,7 @@ def _records(setup: Setup, shard: Shard, scored: list[_Scored]) -> Iterator[Reco
         label = _label(picture, setup)
         target = scored[0].predictions[position]
         for view in recorded:
-            broken = view.failed.get(position)
-            predicted = None if broken else view.predictions[position]
+            predicted = None if position in view.failed else view.predictions[position]
             lost = target is None or predicted is None
             for method, by_metric in view.scores.items():
                 if method == INPUT and INPUT not in shard.methods:
@@ -551,7 +566,7 @@ def _records(setup: Setup, shard: Shard, scored: list[_Scored]) -> Iterator[Reco
                     value, status, detail = (
                         NO_LOGITS if lost and method != INPUT else scores.at(position)
                     )
-                    if broken:
+                    if broken := view.broken(position, scored[0], method):
                         value, status, detail = math.nan, Status.ERROR, broken
                     yield Record(
                         image_id=picture.image_id,
@@ -600,7 +615,7 @@ def failed(setup: Setup, shard: Shard, reason: str) -> Outcome:
     methods = {m: x for m, x in setup.methods.items() if m.spec in shard.methods}
     size = len(shard.indices)
     nothing = Failure(Status.ERROR, reason, size).scores()
-    recognised = setup.plan.nulls > 0
+    calibrated = setup.plan.nulls > 0
 
     def of(metrics: Mapping[str, Metric], view: Cell) -> dict[str, Scores]:
         if view == CLEAN_CELL:
@@ -609,7 +624,7 @@ def failed(setup: Setup, shard: Shard, reason: str) -> Outcome:
             names = [name for name, one in metrics.items() if one.against == "map"]
         else:
             names = [name for name, one in metrics.items() if one.against not in PROBES]
-            names += [name + RECOGNISED for name in recognising(metrics) if recognised]
+            names += [name + RECOGNISED for name in recognising(metrics) if calibrated]
         return dict.fromkeys(names, nothing)
 
     scored = [_Scored(CLEAN_CELL, [None] * size, {})] if CLEAN_CELL not in shard.views else []

@@ -6,11 +6,12 @@ import math
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,17 +23,20 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from steadymap.bench.attributions import Batch
+from steadymap.bench.guards import Guard, LeftChangedError, foreign, left_as_it_was
 from steadymap.bench.heap import retain_heap
 from steadymap.bench.images import ImageSet
 from steadymap.bench.manifest import fingerprint, machine, peak_memory
 from steadymap.bench.methods import BoundMethod, bind_method
 from steadymap.bench.names import short_names
-from steadymap.bench.passes import count_passes, images_at_once
+from steadymap.bench.passes import count_passes, images_at_once, is_out_of_memory
 from steadymap.bench.perturbations import Cell, perturb
-from steadymap.bench.plugins import load_model
+from steadymap.bench.plugins import load_model, one_line
 from steadymap.bench.references import DATA_REFERENCES
 from steadymap.bench.runner import float32
 from steadymap.models import Classifier
+
+T = TypeVar("T")
 
 # A spread of the middle half beyond this share of the median makes a timing unstable.
 STEADY_SPREAD = 0.1
@@ -139,12 +143,14 @@ class Agreement:
         device: the other device.
         relative_l2: the largest distance over the CPU map's norm.
         rank: the smallest Spearman correlation of maps summed over channels.
+        missing: why there are neither; empty where there are.
     """
 
     method: str
     device: str
     relative_l2: float
     rank: float
+    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,7 +189,8 @@ def time_device(
 ) -> list[Timed]:
     """Time every method on a device, in turns, so that a slow minute slows them all.
 
-    Where there is no such device each row says so.
+    Where there is no such device each row says so. A method that raises, or leaves the network
+    changed, is timed no further, and its row says so; what it changed is put back.
     """
     reason = _missing(torch.device(device))
     if reason:
@@ -193,7 +200,7 @@ def time_device(
     rows: list[Timed] = []
     for spec in course.methods:
         method = bind_method(spec)
-        unfit = method.method.inapplicable(classifier)
+        unfit = _unfit(method, classifier)
         if unfit is None:
             applied.append(method)
         else:
@@ -203,11 +210,15 @@ def time_device(
         say(f"{device}: {course.repeats} runs of {len(applied)} methods, in turns")
         warm = timer.in_turns(dict.fromkeys(applied, course.batch))
         say(f"{device}: in search of the best batch")
-        best = {method: timer.best_batch(method) for method in applied}
+        tried = {method: timer.best_batch(method) for method in warm}
+        best = {method: count for method, count in tried.items() if count is not None}
         at_best = timer.in_turns(best)
-        for method in applied:
+        for method in at_best:
             say(f"{device}: {method.spec}: passes" + (", cold start" if course.fresh else ""))
-            forward, backward = timer.passes(method)
+            passes = timer.passes(method)
+            fresh = None if passes is None else timer.fresh(method, images)
+            if passes is None or method in timer.faults:
+                continue
             rows.append(
                 Timed(
                     method.spec,
@@ -217,12 +228,20 @@ def time_device(
                     *warm[method],
                     best[method],
                     at_best[method][0],
-                    forward,
-                    backward,
-                    timer.fresh(method, images),
+                    *passes,
+                    fresh,
                 )
             )
+    rows += [Timed(m.spec, device, fault, course.batch) for m, fault in timer.faults.items()]
     return rows
+
+
+def _unfit(method: BoundMethod, classifier: Classifier) -> str | None:
+    """Say why a classifier cannot be explained with a method, or return None."""
+    try:
+        return method.method.inapplicable(classifier)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything; its row says what
+        return f"does it apply? {one_line(error)}"
 
 
 def _missing(device: torch.device) -> str:
@@ -236,7 +255,11 @@ def _missing(device: torch.device) -> str:
 
 
 class _Timer:
-    """Runs methods on inputs that nobody has seen."""
+    """Runs methods on inputs that nobody has seen.
+
+    Attributes:
+        faults: by method, what it did wrong; it is run no more.
+    """
 
     def __init__(self, course: Course, classifier: Classifier, images: ImageSet) -> None:
         self.course = course
@@ -246,6 +269,14 @@ class _Timer:
         self.pictures = [images.read(index).image for index in range(min(len(images), 64))]
         self.references = torch.stack(self.pictures[:DATA_REFERENCES])
         self.draw = 0
+        self.faults: dict[BoundMethod, str] = {}
+        self._guard: Guard | None = None
+
+    def guard(self) -> Guard:
+        """Return what watches the network, once there is a method that is not ours."""
+        if self._guard is None:
+            self._guard = Guard(self.classifier, keep=True)
+        return self._guard
 
     def unseen(self, count: int) -> Tensor:
         """Return images (count, 3, H, W) on the host."""
@@ -261,8 +292,31 @@ class _Timer:
         ]
         return torch.stack(chosen)
 
-    def once(self, method: BoundMethod, count: int) -> tuple[float, float | None]:
-        """Return seconds end to end, and on a GPU between events on the device."""
+    def once(self, method: BoundMethod, count: int) -> tuple[float, float | None] | None:
+        """Return seconds end to end, and on a GPU between events; None where it goes wrong.
+
+        What watches a method that is not ours does so before and after the clock runs. Memory that
+        runs out is the caller's affair.
+        """
+        return self._tried(method, lambda: self._clocked(method, count))
+
+    def _tried(self, method: BoundMethod, work: Callable[[], T]) -> T | None:
+        if method in self.faults:
+            return None
+        try:
+            if not foreign(method.method):
+                return work()
+            with left_as_it_was(self.guard(), self.pictures[0][None].to(self.device)):
+                return work()
+        except LeftChangedError as error:
+            self.faults[method] = str(error)
+        except (Exception, SystemExit) as error:
+            if is_out_of_memory(error):
+                raise
+            self.faults[method] = one_line(error)
+        return None
+
+    def _clocked(self, method: BoundMethod, count: int) -> tuple[float, float | None]:
         images = self.unseen(count)
         targets = torch.zeros(count, dtype=torch.int64, device=self.device)
         ids = tuple(f"{place}" for place in range(count))
@@ -287,34 +341,62 @@ class _Timer:
     def in_turns(
         self, batches: dict[BoundMethod, int]
     ) -> dict[BoundMethod, tuple[Stopwatch, Stopwatch | None]]:
-        """Warm every method up at its batch, then run them in turns."""
+        """Warm every method up at its batch, then run them in turns; faulty ones are left out."""
         for method, count in batches.items():
-            self.once(method, count)
+            self._within_memory(method, count, partial(self._clocked, method, count))
         found: dict[BoundMethod, list[tuple[float, float | None]]] = {m: [] for m in batches}
         for _ in range(self.course.repeats):
             for method, count in batches.items():
-                found[method].append(self.once(method, count))
+                run = self._within_memory(method, count, partial(self._clocked, method, count))
+                found[method] += [] if run is None else [run]
         return {
             method: (
                 Stopwatch.of([seconds for seconds, _ in runs]),
                 _stopwatch([inside for _, inside in runs if inside is not None]),
             )
             for method, runs in found.items()
+            if method not in self.faults
         }
 
-    def best_batch(self, method: BoundMethod) -> int:
-        """Return the batch at which an image takes the least time, of those tried."""
+    def _within_memory(self, method: BoundMethod, count: int, work: Callable[[], T]) -> T | None:
+        try:
+            return self._tried(method, work)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self.faults[method] = f"{one_line(error)} (batch of {count})"
+        return None
+
+    def best_batch(self, method: BoundMethod) -> int | None:
+        """Return the batch at which an image takes the least time, of those tried.
+
+        Where memory does not hold a batch, no larger one is tried. None where the method goes
+        wrong.
+        """
         rates: dict[int, float] = {}
         for count in BATCHES[self.device.type]:
-            self.once(method, count)
-            rates[count] = min(self.once(method, count)[0] for _ in range(SEARCH_REPEATS)) / count
-        return min(rates, key=rates.__getitem__)
+            try:
+                runs = [self.once(method, count) for _ in range(1 + SEARCH_REPEATS)]
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if not rates:
+                    self.faults[method] = f"{one_line(error)} (batch of {count})"
+                break
+            # The first is there to warm up.
+            rates[count] = min((run[0] for run in runs[1:] if run), default=math.inf) / count
+        return None if method in self.faults else min(rates, key=rates.__getitem__)
 
-    def passes(self, method: BoundMethod) -> tuple[float, float]:
-        """Return how many times an image goes forward, and back, for one map."""
-        with count_passes(self.classifier) as counts:
-            self.once(method, self.course.batch)
-        return counts.forward / self.course.batch, counts.backward / self.course.batch
+    def passes(self, method: BoundMethod) -> tuple[float, float] | None:
+        """Return how many times an image goes forward, and back; None where it goes wrong."""
+        batch = self.course.batch
+
+        def counted() -> tuple[float, float]:
+            with count_passes(self.classifier) as counts:
+                self._clocked(method, batch)
+            return counts.forward / batch, counts.backward / batch
+
+        return self._within_memory(method, batch, counted)
 
     def fresh(self, method: BoundMethod, images: ImageSet) -> Fresh | None:
         """Time the first batch of a process of its own, if that was asked for."""
@@ -324,7 +406,12 @@ class _Timer:
         pixels = torch.stack([images.read(place % len(images)).image for place in range(count)])
         where = Where(method.spec, str(self.device), torch.get_num_threads(), self.at_once)
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(first_batch, self.course, pixels.numpy(), where).result()
+            begun = pool.submit(first_batch, self.course, pixels.numpy(), where)
+            try:
+                return begun.result()
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - as above; or the process was ended
+                self.faults[method] = f"in a process of its own: {one_line(error)}"
+        return None
 
 
 def _stopwatch(seconds: list[float]) -> Stopwatch | None:
@@ -370,30 +457,56 @@ def first_batch(course: Course, pixels: NDArray[np.float32], where: Where) -> Fr
 
 
 def agreement(course: Course, images: ImageSet, device: str) -> list[Agreement]:
-    """Compare a device's maps with the CPU's, method by method, on the same images and targets."""
+    """Compare a device's maps with the CPU's, method by method, on the same images and targets.
+
+    Where a method goes wrong, its entry says so.
+    """
     count = min(course.batch, len(images))
     shown = torch.stack([images.read(place).image for place in range(count)])
     ids = tuple(picture.image_id for picture in images.pictures[:count])
     classifiers = [course.load("cpu"), course.load(device)]
     with torch.no_grad():
         targets = classifiers[0](shown).argmax(dim=1)
+    batch = Batch(shown, targets, ids, course.seed, references=shown[:DATA_REFERENCES])
+    guards: dict[Classifier, Guard] = {}
     found = []
     for method in map(bind_method, course.methods):
-        if method.method.inapplicable(classifiers[0]) is not None:
+        if _unfit(method, classifiers[0]) is not None:
             continue
-        maps = []
-        for classifier in classifiers:
-            place = classifier.module.mean.device
-            at_once = images_at_once(classifier)
-            images_there = shown.to(place)
-            references = images_there[:DATA_REFERENCES]
-            batch = Batch(
-                images_there, targets.to(place), ids, course.seed, at_once, references=references
-            )
-            with float32(place, exact=course.exact):
-                maps.append(method.explain(classifier, batch).cpu().double())
-        found.append(Agreement(method.spec, device, *difference(*maps)))
+        if foreign(method.method) and not guards:
+            guards = {classifier: Guard(classifier, keep=True) for classifier in classifiers}
+        try:
+            maps = [
+                _maps(method, classifier, batch, course.exact, guards) for classifier in classifiers
+            ]
+            found.append(Agreement(method.spec, device, *difference(*maps)))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything; its entry says what
+            reason = str(error) if isinstance(error, LeftChangedError) else one_line(error)
+            found.append(Agreement(method.spec, device, math.inf, math.nan, reason))
     return found
+
+
+def _maps(
+    method: BoundMethod,
+    classifier: Classifier,
+    batch: Batch,
+    exact: bool,
+    guards: Mapping[Classifier, Guard],
+) -> Tensor:
+    """Return maps of a batch on the CPU, in double precision; what is not ours gets copies."""
+    place = classifier.module.mean.device
+    moved = replace(
+        batch,
+        images=batch.images.to(place, copy=True),
+        targets=batch.targets.to(place, copy=True),
+        references=batch.need_references().to(place, copy=True),
+        at_once=images_at_once(classifier),
+    )
+    with float32(place, exact=exact):
+        if not foreign(method.method):
+            return method.explain(classifier, moved).cpu().double()
+        with left_as_it_was(guards[classifier], batch.images.to(place)):
+            return method.explain(classifier, moved).cpu().double()
 
 
 def difference(first: Tensor, second: Tensor) -> tuple[float, float]:
@@ -478,6 +591,11 @@ def timing_notes(
     reasons = dict.fromkeys((row.device, row.missing) for row in rows if row.missing)
     notes = [f"-: not timed on {device}: {reason}" for device, reason in reasons]
     notes += [
+        f"-: {one.method} on {one.device} not compared: {one.missing}"
+        for one in parity
+        if one.missing
+    ]
+    notes += [
         (
             f"times are by the clock, of one image in batches of {course.batch}, from host memory "
             f"to host memory: median and quartiles of {course.repeats} warm runs in turns, on "
@@ -512,5 +630,6 @@ def agreement_table(parity: Sequence[Agreement]) -> Table:
         table.add_column(name, justify="right")
     names = short_names([one.method for one in parity])
     for one in parity:
-        table.add_row(names[one.method], one.device, f"{one.relative_l2:.1e}", f"{one.rank:.6f}")
+        figures = (f"{one.relative_l2:.1e}", f"{one.rank:.6f}") if not one.missing else ("-", "-")
+        table.add_row(names[one.method], one.device, *figures)
     return table

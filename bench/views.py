@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from steadymap.bench.attributions import Batch, Start
+from steadymap.bench.guards import Guard, LeftChangedError, foreign, is_ours, left_as_it_was
 from steadymap.bench.methods import BoundMethod, Engine
-from steadymap.bench.passes import Pass, Read, is_out_of_memory, shared_pass
+from steadymap.bench.passes import LogitsError, Pass, Read, is_out_of_memory, shared_pass
 from steadymap.bench.paths import NestedPath, points_at
-from steadymap.bench.perturbations import FAMILY_SHELF, Cell, draw_of
+from steadymap.bench.perturbations import FAMILY_SHELF, Attack, Cell, draw_of
 from steadymap.bench.plugins import one_line
-from steadymap.metrics import Maps, Metric, Scores, Status, TensorMaps, evaluate
-from steadymap.metrics.maps import Array
+from steadymap.metrics import Maps, Metric, Scores, Status, TensorMaps, evaluate, recognise
+from steadymap.metrics.maps import Array, Flags
 from steadymap.models import Classifier
 
 # Names of parts of the work, beside the methods' specs.
@@ -95,6 +96,8 @@ class View:
         seen: the pass that methods share, with the logits (B, K).
         failure: why the pass has no more than its logits; None where it has.
         failed: as in `Shown`.
+        refused: by place in the batch, why the network has no logits of an image; another is in its
+            place in `batch`. Where that is all of them, the logits are NaN.
     """
 
     cell: Cell
@@ -104,6 +107,14 @@ class View:
     seen: Pass
     failure: Failure | None
     failed: Mapping[int, str] = field(default_factory=dict)
+    refused: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> Failure | None:
+        """Why nothing of the batch can be explained; None where something can."""
+        if len(self.refused) < len(self.images):
+            return None
+        return Failure(Status.ERROR, self.refused[0], len(self.images))
 
     @property
     def logits(self) -> Tensor:
@@ -155,6 +166,28 @@ class Worker:
     baseline_logits: dict[tuple[Start, float, Cell | None], Tensor] = field(default_factory=dict)
     twins: tuple[Worker, ...] = ()
     references: Tensor | None = None
+    _guards: dict[bool, Guard] = field(default_factory=dict, init=False, repr=False)
+
+    def guard(self, *, keep: bool) -> Guard:
+        """Return what watches the network, as it is when this is first called.
+
+        With `keep` all its values are held on the CPU, to be put back.
+        """
+        if keep not in self._guards:
+            self._guards[keep] = Guard(self.classifier, keep=keep)
+        return self._guards[keep]
+
+    def check(self, images: Tensor) -> None:
+        """See that nothing has changed the networks since the first batch began.
+
+        Args:
+            images: (B, 3, H, W), which they can be tried on.
+
+        Raises:
+            ModelError: something has.
+        """
+        for one in (self, *self.twins):
+            one.guard(keep=False).check(images)
 
     def begin(self, methods: tuple[BoundMethod, ...]) -> None:
         """Forget the shard before, and take the methods of the next."""
@@ -162,6 +195,7 @@ class Worker:
         self.halved = 0
         self.timings.clear()
         self.baseline_logits.clear()
+        self.guard(keep=False)
         for twin in self.twins:
             twin.begin(methods)
 
@@ -207,7 +241,13 @@ class Worker:
             torch.cuda.synchronize(self.classifier.module.mean.device)
 
 
-def look(worker: Worker, shown: Shown, targets: Tensor | None, also: Collection[Read] = ()) -> View:
+def look(
+    worker: Worker,
+    shown: Shown,
+    targets: Tensor | None,
+    also: Collection[Read] = (),
+    refused: Mapping[int, str] | None = None,
+) -> View:
     """Show images to the classifier: one pass gives the logits and what methods share.
 
     Args:
@@ -215,6 +255,7 @@ def look(worker: Worker, shown: Shown, targets: Tensor | None, also: Collection[
         shown: the images.
         targets: (B,), the classes explained; None takes those predicted.
         also: what the pass must bring beyond what the methods read; at most `activations`.
+        refused: images of which it is known that the network has no logits.
     """
     classifier = worker.classifier
     family = FAMILY_SHELF.known(shown.cell.family)
@@ -224,38 +265,138 @@ def look(worker: Worker, shown: Shown, targets: Tensor | None, also: Collection[
         method.method.share.reads
         for method in worker.methods
         if method.method.share and worker.engine == "own"
-        if method.unfit(classifier, worker.engine) is None
+        if _unfit(method, classifier, worker.engine) is None
     } | set(also)
-    failure = None
     with worker.clock(shown.cell, SHARED, len(shown.images)):
-        try:
-            seen = worker.within_memory(
-                lambda at_once: shared_pass(classifier, shown.on_device, targets, reads, at_once)
-            )
-        except Exception as error:  # noqa: BLE001 - a network may raise anything in its backward
-            failure = _error(error, len(shown.images))
-            seen = worker.within_memory(
-                lambda at_once: shared_pass(classifier, shown.on_device, targets, also, at_once)
-            )
+        first = _FirstPass(worker, classifier, targets, (reads, also))
+        seen, failure, refused = first.of(shown.on_device, refused or {})
     references = worker.references
     batch = Batch(
-        shown.on_device,
+        seen.images,
         seen.targets,
         shown.image_ids,
         shown.seed,
         worker.at_once,
-        clean=shown.clean,
+        clean=None if shown.clean is None else _standing_in(shown.clean, refused),
         # Elsewhere, or in another type, only where the images are, too: see `numerics`.
         references=None if references is None else references.to(shown.on_device),
     )
-    return View(shown.cell, shown.images, batch, classifier, seen, failure, shown.failed)
+    return View(shown.cell, shown.images, batch, classifier, seen, failure, shown.failed, refused)
+
+
+@dataclass(frozen=True)
+class _FirstPass:
+    """The pass that shows images to a network, which may raise on some of them.
+
+    Attributes:
+        worker: who does it.
+        classifier: the network.
+        targets: as in `look`.
+        reads: what is wanted of the pass, and what is enough where its backward half fails.
+    """
+
+    worker: Worker
+    classifier: Classifier
+    targets: Tensor | None
+    reads: tuple[Collection[Read], Collection[Read]]
+
+    def of(
+        self, images: Tensor, refused: Mapping[int, str]
+    ) -> tuple[Pass, Failure | None, Mapping[int, str]]:
+        """Return the pass, why it has logits alone, and why it has none of some images.
+
+        What one image does is told of that image, whatever else is in the batch.
+
+        Args:
+            images: (B, 3, H, W).
+            refused: by place, why the network has no logits; as far as that is known.
+        """
+        size = len(images)
+        if len(refused) == size:
+            return self._nothing(images, refused)
+        found = self._forward_at_least(_standing_in(images, refused))
+        if not isinstance(found, str):
+            return *found, refused
+        more = {**refused, **self._refused_alone(images, refused)}
+        if len(more) == len(refused):
+            # Alone the network takes each.
+            return self._nothing(images, dict.fromkeys(range(size), found) | more)
+        if len(more) == size:
+            return self._nothing(images, more)
+        return self.of(images, more)
+
+    def _forward_at_least(self, images: Tensor) -> tuple[Pass, Failure | None] | str:
+        failure = None
+        for reads in self.reads:
+            try:
+                return self._pass(images, reads), failure
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a network may raise anything
+                failure = failure or _error(error, len(images))
+                reason = _of_network(error)
+        return reason
+
+    def _pass(self, images: Tensor, reads: Collection[Read]) -> Pass:
+        return self.worker.within_memory(
+            lambda at_once: shared_pass(self.classifier, images, self.targets, reads, at_once)
+        )
+
+    def _refused_alone(self, images: Tensor, known: Mapping[int, str]) -> dict[int, str]:
+        found = {}
+        for place in range(len(images)):
+            if place in known:
+                continue
+            try:
+                shared_pass(self.classifier, images[place : place + 1], None, (), 1)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+                found[place] = _of_network(error)
+        return found
+
+    def _nothing(
+        self, images: Tensor, refused: Mapping[int, str]
+    ) -> tuple[Pass, Failure, Mapping[int, str]]:
+        size = len(images)
+        logits = images.new_full((size, len(self.classifier.class_names)), torch.nan)
+        targets = self.targets
+        if targets is None:
+            targets = torch.zeros(size, dtype=torch.int64, device=images.device)
+        return (
+            Pass(images, targets, logits),
+            Failure(Status.ERROR, refused[0], size),
+            dict(sorted(refused.items())),
+        )
+
+
+def _standing_in(images: Tensor, refused: Mapping[int, str]) -> Tensor:
+    """Put the first image that the network takes in the place of those that it does not."""
+    if not refused or len(refused) == len(images):
+        return images
+    filled = images.clone()
+    filled[list(refused)] = images[min(set(range(len(images))) - set(refused))]
+    return filled
+
+
+def _of_network(error: BaseException) -> str:
+    if isinstance(error, LogitsError):
+        return str(error)
+    return f"the network raised {_reason(error)}"
+
+
+def logits_of(worker: Worker, classifier: Classifier, images: Tensor) -> Tensor:
+    """(B, K): the logits of images (B, 3, H, W); NaN where the network raises on one."""
+    first = _FirstPass(worker, classifier, None, ((), ()))
+    seen, _, refused = first.of(images, {})
+    if not refused:
+        return seen.logits
+    logits = seen.logits.clone()
+    logits[list(refused)] = torch.nan
+    return logits
 
 
 def attacked(worker: Worker, shown: Shown, targets: Tensor) -> Shown:
     """Turn clean images into what the attack of their cell makes of them, one after the other.
 
     Others are given back as they are. Images go alone, so that what else is in the batch changes
-    nothing.
+    nothing; where the attack fails on one, `failed` says why, and the clean one is in its place.
 
     Args:
         worker: whose classifier is attacked.
@@ -266,56 +407,138 @@ def attacked(worker: Worker, shown: Shown, targets: Tensor) -> Shown:
     if family is None or family.attack is None:
         return shown
     with worker.clock(shown.cell, ATTACK_PART, len(shown.images)):
+        made = [
+            _attack(worker, family.attack, shown, targets, place)
+            for place in range(len(shown.images))
+        ]
+        failed = {place: one for place, one in enumerate(made) if isinstance(one, str)}
         found = torch.cat(
             [
-                family.attack(
-                    worker.classifier,
-                    shown.on_device[place : place + 1],
-                    targets[place : place + 1],
-                    shown.cell.severity,
-                    draw_of(shown.cell, image_id, shown.seed),
-                )
-                for place, image_id in enumerate(shown.image_ids)
+                shown.on_device[place : place + 1] if isinstance(one, str) else one
+                for place, one in enumerate(made)
             ]
         )
-    return replace(shown, images=found.cpu(), on_device=found)
+    return replace(shown, images=found.cpu(), on_device=found, failed={**shown.failed, **failed})
+
+
+def _attack(
+    worker: Worker, attack: Attack, shown: Shown, targets: Tensor, place: int
+) -> Tensor | str:
+    """Return one image (1, 3, H, W) after the attack, or why there is none."""
+    chosen = slice(place, place + 1)
+    image = shown.on_device[chosen]
+    classifier, severity = worker.classifier, shown.cell.severity
+    draw = draw_of(shown.cell, shown.image_ids[place], shown.seed)
+    try:
+        # One of our own writes into nothing.
+        if is_ours(attack):
+            found: object = attack(classifier, image, targets[chosen], severity, draw)
+        else:
+            with left_as_it_was(worker.guard(keep=True), image):
+                found = attack(classifier, image.clone(), targets[chosen].clone(), severity, draw)
+    except LeftChangedError as error:
+        return f"the attack {error}"
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - an attack may raise anything
+        return f"the attack raised {_reason(error)}"
+    if not isinstance(found, Tensor):
+        return f"the attack returned {type(found).__name__}, expected a tensor"
+    if (found.shape, found.dtype, found.device) != (image.shape, image.dtype, image.device):
+        kinds = [f"{one.dtype} {tuple(one.shape)} on {one.device}" for one in (found, image)]
+        return f"the attack returned {kinds[0]}, expected {kinds[1]}"
+    return found.detach().clone()
 
 
 def explain(worker: Worker, method: BoundMethod, view: View) -> Explained | Failure:
     """Return a method's maps of a view, or why there are none."""
     size = len(view.images)
-    reason = method.unfit(view.classifier, worker.engine)
+    if view.lost is not None:
+        return view.lost
+    reason = _unfit(method, view.classifier, worker.engine)
     if reason is not None:
-        return Failure(Status.SKIPPED, reason, size)
+        return replace(reason, size=size)
     shares = method.method.share is not None and worker.engine == "own"
     if shares and view.failure is not None:
         return view.failure
+
+    def compute(at_once: int) -> Explained | Failure:
+        with _watched(worker, method, view) as given:
+            if shares:
+                # Whole, unless memory has run out since.
+                whole = at_once == view.batch.at_once > 1
+                made = _read_by_parts(method, given.seen, size if whole else at_once)
+            else:
+                batch = replace(given.batch, at_once=at_once)
+                made = _by_parts(method, given.classifier, batch, worker.engine)
+        return explained(made, size)
+
     with worker.clock(view.cell, method.spec, size):
         try:
-            if shares:
-                attributions = method.read(view.seen)
-            else:
-                attributions = worker.within_memory(
-                    lambda at_once: _by_parts(
-                        method, view.classifier, replace(view.batch, at_once=at_once), worker.engine
-                    )
-                )
-            return explained(attributions, size)
-        except Exception as error:  # noqa: BLE001 - a method may raise anything; its records say what
+            return worker.within_memory(compute)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a method may raise anything; its records say what
             return _error(error, size)
+
+
+def _unfit(method: BoundMethod, classifier: Classifier, engine: Engine) -> Failure | None:
+    """Say why a classifier cannot be explained with a method, or return None."""
+    try:
+        reason = method.unfit(classifier, engine)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - as in `explain`
+        return Failure(Status.ERROR, f"does it apply? {one_line(error)}", 0)
+    return None if reason is None else Failure(Status.SKIPPED, reason, 0)
+
+
+@contextmanager
+def _watched(worker: Worker, method: BoundMethod, view: View) -> Iterator[View]:
+    """Give what a method works with: to one that is not ours copies, and nothing that it changes.
+
+    Raises:
+        LeftChangedError: it has left the network changed, or a setting of torch's.
+    """
+    if not foreign(method.method):
+        yield view
+        return
+    with left_as_it_was(worker.guard(keep=True), view.batch.images):
+        shared = view.classifier is worker.classifier
+        yield replace(
+            view,
+            # With a shift, the module around the network is the view's, and serves all methods.
+            classifier=view.classifier if shared else view.classifier.shifted(0.0),
+            batch=_copied(view.batch),
+            seen=_copied(view.seen),
+        )
+
+
+def _copied(given: T) -> T:
+    """Return a batch or a pass with tensors of its own."""
+    return replace(  # type: ignore[type-var] # a dataclass
+        given,
+        **{name: one.clone() for name, one in vars(given).items() if isinstance(one, Tensor)},
+    )
+
+
+def _own(method: BoundMethod, made: Tensor) -> Tensor:
+    """Return what a method has made; of one that is not ours a copy, which it cannot change."""
+    copied = foreign(method.method) and isinstance(made, Tensor)
+    return made.detach().clone() if copied else made
 
 
 def _by_parts(method: BoundMethod, classifier: Classifier, batch: Batch, engine: Engine) -> Tensor:
     """Explain no more images at a time than fit."""
     if len(batch.images) <= batch.at_once:
-        return method.explain(classifier, batch, engine)
-    starts = range(0, len(batch.images), batch.at_once)
+        return _own(method, method.explain(classifier, batch, engine))
+    cuts = (slice(at, at + batch.at_once) for at in range(0, len(batch.images), batch.at_once))
     return torch.cat(
-        [
-            method.explain(classifier, batch.part(slice(start, start + batch.at_once)), engine)
-            for start in starts
-        ]
+        [_own(method, method.explain(classifier, batch.part(cut), engine)) for cut in cuts]
     )
+
+
+def _read_by_parts(method: BoundMethod, seen: Pass, at_once: int) -> Tensor:
+    """Read a pass off, no more images at a time than fit."""
+    size = len(seen.images)
+    if size <= at_once:
+        return _own(method, method.read(seen))
+    cuts = (slice(at, at + at_once) for at in range(0, size, at_once))
+    return torch.cat([_own(method, method.read(seen.part(cut))) for cut in cuts])
 
 
 def explained(attributions: object, size: int) -> Explained | Failure:
@@ -336,8 +559,15 @@ def explained(attributions: object, size: int) -> Explained | Failure:
     return Explained(attributions, maps)
 
 
-def _error(error: Exception, size: int) -> Failure:
-    return Failure(Status.ERROR, one_line(error), size)
+def _error(error: BaseException, size: int) -> Failure:
+    reason = str(error) if isinstance(error, LeftChangedError) else _reason(error)
+    return Failure(Status.ERROR, reason, size)
+
+
+def _reason(error: BaseException) -> str:
+    """Return an exception in one line; batches have been halved before memory is said to be out."""
+    said = one_line(error)
+    return f"{said} (with one image at a time)" if is_out_of_memory(error) else said
 
 
 def same_size(clean: Explained | Failure, current: Explained | Failure) -> Explained | Failure:
@@ -361,10 +591,59 @@ def score(
     if isinstance(current, Failure):
         return current.scores()
     if metric.against != "map":
-        return evaluate(metric, current.maps, evidence[metric.against])
+        return _evaluate(metric, current.maps, evidence[metric.against])
     if isinstance(clean, Failure):
         return clean.scores("clean image: ")
-    return evaluate(metric, clean.maps, current.maps)
+    return _evaluate(metric, clean.maps, current.maps)
+
+
+def _evaluate(
+    metric: Metric, maps: Maps | TensorMaps, against: Maps | TensorMaps | Array | Tensor
+) -> Scores:
+    """Apply a metric; to half as many maps at a time where memory runs out."""
+    try:
+        return evaluate(metric, maps, against)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        failure = _error(error, len(maps))
+    if len(maps) == 1:
+        return failure.scores()
+    first = np.arange(len(maps)) < len(maps) // 2
+    parts = [
+        _evaluate(metric, maps.select(chosen), _select(against, chosen))
+        for chosen in (first, ~first)
+    ]
+    return Scores(
+        np.concatenate([part.values for part in parts]),
+        sum((part.statuses for part in parts), ()),
+        sum((part.details for part in parts), ()),
+    )
+
+
+def _select(
+    against: Maps | TensorMaps | Array | Tensor, chosen: Flags
+) -> Maps | TensorMaps | Array | Tensor:
+    if isinstance(against, Maps | TensorMaps):
+        return against.select(chosen)
+    return against[torch.from_numpy(chosen)] if isinstance(against, Tensor) else against[chosen]
+
+
+def recognised(
+    metric: Metric,
+    own: Scores,
+    nulls: Sequence[Maps | TensorMaps],
+    current: Explained | Failure,
+) -> Scores:
+    """Say of each map whether it is closer to its clean self than to every unrelated map."""
+    if isinstance(current, Failure):
+        return current.scores()
+    try:
+        return recognise(metric, own, nulls, current.maps)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return _error(error, len(current.maps)).scores()
 
 
 def deltas(worker: Worker, method: BoundMethod, view: View) -> Array:
@@ -381,16 +660,11 @@ def deltas(worker: Worker, method: BoundMethod, view: View) -> Array:
         with worker.clock(view.cell, BASELINE_PART, len(view.images)):
             total = torch.zeros_like(view.logits, dtype=torch.float64)
             for images in start.images(view.batch):
-                total += _logits(worker, view.classifier, images)
+                total += logits_of(worker, view.classifier, images).double()
         worker.baseline_logits[key] = total / start.draws
     difference = view.logits.double() - worker.baseline_logits[key].double()
     found: Array = difference.gather(1, view.batch.targets[:, None])[:, 0].cpu().numpy()
     return found
-
-
-def _logits(worker: Worker, classifier: Classifier, images: Tensor) -> Tensor:
-    seen = worker.within_memory(lambda at_once: shared_pass(classifier, images, None, (), at_once))
-    return seen.logits.double()
 
 
 # --- as many steps as an image needs --------------------------------------------------------------
@@ -423,27 +697,36 @@ class Adaptive:
                 reference: Explained | Failure = clean
             else:
                 levels = np.maximum(clean.settled, path.settled).tolist()
-                reference = self._at(clean, levels, size)
-            found = self._at(path, levels, size)
+                reference = self._at(clean, levels, view)
+            found = self._at(path, levels, view)
         points = np.array([points_at(level) for level in levels], dtype=np.float64)
         return reference, found, points
 
     def _path(self, view: View) -> NestedPath | Failure:
+        if view.lost is not None:
+            return view.lost
+
+        def compute(at_once: int) -> NestedPath:
+            with _watched(self.worker, self.method, view) as given:
+                batch = replace(given.batch, at_once=at_once)
+                return self.method.nested(given.classifier, batch)
+
         try:
-            return self.worker.within_memory(
-                lambda at_once: self.method.nested(
-                    view.classifier, replace(view.batch, at_once=at_once)
-                )
-            )
-        except Exception as error:  # noqa: BLE001 - as in `explain`
+            return self.worker.within_memory(compute)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - as in `explain`
             return _error(error, len(view.images))
 
-    def _at(self, path: NestedPath, levels: list[int], size: int) -> Explained | Failure:
+    def _at(self, path: NestedPath, levels: list[int], view: View) -> Explained | Failure:
+        size = len(view.images)
+
+        def compute(at_once: int) -> Explained | Failure:
+            with _watched(self.worker, self.method, view):
+                return explained(_own(self.method, path.at(levels, at_once)), size)
+
         try:
-            maps = self.worker.within_memory(lambda at_once: path.at(levels, at_once))
-        except Exception as error:  # noqa: BLE001 - as in `explain`
+            return self.worker.within_memory(compute)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - as in `explain`
             return _error(error, size)
-        return explained(maps, size)
 
 
 def input_scores(clean: View, view: View) -> dict[str, Scores]:

@@ -384,7 +384,7 @@ def evaluate(metric: Metric, maps: Maps | TensorMaps, against: Against) -> Score
     if valid.any():
         try:
             values[valid] = _compute(metric, maps.select(valid), _select(against, valid))
-        except Exception:  # noqa: BLE001 - a metric may raise anything; each map is told why below
+        except (Exception, SystemExit):  # noqa: BLE001 - a metric may raise anything; each map is told why below
             _one_by_one(metric, (maps, against), values, reasons)
             valid &= [reason is None for reason in reasons]
     for index in np.flatnonzero(valid & ~np.isfinite(values)):
@@ -485,7 +485,7 @@ def _one_by_one(
         only = np.arange(len(maps)) == index
         try:
             values[index] = _compute(metric, maps.select(only), _select(against, only))[0]
-        except Exception as error:  # noqa: BLE001 - as above; the records say what
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - as above; the records say what
             text = " ".join(str(error).split())[:MESSAGE_LENGTH]
             reasons[index] = (Status.ERROR, f"the metric raised {type(error).__name__}: {text}")
 

@@ -166,6 +166,20 @@ class Classifier:
             ) from error
         return replace(self, module=module)
 
+    def copy(self) -> Classifier:
+        """Return a copy with weights of its own, for another thread where any may be written to.
+
+        Raises:
+            ModelError: the network cannot be copied.
+        """
+        try:
+            module = copy.deepcopy(self.module)
+        except Exception as error:  # a module may hold anything; the line below says what failed
+            raise ModelError(
+                f"{self.name} cannot be copied for a second worker ({error}); use --workers 1"
+            ) from error
+        return replace(self, module=module)
+
     def randomised(self, seed: int) -> Classifier:
         """Return a classifier of the same architecture with weights that know nothing.
 

@@ -43,6 +43,7 @@ class Mutant:
     caught_by: str
 
 
+GUARD_TESTS = "tests/test_guards.py"
 COALITION_TESTS = "tests/test_coalitions.py"
 IG = "integrated_gradients:baseline=black"
 WHITE = "integrated_gradients:baseline=white"
@@ -125,9 +126,30 @@ MUTANTS = (
     Mutant(
         "views that forget their clean images",
         "bench/views.py",
-        "clean=shown.clean,",
+        "clean=None if shown.clean is None else _standing_in(shown.clean, refused),",
         "clean=None,",
         f"{COALITION_TESTS} -k every_view",
+    ),
+    Mutant(
+        "sums of weights by column alone",
+        "bench/guards.py",
+        "square.sum(dim=0), square.sum(dim=1), *rest",
+        "square.sum(dim=0), *rest",
+        f"{GUARD_TESTS} -k exchange",
+    ),
+    Mutant(
+        "a plug-in's batch is everybody's",
+        "bench/views.py",
+        "one.clone() for name, one in vars(given)",
+        "one for name, one in vars(given)",
+        f"{GUARD_TESTS} -k nobody_else_sees",
+    ),
+    Mutant(
+        "workers that share weights with a plug-in",
+        "bench/runner.py",
+        "return classifier.copy() if apart else classifier.replica()",
+        "return classifier.replica()",
+        f"{GUARD_TESTS} -k workers",
     ),
     Mutant(
         "present and absent the other way round",

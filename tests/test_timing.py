@@ -8,6 +8,8 @@ import statistics
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from steadymap.bench import timing
 from steadymap.bench.attributions import Batch
 from steadymap.bench.images import from_tensor
 from steadymap.bench.manifest import fingerprint, machine, peak_memory
-from steadymap.bench.methods import BoundMethod
+from steadymap.bench.methods import METHODS, BoundMethod, Method
 from steadymap.bench.timing import (
     Agreement,
     Course,
@@ -173,7 +175,7 @@ def test_everything_goes_into_json(rows: list[Timed]) -> None:
     assert found["rows"][0]["warm"]["runs"] == 3
     assert found["machines"]["cpu"]["threads"] == torch.get_num_threads()
     assert found["agreement"] == [
-        {"method": "gradient", "device": "cpu", "relative_l2": 0.0, "rank": 1.0}
+        {"method": "gradient", "device": "cpu", "relative_l2": 0.0, "rank": 1.0, "missing": ""}
     ]
 
 
@@ -267,3 +269,109 @@ def test_every_name_of_the_package_is_there() -> None:
     assert set(dir(package)) == set(package.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         package.nothing  # noqa: B018 - the access is the test
+
+
+# --- methods that go wrong ------------------------------------------------------------------------
+
+
+def raising(_classifier: Classifier, _batch: Batch) -> Tensor:
+    raise ZeroDivisionError("no\nmap")
+
+
+def leaving(_classifier: Classifier, _batch: Batch) -> Tensor:
+    raise SystemExit(3)
+
+
+def training(classifier: Classifier, batch: Batch) -> Tensor:
+    maps = METHODS["gradient"].explain(classifier, batch)
+    classifier.module.train()
+    return maps
+
+
+def large_ones(classifier: Classifier, batch: Batch) -> Tensor:
+    if len(batch.images) > 4:
+        raise ZeroDivisionError("too many")
+    return METHODS["gradient"].explain(classifier, batch)
+
+
+def hungry(classifier: Classifier, batch: Batch) -> Tensor:
+    if len(batch.images) > 4:
+        raise torch.OutOfMemoryError("full")
+    return METHODS["gradient"].explain(classifier, batch)
+
+
+def starving(_classifier: Classifier, _batch: Batch) -> Tensor:
+    raise MemoryError("full")
+
+
+FAULTS: dict[str, tuple[Callable[..., Tensor], str]] = {
+    "raising": (raising, "ZeroDivisionError: no map"),
+    "leaving": (leaving, "SystemExit: 3"),
+    "training": (training, "left the network changed: train mode"),
+    "large_ones": (large_ones, "ZeroDivisionError: too many"),
+    "starving": (starving, "MemoryError: full (batch of 2)"),
+    "hungry": (hungry, ""),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_method_that_goes_wrong_is_told_in_its_row_and_the_others_are_timed(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    explain, reason = FAULTS[name]
+    monkeypatch.setitem(METHODS, name, Method(explain, "", ""))
+    course = replace(COURSE, methods=(name, *SPECS[:2]), repeats=2)
+    monkeypatch.setitem(timing.BATCHES, "cpu", (1, 4, 5))
+    found = {row.method: row for row in time_device(course, IMAGES, "cpu", quiet)}
+    assert set(found) == {name, *SPECS[:2]}
+    assert found[name].missing == reason
+    assert (found[name].warm is None) == bool(reason)
+    for spec in SPECS[:2]:
+        assert not found[spec].missing
+        assert found[spec].warm is not None
+    assert [(found[spec].forward, found[spec].backward) for spec in SPECS[:2]] == [(1, 1), (3, 3)]
+    if not reason:
+        assert found[name].best_batch in (1, 4)
+        assert (found[name].forward, found[name].backward) == (1, 1)
+    else:
+        notes = timing_notes(course, machine(torch.device("cpu")), list(found.values()), [])
+        assert notes[0] == f"-: not timed on cpu: {reason}"
+    shown(timing_table(list(found.values())))
+
+
+@pytest.mark.parametrize("name", ["raising", "leaving", "training"])
+def test_a_method_that_goes_wrong_is_compared_with_nothing(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    explain, reason = FAULTS[name]
+    monkeypatch.setitem(METHODS, name, Method(explain, "", ""))
+    course = replace(COURSE, methods=(name, "gradient"))
+    wrong, fine = agreement(course, IMAGES, "cpu")
+    assert wrong.missing == reason
+    assert (fine.missing, fine.relative_l2) == ("", 0.0)
+    notes = timing_notes(course, machine(torch.device("cpu")), [], [wrong, fine])
+    assert f"-: {name} on cpu not compared: {reason}" in notes
+    assert "0.0e+00" in shown(agreement_table([wrong, fine]))
+
+
+def test_a_method_that_cannot_say_whether_it_applies_is_not_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unsure(_classifier: Classifier) -> str | None:
+        raise ZeroDivisionError("who knows")
+
+    monkeypatch.setitem(METHODS, "unsure", Method(hungry, "", "", inapplicable=unsure))
+    course = replace(COURSE, methods=("unsure", "gradient"), repeats=2)
+    monkeypatch.setitem(timing.BATCHES, "cpu", (1,))
+    unfit, fine = time_device(course, IMAGES, "cpu", quiet)
+    assert unfit.missing == "does it apply? ZeroDivisionError: who knows"
+    assert not fine.missing
+
+
+def test_a_cold_start_that_goes_wrong_is_told_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of its own knows nothing of a method that was put in by hand."""
+    monkeypatch.setitem(METHODS, "hungry", Method(hungry, "", ""))
+    monkeypatch.setitem(timing.BATCHES, "cpu", (1,))
+    course = replace(COURSE, methods=("hungry",), repeats=2, fresh=True)
+    (row,) = time_device(course, IMAGES, "cpu", quiet)
+    assert row.missing.startswith("in a process of its own: PluginError: unknown method 'hungry'")

@@ -1,0 +1,499 @@
+"""What is not ours and is given the network must leave it as it was, and torch's settings, too.
+
+A method that a user or another distribution brings may change the weights, leave a hook or a mode
+behind, or switch a setting of the whole process. Each of its explanations is followed by a look at
+all of these; what has changed is put back before anybody else sees it, and its cells say what it
+was. Our own methods are looked at once a batch.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from steadymap.bench.methods import Method
+from steadymap.models import Classifier, ModelError
+
+PACKAGE = "steadymap"
+
+# Values of 8 bytes that are added up together, down and across.
+WIDTH = 1024
+
+# How many changes a record names.
+MOST_NAMED = 3
+
+# What leaves a module's `vars` in another state and changes nothing: torch sets it with the first
+# backward hook, and keeps it when that is removed.
+HARMLESS = ("_is_full_backward_hook",)
+PLAIN = (bool, int, float, str, tuple, torch.dtype, torch.device)
+
+# Settings and random numbers belong to the process: what is not ours takes turns.
+_turn = threading.RLock()
+
+
+def is_ours(function: Callable[..., object]) -> bool:
+    """Return whether a function is the package's own: by the module that its code stands in.
+
+    `__module__` would not do: a wrapper made by `functools.wraps` bears that of what it wraps.
+    """
+    while isinstance(function, partial):
+        function = function.func
+    home = getattr(function, "__globals__", {}).get("__name__") or type(function).__module__
+    return str(home).partition(".")[0] == PACKAGE
+
+
+def foreign(method: Method) -> bool:
+    """Return whether anything of a method that is given the network is not the package's own.
+
+    Captum's functions are called by ours, which put back what captum changes.
+    """
+    read = method.share.read if method.share else None
+    given = (method.explain, method.captum, method.nested, read)
+    return not all(is_ours(function) for function in given if function is not None)
+
+
+class LeftChangedError(Exception):
+    """Something that is not ours has left changed what belongs to all."""
+
+
+@contextmanager
+def left_as_it_was(guard: Guard, images: Tensor) -> Iterator[None]:
+    """Put back what the code inside changes of the network and of the process.
+
+    No other thread is inside meanwhile. Random numbers are put back, and nothing is said of it;
+    nor of settings that can change no number of others.
+
+    Args:
+        guard: of the network.
+        images: (B, 3, H, W), what the network can be tried on.
+
+    Raises:
+        LeftChangedError: the code has come to its end, and left something changed; says what.
+    """
+    with _turn:
+        generators = _keep_generators()
+        before = {name: setting.read() for name, setting in SETTINGS.items()}
+        try:
+            yield
+        finally:
+            generators()
+            changed = _put_back(before)
+            found = guard.put_back(images)
+    if found:
+        changed.insert(0, f"the network changed: {_few(found)}")
+    if changed:
+        raise LeftChangedError(f"left {', '.join(changed)}")
+
+
+def _few(changed: list[str]) -> str:
+    more = len(changed) - MOST_NAMED
+    return ", ".join(changed[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+# --- the network ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A module as it was: its class, its `vars`, and what those that are containers held."""
+
+    path: str
+    module: nn.Module
+    kind: type[nn.Module]
+    values: Mapping[str, object]
+    held: Mapping[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A tensor of the network as it was; `alias` shares its memory."""
+
+    name: str
+    tensor: Tensor
+    alias: Tensor
+    trained: bool
+
+    def moved(self) -> bool:
+        """Return whether it is made of other memory, or read in another way."""
+        return _place(self.tensor) != _place(self.alias)
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    kind = tensor.dtype, tensor.device, tensor.shape, tensor.stride()
+    return (tensor.data_ptr(), *kind)
+
+
+class Guard:
+    """A network as it is now, to be compared with what it is later, bit by bit.
+
+    Args:
+        classifier: whose network, with what normalises.
+        keep: whether a copy of all values is kept, on the CPU, so that they can be put back.
+    """
+
+    def __init__(self, classifier: Classifier, *, keep: bool) -> None:
+        self.classifier = classifier
+        self.keep = keep
+        self._parts = [
+            _Part(
+                path.removeprefix("network").removeprefix("."),
+                part,
+                type(part),
+                dict(vars(part)),
+                {name: tuple(_held(value)) for name, value in vars(part).items() if _holds(value)},
+            )
+            for path, part in classifier.module.named_modules()
+        ]
+        self._tensors = [
+            _Kept(name, tensor, tensor.detach(), tensor.requires_grad)
+            for name, tensor in _tensors(self._parts)
+        ]
+        # Memory once, whoever shares it; strides do not matter.
+        self._flat: dict[str, Tensor] = {}
+        seen: set[int] = set()
+        for kept in self._tensors:
+            storage = kept.alias.untyped_storage()
+            if storage.nbytes() and storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                flat = torch.empty(0, dtype=torch.uint8, device=kept.alias.device)
+                self._flat[kept.name] = flat.set_(storage)
+        self._bits = self._read()
+        self._copies = {name: flat.cpu().clone() for name, flat in self._flat.items() if keep}
+        self._own_doing: set[str] = set()
+
+    def changed(self) -> list[str]:
+        """Return what is not as it was, in words; nothing is put back."""
+        return [one for one in self._differences() if one not in self._own_doing]
+
+    def put_back(self, images: Tensor) -> list[str]:
+        """Put back what is not as it was, and return it, in words.
+
+        What the network changes when it runs, such as a counter of its own, is nobody's fault.
+
+        Args:
+            images: (B, 3, H, W), on which that is tried.
+        """
+        if not self.keep:
+            raise TypeError("there is no copy to put back")
+        found = self.changed()
+        if not found:
+            return []
+        self._restore()
+        self._own_doing |= self._changes_by_itself(images)
+        return [one for one in found if one not in self._own_doing]
+
+    def check(self, images: Tensor) -> None:
+        """See that nothing but the network itself has changed it.
+
+        Args:
+            images: (B, 3, H, W), on which that is tried.
+
+        Raises:
+            ModelError: it is no longer what was to be explained.
+        """
+        found = self.changed()
+        if not found:
+            return
+        now = Guard(self.classifier, keep=True)
+        self._own_doing |= now._changes_by_itself(images)
+        found = [one for one in found if one not in self._own_doing]
+        if found:
+            raise ModelError(
+                f"{self.classifier.name} changed while it was explained, by no method of others: "
+                f"{_few(found)}; what it computes must not depend on what it has seen"
+            )
+
+    def _changes_by_itself(self, images: Tensor) -> set[str]:
+        """Return what runs of the network change, put back."""
+        try:
+            with torch.no_grad():
+                self.classifier(images)
+                self.classifier(images[:1])
+        except Exception:  # noqa: BLE001 - one that cannot run here is not shown to change anything
+            return set()
+        finally:
+            found = self._differences()
+            if found:
+                self._restore()
+        return set(found)
+
+    def _read(self) -> list[Tensor]:
+        """Return sums over the bits of each tensor: another order gives others."""
+        sums = [_sums(flat) for flat in self._flat.values()]
+        sizes = [len(one) for one in sums]
+        return list(torch.cat(sums).cpu().split(sizes)) if sums else []
+
+    def _differences(self) -> list[str]:
+        found = [words for part in self._parts for words in _part_differences(part)]
+        for kept in self._tensors:
+            if kept.moved():
+                found.append(kept.name)
+            if kept.tensor.requires_grad != kept.trained:
+                found.append(f"requires_grad of {kept.name.partition(' ')[2]}")
+        for name, then, now in zip(self._flat, self._bits, self._read(), strict=True):
+            if not torch.equal(then, now):
+                found.append(name)
+        # A mode is set for all layers at once.
+        whole = [one for one in found if one in ("train mode", "eval mode")]
+        found = [one for one in found if not one.startswith(tuple(f"{one} of" for one in whole))]
+        return list(dict.fromkeys(found))
+
+    def _restore(self) -> None:
+        for part in self._parts:
+            if type(part.module) is not part.kind:
+                part.module.__class__ = part.kind
+            own = vars(part.module)
+            for name in [name for name in own if name not in part.values]:
+                del own[name]
+            own.update(part.values)
+            for name, held in part.held.items():
+                _refill(own[name], held)
+        for kept in self._tensors:
+            if kept.tensor.grad_fn is not None:
+                kept.tensor.detach_()
+            if kept.moved():
+                kept.tensor.data = kept.alias
+            kept.tensor.requires_grad_(kept.trained)
+            kept.tensor.grad = None
+        for flat, then, now, copy in zip(
+            self._flat.values(), self._bits, self._read(), self._copies.values(), strict=True
+        ):
+            if not torch.equal(then, now):
+                flat.copy_(copy)
+
+
+def _tensors(parts: list[_Part]) -> Iterator[tuple[str, Tensor]]:
+    """Yield parameters, buffers, and what else modules hold as plain attributes."""
+    seen: set[int] = set()
+    for part in parts:
+        for kind, word in (("_parameters", "weight"), ("_buffers", "buffer"), ("", "tensor")):
+            held = part.values[kind] if kind else part.values
+            if not isinstance(held, Mapping):
+                raise TypeError(f"{part.kind.__name__}.{kind} is no mapping")
+            for name, tensor in held.items():
+                if isinstance(tensor, Tensor) and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    yield f"{word} {_dotted(part.path, name)}", tensor
+
+
+def _dotted(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _holds(value: object) -> bool:
+    return isinstance(value, dict | list | set)
+
+
+def _held(value: Any) -> Iterator[Any]:  # noqa: ANN401 - what a module holds may be anything
+    """Yield what is in a container; of a dict the keys and the values."""
+    if isinstance(value, dict):
+        for name, one in value.items():
+            yield name
+            yield one
+    else:
+        yield from value
+
+
+def _refill(value: Any, held: tuple[Any, ...]) -> None:  # noqa: ANN401 - as above
+    value.clear()
+    if isinstance(value, dict):
+        value.update(zip(held[::2], held[1::2], strict=True))
+    elif isinstance(value, set):
+        value.update(held)
+    else:
+        value.extend(held)
+
+
+def _same(then: object, now: object) -> bool:
+    return now is then or (type(now) is type(then) and isinstance(now, PLAIN) and now == then)
+
+
+def _part_differences(part: _Part) -> Iterator[str]:
+    """Yield what of a module is not as it was, in words; of its tensors, which they are alone."""
+    if type(part.module) is not part.kind:
+        yield f"class of {_layer(part.path)}"
+    own = vars(part.module)
+    for name in {**part.values, **own}:
+        then, now = part.values.get(name, part), own.get(name, part)
+        same = _same(then, now)
+        if same and name in part.held:
+            held, holds = part.held[name], tuple(_held(now))
+            same = len(held) == len(holds) and all(map(_same, held, holds))
+        if not same and name not in HARMLESS:
+            yield from _in_words(part, name, own.get(name))
+
+
+def _in_words(part: _Part, name: str, now: object) -> Iterator[str]:
+    layer = _layer(part.path)
+    kinds = {"_parameters": "weight", "_buffers": "buffer", "_modules": "layer"}
+    if name == "training":
+        mode = "train" if now else "eval"
+        yield f"{mode} mode of {layer}" if part.path else f"{mode} mode"
+    elif "hook" in name:
+        yield f"a hook on {layer}"
+    elif name in kinds and isinstance(now, Mapping):
+        held = part.held[name]
+        then = dict(zip(held[::2], held[1::2], strict=True))
+        for one in {**then, **now}:
+            if one not in then or one not in now or then[one] is not now[one]:
+                yield f"{kinds[name]} {_dotted(part.path, one)}"
+    else:
+        yield f"attribute {name} of {layer}"
+
+
+def _layer(path: str) -> str:
+    return f"layer {path}" if path else "the network"
+
+
+def _sums(flat: Tensor) -> Tensor:
+    """Return the sums of bytes (N,), taken by eights as whole numbers, in rows and in columns."""
+    body = flat[: len(flat) // 8 * 8].view(torch.int64)
+    square = body[: len(body) // WIDTH * WIDTH].view(-1, WIDTH)
+    rest = body[square.numel() :], flat[8 * len(body) :].to(torch.int64)
+    return torch.cat([square.sum(dim=0), square.sum(dim=1), *rest])
+
+
+# --- the process ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Something that holds for all that a thread or the process computes.
+
+    Attributes:
+        read: returns it.
+        write: sets it.
+        told: whether a record says that it was left changed: where others' numbers would differ.
+    """
+
+    read: Callable[[], Any]
+    write: Callable[[Any], object]
+    told: bool = False
+
+
+AUTOCAST = ("cpu", "cuda")
+
+
+def _set_autocast(wanted: tuple[bool, ...]) -> None:
+    for kind, on in zip(AUTOCAST, wanted, strict=True):
+        torch.set_autocast_enabled(kind, on)
+    torch.clear_autocast_cache()
+
+
+# A context of inference mode that was entered and never left can only be covered by another.
+_covers: list[torch.inference_mode] = []
+
+
+def _set_inference_mode(wanted: bool) -> None:
+    cover = torch.inference_mode(mode=wanted)
+    cover.__enter__()
+    _covers.append(cover)
+
+
+def _set_default_device(wanted: torch.device) -> None:
+    # A default of "cpu" that is set slows every call; the default without one is the CPU.
+    torch.set_default_device(None if wanted.type == "cpu" else wanted)
+
+
+GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
+
+
+def _global_hooks() -> tuple[tuple[tuple[int, object], ...], ...]:
+    # No public name reads them.
+    return tuple(tuple(getattr(nn.modules.module, name).items()) for name in GLOBAL_HOOKS)
+
+
+def _set_global_hooks(wanted: tuple[tuple[tuple[int, object], ...], ...]) -> None:
+    for name, items in zip(GLOBAL_HOOKS, wanted, strict=True):
+        _refill(getattr(nn.modules.module, name), tuple(x for pair in items for x in pair))
+
+
+def _attribute(owner: object, name: str) -> Setting:
+    return Setting(partial(getattr, owner, name), partial(setattr, owner, name))
+
+
+def _anomaly() -> tuple[bool, bool]:
+    return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+
+
+def _determinism() -> tuple[bool, bool]:
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    return torch.are_deterministic_algorithms_enabled(), warn_only
+
+
+_cuda, _cudnn = torch.backends.cuda, torch.backends.cudnn
+
+SETTINGS: dict[str, Setting] = {
+    # First: what follows may compute.
+    "inference mode": Setting(torch.is_inference_mode_enabled, _set_inference_mode, told=True),
+    "grad mode": Setting(torch.is_grad_enabled, torch.set_grad_enabled, told=True),
+    "autocast": Setting(
+        lambda: tuple(torch.is_autocast_enabled(kind) for kind in AUTOCAST),
+        _set_autocast,
+        told=True,
+    ),
+    "default device": Setting(lambda: torch.empty(0).device, _set_default_device, told=True),
+    "default dtype": Setting(torch.get_default_dtype, torch.set_default_dtype, told=True),
+    "a hook on all layers": Setting(_global_hooks, _set_global_hooks, told=True),
+    "threads": Setting(torch.get_num_threads, torch.set_num_threads),
+    "determinism": Setting(
+        _determinism,
+        lambda on: torch.use_deterministic_algorithms(on[0], warn_only=on[1]),
+    ),
+    "anomaly mode": Setting(
+        _anomaly, lambda on: torch.autograd.set_detect_anomaly(on[0], check_nan=on[1])
+    ),
+    "cudnn": _attribute(_cudnn, "enabled"),
+    "cudnn's search": _attribute(_cudnn, "benchmark"),
+    "cudnn's determinism": _attribute(_cudnn, "deterministic"),
+    "onednn": _attribute(torch.backends.mkldnn, "enabled"),
+    "flash attention": Setting(_cuda.flash_sdp_enabled, _cuda.enable_flash_sdp),
+    "lean attention": Setting(_cuda.mem_efficient_sdp_enabled, _cuda.enable_mem_efficient_sdp),
+    "plain attention": Setting(_cuda.math_sdp_enabled, _cuda.enable_math_sdp),
+    "cudnn's attention": Setting(_cuda.cudnn_sdp_enabled, _cuda.enable_cudnn_sdp),
+    "TF32 in convolutions": _attribute(_cudnn, "allow_tf32"),
+    "TF32 in products": _attribute(_cuda.matmul, "allow_tf32"),
+    "numpy's errors": Setting(np.geterr, lambda on: np.seterr(**on)),
+}
+
+
+def _put_back(before: Mapping[str, object]) -> list[str]:
+    """Put settings back, and return those of which a record must say that they were changed."""
+    changed = []
+    for name, setting in SETTINGS.items():
+        if setting.read() != before[name]:
+            setting.write(before[name])
+            if setting.told:
+                changed.append(name if name.startswith("a ") else f"{name} changed")
+    return changed
+
+
+def _keep_generators() -> Callable[[], None]:
+    """Return what puts the global random numbers back to where they are now."""
+    numbers = random.getstate()
+    words = np.random.get_state()  # noqa: NPY002 - the global generator is the one to put back
+    state = torch.get_rng_state()
+    on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+    def put_back() -> None:
+        random.setstate(numbers)
+        np.random.set_state(words)  # noqa: NPY002 - as above
+        torch.set_rng_state(state)
+        if on_gpu:
+            torch.cuda.set_rng_state_all(on_gpu)
+
+    return put_back
