@@ -55,6 +55,7 @@ from steadymap.bench.console import (
     line,
     say,
 )
+from steadymap.bench.doctor import doctor_command
 from steadymap.bench.findings import Findings
 from steadymap.bench.gating import baseline_app, compare_command, gate_command
 from steadymap.bench.heap import retain_heap
@@ -457,6 +458,7 @@ app.command("compare")(compare_command)
 app.command("gate")(gate_command)
 app.command("report")(report_command)
 app.command("show")(show_command)
+app.command("doctor")(doctor_command)
 
 
 @app.command("check")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 # OpenMP's threads wait for each other by spinning. Beside any other busy process libgomp's default
 # of 300,000 turns made a pass ten times slower; 10,000 cost nothing on a quiet machine.
@@ -12,6 +13,10 @@ SPIN_COUNT = "10000"
 def main() -> None:
     """Run the command line."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    from steadymap.bench.cli import main as run  # noqa: PLC0415 - it loads torch
+    if sys.argv[1:2] == ["doctor"]:
+        # It must speak where torch, or anything else that the other commands load, is broken.
+        from steadymap.bench.doctor import main as run  # noqa: PLC0415 - nothing is loaded in vain
+    else:
+        from steadymap.bench.cli import main as run  # noqa: PLC0415 - it loads torch
 
     run()
