@@ -677,7 +677,10 @@ def _plugins() -> Iterator[Fact]:
 
 def _plugin(shelf: Shelf[Any], name: str, label: str) -> Iterator[Fact]:
     if name in shelf.ours:
-        raise ValueError("the name is steadymap's own")
+        from steadymap.bench.plugins import PluginError, offers
+
+        places = " and ".join(entry.value for entry in offers(shelf.kind)[name])
+        raise PluginError(f"{places}: the name is steadymap's own")
     shelf.find(name)
     where = shelf.where(name)
     yield Fact(label, f"{where.source} ({where.place})" if where else "loaded")

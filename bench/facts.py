@@ -72,8 +72,10 @@ def look(probe: Probe) -> list[Fact]:
     try:
         with redirect_stdout(sys.stderr):
             found.extend(probe.find())
-    # What is broken may raise anything; the line says what.
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+    except KeyboardInterrupt:
+        raise
+    # What is broken may raise anything, a panic of Rust among it; the line says what.
+    except BaseException as error:  # noqa: BLE001 - as above
         result: Result = "failed" if probe.needed else "warning"
         found.append(Fact(probe.name, reason(error), result, probe.advice))
     hidden = private_words()
