@@ -41,6 +41,7 @@ from steadymap.bench.console import (
     line,
     say,
 )
+from steadymap.bench.doctor import doctor_command
 from steadymap.bench.gating import baseline_app, compare_command, gate_command
 from steadymap.bench.heap import retain_heap
 from steadymap.bench.images import DATA_FORMS, SPLITS, DataError, open_images
@@ -317,6 +318,7 @@ app.command("gate")(gate_command)
 app.command("merge")(merge_command)
 app.command("report")(report_command)
 app.command("show")(show_command)
+app.command("doctor")(doctor_command)
 
 
 @app.command("check")

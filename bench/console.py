@@ -32,4 +32,4 @@ def say(text: str) -> None:
 
 def line(console: Console, text: str) -> None:
     """Print one line as it is: names in it are no markup, and a path is not broken in two."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -49,8 +49,6 @@ def always(classifier, batch):
 
 needs_dask = pytest.mark.skipif(not find_spec("distributed"), reason="extra dask not installed")
 needs_submitit = pytest.mark.skipif(not find_spec("submitit"), reason="extra slurm not installed")
-    find_spec("submitit") is None, reason="extra slurm not installed"
-)
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

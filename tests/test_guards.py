@@ -555,7 +555,7 @@ def test_workers_do_not_see_what_a_method_does_to_the_weights_meanwhile(
         return explained(network, batch)
 
     rows = run_beside(
-        monkeypatch, classifier, Method(slow, "", ""), workers=2, batch_size=1, nulls=nulls
+        monkeypatch, classifier, Method(slow, "", ""), jobs=2, batch_size=1, nulls=nulls
     )
     ours = rows[~rows["family"].isin(("other_image", "random_network"))]
     assert set(ours["status"]) == {"ok"}
@@ -591,7 +591,7 @@ def test_an_interrupt_ends_the_run_and_leaves_the_network_as_it_was(
         raise KeyboardInterrupt
 
     add_method(monkeypatch, Method(interrupted, "", ""))
-    plan = PLAN.model_copy(update={"method": ("rude",), "nulls": 0, "workers": workers})
+    plan = PLAN.model_copy(update={"method": ("rude",), "nulls": 0, "jobs": workers})
     with pytest.raises(KeyboardInterrupt):
         run(classifier, image_set(), plan.model_copy(update={"metric": ("spearman",)}))
     assert not classifier.module.network.training

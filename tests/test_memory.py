@@ -25,7 +25,9 @@ from steadymap.bench.images import from_tensor
 from steadymap.bench.methods import METHODS, Method
 from steadymap.bench.passes import is_out_of_memory
 from steadymap.bench.perturbations import PERTURBATIONS
-from steadymap.bench.runner import Outcome, measure, prepare, run
+from steadymap.bench.runner import measure, run
+from steadymap.bench.setup import prepare
+from steadymap.bench.shards import Outcome
 from steadymap.metrics import METRICS, Maps
 from steadymap.models import Classifier, make_classifier
 

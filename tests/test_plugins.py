@@ -149,6 +149,7 @@ class Used:
     check: Done
     runs: dict[str, Done]
     asked: dict[str, Done]
+    doctor: Done
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +177,7 @@ def used(sites: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
         *(["run", *flags, "--output", name] for name, flags in runs.items()),
         *(["list", name] for name in LISTS),
         *asked.values(),
+        ["doctor", "--no-self-test", "--format", "json"],
         ["check", "gradient_power", "steadymap_example:gradient_power:power=1"],
         ["baseline", "save", "before", "kept", "--metric", "sign_agreement"],
         ["baseline", "save", "own", "own", "--metric", "own_things:sign_agreement"],
@@ -184,10 +186,10 @@ def used(sites: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     made = {name: next(found) for name in runs}
     lists = {name: next(found) for name in LISTS}
     told = {name: next(found) for name in asked}
-    check = next(found)
+    doctor, check = next(found), next(found)
     for saved in found:
         assert saved.code == 0, saved.err
-    return Used(folder, lists, check, made, told)
+    return Used(folder, lists, check, made, told, doctor)
 
 
 # --- installed ------------------------------------------------------------------------------------
@@ -304,6 +306,16 @@ def test_what_cannot_be_had_is_left_out_with_one_line_each(used: Used) -> None:
         assert re.fullmatch(reason, told[name]), (name, told[name])
     for one in used.lists.values():
         assert one.code == 0
+
+
+def test_the_doctor_says_why_plug_ins_cannot_be_had(used: Used) -> None:
+    facts = json.loads(used.doctor.out)["sections"]["plug-ins"]
+    told = {one["name"].partition(" ")[2]: one for one in facts}
+    for name, reason in REASONS.items():
+        assert told[name]["result"] == "warning"
+        assert re.search(rf"steadymap_\w+:\w+\)?: {reason}$", told[name]["value"]), told[name]
+    assert told["vignette"]["result"] == "ok"
+    assert told["vignette"]["value"] == "steadymap-example 0.1 (steadymap_example:VIGNETTE)"
 
 
 def test_to_ask_for_what_cannot_be_had_is_one_line(used: Used) -> None:

@@ -12,7 +12,8 @@ from support import CLASSES, COUNT, SIDE, conv_network, image_set, linear_networ
 from torch import Tensor, nn
 
 from steadymap.bench.config import Plan
-from steadymap.bench.runner import measure, prepare, run
+from steadymap.bench.runner import measure, run
+from steadymap.bench.setup import prepare
 from steadymap.metrics import METRICS
 from steadymap.models import Classifier, ModelError, make_classifier
 
