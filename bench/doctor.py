@@ -465,7 +465,7 @@ def _memory() -> Iterator[Fact]:
     if free is None:
         yield Fact("free memory", "this system does not say", "missing")
     elif free < LEAST_MEMORY:
-        advice = "close other programs, or give --workers 1 --batch-size 4"
+        advice = "close other programs, or give --jobs 1 --batch-size 4"
         yield Fact("free memory", size_text(free), "warning", advice, free)
     else:
         yield Fact("free memory", size_text(free), number=free)

@@ -93,7 +93,7 @@ class Blueprint:
 
     Attributes:
         experiment: the run; its paths are absolute.
-        pictures: the images, which need not be decoded to be known.
+        pictures: the images, which are not decoded to be known, but when they are read.
         weights: SHA-256 of the weights.
         home: the folder where the run was started: a user's own modules are found there.
         threads: of torch.
@@ -142,9 +142,11 @@ def _open(blueprint: Blueprint) -> tuple[Setup, Worker]:
     classifier = load_model(experiment.model, experiment.weights, device)
     if classifier.weights_hash() != blueprint.weights:
         raise ConfigError(f"model: {experiment.model} has other weights here")
-    images = open_images(experiment.data, classifier.framing, experiment.split, experiment.limit)
-    if [one.image_id for one in images.pictures] != [one.image_id for one in blueprint.pictures]:
-        raise DataError(f"data: {experiment.data} holds other images here")
+    known = {picture.name: picture.image_id for picture in blueprint.pictures}
+    choice = experiment.split, experiment.limit
+    images = open_images(experiment.data, classifier.framing, *choice, known)
+    if images.pictures != blueprint.pictures:
+        raise DataError(f"data: {experiment.data} holds other pictures here")
     setup = prepare(classifier, images, experiment.model_copy(update={"jobs": 1}))
     return setup, next(iter(crew(setup)))
 
@@ -251,6 +253,10 @@ def _submitit(how: Parallel) -> Iterator[Engine]:
                     outcome = job.result()
                 except submitit.core.utils.UncompletedJobError as error:
                     raise WorkerDiedError(one_line(error)) from error
+                except submitit.core.utils.FailedJobError as error:
+                    # The exception itself is in a traceback's last line.
+                    reason = str(error).strip().splitlines()[-1]
+                    raise ConfigError(f"parallel_config: a job failed: {reason}") from error
                 yield outcome
             time.sleep(POLL_SECONDS)
 

@@ -198,7 +198,11 @@ def from_tensor(
 
 
 def open_images(
-    spec: str, framing: Framing, split: str = "test", limit: int | None = None
+    spec: str,
+    framing: Framing,
+    split: str = "test",
+    limit: int | None = None,
+    known: Mapping[str, str] | None = None,
 ) -> ImageSet:
     """Open a data set, decoding every picture of the run once.
 
@@ -214,6 +218,7 @@ def open_images(
         framing: how pictures are brought to the classifier's input size.
         split: train (70%), validation (20%), test (10%) or all.
         limit: how many pictures at most; None takes all.
+        known: by name, ids of pictures that have been decoded before, and are not decoded for it.
 
     Raises:
         DataError: an unknown spec or split, a missing folder, no pictures, fewer than two classes.
@@ -224,9 +229,9 @@ def open_images(
     if limit is not None and limit < 1:
         raise DataError(f"limit: must be at least 1, got {limit}")
     if kind == "hands":
-        return _open_hands(rest, framing, split, limit)
+        return _open_hands(rest, framing, (split, limit), known or {})
     if spec == "foolbox":
-        return _open_labelled(open_foolbox(), framing, (split, limit))
+        return _open_labelled(open_foolbox(), framing, (split, limit), known or {})
     if kind not in (*FOLDERS, *LABELLED):
         forms = [form.partition("[")[0] for form in DATA_FORMS]
         raise DataError(f"data: unknown spec {spec!r}; {nearest(kind, forms)}")
@@ -234,15 +239,15 @@ def open_images(
         example = next(form for form in DATA_FORMS if form.startswith(kind))
         raise DataError(f"data: {kind}: needs a name behind the colon, e.g. {example}")
     if kind in LABELLED:
-        return _open_labelled(LABELLED[kind](rest), framing, (split, limit))
+        return _open_labelled(LABELLED[kind](rest), framing, (split, limit), known or {})
     if kind == "kaggle":
         root = _download_kaggle(rest)
-        return _open_folder((spec, str(root)), root, framing, (split, limit))
+        return _open_folder((spec, str(root)), root, framing, (split, limit), known or {})
     # Its own name, not where it lies on this machine, is what records say.
     path = path_of(rest)
     name = f"{kind}:{_text(path.resolve().name)}"
     root = unpack(path) if kind == "archive" else path
-    return _open_folder((name, str(path)), root, framing, (split, limit))
+    return _open_folder((name, str(path)), root, framing, (split, limit), known or {})
 
 
 def open_image(text: str, framing: Framing) -> ImageSet:
@@ -273,7 +278,9 @@ def open_image(text: str, framing: Framing) -> ImageSet:
     return ImageSet(name, (), (picture,), lambda _index: Frame(framed, None))
 
 
-def _open_hands(count_text: str, framing: Framing, split: str, limit: int | None) -> ImageSet:
+def _open_hands(
+    count_text: str, framing: Framing, choice: tuple[str, int | None], known: Mapping[str, str]
+) -> ImageSet:
     count = int(count_text) if count_text.isdecimal() else None if count_text else HANDS_COUNT
     if count is None or not 1 <= count <= MOST_HANDS:
         raise DataError(
@@ -281,11 +288,14 @@ def _open_hands(count_text: str, framing: Framing, split: str, limit: int | None
         )
     names = {f"hand-{index:06d}": index for index in range(count)}
     labels = {name: index % len(HAND_CLASSES) for name, index in names.items()}
-    chosen = _choose(labels, split, limit)
+    chosen = _choose(labels, *choice)
     if not chosen:
-        raise DataError(f"data: hands:{count} has no picture in its {split} split; ask for more")
+        raise DataError(
+            f"data: hands:{count} has no picture in its {choice[0]} split; ask for more"
+        )
     pictures = tuple(
-        Picture(name, _pixel_hash(hand(names[name])[0]), labels[name]) for name in chosen
+        Picture(name, known.get(name) or _pixel_hash(hand(names[name])[0]), labels[name])
+        for name in chosen
     )
 
     def read(index: int) -> Frame:
@@ -298,7 +308,11 @@ def _open_hands(count_text: str, framing: Framing, split: str, limit: int | None
 
 
 def _open_folder(
-    called: tuple[str, str], root: Path, framing: Framing, choice: tuple[str, int | None]
+    called: tuple[str, str],
+    root: Path,
+    framing: Framing,
+    choice: tuple[str, int | None],
+    known: Mapping[str, str],
 ) -> ImageSet:
     name, where = called
     files = _class_files(root, where)
@@ -306,13 +320,21 @@ def _open_folder(
     places = {class_name: place for place, class_name in enumerate(class_names)}
     labels = {name: places[name.partition("/")[0]] for name in files}
     return _open_labelled(
-        Labelled(name, class_names, labels, file_reader(files), where), framing, choice
+        Labelled(name, class_names, labels, file_reader(files), where), framing, choice, known
     )
 
 
-def _open_labelled(source: Labelled, framing: Framing, choice: tuple[str, int | None]) -> ImageSet:
+def _open_labelled(
+    source: Labelled,
+    framing: Framing,
+    choice: tuple[str, int | None],
+    known: Mapping[str, str],
+) -> ImageSet:
     pictures, excluded = [], []
     for name in _choose(source.labels, *choice, point=source.point):
+        if name in known:
+            pictures.append(Picture(name, known[name], source.labels[name]))
+            continue
         try:
             pixels = source.read(name)
             _resized((pixels.shape[1], pixels.shape[0]), framing)

@@ -43,7 +43,7 @@ from steadymap.bench.setup import Setup, prepare
 from steadymap.bench.shards import map_count
 from steadymap.bench.tables import footnotes, tables
 from steadymap.bench.witnesses import keep_witnesses
-from steadymap.bench.work import Work, interruptible, result_of
+from steadymap.bench.work import Work, interruptible, result_of, summarising
 from steadymap.metrics import Status
 from steadymap.models import Classifier, ModelError
 
@@ -114,9 +114,19 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
         if experiment.shard is not None:
             say(f"shard {experiment.shard} is done; join them: steadymap merge {folder} ...")
             return
-        found = _finish(folder, peak_memory(setup.classifier.module.mean.device))
-        _report(folder, setup if page else None)
+        found = _summarise(folder, setup, page=page)
     _see_errors(found, experiment.allow_failed)
+
+
+def _summarise(folder: Path, setup: Setup, *, page: bool) -> Assembled:
+    try:
+        with summarising():
+            found = _finish(folder, peak_memory(setup.classifier.module.mean.device))
+            _report(folder, setup if page else None)
+    except KeyboardInterrupt:
+        say(f"interrupted: all is measured, and in {folder}; the same command summarises it")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    return found
 
 
 def _manifest(experiment: Experiment, setup: Setup) -> dict[str, Any]:

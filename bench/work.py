@@ -184,3 +184,13 @@ def interruptible(say: Callable[[str], None]) -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def summarising() -> Iterator[None]:
+    """Let SIGTERM stop as SIGINT does: nothing is in hand that would have to be finished."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

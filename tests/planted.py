@@ -33,7 +33,7 @@ SETTINGS: dict[str, object] = {
         "salt_and_pepper": (0.1,),
     },
     "controls": False,
-    "workers": 2,
+    "jobs": 2,
 }
 
 GREEN = "passes"

@@ -367,7 +367,7 @@ def test_training_is_repeatable_and_overwrites_nothing(
         (["run", "--device", "gpu"], "device: unknown name 'gpu'"),
         (["run", "--device", "meta"], "device: 'meta' is not supported"),
         (["run", "--split", "tset"], "unknown name 'tset'; did you mean test?"),
-        (["run", *QUICK, "--output", "other"], "other already holds files that are not of this run"),
+        (["run", *QUICK, "--output", "other"], "other already holds files that are not of"),
         (["run", *QUICK, "--output", "single"], "single already holds files that are not of this"),
         (["run", *QUICK, "--output", "key.yaml"], "cannot make the folder key.yaml"),
         (["run", "--method", "gradient", "--metric", "completeness_error"], "cannot be had here"),

@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from steadymap.bench import cli, parts, store
 from steadymap.bench import methods as methods_module
@@ -261,6 +263,89 @@ def test_a_disk_that_is_full_harms_nothing(
     assert steadymap(*RUN, "--output", "here") == 0
     assert steadymap(*RUN, "--output", "fresh") == 0
     pd.testing.assert_frame_equal(table("here"), table("fresh"))
+
+
+def test_an_interruption_of_the_summary_loses_nothing(
+    steadymap: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def impatient(*_given: object, **_named: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("steadymap.bench.running.Findings.of", impatient)
+        assert steadymap(*RUN, "--output", "here") == 130
+    assert "all is measured, and in here" in capsys.readouterr().err
+    made = maps_made(monkeypatch)
+    assert steadymap(*RUN, "--output", "here") == 0
+    assert made == []
+
+
+def test_a_picture_that_vanishes_costs_its_shard(
+    steadymap: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(18):
+        path = Path("data", "ab"[index % 2], f"{index}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    run = ["run", "--data", "folder:data", "--split", "all", "--limit", "18", *METHOD, *PLAN]
+    assert steadymap(*run, "--output", "whole") == 0
+    gone = next(Path("data", "a").iterdir())
+    original = Work.compute
+
+    def compute(self: Work, folder: Path, shards: list[Shard], watch: Watch) -> int:
+        gone.rename("elsewhere.png")
+        try:
+            return original(self, folder, shards, watch)
+        finally:
+            Path("elsewhere.png").rename(gone)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Work, "compute", compute)
+        assert steadymap(*run, "--output", "here") == 3
+    found = table("here")
+    lost = found[found["status"] == "error"]
+    assert lost["detail"].str.contains(f"a/{gone.name} can no longer be read").all()
+    assert 8 <= lost["image_id"].nunique() <= 10, "one block"
+    assert set(found["image_id"]) == set(table("whole")["image_id"])
+    assert steadymap(*run, "--output", "here") == 0
+    pd.testing.assert_frame_equal(table("here"), table("whole"))
+
+
+def test_a_clock_that_runs_backwards_changes_nothing(
+    steadymap: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert steadymap(*RUN, "--output", "whole") == 0
+    hours = iter(range(10**6, 0, -1))
+    monkeypatch.setattr(time, "time", lambda: 3600.0 * next(hours))
+    assert steadymap(*RUN, "--output", "here") == 0
+    pd.testing.assert_frame_equal(table("here"), table("whole"))
+    assert (pd.read_csv("here/timings.csv")["seconds"] >= 0).all()
+    assert json.loads(Path("here/manifest.json").read_text())["wall_seconds"] > 0
+
+
+@pytest.mark.parametrize("output", ["file/below", "/proc/steadymap", "shut"])
+def test_a_folder_that_cannot_be_written_is_one_line(
+    steadymap: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], output: str
+) -> None:
+    Path("file").touch()
+    if output == "shut":
+        Path(output).mkdir()
+        Path(output).chmod(0o500)
+        if os.access(output, os.W_OK):  # root may write anyway
+            real = os.open
+
+            def refused(path: str, *given: int, **named: int) -> int:
+                if str(path).startswith("shut"):
+                    raise PermissionError(13, "Permission denied", path)
+                return real(path, *given, **named)
+
+            monkeypatch.setattr(os, "open", refused)
+    made = maps_made(monkeypatch)
+    assert steadymap(*RUN, "--output", output) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert len([line for line in err if line.startswith("steadymap: output: ")]) == 1
+    assert made == []
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:

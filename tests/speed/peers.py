@@ -151,7 +151,7 @@ def cheap_ours(work: Work) -> NDArray[np.float64]:
         family=("bias",),
         severity=LEVELS,
         metric=("ssim", "spearman"),
-        workers=work.workers,
+        jobs=work.workers,
     )
     records = run(work.classifier, from_tensor(work.batch.images), plan)
     values = records[records["method"] != "input"]["value"].to_numpy(dtype=np.float64)

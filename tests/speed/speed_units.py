@@ -76,7 +76,7 @@ def speed_of_a_sweep(benchmark: Benchmark, workers: int) -> None:
         method=("gradient", "gradient_x_input", "grad_cam"),
         family=("bias",),
         severity=(-0.3, -0.2, -0.1, 0.1, 0.2, 0.3),
-        workers=workers,
+        jobs=workers,
         batch_size=8,
     )
     benchmark.pedantic(run, (classifier, shown, plan), rounds=5, warmup_rounds=1)  # type: ignore[attr-defined]
