@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from steadymap.bench.attributions import Steps
+from steadymap.bench.documents import MOST_CHARACTERS, parse_yaml
 from steadymap.bench.methods import CONTROLS, DEFAULT_METHODS, BoundMethod, Engine, bind_method
 from steadymap.bench.names import nearest
 from steadymap.bench.perturbations import DEFAULT_FAMILIES, FAMILY_SHELF, Cell
@@ -290,7 +291,8 @@ def read_config(path: Path) -> dict[str, Any]:
         ConfigError: no such file, not YAML, or not keys with values.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config: cannot read {path}: {error}") from error
     return _mapping(text, path.name)
@@ -298,7 +300,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _mapping(text: str, name: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(text)
+        content = parse_yaml(text)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"config: {name} is not YAML: {reason}") from error

@@ -476,7 +476,7 @@ def _drawn(shown: Shown, metric: str) -> list[Drawing]:
         unit = ", logits" if metric == COMPLETENESS else ""
         figure = figures.curve_figure(chosen, broken, names, label + unit)
         text = f"{label} against the severity of {family.replace('_', ' ')}, band: 95% interval"
-        found.append(Drawing(file_name(f"{metric}-{family}"), figure, text))
+        found.append(Drawing(file_name(str(metric), str(family)), figure, text))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,11 +21,13 @@ from torch import Tensor
 
 from steadymap.bench.config import ConfigError
 from steadymap.bench.manifest import Result, write_json
-from steadymap.bench.names import file_name
+from steadymap.bench.names import file_name, printable
 from steadymap.bench.perturbations import Cell
 from steadymap.bench.records import SCHEMA, SCHEMA_VERSION, Source, to_frame, to_table
 from steadymap.bench.references import CLEAN_CELL
 from steadymap.bench.runner import Outcome
+from steadymap.bench.shapes import NEEDED, misshapen
+from steadymap.bench.spreadsheets import parse_csv, write_csv
 
 RECORDS = "records.parquet"
 PARTIAL = "records.partial.parquet"
@@ -34,11 +37,14 @@ TIMINGS = "timings.csv"
 PARTIAL_TIMINGS = "timings.partial.csv"
 MAPS = "maps"
 
-# What every manifest has.
-NEEDED = (
-    "schema_version", "run_id", "configuration", "methods", "severities", "model", "data",
-    "versions", "machine", "statuses",
-)  # fmt: skip
+MESSAGE_LENGTH = 300
+
+# Columns of CSV files that hold names and identifiers.
+TEXTS = ("image_id", "method", "family", "metric", "kind", "part")
+# Columns of the records that may be missing: classes, where there is none.
+NULLABLE = ("label", "target", "pred_clean", "pred_perturbed")
+# A row takes a byte or two; a file that unpacks to more than this would fill the memory.
+MOST_ROWS_A_BYTE = 1000
 
 
 def claim_folder(folder: Path, run_id: str) -> None:
@@ -55,6 +61,7 @@ def claim_folder(folder: Path, run_id: str) -> None:
                 f"this run is {run_id}; choose another folder"
             )
     make_folder(folder)
+    refuse_links(folder)
 
 
 def make_folder(folder: Path) -> None:
@@ -65,8 +72,11 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"output: cannot make the folder {folder}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # a path with a NUL in it is no value
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(
+            f"output: cannot make the folder {printable(str(folder))}: {reason}"
+        ) from error
 
 
 def _held_run(folder: Path) -> str | None:
@@ -147,7 +157,7 @@ def recorder(
 
 def _write_timings(path: Path, rows: list[tuple[object, ...]]) -> None:
     columns = ["batch", "family", "severity", "draw", "part", "images", "seconds"]
-    pd.DataFrame(rows, columns=columns).to_csv(path, index=False, float_format="%.6f")
+    write_csv(pd.DataFrame(rows, columns=columns), path, "%.6f")
 
 
 def _write_maps(folder: Path, outcomes: list[Outcome], cells: tuple[Cell, ...]) -> None:
@@ -163,7 +173,7 @@ def _write_maps(folder: Path, outcomes: list[Outcome], cells: tuple[Cell, ...]) 
         for cell in (CLEAN_CELL, *cells)
     ]
     index = pd.DataFrame(rows, columns=["image_id", "family", "severity", "draw"])
-    index.to_csv(folder / "index.csv", index_label="row")
+    write_csv(index.rename_axis("row").reset_index(), folder / "index.csv")
     images = [outcome.images for outcome in outcomes if outcome.images is not None]
     masks = [outcome.masks for outcome in outcomes if outcome.masks is not None]
     save_file(
@@ -202,39 +212,73 @@ def read_run(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """
     if not (folder / RECORDS).is_file() or not (folder / MANIFEST).is_file():
         raise ConfigError(f"{folder} holds no finished run ({RECORDS} and {MANIFEST})")
+    manifest = read_manifest(folder / MANIFEST)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        frame = _read_records(folder / RECORDS)
+    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
+        raise ConfigError(f"{folder / RECORDS} is damaged: {_line(error)}") from error
+    return frame, manifest
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest of a run or of a baseline.
+
+    Raises:
+        ConfigError: it is damaged, or of another schema version.
+    """
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         missing = [key for key in NEEDED if key not in manifest]
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{folder / MANIFEST} is damaged: {_line(error)}") from error
+        # Escapes of JSON can say what is no text, which no page could be written with.
+        json.dumps(manifest, ensure_ascii=False).encode()
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged: {_line(error)}") from error
     if missing:
-        raise ConfigError(f"{folder / MANIFEST} is damaged: it lacks {', '.join(missing)}")
+        raise ConfigError(f"{path} is damaged: it lacks {', '.join(missing)}")
     if manifest["schema_version"] != SCHEMA_VERSION:
         raise ConfigError(
-            f"{folder / MANIFEST} has schema version {manifest['schema_version']}, this steadymap "
+            f"{path} has schema version {manifest['schema_version']!r}, this steadymap "
             f"reads {SCHEMA_VERSION}: run it again"
         )
-    try:
-        table = pq.read_table(folder / RECORDS).cast(SCHEMA)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ConfigError(f"{folder / RECORDS} is damaged: {_line(error)}") from error
-    return to_frame(table), manifest
+    if wrong := misshapen(manifest):
+        raise ConfigError(f"{path} is damaged: {wrong[:MESSAGE_LENGTH]}")
+    return dict(manifest)
+
+
+def _read_records(path: Path) -> pd.DataFrame:
+    """Read records, as `SCHEMA` has them.
+
+    Raises:
+        pa.ArrowException: as Arrow says.
+        ValueError: the file claims more rows than it could hold, or values are missing.
+    """
+    rows, size = pq.read_metadata(path).num_rows, path.stat().st_size
+    if rows > MOST_ROWS_A_BYTE * size:
+        raise ValueError(f"it claims {rows} rows in {size} bytes")
+    table = pq.read_table(path).cast(SCHEMA)
+    table.validate(full=True)
+    gone = [name for name in SCHEMA.names if name not in NULLABLE and table[name].null_count]
+    if gone:
+        raise ValueError(f"values of {', '.join(gone)} are gone")
+    return to_frame(table)
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV of a run, whose names and identifiers are text.
+    """Read a CSV of a run, whose names and identifiers are text and all else numbers.
 
     Raises:
         ConfigError: it is not there, is cut, or lacks a column.
     """
-    text = dict.fromkeys(("image_id", "method", "family", "kind", "part"), str)
     try:
-        table = pd.read_csv(path, dtype=text)
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        table = parse_csv(path.read_bytes(), TEXTS)
+    except (OSError, ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
         raise ConfigError(f"{path} is damaged: {_line(error)}") from error
     missing = [column for column in columns if column not in table]
     if missing or table[list(columns)].isna().any(axis=None):
         raise ConfigError(f"{path} is damaged: values of {', '.join(missing or columns)} are gone")
+    for column in columns:
+        if column not in TEXTS and not pd.api.types.is_numeric_dtype(table[column].dtype):
+            raise ConfigError(f"{path} is damaged: {column} holds what is no number")
     return table
 
 
@@ -246,13 +290,32 @@ def write_file(path: Path, content: str | bytes) -> None:
     """
     try:
         if isinstance(content, str):
-            path.write_text(content, encoding="utf-8")
+            path.write_text(content, encoding="utf-8", newline="\n")
         else:
             path.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(f"output: cannot write {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # as above
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"output: cannot write {printable(str(path))}: {reason}") from error
+
+
+def refuse_links(folder: Path) -> None:
+    """See that nothing that is written into a folder could end up outside.
+
+    The folder itself may be a link: where a run goes is its user's choice. What lies in it may have
+    come from elsewhere.
+
+    Raises:
+        ConfigError: a link in it leads out of it.
+    """
+    home = os.path.realpath(folder)
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(home):
+            raise ConfigError(
+                f"output: {path} is a link that leads out of {folder}; remove it, or choose "
+                "another folder"
+            )
 
 
 def _line(error: Exception) -> str:
     """Return what an exception says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split())[:MESSAGE_LENGTH] or type(error).__name__

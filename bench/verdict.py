@@ -25,6 +25,7 @@ from steadymap.bench.comparison import (
     plain,
 )
 from steadymap.bench.names import safe_markdown, short_names
+from steadymap.bench.spreadsheets import csv_text
 from steadymap.bench.store import write_file
 
 # GitHub cuts a step's summary at 1 MiB.
@@ -262,7 +263,7 @@ def as_bencher(rows: pd.DataFrame) -> str:
 def write_outputs(verdict: Verdict, folder: Path) -> list[Path]:
     """Write every form into a folder; return the files."""
     texts = {
-        "comparison.csv": verdict.rows.to_csv(index=False, float_format="%.6g"),
+        "comparison.csv": csv_text(verdict.rows),
         "comparison.json": as_json(verdict),
         "comparison.md": as_markdown(verdict),
         "junit.xml": as_junit(verdict),

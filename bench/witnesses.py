@@ -28,7 +28,8 @@ from steadymap.bench.plugins import known_metrics
 from steadymap.bench.records import CLEAN, OVERALL, REFERENCES
 from steadymap.bench.references import CLEAN_CELL
 from steadymap.bench.runner import Outcome, Setup, measure, prepare
-from steadymap.bench.store import make_folder, read_csv
+from steadymap.bench.spreadsheets import write_csv
+from steadymap.bench.store import make_folder, read_csv, refuse_links
 from steadymap.bench.views import Explained, explained
 from steadymap.metrics import Metric
 from steadymap.models import Classifier
@@ -121,6 +122,7 @@ def keep_witnesses(setup: Setup, records: pd.DataFrame, folder: Path) -> None:
     if not kinds:
         return
     home = folder / FOLDER
+    refuse_links(folder)
     make_folder(home)
     places = {picture.image_id: place for place, picture in enumerate(setup.images.pictures)}
     images = _subset(setup.images, [places[image_id] for image_id in kinds])
@@ -130,8 +132,8 @@ def keep_witnesses(setup: Setup, records: pd.DataFrame, folder: Path) -> None:
     few = prepare(setup.classifier, images, plan, setup.references)
     outcomes = list(measure(few, lambda _count: None, keep_maps=True))
     scales = _write_pictures(home, list(kinds), outcomes)
-    scales.to_csv(home / SCALES, index=False, float_format="%.6g")
-    pd.DataFrame(kinds.items(), columns=["image_id", "kind"]).to_csv(home / CHOICE, index=False)
+    write_csv(scales, home / SCALES)
+    write_csv(pd.DataFrame(kinds.items(), columns=["image_id", "kind"]), home / CHOICE)
     shown = [outcome.images for outcome in outcomes if outcome.images is not None]
     rows = [
         row
@@ -139,10 +141,10 @@ def keep_witnesses(setup: Setup, records: pd.DataFrame, folder: Path) -> None:
         for row in predictions(setup.classifier, image_id, (CLEAN_CELL, *plan.cells()), pictures)
     ]
     columns = ["image_id", "family", "severity", "draw", "prediction", "confidence"]
-    pd.DataFrame(rows, columns=columns).to_csv(home / PREDICTIONS, index=False, float_format="%.6g")
+    write_csv(pd.DataFrame(rows, columns=columns), home / PREDICTIONS)
     steps = completeness_by_steps(setup)
     if len(steps):
-        steps.to_csv(home / STEPS, index=False, float_format="%.6g")
+        write_csv(steps, home / STEPS)
 
 
 def _write_pictures(home: Path, ids: Sequence[str], outcomes: Sequence[Outcome]) -> pd.DataFrame:
