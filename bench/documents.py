@@ -87,7 +87,5 @@ def parse_yaml(text: str) -> object:
         return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
     except yaml.YAMLError:
         raise
-    except (
-        Exception
-    ) as error:  # PyYAML's constructors raise anything for a date or number that is none
+    except Exception as error:  # a date or a number that is none raises anything
         raise yaml.YAMLError(f"a value is not what its form says: {error}") from error
