@@ -92,6 +92,12 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
+def label(text: str, most: int = _MOST_KEPT) -> str:
+    """Write a name so that a figure has room for it: no more than so many signs."""
+    line = printable(text)
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
 def safe_markdown(text: str) -> str:
     """Write text so that nothing in it is Markdown, nor HTML, nor another line."""
     for sign in "\\`*_[]|~":

@@ -24,7 +24,7 @@ from steadymap.bench.comparison import (
     Differences,
     plain,
 )
-from steadymap.bench.names import safe_markdown, short_names
+from steadymap.bench.names import printable, safe_markdown, short_names
 from steadymap.bench.spreadsheets import csv_text
 from steadymap.bench.store import write_file
 
@@ -129,8 +129,8 @@ def comparison_table(verdict: Verdict, *, every: bool = False) -> Table:
         interval = f"{row['gain']:+.3f}\n[{row['low']:+.3f},{row['high']:+.3f}]"
         table.add_row(
             escape(names[str(row["method"])]),
-            str(row["family"]).replace("_", " "),
-            str(row["metric"]),
+            escape(str(row["family"]).replace("_", " ")),
+            escape(str(row["metric"])),
             f"{row['before']:.3f}",
             f"{row['after']:.3f}",
             escape(interval) if np.isfinite(row["gain"]) else "-",
@@ -183,7 +183,7 @@ def as_markdown(verdict: Verdict) -> str:
     lines = [
         f"### steadymap: {verdict.word()}",
         "",
-        f"`{verdict.before}` -> `{verdict.after}`; {gate_line(verdict)}",
+        f"{safe_markdown(verdict.before)} -> {safe_markdown(verdict.after)}; {gate_line(verdict)}",
         "",
     ]
     if verdict.differences.explaining:
@@ -217,13 +217,16 @@ def as_junit(verdict: Verdict) -> str:
         errors="0",
     )
     for case in cases:
-        element = ET.SubElement(suite, "testcase", classname="steadymap.gate", name=case.name)
+        element = ET.SubElement(
+            suite, "testcase", classname="steadymap.gate", name=printable(case.name)
+        )
+        message = printable(case.message)
         if case.result in verdict.failing():
-            ET.SubElement(element, "failure", message=case.message).text = case.message
+            ET.SubElement(element, "failure", message=message).text = message
         elif case.result == INCONCLUSIVE:
-            ET.SubElement(element, "skipped", message=case.message)
+            ET.SubElement(element, "skipped", message=message)
         else:
-            ET.SubElement(element, "system-out").text = case.message
+            ET.SubElement(element, "system-out").text = message
     root = ET.Element("testsuites")
     root.append(suite)
     ET.indent(root)
