@@ -24,6 +24,8 @@ EXPERIMENTS = importlib.resources.files("steadymap.bench.experiments")
 # Beyond these a number is a slip, and would ask for more memory than there is.
 MOST_DRAWS = 1000
 MOST_THREADS = 1024
+# Of a value that is wrong, in a message.
+MOST_SHOWN = 200
 # Fewer than the images whose maps others are held against (references.PANEL_IMAGES).
 MOST_NULLS = 60
 
@@ -232,7 +234,7 @@ def _first_line(error: ValidationError) -> str:
     if isinstance(cause := first.get("ctx", {}).get("error"), ValueError):
         return str(cause)
     key = str(first["loc"][0])
-    return f"{key}: {first['msg']}, got {first['input']!r}"
+    return f"{key}: {first['msg']}, got {repr(first['input'])[:MOST_SHOWN]}"
 
 
 def experiment_names() -> tuple[str, ...]:

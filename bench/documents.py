@@ -11,6 +11,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 # Settings are pages, not books; beyond these a file is a slip, or meant to do harm.
 MOST_CHARACTERS = 200_000
+MOST_TEXT = 1000
 MOST_DEPTH = 30
 # Of all nodes, each alias counted as what it stands for: a few lines of these can stand for 10**9.
 MOST_NODES = 100_000
@@ -41,7 +42,7 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError(f"the value of {where} holds an alias of itself")
         if not alias:
             _refuse_twice(node)
-            _refuse_halves(node)
+            _refuse_text(node)
             self.sizes[id(node)] = 1 + sum(self.sizes[id(part)] for part in _parts(node))
         if self.sizes[id(node)] > MOST_NODES:
             raise yaml.YAMLError(f"its aliases stand for more than {MOST_NODES} values")
@@ -68,9 +69,16 @@ def _refuse_twice(node: Node) -> None:
         seen.add((key.tag, key.value))
 
 
-def _refuse_halves(node: Node) -> None:
+def _refuse_text(node: Node) -> None:
     """See that a text is one: escapes can say halves of signs, which no file or page can hold."""
-    if isinstance(node, ScalarNode) and re.search("[\ud800-\udfff]", node.value):
+    if not isinstance(node, ScalarNode):
+        return
+    if len(node.value) > MOST_TEXT:
+        where, size = f"line {node.start_mark.line + 1}", len(node.value)
+        raise yaml.YAMLError(
+            f"the text in {where} has {size} characters, settings at most {MOST_TEXT}"
+        )
+    if re.search("[\ud800-\udfff]", node.value):
         raise yaml.YAMLError(f"{ascii(node.value)[:40]} is no text")
 
 

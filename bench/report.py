@@ -572,7 +572,7 @@ def _witness(
     signed = {spec: bool(scales[spec]["signed"]) for spec in names}
     frames = {place: _frame(shown, pool, place, signed, clean) for place in rows.index}
     labels = shown.findings.records
-    label = labels[labels["image_id"] == image_id]["label"].iloc[0]
+    found = labels[labels["image_id"] == image_id]["label"].dropna()
     families = []
     for family in [name for name in dict.fromkeys(rows["family"]) if name != CLEAN]:
         chosen = rows[(rows["family"] == family) & (rows["draw"] == 0)].sort_values("severity")
@@ -591,7 +591,7 @@ def _witness(
     return {
         "kind": gallery.kinds[image_id],
         "name": shown.manifest["data"]["pictures"].get(image_id, image_id),
-        "label": "" if pd.isna(label) else _class_name(shown.manifest, int(label)),
+        "label": "" if found.empty else _class_name(shown.manifest, int(found.iloc[0])),
         "columns": [
             {"name": name, "most": f"{scales[spec]['most']:.3g}"} for spec, name in names.items()
         ],
@@ -641,7 +641,7 @@ def _kept(shown: Shown) -> Gallery:
 
 def _class_name(manifest: Mapping[str, Any], index: int) -> str:
     names = manifest["model"]["class_names"]
-    return str(names[index]) if index < len(names) else f"class {index}"
+    return str(names[index]) if 0 <= index < len(names) else f"class {index}"
 
 
 # --- trust ----------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
@@ -40,6 +39,9 @@ PREDICTIONS = "predictions.csv"
 PICTURES = "pictures.safetensors"
 SCALES = "scales.csv"
 STEPS = "steps.csv"
+
+MESSAGE_LENGTH = 300
+CHANNELS = 3
 
 KINDS = ("steadiest", "typical", "least steady")
 
@@ -272,14 +274,14 @@ def read_gallery(folder: Path) -> Gallery | None:
     if not home.is_dir():
         return None
     kinds = read_csv(home / CHOICE, ("image_id", "kind"))
-    rows = read_csv(home / PREDICTIONS, ("image_id", "family", "severity", "prediction"))
+    rows = read_csv(home / PREDICTIONS, ("image_id", "family", "severity", "draw", "prediction"))
     scales = read_csv(home / SCALES, ("image_id", "method", "signed", "most"))
     try:
         tensors = load_file(home / PICTURES)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{home / PICTURES} is damaged: {error}") from error
-    clean = set(rows[rows["family"] == CLEAN]["image_id"])
-    if set(kinds["image_id"]) - clean or any(len(one) != len(rows) for one in tensors.values()):
+    except Exception as error:  # broken files raise anything; each means the same here
+        reason = " ".join(str(error).split())[:MESSAGE_LENGTH]
+        raise ConfigError(f"{home / PICTURES} is damaged: {reason}") from error
+    if not _belong_together(kinds, rows, scales, tensors):
         raise ConfigError(f"{home} is damaged: its files do not belong together; run it again")
 
     def named(prefix: str) -> dict[str, NDArray[Any]]:
@@ -293,6 +295,36 @@ def read_gallery(folder: Path) -> Gallery | None:
         tensors["images"],
         named("map "),
         named("known "),
+    )
+
+
+def _belong_together(
+    kinds: pd.DataFrame,
+    rows: pd.DataFrame,
+    scales: pd.DataFrame,
+    tensors: Mapping[str, NDArray[Any]],
+) -> bool:
+    """Whether the files of a gallery are about the same pictures, and of the types they have."""
+    clean = rows[rows["family"] == CLEAN]["image_id"]
+    whole = pd.api.types.is_integer_dtype(rows["prediction"].dtype)
+    if set(kinds["image_id"]) - set(clean) or not whole or (rows["prediction"] < 0).any():
+        return False
+    expected = {"images": ("uint8", 4), "map": ("uint8", 3), "known": ("bool", 1)}
+    for name, tensor in tensors.items():
+        found = (str(tensor.dtype), tensor.ndim)
+        if found != expected.get(name.partition(" ")[0]) or len(tensor) != len(rows):
+            return False
+        if tensor.size == 0:
+            return False
+    methods = {name.removeprefix("map ") for name in tensors if name.startswith("map ")}
+    known = {name.removeprefix("known ") for name in tensors if name.startswith("known ")}
+    pairs = {(image, method) for image in kinds["image_id"] for method in methods}
+    scaled = set(zip(scales["image_id"], scales["method"], strict=True))
+    return (
+        "images" in tensors
+        and tensors["images"].shape[1] == CHANNELS
+        and methods == known
+        and pairs <= scaled
     )
 
 
