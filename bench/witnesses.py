@@ -309,6 +309,9 @@ def _belong_together(
     whole = pd.api.types.is_integer_dtype(rows["prediction"].dtype)
     if set(kinds["image_id"]) - set(clean) or not whole or (rows["prediction"] < 0).any():
         return False
+    # A picture that could not be made has none, so it may be missing.
+    if "confidence" not in rows or not pd.api.types.is_numeric_dtype(rows["confidence"].dtype):
+        return False
     expected = {"images": ("uint8", 4), "map": ("uint8", 3), "known": ("bool", 1)}
     for name, tensor in tensors.items():
         found = (str(tensor.dtype), tensor.ndim)
