@@ -66,7 +66,7 @@ def parse_csv(content: bytes, texts: Sequence[str]) -> pd.DataFrame:
     table.columns = pd.Index([_bare(name) for name in head])
     for place, kind in enumerate(table.dtypes):
         if not pd.api.types.is_numeric_dtype(kind):
-            table.isetitem(place, table.iloc[:, place].map(_bare))
+            table.isetitem(place, table.iloc[:, place].map(_bare).array)
     return table
 
 

@@ -134,7 +134,7 @@ def spoil(home: Path, folder: Path, turn: int) -> Path:
     shutil.copytree(home, run)
     records, manifest = read_run(run)
     to = spoiler(records, manifest, turn)
-    texts = [name for name in records.select_dtypes("category") if name != "status"]
+    texts = [str(name) for name in records.select_dtypes("category") if name != "status"]
     plain = to.columns(records.astype(dict.fromkeys((*texts, "status"), str)), texts)
     reasons = plain.index[: len(PAYLOADS)]
     plain.loc[reasons, "detail"] = PAYLOADS
@@ -147,7 +147,7 @@ def spoil(home: Path, folder: Path, turn: int) -> Path:
     (run / "manifest.json").write_text(json.dumps(attacked))
     for path in [run / "timings.csv", *(run / "witnesses").glob("*.csv")]:
         table = parse_csv(path.read_bytes(), TEXTS)
-        write_csv(to.columns(table, table.columns.intersection(TEXTS)), path)
+        write_csv(to.columns(table, [name for name in TEXTS if name in table]), path)
     pictures = run / "witnesses" / "pictures.safetensors"
     save_file({to.tensor(name): one for name, one in load_file(pictures).items()}, pictures)
     return run
