@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,13 @@ from steadymap.bench.calibration import is_control
 from steadymap.bench.config import ConfigError
 from steadymap.bench.costs import seconds_by_part
 from steadymap.bench.manifest import fingerprint, write_json
-from steadymap.bench.names import nearest
+from steadymap.bench.names import is_component, nearest
 from steadymap.bench.parts import make_folder
 from steadymap.bench.plugins import known_metrics
 from steadymap.bench.records import INPUT, RECOGNISED, REFERENCES, SCHEMA_VERSION
-from steadymap.bench.store import MANIFEST, RECORDS, read_run
+from steadymap.bench.shapes import misshapen
+from steadymap.bench.spreadsheets import csv_text, parse_csv
+from steadymap.bench.store import MANIFEST, RECORDS, read_run, refuse_links
 from steadymap.bench.views import SHARED
 from steadymap.metrics import Metric, Status
 
@@ -41,6 +42,7 @@ KEY = ["method", "family", "metric", "image_id"]
 DIGITS = "%.6g"
 COLUMNS = [*KEY, "value", "valid", "pairs"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+MOST_NAME = 120
 
 
 class NoBaselineError(ConfigError):
@@ -118,10 +120,33 @@ def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
         raise ConfigError(
             f"{folder / SCORES} is not what was saved (cut or edited): save the baseline again"
         )
-    scores = pd.read_csv(io.BytesIO(text), dtype=dict.fromkeys(KEY, str))
+    scores = _scores(folder / SCORES, text)
     if metrics is not None:
         scores = scores[scores["metric"].isin(metrics)].reset_index(drop=True)
     return Side(folder.name, scores, manifest, manifest["baseline"]["time_ratios"])
+
+
+def _scores(path: Path, text: bytes) -> pd.DataFrame:
+    """Read the scores of a baseline, as `image_scores` makes them.
+
+    Raises:
+        ConfigError: that is not what is there.
+    """
+    try:
+        scores = parse_csv(text, KEY)
+    except (ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
+        raise ConfigError(f"{path} is no table of scores: save the baseline again") from error
+    whole = ["valid", "pairs"]
+    if (
+        list(scores.columns) != COLUMNS
+        or scores[[*KEY, *whole]].isna().any(axis=None)
+        or not all(pd.api.types.is_integer_dtype(scores[name].dtype) for name in whole)
+        or not pd.api.types.is_numeric_dtype(scores["value"].dtype)
+    ):
+        raise ConfigError(
+            f"{path} does not hold {', '.join(COLUMNS)}, names and numbers: save the baseline again"
+        )
+    return scores.astype({"value": float})
 
 
 def _read_sealed(path: Path) -> dict[str, Any]:
@@ -130,15 +155,18 @@ def _read_sealed(path: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         schema = manifest["schema_version"]
         seal = manifest["baseline"].pop("manifest_sha256")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        found = _seal(manifest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} is no manifest of a baseline: save it again") from error
     if schema != SCHEMA_VERSION:
         raise ConfigError(
-            f"{path} has schema version {schema}, this steadymap writes {SCHEMA_VERSION}: "
+            f"{path} has schema version {schema!r}, this steadymap writes {SCHEMA_VERSION}: "
             "save the baseline again"
         )
-    if _seal(manifest) != seal:
+    if found != seal:
         raise ConfigError(f"{path} has been edited since it was saved: save the baseline again")
+    if wrong := misshapen(manifest):
+        raise ConfigError(f"{path} is no manifest of a baseline: {wrong}")
     return dict(manifest)
 
 
@@ -153,9 +181,10 @@ def baseline_folder(name: str, root: Path = BASELINES_FOLDER) -> Path:
     Raises:
         ConfigError: a name that is none.
     """
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(name) or not is_component(name, MOST_NAME):
         raise ConfigError(
-            f"baseline: {name!r} is no name; letters, digits, dots, dashes and underscores make one"
+            f"baseline: {name!r} is no name; letters, digits, dots, dashes and underscores make "
+            f"one, {MOST_NAME} at most, and none of a device"
         )
     return root / name
 
@@ -212,7 +241,8 @@ def save_baseline(
 def write_side(side: Side, folder: Path) -> None:
     """Write a side as a baseline."""
     make_folder(folder)
-    text = side.scores.to_csv(index=False, float_format=DIGITS, lineterminator="\n").encode()
+    refuse_links(folder)
+    text = csv_text(side.scores, DIGITS).encode()
     sealed = dict(side.manifest)
     sealed["baseline"] = {
         "metrics": sorted(side.scores["metric"].unique()),

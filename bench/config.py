@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from steadymap.bench.attributions import Steps
+from steadymap.bench.documents import MOST_CHARACTERS, parse_yaml
 from steadymap.bench.methods import CONTROLS, DEFAULT_METHODS, BoundMethod, Engine, bind_method
 from steadymap.bench.names import nearest
 from steadymap.bench.perturbations import DEFAULT_FAMILIES, FAMILY_SHELF, Cell
@@ -23,6 +24,8 @@ EXPERIMENTS = importlib.resources.files("steadymap.bench.experiments")
 # Beyond these a number is a slip, and would ask for more memory than there is.
 MOST_DRAWS = 1000
 MOST_THREADS = 1024
+# Of a value that is wrong, in a message.
+MOST_SHOWN = 200
 # Each image is held against as many others, and they make blocks of twice as many.
 MOST_NULLS = 60
 
@@ -257,7 +260,7 @@ def _first_line(error: ValidationError) -> str:
     if isinstance(cause := first.get("ctx", {}).get("error"), ValueError):
         return str(cause)
     key = str(first["loc"][0])
-    return f"{key}: {first['msg']}, got {first['input']!r}"
+    return f"{key}: {first['msg']}, got {repr(first['input'])[:MOST_SHOWN]}"
 
 
 def experiment_names() -> tuple[str, ...]:
@@ -316,7 +319,8 @@ def read_config(path: Path) -> dict[str, Any]:
         ConfigError: no such file, not YAML, or not keys with values.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config: cannot read {path}: {error}") from error
     return _mapping(text, path.name)
@@ -324,7 +328,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _mapping(text: str, name: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(text)
+        content = parse_yaml(text)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"config: {name} is not YAML: {reason}") from error

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from steadymap.bench.names import printable
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_CELLS_FAILED = 3
@@ -31,5 +33,9 @@ def say(text: str) -> None:
 
 
 def line(console: Console, text: str) -> None:
-    """Print one line as it is: names in it are no markup, and a path is not broken in two."""
-    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    """Print one line as it is: names in it are no markup, and a path is not broken in two.
+
+    Nor are they commands for a terminal: controls become blanks.
+    """
+    plain = "\n".join(map(printable, text.split("\n")))
+    console.print(plain, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -22,6 +22,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steadymap.bench.config import MOST_THREADS, ConfigError, Experiment
+from steadymap.bench.documents import parse_yaml
 from steadymap.bench.images import DataError, Picture, open_images
 from steadymap.bench.plugins import load_model, one_line
 from steadymap.bench.runner import crew, surroundings
@@ -76,7 +77,7 @@ def read_parallel(path: Path) -> Parallel:
         ConfigError: one line for the first thing wrong.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"parallel_config: cannot read {path}: {one_line(error)}") from error
     try:

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from steadymap.bench.curves import THRESHOLD
-from steadymap.bench.names import without_steps
+from steadymap.bench.names import label, without_steps
 from steadymap.bench.perturbations import PERTURBATIONS
 from steadymap.bench.pictures import DIVERGING, SEQUENTIAL
 
@@ -33,6 +33,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # What is drawn in these becomes the page's own colour, so that it reads on light and on dark.
 INK = "#010203"
 FIGURE_SIZE = (5.6, 3.1)
+# Of a line of text in a figure.
+MOST_SIGNS = 100
 # Share of the height that a label takes.
 LABEL_HEIGHT = 0.065
 
@@ -310,8 +312,11 @@ def _saved(figure: Figure, form: str, metadata: dict[str, Any]) -> bytes:
     from matplotlib.text import Text  # noqa: PLC0415 - takes a second
 
     for text in figure.findobj(Text):
-        # A dollar sign in a name is a dollar sign.
+        # A dollar sign in a name is a dollar sign, and XML has no signs for a terminal.
         text.set_parse_math(False)
+        plain = "\n".join(label(line, MOST_SIGNS) for line in text.get_text().split("\n"))
+        if plain != text.get_text():
+            text.set_text(plain)
     buffer = io.BytesIO()
     with mpl.rc_context(settings), warnings.catch_warnings():
         figure.savefig(buffer, format=form, metadata=metadata, dpi=200)

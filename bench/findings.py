@@ -17,6 +17,8 @@ from steadymap.bench.plugins import known_metrics
 from steadymap.bench.ranks import difference_figure, rank_methods, save_diagram
 from steadymap.bench.records import CLEAN, INPUT, NULLS, RECOGNISED, REFERENCES
 from steadymap.bench.shards import STEPS
+from steadymap.bench.spreadsheets import write_csv
+from steadymap.bench.store import refuse_links
 from steadymap.bench.summary import full_summary
 from steadymap.metrics import METRICS, PROBES, Metric
 
@@ -118,7 +120,12 @@ class Findings:
         return {name: figure for name, figure in found.items() if figure is not None}
 
     def write(self, folder: Path) -> None:
-        """Write what there is as CSV, and for each headline metric the diagram of ranks."""
+        """Write what there is as CSV, and for each headline metric the diagram of ranks.
+
+        Raises:
+            ConfigError: a link in the folder leads out of it.
+        """
+        refuse_links(folder)
         named = {
             "summary": self.summary,
             "calibrated": self.calibrated,
@@ -127,6 +134,6 @@ class Findings:
         }
         for name, frame in named.items():
             if len(frame):
-                frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+                write_csv(frame, folder / f"{name}.csv")
         for metric, figure in self.diagrams.items():
             save_diagram(figure, folder / f"ranks-{file_name(metric)}.svg")

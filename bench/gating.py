@@ -131,6 +131,8 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     line(console, gate_line(verdict))
     reports = output or folder / "gate"
     make_folder(reports)
+    if output is None:
+        store.refuse_links(folder)
     write_outputs(verdict, reports)
     line(console, f"{reports}")
     summary = os.environ.get("GITHUB_STEP_SUMMARY")

@@ -18,6 +18,7 @@ from steadymap.bench.names import file_name
 from steadymap.bench.parts import Part, make_folder, write_whole
 from steadymap.bench.references import CLEAN_CELL
 from steadymap.bench.shards import Outcome
+from steadymap.bench.spreadsheets import csv_text
 
 IMAGES = "images"
 MASKS = "masks"
@@ -69,7 +70,7 @@ def write_maps(folder: Path, ledger: Ledger, where: Mapping[str, Part]) -> None:
     cells = (CLEAN_CELL, *ledger.cells)
     rows = [(one, cell.family, cell.severity, cell.draw) for one in ledger.ids for cell in cells]
     index = pd.DataFrame(rows, columns=["image_id", "family", "severity", "draw"])
-    text = index.to_csv(index_label="row").encode()
+    text = csv_text(index.reset_index(names="row")).encode()
     write_whole(folder / "index.csv", lambda file: file.write(text))
 
     def gathered(name: str, spec: str) -> Tensor | None:

@@ -39,6 +39,8 @@ PACKAGES = (
     "pyarrow",
 )
 ID_LENGTH = 8
+# A file system has names of 255 bytes, and a letter has up to four.
+MOST_NAME = 60
 
 
 def run_id(plan: Plan, classifier: Classifier, images: ImageSet) -> str:
@@ -49,7 +51,7 @@ def run_id(plan: Plan, classifier: Classifier, images: ImageSet) -> str:
     parts = [
         re.sub("^(folder|kaggle|torchvision):", "", part) for part in (images.name, classifier.name)
     ]
-    name = re.sub(r"[^\w-]+", "-", "-".join(parts))
+    name = re.sub(r"[^\w-]+", "-", "-".join(parts))[:MOST_NAME]
     text = json.dumps(_identity(plan, classifier, images), sort_keys=True)
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]}"
 

@@ -1,8 +1,9 @@
-"""Names: what to say to one that nobody knows, and how short one can be."""
+"""Names: what to say to one that nobody knows, how short one can be, and where it is safe."""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Iterable
 
@@ -33,9 +34,68 @@ def without_steps(spec: str) -> str:
     return f"{name}:{kept}" if kept else name
 
 
-def file_name(text: str) -> str:
-    """Return a name with nothing in it that a file's cannot have: `package.module:name` has."""
-    return re.sub(r"[^A-Za-z0-9_.=-]+", "-", text)
+# A spec as ours are: its colon and commas become dashes, of which it has none, so that two specs
+# never share a file.
+_PART = "[a-z0-9_=][a-z0-9_.=]*"
+_PLAIN = re.compile(f"{_PART}(:{_PART}(,{_PART})*)?")
+# Names of devices in Windows, whatever their ending.
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
+_MOST_PLAIN = 120
+_MOST_KEPT = 60
+_HASH_DIGITS = 16
+
+
+def file_name(*parts: str) -> str:
+    """Return names as one component of a path, without its ending; other names give another one.
+
+    Names as ours are stay readable: `integrated_gradients:baseline=black,steps=4` becomes
+    `integrated_gradients-baseline=black-steps=4`. Of any other the odd signs become dashes, and the
+    hash of the whole goes behind: also of those with capitals, which some file systems do not tell
+    from small letters.
+    """
+    plain = re.sub("[:,]", "-", "-".join(parts))
+    # Of several names, the dash that joins them is the only one.
+    known = all(re.fullmatch(_PLAIN if len(parts) == 1 else _PART, part) for part in parts)
+    if known and is_component(plain, _MOST_PLAIN):
+        return plain
+    return _hashed("-".join(parts), repr(parts))
+
+
+def picture_name(text: str) -> str:
+    """Return a picture's name as one component of a path, without its ending.
+
+    Letters, digits, dots, dashes and underscores stay; anything else is a dash, with a hash behind.
+    """
+    odd = re.search("[^A-Za-z0-9._-]", text) or not is_component(text, _MOST_PLAIN)
+    return _hashed(text, text) if odd else text
+
+
+def is_component(text: str, most: int) -> bool:
+    """Whether a name of letters, digits and dots, with any ending, is one that every system has."""
+    return (
+        0 < len(text) <= most
+        and not text.startswith((".", "-"))
+        and not text.endswith(".")
+        and not _DEVICES.fullmatch(text)
+    )
+
+
+def _hashed(text: str, whole: str) -> str:
+    # Two dashes are in no plain name, nor is what begins with a device's.
+    kept = re.sub("[^A-Za-z0-9_=]+", "-", text)[:_MOST_KEPT].strip("-")
+    code = hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
+    return f"{kept or 'name'}--{code}"
+
+
+def printable(text: str) -> str:
+    """Write text without what is no sign: line breaks and controls of a terminal become blanks."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
+
+
+def label(text: str, most: int = _MOST_KEPT) -> str:
+    """Write a name so that a figure has room for it: no more than so many signs."""
+    line = printable(text)
+    return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def safe_markdown(text: str) -> str:
@@ -43,4 +103,4 @@ def safe_markdown(text: str) -> str:
     for sign in "\\`*_[]|~":
         text = text.replace(sign, f"\\{sign}")
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return " ".join(text.split("\n"))
+    return printable(text)

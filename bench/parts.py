@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from steadymap.bench.config import ConfigError
 from steadymap.bench.manifest import fingerprint
+from steadymap.bench.names import printable
 from steadymap.bench.records import PART_SCHEMA
 
 PARTS = "parts"
@@ -97,8 +98,11 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"output: cannot make the folder {folder}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # a path with a NUL in it is no value
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(
+            f"output: cannot make the folder {printable(str(folder))}: {reason}"
+        ) from error
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -325,10 +325,15 @@ def known_metrics(*manifests: Mapping[str, Any]) -> dict[str, Metric]:
         for name, described in own.items():
             try:
                 given = {**described, "compute": _elsewhere}
-                found[name] = TypeAdapter(Metric).validate_python(given)
+                found[name] = _described().validate_python(given)
             except (ValidationError, TypeError) as error:
                 raise PluginError(f"metric {name!r}: the manifest does not describe it") from error
     return METRICS | {name: metric for name, metric in found.items() if name not in METRICS}
+
+
+@cache
+def _described() -> TypeAdapter[Metric]:
+    return TypeAdapter(Metric)
 
 
 def _elsewhere(_maps: Maps, _other: Maps) -> Array:

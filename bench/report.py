@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -143,8 +145,14 @@ def render(runs: Sequence[Shown]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("report.html")
-    return template.render(runs=[_context(shown, place) for place, shown in enumerate(runs)])
+    script = environment.get_template("report.js").render()
+    # The page's own script runs, and no other: whatever a name got past the escaping would not.
+    code = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("report.html").render(
+        runs=[_context(shown, place) for place, shown in enumerate(runs)],
+        script=Markup(script),  # noqa: S704 - ours
+        script_source=f"'sha256-{code}'",
+    )
 
 
 def _context(shown: Shown, place: int) -> dict[str, Any]:
@@ -476,7 +484,7 @@ def _drawn(shown: Shown, metric: str) -> list[Drawing]:
         unit = ", logits" if metric == COMPLETENESS else ""
         figure = figures.curve_figure(chosen, broken, names, label + unit)
         text = f"{label} against the severity of {family.replace('_', ' ')}, band: 95% interval"
-        found.append(Drawing(file_name(f"{metric}-{family}"), figure, text))
+        found.append(Drawing(file_name(str(metric), str(family)), figure, text))
     return found
 
 
@@ -564,7 +572,7 @@ def _witness(
     signed = {spec: bool(scales[spec]["signed"]) for spec in names}
     frames = {place: _frame(shown, pool, place, signed, clean) for place in rows.index}
     labels = shown.findings.records
-    label = labels[labels["image_id"] == image_id]["label"].iloc[0]
+    found = labels[labels["image_id"] == image_id]["label"].dropna()
     families = []
     for family in [name for name in dict.fromkeys(rows["family"]) if name != CLEAN]:
         chosen = rows[(rows["family"] == family) & (rows["draw"] == 0)].sort_values("severity")
@@ -583,7 +591,7 @@ def _witness(
     return {
         "kind": gallery.kinds[image_id],
         "name": shown.manifest["data"]["pictures"].get(image_id, image_id),
-        "label": "" if pd.isna(label) else _class_name(shown.manifest, int(label)),
+        "label": "" if found.empty else _class_name(shown.manifest, int(found.iloc[0])),
         "columns": [
             {"name": name, "most": f"{scales[spec]['most']:.3g}"} for spec, name in names.items()
         ],
@@ -633,7 +641,7 @@ def _kept(shown: Shown) -> Gallery:
 
 def _class_name(manifest: Mapping[str, Any], index: int) -> str:
     names = manifest["model"]["class_names"]
-    return str(names[index]) if index < len(names) else f"class {index}"
+    return str(names[index]) if 0 <= index < len(names) else f"class {index}"
 
 
 # --- trust ----------------------------------------------------------------------------------------
@@ -730,9 +738,12 @@ def _null_grid(shown: Shown) -> Grid | None:
 
 def write_figures(shown: Shown, folder: Path) -> list[Path]:
     """Write every figure as SVG and PNG."""
-    written = []
+    written: list[Path] = []
     for drawing in all_drawings(shown):
-        svg, png = folder / f"{drawing.name}.svg", folder / f"{drawing.name}.png"
+        # A metric of somebody's may be called as the first half of a name of ours.
+        alike = sum(path.stem.partition("~")[0] == drawing.name for path in written) // 2
+        name = f"{drawing.name}~{alike + 1}" if alike else drawing.name
+        svg, png = folder / f"{name}.svg", folder / f"{name}.png"
         write_file(svg, figures.as_svg(drawing.figure))
         write_file(png, figures.as_png(drawing.figure))
         written += [svg, png]

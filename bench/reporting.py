@@ -34,6 +34,7 @@ class Form(StrEnum):
 def write_report(folder: Path, findings: Findings) -> Path:
     """Write the report of a finished run, of which that was found, into its folder."""
     path = folder / REPORT
+    store.refuse_links(folder)
     store.write_file(path, render([Shown.of(folder, findings)]))
     return path
 
@@ -80,6 +81,8 @@ def report_command(
     home = run[0] if len(run) == 1 else Path()
     path = output or home / (REPORT if form is Form.HTML else MARKDOWN)
     make_folder(path.parent)
+    if output is None and len(run) == 1:
+        store.refuse_links(home)
     if form is Form.HTML:
         text = render(shown)
     elif len(shown) > 1:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.figures import grid_figure
 from steadymap.bench.images import ImageSet
-from steadymap.bench.names import file_name, short_names
+from steadymap.bench.names import file_name, picture_name, short_names
 from steadymap.bench.perturbations import Cell, severity_text
 from steadymap.bench.pictures import map_levels, photo_levels, scale_of
 from steadymap.bench.records import INPUT
@@ -87,5 +87,5 @@ def _class_name(classifier: Classifier, index: int) -> str:
 
 def default_output(image: str, cell: Cell) -> Path:
     """Return where the picture goes unless told otherwise."""
-    stem = Path(image.replace(":", "-")).stem
+    stem = picture_name(Path(image.replace(":", "-")).stem)
     return Path(f"{stem}-{file_name(cell.family)}-{cell.severity:g}.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -15,8 +16,11 @@ from steadymap.bench.assembly import Assembled, assemble, timing_table
 from steadymap.bench.config import ConfigError
 from steadymap.bench.keeping import write_maps
 from steadymap.bench.ledger import Ledger, different
+from steadymap.bench.names import printable
 from steadymap.bench.parts import LOCK, PARTS, Part, make_folder, read_parts, tidy, write_whole
 from steadymap.bench.records import SCHEMA, SCHEMA_VERSION, to_frame
+from steadymap.bench.shapes import NEEDED, misshapen
+from steadymap.bench.spreadsheets import csv_text, parse_csv
 
 RECORDS = "records.parquet"
 MANIFEST = "manifest.json"
@@ -24,12 +28,16 @@ LEDGER = "ledger.json"
 TIMINGS = "timings.csv"
 MAPS = "maps"
 
-# What every manifest has.
-NEEDED = (
-    "schema_version", "run_id", "configuration", "methods", "severities", "model", "data",
-    "versions", "machine", "statuses",
-)  # fmt: skip
 
+MESSAGE_LENGTH = 300
+
+# Columns of CSV files that hold names and identifiers.
+TEXTS = ("image_id", "method", "family", "metric", "kind", "part", "machine")
+# Columns of the records that may be missing: classes, where there is none.
+NULLABLE = ("label", "target", "pred_clean", "pred_perturbed")
+# A row takes a byte or two; a file that unpacks to more than this would fill the memory.
+MOST_ROWS_A_BYTE = 1000
+# Names of files in a message.
 MANY = 3
 
 
@@ -37,7 +45,7 @@ def claim_folder(folder: Path, ledger: Ledger) -> None:
     """See that a folder is empty, or holds a run that this one can go on with; by its only writer.
 
     Raises:
-        ConfigError: the folder holds something else.
+        ConfigError: the folder holds something else, or a link that leads out of it.
     """
     # Not those with a dot in front: .DS_Store and the like say nothing.
     there = sorted(one.name for one in folder.iterdir() if one.name[0] != "." and one.name != LOCK)
@@ -54,6 +62,7 @@ def claim_folder(folder: Path, ledger: Ledger) -> None:
             f"output: {folder} already holds files that are not of this run ({few}); choose "
             "another folder"
         )
+    refuse_links(folder)
 
 
 def begin(folder: Path, ledger: Ledger, manifest: Mapping[str, Any]) -> None:
@@ -136,7 +145,7 @@ def finish(
     found = assemble(coming, ledger, where)
     timings = timing_table(list(found.parts.values()))
     manifest = describe(found)
-    text = timings.to_csv(index=False, float_format="%.6f").encode()
+    text = csv_text(timings, "%.6f").encode()
     write_whole(folder / TIMINGS, lambda file: file.write(text))
     if any(part.about.maps for part in found.parts.values()):
         write_maps(folder / MAPS, ledger, where)
@@ -162,39 +171,85 @@ def read_run(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """
     if not (folder / RECORDS).is_file() or not (folder / MANIFEST).is_file():
         raise ConfigError(f"{folder} holds no finished run ({RECORDS} and {MANIFEST})")
+    manifest = read_manifest(folder / MANIFEST)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        whose = _run_of(folder / RECORDS)
+        frame = _read_records(folder / RECORDS)
+    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
+        raise ConfigError(f"{folder / RECORDS} is damaged: {_line(error)}") from error
+    if whose not in ("", manifest["run_id"]):
+        raise ConfigError(
+            f"{folder} holds the records of {printable(whose)} and the manifest of "
+            f"{printable(manifest['run_id'])}: it was being replaced; run the same command again"
+        )
+    return frame, manifest
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest of a run or of a baseline.
+
+    Raises:
+        ConfigError: it is damaged, or of another schema version.
+    """
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         missing = [key for key in NEEDED if key not in manifest]
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{folder / MANIFEST} is damaged: {_line(error)}") from error
+        # Escapes of JSON can say what is no text, which no page could be written with.
+        json.dumps(manifest, ensure_ascii=False).encode()
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged: {_line(error)}") from error
     if missing:
-        raise ConfigError(f"{folder / MANIFEST} is damaged: it lacks {', '.join(missing)}")
+        raise ConfigError(f"{path} is damaged: it lacks {', '.join(missing)}")
     if manifest["schema_version"] != SCHEMA_VERSION:
         raise ConfigError(
-            f"{folder / MANIFEST} has schema version {manifest['schema_version']}, this steadymap "
+            f"{path} has schema version {manifest['schema_version']!r}, this steadymap "
             f"reads {SCHEMA_VERSION}: run it again"
         )
-    try:
-        table = pq.read_table(folder / RECORDS).cast(SCHEMA)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ConfigError(f"{folder / RECORDS} is damaged: {_line(error)}") from error
-    return to_frame(table), manifest
+    if wrong := misshapen(manifest):
+        raise ConfigError(f"{path} is damaged: {wrong[:MESSAGE_LENGTH]}")
+    return dict(manifest)
+
+
+def _run_of(path: Path) -> str:
+    """Return the run that a file of records is of; empty where it does not say."""
+    name = (pq.read_schema(path).metadata or {}).get(b"run_id", b"")
+    return str(name.decode(errors="replace"))
+
+
+def _read_records(path: Path) -> pd.DataFrame:
+    """Read records, as `SCHEMA` has them.
+
+    Raises:
+        pa.ArrowException: as Arrow says.
+        ValueError: the file claims more rows than it could hold, or values are missing.
+    """
+    rows, size = pq.read_metadata(path).num_rows, path.stat().st_size
+    if rows > MOST_ROWS_A_BYTE * size:
+        raise ValueError(f"it claims {rows} rows in {size} bytes")
+    table = pq.read_table(path).cast(SCHEMA)
+    table.validate(full=True)
+    gone = [name for name in SCHEMA.names if name not in NULLABLE and table[name].null_count]
+    if gone:
+        raise ValueError(f"values of {', '.join(gone)} are gone")
+    return to_frame(table)
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV of a run, whose names and identifiers are text.
+    """Read a CSV of a run, whose names and identifiers are text and all else numbers.
 
     Raises:
         ConfigError: it is not there, is cut, or lacks a column.
     """
-    text = dict.fromkeys(("image_id", "method", "family", "kind", "part", "machine"), str)
     try:
-        table = pd.read_csv(path, dtype=text)
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        table = parse_csv(path.read_bytes(), TEXTS)
+    except (OSError, ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
         raise ConfigError(f"{path} is damaged: {_line(error)}") from error
     missing = [column for column in columns if column not in table]
     if missing or table[list(columns)].isna().any(axis=None):
         raise ConfigError(f"{path} is damaged: values of {', '.join(missing or columns)} are gone")
+    for column in columns:
+        if column not in TEXTS and not pd.api.types.is_numeric_dtype(table[column].dtype):
+            raise ConfigError(f"{path} is damaged: {column} holds what is no number")
     return table
 
 
@@ -206,13 +261,32 @@ def write_file(path: Path, content: str | bytes) -> None:
     """
     try:
         if isinstance(content, str):
-            path.write_text(content, encoding="utf-8")
+            path.write_text(content, encoding="utf-8", newline="\n")
         else:
             path.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(f"output: cannot write {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # as above
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"output: cannot write {printable(str(path))}: {reason}") from error
+
+
+def refuse_links(folder: Path) -> None:
+    """See that nothing that is written into a folder could end up outside.
+
+    The folder itself may be a link: where a run goes is its user's choice. What lies in it may have
+    come from elsewhere.
+
+    Raises:
+        ConfigError: a link in it leads out of it.
+    """
+    home = os.path.realpath(folder)
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(home):
+            raise ConfigError(
+                f"output: {path} is a link that leads out of {folder}; remove it, or choose "
+                "another folder"
+            )
 
 
 def _line(error: Exception) -> str:
     """Return what an exception says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split())[:MESSAGE_LENGTH] or type(error).__name__

@@ -24,7 +24,8 @@ from steadymap.bench.comparison import (
     Differences,
     plain,
 )
-from steadymap.bench.names import safe_markdown, short_names
+from steadymap.bench.names import printable, safe_markdown, short_names
+from steadymap.bench.spreadsheets import csv_text
 from steadymap.bench.store import write_file
 
 # GitHub cuts a step's summary at 1 MiB.
@@ -128,8 +129,8 @@ def comparison_table(verdict: Verdict, *, every: bool = False) -> Table:
         interval = f"{row['gain']:+.3f}\n[{row['low']:+.3f},{row['high']:+.3f}]"
         table.add_row(
             escape(names[str(row["method"])]),
-            str(row["family"]).replace("_", " "),
-            str(row["metric"]),
+            escape(str(row["family"]).replace("_", " ")),
+            escape(str(row["metric"])),
             f"{row['before']:.3f}",
             f"{row['after']:.3f}",
             escape(interval) if np.isfinite(row["gain"]) else "-",
@@ -182,7 +183,7 @@ def as_markdown(verdict: Verdict) -> str:
     lines = [
         f"### steadymap: {verdict.word()}",
         "",
-        f"`{verdict.before}` -> `{verdict.after}`; {gate_line(verdict)}",
+        f"{safe_markdown(verdict.before)} -> {safe_markdown(verdict.after)}; {gate_line(verdict)}",
         "",
     ]
     if verdict.differences.explaining:
@@ -216,13 +217,16 @@ def as_junit(verdict: Verdict) -> str:
         errors="0",
     )
     for case in cases:
-        element = ET.SubElement(suite, "testcase", classname="steadymap.gate", name=case.name)
+        element = ET.SubElement(
+            suite, "testcase", classname="steadymap.gate", name=printable(case.name)
+        )
+        message = printable(case.message)
         if case.result in verdict.failing():
-            ET.SubElement(element, "failure", message=case.message).text = case.message
+            ET.SubElement(element, "failure", message=message).text = message
         elif case.result == INCONCLUSIVE:
-            ET.SubElement(element, "skipped", message=case.message)
+            ET.SubElement(element, "skipped", message=message)
         else:
-            ET.SubElement(element, "system-out").text = case.message
+            ET.SubElement(element, "system-out").text = message
     root = ET.Element("testsuites")
     root.append(suite)
     ET.indent(root)
@@ -262,7 +266,7 @@ def as_bencher(rows: pd.DataFrame) -> str:
 def write_outputs(verdict: Verdict, folder: Path) -> list[Path]:
     """Write every form into a folder; return the files."""
     texts = {
-        "comparison.csv": verdict.rows.to_csv(index=False, float_format="%.6g"),
+        "comparison.csv": csv_text(verdict.rows),
         "comparison.json": as_json(verdict),
         "comparison.md": as_markdown(verdict),
         "junit.xml": as_junit(verdict),

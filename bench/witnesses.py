@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
@@ -31,7 +30,8 @@ from steadymap.bench.references import CLEAN_CELL
 from steadymap.bench.runner import measure
 from steadymap.bench.setup import Setup, prepare
 from steadymap.bench.shards import Outcome
-from steadymap.bench.store import read_csv
+from steadymap.bench.spreadsheets import write_csv
+from steadymap.bench.store import read_csv, refuse_links
 from steadymap.bench.views import Explained, explained
 from steadymap.metrics import Metric
 from steadymap.models import Classifier
@@ -42,6 +42,9 @@ PREDICTIONS = "predictions.csv"
 PICTURES = "pictures.safetensors"
 SCALES = "scales.csv"
 STEPS = "steps.csv"
+
+MESSAGE_LENGTH = 300
+CHANNELS = 3
 
 KINDS = ("steadiest", "typical", "least steady")
 
@@ -124,6 +127,7 @@ def keep_witnesses(setup: Setup, records: pd.DataFrame, folder: Path) -> None:
     if not kinds:
         return
     home = folder / FOLDER
+    refuse_links(folder)
     make_folder(home)
     places = {picture.image_id: place for place, picture in enumerate(setup.images.pictures)}
     images = _subset(setup.images, [places[image_id] for image_id in kinds])
@@ -133,8 +137,8 @@ def keep_witnesses(setup: Setup, records: pd.DataFrame, folder: Path) -> None:
     few = prepare(setup.classifier, images, plan, setup.references)
     outcomes = list(measure(few, lambda _count: None, keep_maps=True))
     scales = _write_pictures(home, list(kinds), outcomes)
-    scales.to_csv(home / SCALES, index=False, float_format="%.6g")
-    pd.DataFrame(kinds.items(), columns=["image_id", "kind"]).to_csv(home / CHOICE, index=False)
+    write_csv(scales, home / SCALES)
+    write_csv(pd.DataFrame(kinds.items(), columns=["image_id", "kind"]), home / CHOICE)
     shown = [outcome.images for outcome in outcomes if outcome.images is not None]
     rows = [
         row
@@ -142,10 +146,10 @@ def keep_witnesses(setup: Setup, records: pd.DataFrame, folder: Path) -> None:
         for row in predictions(setup.classifier, image_id, (CLEAN_CELL, *plan.cells()), pictures)
     ]
     columns = ["image_id", "family", "severity", "draw", "prediction", "confidence"]
-    pd.DataFrame(rows, columns=columns).to_csv(home / PREDICTIONS, index=False, float_format="%.6g")
+    write_csv(pd.DataFrame(rows, columns=columns), home / PREDICTIONS)
     steps = completeness_by_steps(setup)
     if len(steps):
-        steps.to_csv(home / STEPS, index=False, float_format="%.6g")
+        write_csv(steps, home / STEPS)
 
 
 def _write_pictures(home: Path, ids: Sequence[str], outcomes: Sequence[Outcome]) -> pd.DataFrame:
@@ -273,14 +277,14 @@ def read_gallery(folder: Path) -> Gallery | None:
     if not home.is_dir():
         return None
     kinds = read_csv(home / CHOICE, ("image_id", "kind"))
-    rows = read_csv(home / PREDICTIONS, ("image_id", "family", "severity", "prediction"))
+    rows = read_csv(home / PREDICTIONS, ("image_id", "family", "severity", "draw", "prediction"))
     scales = read_csv(home / SCALES, ("image_id", "method", "signed", "most"))
     try:
         tensors = load_file(home / PICTURES)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{home / PICTURES} is damaged: {error}") from error
-    clean = set(rows[rows["family"] == CLEAN]["image_id"])
-    if set(kinds["image_id"]) - clean or any(len(one) != len(rows) for one in tensors.values()):
+    except Exception as error:  # broken files raise anything; each means the same here
+        reason = " ".join(str(error).split())[:MESSAGE_LENGTH]
+        raise ConfigError(f"{home / PICTURES} is damaged: {reason}") from error
+    if not _belong_together(kinds, rows, scales, tensors):
         raise ConfigError(f"{home} is damaged: its files do not belong together; run it again")
 
     def named(prefix: str) -> dict[str, NDArray[Any]]:
@@ -294,6 +298,39 @@ def read_gallery(folder: Path) -> Gallery | None:
         tensors["images"],
         named("map "),
         named("known "),
+    )
+
+
+def _belong_together(
+    kinds: pd.DataFrame,
+    rows: pd.DataFrame,
+    scales: pd.DataFrame,
+    tensors: Mapping[str, NDArray[Any]],
+) -> bool:
+    """Whether the files of a gallery are about the same pictures, and of the types they have."""
+    clean = rows[rows["family"] == CLEAN]["image_id"]
+    whole = pd.api.types.is_integer_dtype(rows["prediction"].dtype)
+    if set(kinds["image_id"]) - set(clean) or not whole or (rows["prediction"] < 0).any():
+        return False
+    # A picture that could not be made has none, so it may be missing.
+    if "confidence" not in rows or not pd.api.types.is_numeric_dtype(rows["confidence"].dtype):
+        return False
+    expected = {"images": ("uint8", 4), "map": ("uint8", 3), "known": ("bool", 1)}
+    for name, tensor in tensors.items():
+        found = (str(tensor.dtype), tensor.ndim)
+        if found != expected.get(name.partition(" ")[0]) or len(tensor) != len(rows):
+            return False
+        if tensor.size == 0:
+            return False
+    methods = {name.removeprefix("map ") for name in tensors if name.startswith("map ")}
+    known = {name.removeprefix("known ") for name in tensors if name.startswith("known ")}
+    pairs = {(image, method) for image in kinds["image_id"] for method in methods}
+    scaled = set(zip(scales["image_id"], scales["method"], strict=True))
+    return (
+        "images" in tensors
+        and tensors["images"].shape[1] == CHANNELS
+        and methods == known
+        and pairs <= scaled
     )
 
 

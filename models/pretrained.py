@@ -85,12 +85,19 @@ def _torchvision_trained(name: str, choice: Any) -> nn.Module:  # noqa: ANN401 -
     import torchvision  # noqa: PLC0415 - as above
 
     try:
+        # Read as tensors alone first: torchvision itself would run what code a file held.
+        choice.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
         network: nn.Module = torchvision.models.get_model(name, weights=choice)
     except OSError as error:
         raise ModelError(
             f"model: the weights of {name}@{choice.name} are not on this machine and cannot be "
             f"downloaded ({error}); put {Path(choice.url).name} into "
             f"torch's hub cache (TORCH_HOME), or give a file with --weights"
+        ) from error
+    except Exception as error:  # broken files raise anything; each means the same here
+        raise ModelError(
+            f"model: {Path(choice.url).name} in torch's hub cache (TORCH_HOME) is refused: it is "
+            "broken or holds other objects than tensors; remove it"
         ) from error
     return network
 
@@ -253,7 +260,7 @@ def open_hub(spec: str, weights: Path | None) -> Classifier:
     with torch.random.fork_rng():
         try:
             model = transformers.AutoModelForImageClassification.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
+                folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
             )
             processor = transformers.AutoImageProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from steadymap.models.classifier import ModelError
+
+MOST_SHOWN = 200
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
@@ -48,15 +52,19 @@ def _read_safetensors(path: Path) -> Weights:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
             text = (file.metadata() or {}).get("class_names")
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"weights: {path.name} is not a safetensors file: {error}") from error
+    except Exception as error:  # broken files raise anything; each means the same here
+        raise ModelError(
+            f"weights: {_shown(path.name)} is not a safetensors file: {_shown(str(error))}"
+        ) from error
     return Weights(tensors, None if text is None else _class_names(path, text))
 
 
 def _class_names(path: Path, text: str) -> tuple[str, ...]:
     try:
         names = json.loads(text)
-    except json.JSONDecodeError:
+        # Escapes of JSON can say what is no text.
+        json.dumps(names, ensure_ascii=False).encode()
+    except (ValueError, TypeError, RecursionError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ModelError(f"weights: {path.name}: class_names is no list of names: {text[:80]!r}")
@@ -64,8 +72,12 @@ def _class_names(path: Path, text: str) -> tuple[str, ...]:
 
 
 def _read_torch(path: Path) -> Mapping[str, Tensor]:
+    _refuse_bomb(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of forms that torch gave up; what they hold is looked at below.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # broken files raise anything; each means the same here
         raise ModelError(
             f"weights: {path.name} is refused ({type(error).__name__}): only tensors are read; it "
@@ -74,10 +86,44 @@ def _read_torch(path: Path) -> Mapping[str, Tensor]:
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(
-        isinstance(value, Tensor) for value in content.values()
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
         raise ModelError(f"weights: {path.name} holds no state dict (names and tensors)")
-    return {str(name): value for name, value in content.items()}
+    return dict(content)
+
+
+def _refuse_bomb(path: Path) -> None:
+    """See that a file does not unpack to more than it is: torch writes tensors as they are.
+
+    Raises:
+        ModelError: it does, and could fill the memory.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except Exception:  # noqa: BLE001 - not a zip file, or a broken one: torch says what it is
+        return
+    if size > path.stat().st_size:
+        raise ModelError(
+            f"weights: {path.name} is refused: it unpacks to {size:,} bytes, more than the file "
+            "has; save the network's state_dict() with torch.save"
+        )
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds its own numbers, one after the other, and real ones."""
+    return (
+        tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_quantized
+        and not tensor.is_complex()
+    )
+
+
+def _shown(text: str) -> str:
+    """Write a name so that it is one line, and no more than one."""
+    line = "".join(sign if sign.isprintable() else " " for sign in text)
+    return line if len(line) <= MOST_SHOWN else f"{line[:MOST_SHOWN]}..."
 
 
 def fit_weights(network: nn.Module, weights: Weights, source: str) -> None:
@@ -88,7 +134,12 @@ def fit_weights(network: nn.Module, weights: Weights, source: str) -> None:
     """
     own = network.state_dict()
     problems = [f"missing {name}" for name in own if name not in weights.tensors]
-    problems += [f"unexpected {name}" for name in weights.tensors if name not in own]
+    problems += [f"unexpected {_shown(name)}" for name in weights.tensors if name not in own]
+    problems += [
+        f"{_shown(name)} is not a dense tensor of real numbers"
+        for name, tensor in weights.tensors.items()
+        if not _plain(tensor)
+    ]
     problems += [
         f"{name} is {tuple(weights.tensors[name].shape)}, the network's is {tuple(tensor.shape)}"
         for name, tensor in own.items()

@@ -55,6 +55,7 @@ PASSES = "bench/passes.py"
 SIMILARITY = "metrics/similarity.py"
 METRIC_TESTS = "tests/test_metrics.py"
 CALIBRATION_TESTS = "tests/test_calibration.py"
+ENDURANCE_TESTS = "tests/test_endurance.py"
 REFERENCE_TESTS = "tests/test_references.py"
 COMPARISON_TESTS = "tests/test_comparison.py"
 
@@ -146,7 +147,7 @@ MUTANTS = (
     ),
     Mutant(
         "workers that share weights with a plug-in",
-        "bench/runner.py",
+        "bench/setup.py",
         "return classifier.copy() if apart else classifier.replica()",
         "return classifier.replica()",
         f"{GUARD_TESTS} -k workers",
@@ -495,7 +496,7 @@ MUTANTS = (
     # The run.
     Mutant(
         "each map explains its own prediction",
-        "bench/runner.py",
+        "bench/shards.py",
         "targets = taking.clean_view.batch.targets if taking.clean_view else None",
         "targets = None",
         "tests/test_runner.py",
@@ -516,10 +517,66 @@ MUTANTS = (
     ),
     # References and recognition.
     Mutant(
+        "a unit whose name does not say its seed",
+        "bench/ledger.py",
+        '        "seed": plan.seed,\n',
+        '        "seed": 0,\n',
+        ENDURANCE_TESTS,
+    ),
+    Mutant(
+        "a unit whose name does not say its images",
+        "bench/ledger.py",
+        "base = _digest([self.fixed, self.others, images,",
+        "base = _digest([self.fixed, self.others, len(images),",
+        ENDURANCE_TESTS,
+    ),
+    Mutant(
+        "a flipped bit believed",
+        "bench/parts.py",
+        "pq.read_table(part.path, page_checksum_verification=True)",
+        "pq.read_table(part.path)",
+        ENDURANCE_TESTS,
+    ),
+    Mutant(
+        "what failed is never tried again",
+        "bench/work.py",
+        "there = {name for name, part in where.items() if name not in part.about.failed}",
+        "there = set(where)",
+        ENDURANCE_TESTS,
+    ),
+    Mutant(
+        "a failed shard preferred",
+        "bench/assembly.py",
+        "if name not in found or (name not in bad and name in found[name].about.failed):",
+        "if name not in found:",
+        ENDURANCE_TESTS,
+    ),
+    Mutant(
+        "records in the order of the shards",
+        "bench/assembly.py",
+        "    return table.take(pa.array(order))\n",
+        "    return table\n",
+        ENDURANCE_TESTS,
+    ),
+    Mutant(
+        "two writers",
+        "bench/parts.py",
+        "        lock.acquire()\n",
+        "        pass\n",
+        ENDURANCE_TESTS,
+    ),
+    Mutant(
+        "half a file left behind",
+        "bench/parts.py",
+        "            temporary.unlink(missing_ok=True)\n        reason",
+        "            pass\n        reason",
+        ENDURANCE_TESTS,
+    ),
+    Mutant(
         "an image held against itself",
         "bench/references.py",
-        "if one != image_id]",
-        "if one]",
+        "for one in block if one != image_id)",
+        "for one in block)",
         REFERENCE_TESTS,
     ),
     Mutant(
@@ -723,8 +780,8 @@ MUTANTS = (
     Mutant(
         "an edited manifest believed",
         "bench/baselines.py",
-        "if _seal(manifest) != seal:",
-        "if not seal:",
+        "    if found != seal:",
+        "    if not seal:",
         COMPARISON_TESTS,
     ),
     Mutant(

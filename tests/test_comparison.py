@@ -65,13 +65,21 @@ from steadymap.metrics import METRICS
 
 MANIFEST: dict[str, Any] = {
     "schema_version": 1,
+    "run_id": "d-m-00000000",
+    "statuses": {"ok": 4},
     "seed": 0,
     "configuration": {"draws": 1, "nulls": 3, "engine": "own", "precision": "ieee"},
     "severities": {"bias": [0.1, 0.2]},
     "metrics": {"ssim": "structural"},
     "methods": ["gradient", "integrated_gradients:baseline=black,steps=32"],
-    "model": {"name": "m", "weights_sha256": "a" * 64, "cam_layer": "3", "input_size": [8, 8]},
-    "data": {"sha256": "d" * 64, "pictures": {}},
+    "model": {
+        "name": "m",
+        "class_names": ["a", "b"],
+        "weights_sha256": "a" * 64,
+        "cam_layer": "3",
+        "input_size": [8, 8],
+    },
+    "data": {"name": "d", "split": "test", "sha256": "d" * 64, "pictures": {}, "excluded": []},
     "machine": {"device": "cpu", "processor": "x", "cores": 2},
     "versions": {"torch": "2.11"},
     "git": {"commit": "c" * 40},

@@ -1,0 +1,139 @@
+"""Every CSV that a run, a baseline and a gate write: no cell of theirs is a formula."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from support import random_images
+from test_gate import call
+
+from steadymap.bench import Plan, from_tensor, read_run
+from steadymap.bench.baselines import image_scores, read_side
+from steadymap.bench.comparison import compare
+from steadymap.bench.findings import Findings
+from steadymap.bench.records import Source
+from steadymap.bench.runner import measure, prepare
+from steadymap.bench.spreadsheets import csv_text, parse_csv
+from steadymap.bench.store import TEXTS, read_csv, recorder
+from steadymap.bench.witnesses import keep_witnesses, read_gallery
+from steadymap.models import Classifier
+
+FORMULA = "=cmd|' /C calc'!A0"
+BEGINNINGS = ("=", "+", "-", "@", "\t", "\r")
+RUN = ["run", "--limit", "4", "--steps", "4", "--nulls", "1", "--no-controls", "--save-maps"]
+RUN += ["--method", "gradient", "--method", "gradient_x_input", "--method", "grad_cam"]
+RUN += ["--family", "bias", "--family", "compensated_bias", "--severity", "-0.2,0.3"]
+
+
+def cells(path: Path) -> list[str]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [cell for row in csv.reader(file) for cell in row]
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def formulas(folder: Path) -> list[tuple[str, str]]:
+    """Return the cells that a spreadsheet would run."""
+    return [
+        (path.name, cell)
+        for path in sorted(folder.rglob("*.csv"))
+        for cell in cells(path)
+        if cell.startswith(BEGINNINGS) and not is_number(cell)
+    ]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose image ids and names all begin with a formula."""
+    folder = tmp_path_factory.mktemp("formulas")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert call(patch, *RUN, "--output", "run") == 0
+    return folder / "run"
+
+
+def renamed(frame: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
+    return frame.assign(
+        **{name: FORMULA + frame[name].astype(str) for name in columns if name in frame}
+    )
+
+
+def test_tables_of_a_run_hold_no_formula(home: Path, tmp_path: Path) -> None:
+    records, _ = read_run(home)
+    hostile = renamed(records, ("method", "image_id"))
+    found = Findings.of(hostile)
+    found.write(tmp_path)
+    names = {path.name for path in tmp_path.glob("*.csv")}
+    assert names == {"summary.csv", "calibrated.csv", "ranks.csv", "whose_fault.csv"}
+    assert not formulas(tmp_path)
+    for name, frame in (("summary.csv", found.summary), ("ranks.csv", found.ranks)):
+        read = read_csv(tmp_path / name, ("method",))
+        assert read["method"].tolist() == frame["method"].astype(str).tolist()
+        assert FORMULA in read["method"].iloc[0]
+        assert any(cell.startswith("'=cmd") for cell in cells(tmp_path / name))
+    # Numbers are what they were.
+    summary = parse_csv((tmp_path / "summary.csv").read_bytes(), TEXTS)
+    pd.testing.assert_series_equal(
+        summary["mean"], found.summary["mean"].reset_index(drop=True), rtol=1e-5
+    )
+
+
+def test_a_gate_and_a_baseline_hold_no_formula(home: Path, tmp_path: Path) -> None:
+    records, _ = read_run(home)
+    side = read_side(home)
+    hostile = renamed(image_scores(records), ("method", "image_id"))
+    changed = replace(side, scores=hostile)
+    text = csv_text(compare(changed, changed))
+    (tmp_path / "comparison.csv").write_text(text)
+    (tmp_path / "scores.csv").write_text(csv_text(hostile))
+    assert not formulas(tmp_path)
+    assert "'=cmd" in text
+
+
+def test_what_a_run_writes_as_it_goes_holds_no_formula(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    plain = from_tensor(random_images(3))
+    pictures = tuple(replace(one, image_id=FORMULA + one.image_id) for one in plain.pictures)
+    images = replace(plain, pictures=pictures)
+    plan = Plan(method=("gradient",), family=("bias",), severity=(-0.2,), controls=False, nulls=1)
+    setup = prepare(classifier, images, plan)
+    with recorder(tmp_path, Source("r", "m", "d"), plan.cells(), lambda _: {}) as taking:
+        for outcome in measure(setup, lambda _: None, keep_maps=True):
+            taking.add(outcome)
+    records = pq.read_table(tmp_path / "records.parquet").to_pandas()
+    keep_witnesses(setup, records, tmp_path)
+    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.csv")}
+    assert written >= {
+        "timings.csv", "maps/index.csv", "witnesses/witnesses.csv", "witnesses/predictions.csv",
+        "witnesses/scales.csv",
+    }  # fmt: skip
+    assert not formulas(tmp_path)
+    gallery = read_gallery(tmp_path)
+    assert gallery is not None
+    assert all(image_id.startswith(FORMULA) for image_id in gallery.kinds)
+    index = read_csv(tmp_path / "maps" / "index.csv", ("row", "image_id"))
+    assert index["image_id"].str.startswith(FORMULA).all()
+
+
+def test_nothing_else_writes_csv() -> None:
+    root = Path(__file__).parents[1]
+    callers = {
+        path.name
+        for folder in ("bench", "models", "metrics")
+        for path in (root / folder).rglob("*.py")
+        if ".to_csv(" in path.read_text(encoding="utf-8") or "csv.writer" in path.read_text("utf-8")
+    }
+    assert callers == set()
+    assert {"image_id", "method", "family", "metric"} <= set(TEXTS)

@@ -1,0 +1,287 @@
+"""Names and records of a run cannot script its report: HTML, SVG, Markdown, a notebook, JUnit."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+from zlib import crc32
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file, save_file
+from test_gate import call
+from test_report import BROWSER, DRIVER, Page, parsed
+
+from steadymap.bench.report import Shown, fragment, markdown, render, write_figures
+from steadymap.bench.spreadsheets import parse_csv, write_csv
+from steadymap.bench.store import TEXTS, read_run
+
+METHODS = ("gradient", "gradient_x_input", "integrated_gradients:baseline=black,steps=4")
+OWN = "own_metric"
+RUN = ["run", "--limit", "4", "--steps", "4", "--nulls", "1", "--no-controls"]
+RUN += [word for method in METHODS for word in ("--method", method)]
+RUN += ["--family", "bias", "--family", "compensated_bias", "--severity", "-0.2,0.3"]
+
+PAYLOADS = (
+    "<script>window.pwned=1</script>",
+    "</script><script>window.pwned=1</script>",
+    "<!--<script>",
+    '"><img src=x onerror=window.pwned=1>',
+    "' onmouseover='window.pwned=1' x='",
+    '" autofocus onfocus="window.pwned=1',
+    "javascript:window.pwned=1",
+    "]]></text></svg><script>window.pwned=1</script>",
+    "</style><style>*{display:none}</style>",
+    "</title></pre></textarea><iframe srcdoc='<script>parent.pwned=1</script>'></iframe>",
+    "<svg/onload=window.pwned=1>",
+    "<a href=javascript:window.pwned=1>x</a>",
+    "<base href=//evil.example><meta http-equiv=refresh content=0>",
+    "{{ 7 * 7 }}{% raw %}",
+    "\x00\x1b[31m\u2028\u202e\x85",
+    "[x](javascript:window.pwned=1) ![x](y) `code` | a | b |\r\n# head\n<b>",
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, with a metric that its manifest alone describes."""
+    folder = tmp_path_factory.mktemp("hostile")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert call(patch, *RUN, "--output", "run") == 0
+    run = folder / "run"
+    table = pq.read_table(run / "records.parquet").to_pandas()
+    own = table[table["metric"] == "ssim"].astype({"metric": str}).assign(metric=OWN)
+    write_records(run, pd.concat([table.astype({"metric": str}), own]))
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["own_metrics"] = {
+        OWN: {
+            "reads": "signed", "against": "map", "better": "higher", "identity": 1.0,
+            "symmetric": True, "summary": "a summary", "source": "a source",
+        }
+    }  # fmt: skip
+    manifest["data"]["excluded"] = [{"name": "a name", "reason": "a reason"}]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    return run
+
+
+def write_records(run: Path, frame: pd.DataFrame) -> None:
+    schema = pq.read_schema(run / "records.parquet")
+    texts = {name: str for name, kind in zip(schema.names, schema.types, strict=True)
+             if pa.types.is_dictionary(kind)}  # fmt: skip
+    table = pa.Table.from_pandas(frame.astype(texts), preserve_index=False)
+    pq.write_table(table.cast(schema), run / "records.parquet")
+
+
+# Names that mean something to the reader itself, and stay.
+KEPT = {"clean", "other_image", "random_network", "other_seed", "input", "ssim", "spearman", "ok"}
+
+
+def payload_of(text: str, turn: int) -> str:
+    """Return the same payload for the same text."""
+    return PAYLOADS[(crc32(text.encode()) + 7 * turn) % len(PAYLOADS)]
+
+
+@dataclass(frozen=True)
+class Spoiler:
+    """Puts a payload behind every text but those that mean something to the reader itself."""
+
+    turn: int
+    stay: frozenset[str]
+    structure: frozenset[str]
+
+    def text(self, text: str) -> str:
+        stays = not text or text in self.stay
+        return text if stays else text + payload_of(text, self.turn)
+
+    def deep(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                key if key in self.structure else self.text(key): self.deep(inner)
+                for key, inner in value.items()
+            }
+        if isinstance(value, list):
+            return [self.deep(inner) for inner in value]
+        return self.text(value) if isinstance(value, str) else value
+
+    def tensor(self, name: str) -> str:
+        kind, blank, spec = name.partition(" ")
+        return kind + blank + self.text(spec)
+
+    def columns(self, frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+        return frame.assign(**{name: frame[name].map(self.text) for name in names})
+
+
+def spoiler(records: pd.DataFrame, manifest: dict[str, Any], turn: int) -> Spoiler:
+    stay = KEPT | set(manifest["metrics"]) | {"steps", "input_change", "saturated_share"}
+    stay |= {f"{name}.recognised" for name in stay}
+    stay |= set(records["family"].astype(str)) - {"bias", "compensated_bias"}
+    named = {*manifest["methods"], OWN, *manifest["data"]["pictures"], *manifest["severities"]}
+    return Spoiler(turn, frozenset(stay), frozenset(keys_of(manifest)) - named)
+
+
+def spoil(home: Path, folder: Path, turn: int) -> Path:
+    """Copy a run, with a payload behind every text in all of its files."""
+    run = folder / "run"
+    shutil.copytree(home, run)
+    records, manifest = read_run(run)
+    to = spoiler(records, manifest, turn)
+    texts = [str(name) for name in records.select_dtypes("category") if name != "status"]
+    plain = to.columns(records.astype(dict.fromkeys((*texts, "status"), str)), texts)
+    reasons = plain.index[: len(PAYLOADS)]
+    plain.loc[reasons, "detail"] = PAYLOADS
+    plain.loc[reasons, "status"] = "error"
+    write_records(run, plain)
+    attacked = to.deep(manifest)
+    read = {key: manifest["own_metrics"][OWN][key] for key in ("reads", "against", "better")}
+    for metric in attacked["own_metrics"].values():
+        metric.update(read)
+    (run / "manifest.json").write_text(json.dumps(attacked))
+    for path in [run / "timings.csv", *(run / "witnesses").glob("*.csv")]:
+        table = parse_csv(path.read_bytes(), TEXTS)
+        write_csv(to.columns(table, [name for name in TEXTS if name in table]), path)
+    pictures = run / "witnesses" / "pictures.safetensors"
+    save_file({to.tensor(name): one for name, one in load_file(pictures).items()}, pictures)
+    return run
+
+
+def keys_of(value: Any) -> list[str]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    own = list(value) if isinstance(value, dict) else []
+    return own + [key for one in inner for key in keys_of(one)]
+
+
+@dataclass(frozen=True)
+class Attack:
+    shown: Shown
+    text: str
+
+
+@pytest.fixture(scope="module", params=range(2))
+def attack(
+    home: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Attack:
+    shown = Shown.of(spoil(home, tmp_path_factory.mktemp("spoilt"), request.param))
+    return Attack(shown, render([shown]))
+
+
+@pytest.fixture(scope="module")
+def usual(home: Path) -> Page:
+    return parsed(render([Shown.of(home)]))
+
+
+def count(page: Page, wanted: str) -> int:
+    return sum(tag == wanted for tag, _ in page.tags)
+
+
+def test_the_page_has_no_other_elements(attack: Attack, usual: Page) -> None:
+    page = parsed(attack.text)
+    assert {tag for tag, _ in page.tags} <= {tag for tag, _ in usual.tags}
+    names = [{name for _, found in one.tags for name in found} for one in (page, usual)]
+    assert names[0] <= names[1]
+    for tag in ("script", "meta", "article", "title", "details", "img"):
+        assert count(page, tag) == count(usual, tag), tag
+    # One of the page, and one of each figure.
+    assert count(page, "style") == count(page, "svg") + 1
+    for _, attributes in page.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("href", "src", "xlink:href", "action", "srcdoc", "formaction"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/png;base64,", "#"))
+    # It is there, as text.
+    cells = (cell for rows in page.tables.values() for row in rows for cell in row)
+    visible = "".join([*page.texts, *cells])
+    for payload in PAYLOADS:
+        assert re.split("[\x00\r]", payload)[0] in visible
+
+
+def test_figures_are_xml_without_scripts(attack: Attack, tmp_path: Path) -> None:
+    files = write_figures(attack.shown, tmp_path)
+    attack.shown.findings.write(tmp_path)
+    files += sorted(tmp_path.glob("ranks-*.svg"))
+    assert any(path.suffix == ".svg" for path in files)
+    for path in files:
+        assert path.resolve().parent == tmp_path.resolve()
+        if path.suffix == ".svg":
+            found = {element.tag.rpartition("}")[2] for element in ET.parse(path).iter()}  # noqa: S314 - ours
+            assert not found & {"script", "a", "image", "foreignObject", "iframe", "animate"}
+
+
+def test_markdown_and_notebooks_have_no_elements(attack: Attack, tmp_path: Path) -> None:
+    text = markdown(attack.shown, tmp_path)
+    assert "<" not in text
+    assert not re.search(r"(?<!\\)\]\((?![\w=.~-]+\.svg\))", text)
+    # The table is one table, with as many cells in each row.
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows}) == 1
+    page = parsed(fragment(attack.shown.findings.records))
+    assert {tag for tag, _ in page.tags} <= {"p", "table", "thead", "tbody", "tr", "th", "td", "br"}
+    assert not any(attributes for _, attributes in page.tags)
+
+
+def test_the_policy_names_the_pages_one_script(home: Path) -> None:
+    page = parsed(render([Shown.of(home)]))
+    (policy,) = [a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a]
+    assert policy is not None
+    script = next(part for part in policy.split("; ") if part.startswith("script-src"))
+    assert re.fullmatch(r"script-src 'sha256-[A-Za-z0-9+/=]{44}'", script)
+    assert "default-src 'none'" in policy
+
+
+# --- in a browser ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def driver() -> Any:
+    if not BROWSER or not DRIVER:
+        pytest.skip("no Chromium with its driver here (Debian: chromium chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def test_a_browser_runs_nothing_of_it(attack: Attack, driver: Any, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(attack.text, encoding="utf-8")
+    driver.get((tmp_path / "page.html").as_uri())
+    for button in driver.find_elements("css selector", "th button")[:3]:
+        button.click()
+    for slider in driver.find_elements("css selector", "input[type=range]")[:2]:
+        slider.send_keys("\ue012")
+    assert driver.execute_script("return window.pwned") is None
+    assert not [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_what_got_past_the_escaping_would_not_run(home: Path, driver: Any, tmp_path: Path) -> None:
+    """The page's policy, alone."""
+    text = render([Shown.of(home)])
+    for planted in (
+        PAYLOADS[0],
+        '<img src="x" onerror="window.pwned=1">',
+        "<svg onload=pwned=1></svg>",
+    ):
+        page = text.replace("<main>", f"<main>{planted}")
+        (tmp_path / "page.html").write_text(page, encoding="utf-8")
+        driver.get((tmp_path / "page.html").as_uri())
+        assert driver.execute_script("return window.pwned") is None
+        # Without it, that would have run.
+        page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+        (tmp_path / "page.html").write_text(page, encoding="utf-8")
+        driver.get((tmp_path / "page.html").as_uri())
+        assert driver.execute_script("return window.pwned") == 1
+        driver.get_log("browser")
