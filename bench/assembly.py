@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,17 +15,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from steadymap.bench.ledger import Ledger
-from steadymap.bench.parts import Part, read_records, write_whole
+from steadymap.bench.parts import About, Kept, Part, read_records, write_whole
 from steadymap.bench.perturbations import Cell
 from steadymap.bench.records import INPUT, REFERENCES, SCHEMA, Source, with_source
 from steadymap.bench.references import NUMERIC
 from steadymap.bench.shards import recorded_as
+from steadymap.bench.spreadsheets import csv_text
 
 # Rows of a group of the file: what a reader holds at a time.
 ROWS_TOGETHER = 1 << 17
-
-# Files of shards that are held at a time: the blocks of a batch follow each other.
-FILES_HELD = 8
 
 TIMING_COLUMNS = [
     "machine", "batch", "family", "severity", "draw", "part", "images", "seconds",
@@ -42,54 +39,72 @@ class Assembled:
     Attributes:
         rows: how many records.
         statuses: of them, by status.
-        parts: the shards that they came from.
+        machines: by its id, each machine that took part, with the seconds that it took.
+        at_once: the fewest images that went through the network together.
+        halved: how many times that was halved because memory ran out.
+        maps: whether maps are kept.
     """
 
     rows: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
-    parts: dict[Path, Part] = field(default_factory=dict)
+    machines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    at_once: int = 0
+    halved: int = 0
+    maps: bool = False
 
-    def machines(self) -> dict[str, dict[str, Any]]:
-        """Return by its id each machine that took part, with the seconds that it took."""
-        found: dict[str, dict[str, Any]] = {}
-        for part in self.parts.values():
-            facts = dict(part.about.machine)
-            one = found.setdefault(part.about.machine_id, facts | {"seconds": 0.0})
-            one["seconds"] = round(one["seconds"] + part.about.seconds, 3)
-        return dict(sorted(found.items()))
+    def take(self, about: About) -> None:
+        """Add what is known of a shard."""
+        one = self.machines.setdefault(about.machine_id, dict(about.machine) | {"seconds": 0.0})
+        one["seconds"] = round(one["seconds"] + about.seconds, 3)
+        self.at_once = min(about.at_once or self.at_once, self.at_once or about.at_once)
+        self.halved += about.halved
+        self.maps |= about.maps
 
 
-def providers(ledger: Ledger, parts: Sequence[Part]) -> dict[str, Part]:
-    """Return by the name of a unit the shard that has it; if there is one, one without errors."""
+def providers(names: Iterable[str], parts: Sequence[Part]) -> dict[str, Part]:
+    """Return by the name of a unit the shard that has it; if there is one, one without errors.
+
+    Args:
+        names: of the units.
+        parts: what there is of their block.
+    """
     found: dict[str, Part] = {}
     for part in parts:
         bad = set(part.about.failed)
         for name in part.about.units:
             if name not in found or (name not in bad and name in found[name].about.failed):
                 found[name] = part
-    wanted = set(ledger.units())
-    return {name: part for name, part in found.items() if name in wanted}
+    return {name: found[name] for name in names if name in found}
 
 
-def assemble(path: Path, ledger: Ledger, where: Mapping[str, Part]) -> Assembled:
+def missing(ledger: Ledger, kept: Kept) -> tuple[int, int]:
+    """Return how many units are not there, and how many there should be."""
+    lost = every = 0
+    for block, views in ledger.pieces():
+        names = [name for view in views for name in ledger.grid(block, view).values()]
+        lost += len(names) - len(providers(names, kept.of(block)))
+        every += len(names)
+    return lost, every
+
+
+def assemble(path: Path, ledger: Ledger, kept: Kept) -> Assembled:
     """Write the table of a run, block by block: memory does not grow with the number of images.
 
     Args:
         path: the file, Parquet.
         ledger: what belongs into it.
-        where: by the name of a unit, the shard that has it.
+        kept: the shards.
 
     Raises:
         ConfigError: it cannot be written, or a shard is damaged.
     """
     source = Source(ledger.run_id, ledger.model, ledger.dataset)
     found = Assembled()
-    read = lru_cache(maxsize=FILES_HELD)(lambda path: read_records(found.parts[path]))
 
     def write(file: IO[bytes]) -> None:
         schema = SCHEMA.with_metadata({"run_id": ledger.run_id})
         with pq.ParquetWriter(file, schema, write_page_checksum=True) as writer:
-            for table in _together(_blocks(ledger, where, found.parts, read)):
+            for table in _together(_blocks(ledger, kept, found)):
                 whole = with_source(table, source)
                 statuses = table["status"].value_counts().to_pylist()
                 found.statuses.update({one["values"]: one["counts"] for one in statuses})
@@ -98,6 +113,42 @@ def assemble(path: Path, ledger: Ledger, where: Mapping[str, Part]) -> Assembled
 
     write_whole(path, write)
     return found
+
+
+def write_timings(path: Path, ledger: Ledger, kept: Kept) -> None:
+    """Write where the time went, one row a part of the work on one view of one shard.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+
+    def write(file: IO[bytes]) -> None:
+        file.write(csv_text(pd.DataFrame(columns=TIMING_COLUMNS)).encode())
+        batch = 0
+        for block, views in ledger.pieces():
+            for part, _ in _used(ledger, kept, (block, views)):
+                rows = [(part.about.machine_id, batch, *row) for row in part.about.timings]
+                text = csv_text(pd.DataFrame(rows, columns=TIMING_COLUMNS), "%.6f")
+                file.write(text.partition("\n")[2].encode())
+                batch += bool(rows)
+
+    write_whole(path, write)
+
+
+def _used(
+    ledger: Ledger, kept: Kept, piece: tuple[tuple[str, ...], tuple[Cell, ...]]
+) -> list[tuple[Part, set[tuple[Cell, str]]]]:
+    """Return the shards that a block's records come from, and the views and methods of each."""
+    block, views = piece
+    parts = kept.of(block)
+    found: dict[Path, set[tuple[Cell, str]]] = {}
+    for view in views:
+        grid = ledger.grid(block, view)
+        where = providers(grid.values(), parts)
+        for spec, name in grid.items():
+            if name in where:
+                found.setdefault(where[name].path, set()).add((view, spec))
+    return [(part, found[part.path]) for part in parts if part.path in found]
 
 
 def _together(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -112,30 +163,18 @@ def _together(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held).unify_dictionaries().combine_chunks()
 
 
-def _blocks(
-    ledger: Ledger,
-    where: Mapping[str, Part],
-    used: dict[Path, Part],
-    read: Any,  # noqa: ANN401 - lru_cache has no narrower type
-) -> Iterator[pa.Table]:
-    for block, views in [
-        *((block, ledger.views) for block in ledger.blocks),
-        *([(ledger.few, (NUMERIC,))] if ledger.numeric else []),
-    ]:
-        wanted: dict[Path, set[tuple[Cell, str]]] = {}
-        for view in views:
-            for spec, name in ledger.grid(block, view).items():
-                if name in where:
-                    part = where[name]
-                    used[part.path] = part
-                    wanted.setdefault(part.path, set()).add((view, spec))
-        pieces = [_chosen(read(path), block, some) for path, some in wanted.items()]
+def _blocks(ledger: Ledger, kept: Kept, found: Assembled) -> Iterator[pa.Table]:
+    for block, views in ledger.pieces():
+        used = _used(ledger, kept, (block, views))
+        for part, _ in used:
+            found.take(part.about)
+        pieces = [_chosen(read_records(part), wanted) for part, wanted in used]
         if pieces:
             yield _ordered(pa.concat_tables(pieces).unify_dictionaries(), ledger, block)
 
 
-def _chosen(table: pa.Table, block: tuple[str, ...], wanted: set[tuple[Cell, str]]) -> pa.Table:
-    """Keep the records of a block's images that belong to some views and methods."""
+def _chosen(table: pa.Table, wanted: set[tuple[Cell, str]]) -> pa.Table:
+    """Keep the records that belong to some views and methods."""
     keys = _keys(table)
     names = ["family", "severity", "draw", "method"]
     number = keys.groupby(names, observed=True, sort=False).ngroup()
@@ -145,7 +184,7 @@ def _chosen(table: pa.Table, block: tuple[str, ...], wanted: set[tuple[Cell, str
         for cell, spec in zip(_cells(first), first["method"].astype(str), strict=True)
     ]
     mask = np.array(belongs, dtype=bool)[number.to_numpy()]
-    return table.filter(pa.array(mask & keys["image_id"].isin(block).to_numpy()))
+    return table.filter(pa.array(mask))
 
 
 def _ordered(table: pa.Table, ledger: Ledger, block: tuple[str, ...]) -> pa.Table:
@@ -184,13 +223,3 @@ def _cells(keys: pd.DataFrame) -> Iterator[Cell]:
     columns = (keys["family"].astype(str), keys["severity"], keys["draw"])
     for family, severity, draw in zip(*columns, strict=True):
         yield Cell(family, float(severity), int(draw))
-
-
-def timing_table(parts: Sequence[Part]) -> pd.DataFrame:
-    """Return where the time went, one row a part of the work on one view of one shard."""
-    rows = [
-        (part.about.machine_id, batch, *row)
-        for batch, part in enumerate(parts)
-        for row in part.about.timings
-    ]
-    return pd.DataFrame(rows, columns=TIMING_COLUMNS)

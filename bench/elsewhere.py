@@ -10,7 +10,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from steadymap.bench.config import MOST_THREADS, ConfigError, Experiment
 from steadymap.bench.documents import parse_yaml
 from steadymap.bench.images import DataError, Picture, open_images
+from steadymap.bench.manifest import machine
 from steadymap.bench.plugins import load_model, one_line
 from steadymap.bench.runner import crew, surroundings
 from steadymap.bench.setup import Setup, prepare
@@ -132,7 +133,8 @@ def compute(blueprint: Blueprint, key: str, shard: Shard) -> Outcome:
         setup, worker = _OPENED[key]
         keep_maps = blueprint.experiment.save_maps
         with surroundings(setup, 1):
-            return measure_shard(setup, worker, shard, lambda _count: None, keep_maps=keep_maps)
+            outcome = measure_shard(setup, worker, shard, lambda _count: None, keep_maps=keep_maps)
+        return replace(outcome, machine=machine(setup.classifier.module.mean.device))
 
 
 def _open(blueprint: Blueprint) -> tuple[Setup, Worker]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
@@ -13,9 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from steadymap.bench.assembly import providers
 from steadymap.bench.ledger import Ledger
 from steadymap.bench.names import file_name
-from steadymap.bench.parts import Part, make_folder, write_whole
+from steadymap.bench.parts import Kept, make_folder, write_whole
 from steadymap.bench.references import CLEAN_CELL
 from steadymap.bench.shards import Outcome
 from steadymap.bench.spreadsheets import csv_text
@@ -24,35 +24,29 @@ IMAGES = "images"
 MASKS = "masks"
 MAP = "map "
 DELTAS = "deltas "
-IDS = "image_ids"
 
 
-def write_part_maps(path: Path, outcome: Outcome, ids: tuple[str, ...]) -> None:
-    """Write the maps of a shard.
+def write_part_maps(path: Path, outcome: Outcome, rows: slice) -> None:
+    """Write the maps that a shard has of one block.
 
     Args:
         path: the file, .safetensors.
         outcome: of the shard.
-        ids: of its images.
+        rows: places of the block's images in it.
 
     Raises:
         ConfigError: it cannot be written.
     """
-    tensors: dict[str, Tensor] = {}
-    if outcome.images is not None:
-        tensors[IMAGES] = outcome.images
-    if outcome.masks is not None:
-        tensors[MASKS] = outcome.masks
-    tensors |= {MAP + spec: maps for spec, maps in outcome.attributions.items() if maps is not None}
+    tensors: dict[str, Tensor | None] = {IMAGES: outcome.images, MASKS: outcome.masks}
+    tensors |= {MAP + spec: maps for spec, maps in outcome.attributions.items()}
     tensors |= {DELTAS + spec: deltas for spec, deltas in outcome.deltas.items()}
     content = save(
-        {name: tensor.contiguous() for name, tensor in tensors.items()},
-        metadata={IDS: json.dumps(ids)},
+        {name: one[rows].contiguous() for name, one in tensors.items() if one is not None}
     )
-    write_whole(path, lambda file: file.write(content))
+    write_whole(path, _writes(content))
 
 
-def write_maps(folder: Path, ledger: Ledger, where: Mapping[str, Part]) -> None:
+def write_maps(folder: Path, ledger: Ledger, kept: Kept) -> None:
     """Write one file of images and one a method: rows (image, cell), as `index.csv` names them.
 
     Masks have one row an image; deltas, of complete methods, one a row of the attributions. What is
@@ -61,7 +55,7 @@ def write_maps(folder: Path, ledger: Ledger, where: Mapping[str, Part]) -> None:
     Args:
         folder: where to.
         ledger: of the run.
-        where: by the name of a unit, the shard that has it.
+        kept: the shards.
 
     Raises:
         ConfigError: something cannot be written.
@@ -74,7 +68,7 @@ def write_maps(folder: Path, ledger: Ledger, where: Mapping[str, Part]) -> None:
     write_whole(folder / "index.csv", lambda file: file.write(text))
 
     def gathered(name: str, spec: str) -> Tensor | None:
-        return _gathered([*_pieces(ledger, where, spec, name)])
+        return _gathered([*_pieces(ledger, kept, spec, name)])
 
     first = next(iter(ledger.methods))
     images, masks = gathered(IMAGES, first), gathered(MASKS, first)
@@ -98,22 +92,19 @@ def _writes(content: bytes) -> Callable[[IO[bytes]], object]:
 
 
 def _pieces(
-    ledger: Ledger, where: Mapping[str, Part], spec: str, name: str
+    ledger: Ledger, kept: Kept, spec: str, name: str
 ) -> Iterator[tuple[int, Tensor | None]]:
     """Yield, block by block, how many images it has and their rows of a tensor."""
     for block in ledger.blocks:
-        part = where.get(ledger.grid(block, CLEAN_CELL)[spec])
+        unit = ledger.grid(block, CLEAN_CELL)[spec]
+        part = providers([unit], kept.of(block)).get(unit)
         path = None if part is None else part.path.with_suffix(".safetensors")
         if path is None or not path.is_file():
             yield len(block), None
             continue
         with safe_open(path, framework="pt") as file:
-            if name not in file.keys():  # noqa: SIM118 - no dict
-                yield len(block), None
-                continue
-            ids = json.loads(file.metadata()[IDS])
-            start = ids.index(block[0])
-            yield len(block), file.get_slice(name)[start : start + len(block)]
+            there = name in file.keys()  # noqa: SIM118 - no dict
+            yield len(block), file.get_tensor(name) if there else None
 
 
 def _gathered(pieces: list[tuple[int, Tensor | None]]) -> Tensor | None:

@@ -106,23 +106,17 @@ class Ledger:
         named = {} if view in (CLEAN_CELL, BESIDE, NUMERIC) else {INPUT: ""}
         return {spec: _digest([base, spec, what]) for spec, what in (named | self.methods).items()}
 
-    def units(self) -> Iterator[str]:
-        """Yield the names of all units."""
+    def pieces(self) -> Iterator[tuple[tuple[str, ...], tuple[Cell, ...]]]:
+        """Yield the blocks with their views, in the order of the records."""
         for block in self.blocks:
-            for view in self.views:
-                yield from self.grid(block, view).values()
+            yield block, self.views
         if self.numeric:
-            yield from self.grid(self.few, NUMERIC).values()
+            yield self.few, (NUMERIC,)
 
-    def names(self, shard: Shard) -> list[str]:
-        """Return the names of the units of a shard, whose blocks are given by place."""
-        found = []
-        for indices in shard.blocks:
-            block = tuple(self.ids[index] for index in indices)
-            for view in shard.views:
-                grid = self.grid(block, view)
-                found += [name for spec, name in grid.items() if spec in shard.methods]
-        return found
+    def names(self, block: tuple[str, ...], shard: Shard) -> tuple[str, ...]:
+        """Return the names of the units that a shard has of one of its blocks."""
+        grids = [self.grid(block, view) for view in shard.views]
+        return tuple(name for grid in grids for spec, name in grid.items() if spec in shard.methods)
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -130,14 +124,17 @@ class Ledger:
         return tuple(image_id for block in self.blocks for image_id in block)
 
     def missing(
-        self, there: Container[str], batch_size: int, mine: Callable[[int], bool]
+        self,
+        there: Callable[[tuple[str, ...]], Container[str]],
+        batch_size: int,
+        mine: Callable[[int], bool],
     ) -> list[Shard]:
         """Return the shards that are still to be computed.
 
         Blocks that lack the same are put together to batches.
 
         Args:
-            there: the names of units that need not be computed.
+            there: by the ids of a block, the names of its units that need not be computed.
             batch_size: of images.
             mine: by the place of a block, whether it is to be computed here.
         """
@@ -147,9 +144,10 @@ class Ledger:
             if not mine(place):
                 start += len(block)
                 continue
+            done = there(block)
             grids = {view: self.grid(block, view) for view in self.views}
             key = tuple(
-                tuple(v for v, names in grids.items() if spec in names and names[spec] not in there)
+                tuple(v for v, names in grids.items() if spec in names and names[spec] not in done)
                 for spec in specs
             )
             lacking.setdefault(key, []).append(tuple(range(start, start + len(block))))
@@ -159,9 +157,11 @@ class Ledger:
             for views, methods in _together(dict(zip(specs, key, strict=True))).items():
                 shards += [Shard(some, methods, views) for some in batches(blocks, batch_size)]
         shards.sort(key=lambda shard: shard.indices)
-        lost = tuple(s for s, name in self.grid(self.few, NUMERIC).items() if name not in there)
-        if self.numeric and lost and mine(0):
-            shards.append(Shard((tuple(range(self.numeric)),), lost, (NUMERIC,)))
+        if self.numeric and mine(0):
+            done = there(self.few)
+            lost = tuple(s for s, name in self.grid(self.few, NUMERIC).items() if name not in done)
+            few = tuple(range(self.numeric))
+            shards += [Shard((few,), lost, (NUMERIC,))] if lost else []
         return shards
 
     def to_json(self) -> dict[str, Any]:

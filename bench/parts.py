@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ PARTS = "parts"
 LOCK = "run.lock"
 KEY = b"steadymap"
 TEMPORARY = ".tmp"
-NAME_LENGTH = 32
+KEY_LENGTH = 24
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,42 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def write_part(folder: Path, table: pa.Table, about: About) -> Path:
-    """Write a shard.
+@dataclass(frozen=True)
+class Kept:
+    """The files of shards that a folder has, each of one block of images.
+
+    Attributes:
+        paths: by the key of a block.
+        say: called with a line on each file that is damaged.
+    """
+
+    paths: Mapping[str, tuple[Path, ...]]
+    say: Callable[[str], None]
+
+    def of(self, block: Sequence[str]) -> list[Part]:
+        """Read what there is of a block; a file that is damaged is left out, and it is said."""
+        return read_parts(self.paths.get(block_key(block), ()), self.say)
+
+
+def kept(folder: Path, say: Callable[[str], None] | None = None) -> Kept:
+    """Look at what there is; nothing is read yet."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted((folder / PARTS).glob("*.parquet")):
+        found.setdefault(path.name.partition("-")[0], []).append(path)
+    return Kept({key: tuple(paths) for key, paths in found.items()}, say or (lambda _line: None))
+
+
+def block_key(block: Sequence[str]) -> str:
+    """Return what stands for the images of a block in names of files."""
+    return _digest(block)[:KEY_LENGTH]
+
+
+def write_part(folder: Path, block: Sequence[str], table: pa.Table, about: About) -> Path:
+    """Write what a shard has of one block.
 
     Args:
         folder: of the run.
+        block: ids of the images.
         table: its records, with `PART_SCHEMA`.
         about: the rest.
 
@@ -170,14 +201,18 @@ def write_part(folder: Path, table: pa.Table, about: About) -> Path:
         }
     )
     described = table.replace_schema_metadata({KEY: text})
-    path = folder / PARTS / f"{part_name(about.units)}.parquet"
+    path = folder / PARTS / f"{part_name(block, about.units)}.parquet"
     write_whole(path, lambda file: pq.write_table(described, file, write_page_checksum=True))
     return path
 
 
-def part_name(units: Sequence[str]) -> str:
-    """Return the name of a shard: that of its units together."""
-    return hashlib.sha256("\n".join(sorted(units)).encode()).hexdigest()[:NAME_LENGTH]
+def part_name(block: Sequence[str], units: Sequence[str]) -> str:
+    """Return the name of a file: that of its block, and of its units together."""
+    return f"{block_key(block)}-{_digest(sorted(units))[:KEY_LENGTH]}"
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def tidy(folder: Path) -> None:
@@ -188,10 +223,10 @@ def tidy(folder: Path) -> None:
                 path.unlink()
 
 
-def read_parts(folder: Path, say: Callable[[str], None]) -> list[Part]:
-    """Read what shards there are; of one that is damaged, say so and leave it out."""
+def read_parts(paths: Iterable[Path], say: Callable[[str], None]) -> list[Part]:
+    """Read what is known of shards; of one that is damaged, say so and leave it out."""
     found = []
-    for path in sorted((folder / PARTS).glob("*.parquet")):
+    for path in paths:
         try:
             found.append(Part(path, _about(path)))
         except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
@@ -215,7 +250,7 @@ def _about(path: Path) -> About:
         int(content["halved"]),
         bool(content["maps"]),
     )
-    if part_name(found.units) != path.stem:
+    if path.stem.partition("-")[2] != _digest(sorted(found.units))[:KEY_LENGTH]:
         raise ValueError("it is not the shard that its name says")
     return found
 

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from steadymap.bench import store
-from steadymap.bench.assembly import Assembled, providers
+from steadymap.bench.assembly import Assembled, missing
 from steadymap.bench.config import ConfigError, Experiment
 from steadymap.bench.console import (
     EXIT_CELLS_FAILED,
@@ -34,7 +34,7 @@ from steadymap.bench.findings import Findings
 from steadymap.bench.images import open_images
 from steadymap.bench.ledger import draw_up, not_the_same
 from steadymap.bench.manifest import completed, git_state, make_manifest, peak_memory, run_id
-from steadymap.bench.parts import LOCK, make_folder, only_writer, read_parts
+from steadymap.bench.parts import LOCK, kept, make_folder, only_writer
 from steadymap.bench.passes import SMALL_ACTIVATIONS, activation_bytes
 from steadymap.bench.planner import count, estimate, estimate_table
 from steadymap.bench.plugins import known_metrics, load_model
@@ -139,13 +139,12 @@ def _manifest(experiment: Experiment, setup: Setup) -> dict[str, Any]:
 def _finish(folder: Path, peak: dict[str, int]) -> Assembled:
     """Put the table of a run together from its shards."""
     ledger, manifest = store.read_ledger(folder)
-    where = providers(ledger, read_parts(folder, say))
 
     def describe(found: Assembled) -> dict[str, Any]:
-        more = {"machines": found.machines(), "peak_memory_bytes": peak}
+        more = {"machines": found.machines, "peak_memory_bytes": peak}
         return completed(manifest, result_of(found)) | more
 
-    return store.finish(folder, ledger, where, describe)
+    return store.finish(folder, ledger, say, describe)
 
 
 def _see_errors(found: Assembled, allowed: float) -> None:
@@ -177,11 +176,10 @@ def merge_command(
         for folder in runs:
             if folder.resolve() != output.resolve():
                 store.take_over(folder, output, say)
-        where = providers(ledger, read_parts(output, say))
-        units = list(ledger.units())
-        if missing := sum(name not in where for name in units):
+        lost, every = missing(ledger, kept(output, say))
+        if lost:
             say(
-                f"{missing} of {len(units)} units are missing; {output} has the others: merge it "
+                f"{lost} of {every} units are missing; {output} has the others: merge it "
                 "with the shards that are not there yet, or run the same experiment with "
                 f"--output {output}"
             )

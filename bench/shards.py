@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -124,6 +124,7 @@ class Outcome:
         at_once: how many images went through the network together, at the end.
         halved: how many times that was halved because memory ran out.
         failed: why nothing could be computed; None where something was.
+        machine: that computed it, where that is another process.
     """
 
     shard: Shard
@@ -136,6 +137,7 @@ class Outcome:
     at_once: int = 0
     halved: int = 0
     failed: str | None = None
+    machine: Mapping[str, Any] | None = None
 
 
 def whole(setup: Setup) -> list[Shard]:

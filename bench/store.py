@@ -12,15 +12,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steadymap.bench.assembly import Assembled, assemble, timing_table
+from steadymap.bench.assembly import Assembled, assemble, write_timings
 from steadymap.bench.config import ConfigError
 from steadymap.bench.keeping import write_maps
 from steadymap.bench.ledger import Ledger, different
 from steadymap.bench.names import printable
-from steadymap.bench.parts import LOCK, PARTS, Part, make_folder, read_parts, tidy, write_whole
+from steadymap.bench.parts import LOCK, PARTS, kept, make_folder, read_parts, tidy, write_whole
 from steadymap.bench.records import SCHEMA, SCHEMA_VERSION, to_frame
 from steadymap.bench.shapes import NEEDED, misshapen
-from steadymap.bench.spreadsheets import csv_text, parse_csv
+from steadymap.bench.spreadsheets import parse_csv
 
 RECORDS = "records.parquet"
 MANIFEST = "manifest.json"
@@ -82,10 +82,12 @@ def begin(folder: Path, ledger: Ledger, manifest: Mapping[str, Any]) -> None:
 
 def forget(folder: Path, ledger: Ledger) -> None:
     """Remove the shards that have units of a run: they are to be computed again."""
-    units = set(ledger.units())
-    for part in read_parts(folder, lambda _line: None):
-        if units & set(part.about.units):
-            part.path.unlink()
+    there = kept(folder)
+    for block, views in ledger.pieces():
+        names = {name for view in views for name in ledger.grid(block, view).values()}
+        for part in there.of(block):
+            if names & set(part.about.units):
+                part.path.unlink()
 
 
 def read_ledger(folder: Path) -> tuple[Ledger, dict[str, Any]]:
@@ -111,11 +113,12 @@ def take_over(source: Path, folder: Path, say: Callable[[str], None]) -> None:
     Raises:
         ConfigError: one cannot be read, or not written.
     """
-    for part in read_parts(source, say):
-        for path in (part.path.with_suffix(".safetensors"), part.path):
-            if path.is_file() and not (folder / PARTS / path.name).exists():
-                content = path.read_bytes()
-                write_whole(folder / PARTS / path.name, _writes(content))
+    for paths in kept(source).paths.values():
+        for part in read_parts(paths, say):
+            for path in (part.path.with_suffix(".safetensors"), part.path):
+                if path.is_file() and not (folder / PARTS / path.name).exists():
+                    content = path.read_bytes()
+                    write_whole(folder / PARTS / path.name, _writes(content))
 
 
 def _writes(content: bytes) -> Callable[[IO[bytes]], object]:
@@ -125,7 +128,7 @@ def _writes(content: bytes) -> Callable[[IO[bytes]], object]:
 def finish(
     folder: Path,
     ledger: Ledger,
-    where: Mapping[str, Part],
+    say: Callable[[str], None],
     describe: Callable[[Assembled], dict[str, Any]],
 ) -> Assembled:
     """Put the table of a run together from its shards, and write it with its manifest.
@@ -135,23 +138,20 @@ def finish(
     Args:
         folder: of the run.
         ledger: what belongs into it.
-        where: by the name of a unit, the shard that has it.
+        say: called with a line on each shard that is damaged.
         describe: returns the manifest.
 
     Raises:
         ConfigError: something cannot be written, or a shard is damaged.
     """
-    coming = folder / f".{RECORDS}"
-    found = assemble(coming, ledger, where)
-    timings = timing_table(list(found.parts.values()))
-    manifest = describe(found)
-    text = csv_text(timings, "%.6f").encode()
-    write_whole(folder / TIMINGS, lambda file: file.write(text))
-    if any(part.about.maps for part in found.parts.values()):
-        write_maps(folder / MAPS, ledger, where)
+    coming, there = folder / f".{RECORDS}", kept(folder, say)
+    found = assemble(coming, ledger, there)
+    write_timings(folder / TIMINGS, ledger, there)
+    if found.maps:
+        write_maps(folder / MAPS, ledger, there)
+    content = (json.dumps(describe(found), indent=2, ensure_ascii=False) + "\n").encode()
     coming.replace(folder / RECORDS)
-    content = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
-    write_whole(folder / MANIFEST, lambda file: file.write(content))
+    write_whole(folder / MANIFEST, _writes(content))
     return found
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import active_children
 from pathlib import Path
 from types import FrameType
@@ -24,8 +24,8 @@ from steadymap.bench.manifest import Result, machine
 from steadymap.bench.parts import (
     PARTS,
     About,
+    kept,
     part_name,
-    read_parts,
     timing_rows,
     write_part,
 )
@@ -63,12 +63,21 @@ class Work:
             folder: of the run.
             say: called with a line on each file that is damaged, and on what is there.
         """
-        where = providers(self.ledger, read_parts(folder, say))
-        there = {name for name, part in where.items() if name not in part.about.failed}
-        shards = self.ledger.missing(there, self.setup.batch_size, self.experiment.is_mine)
-        if there:
-            every = sum(1 for _ in self.ledger.units())
-            say(f"{len(there)} of {every} units are there already")
+        there = kept(folder, say)
+        count = 0
+
+        def done(block: tuple[str, ...]) -> set[str]:
+            nonlocal count
+            parts = there.of(block)
+            names = {name for part in parts for name in part.about.units}
+            where = providers(names, parts)
+            found = {name for name, part in where.items() if name not in part.about.failed}
+            count += len(found)
+            return found
+
+        shards = self.ledger.missing(done, self.setup.batch_size, self.experiment.is_mine)
+        if count:
+            say(f"going on: {count} units are there already")
         return within_memory(self.setup, shards)
 
     def compute(self, folder: Path, shards: list[Shard], watch: Watch) -> int:
@@ -102,39 +111,51 @@ class Work:
             yield outcome
 
     def _write(self, folder: Path, outcome: Outcome, seconds: float) -> None:
-        units = tuple(self.ledger.names(outcome.shard))
-        maps = outcome.images is not None
+        """Write what a shard came to, a file a block; what is known of all is in the first."""
+        bad = self._failed(outcome)
+        device = self.setup.classifier.module.mean.device
         about = About(
-            units,
-            tuple(self._failed(outcome, whole=self.experiment.save_maps)),
-            timing_rows(outcome.timings),
-            machine(self.setup.classifier.module.mean.device),
-            seconds,
-            outcome.at_once,
-            outcome.halved,
-            maps,
+            (),
+            timings=timing_rows(outcome.timings),
+            machine=outcome.machine or machine(device),
+            seconds=seconds,
+            at_once=outcome.at_once,
+            halved=outcome.halved,
         )
-        if maps:
-            path = folder / PARTS / f"{part_name(units)}.safetensors"
-            ids = tuple(self.ledger.ids[index] for index in outcome.shard.indices)
-            write_part_maps(path, outcome, ids)
-        write_part(folder, to_part(outcome.records), about)
+        for place, indices in enumerate(outcome.shard.blocks):
+            block = tuple(self.ledger.ids[index] for index in indices)
+            names = self.ledger.names(block, outcome.shard)
+            own = replace(
+                about if place == 0 else replace(about, timings=(), seconds=0.0, halved=0),
+                units=names,
+                failed=tuple(name for name in names if name in bad),
+                maps=outcome.images is not None,
+            )
+            if own.maps:
+                first = sum(map(len, outcome.shard.blocks[:place]))
+                path = folder / PARTS / f"{part_name(block, names)}.safetensors"
+                write_part_maps(path, outcome, slice(first, first + len(block)))
+            images = set(block)
+            records = [record for record in outcome.records if record.image_id in images]
+            write_part(folder, block, to_part(records), own)
 
-    def _failed(self, outcome: Outcome, *, whole: bool) -> Iterator[str]:
-        """Yield the names of the units with errors: of the whole method where maps are kept."""
+    def _failed(self, outcome: Outcome) -> set[str]:
+        """Return the names of the units with errors: of the whole method where maps are kept."""
         bad: dict[str, set[tuple[Cell, str]]] = {}
         for record in outcome.records:
             if record.status is Status.ERROR:
                 cell = recorded_as(Cell(record.family, record.severity, record.draw))
                 bad.setdefault(record.image_id, set()).add((cell, record.method))
-        for indices in outcome.shard.blocks:
+        whole, names = self.experiment.save_maps, set()
+        for indices in outcome.shard.blocks if bad else ():
             block = tuple(self.ledger.ids[index] for index in indices)
             found = set().union(*(bad.get(image_id, ()) for image_id in block))
             methods = {method for _, method in found}
             for view in outcome.shard.views:
                 for spec, name in self.ledger.grid(block, view).items():
                     if (view, spec) in found or (whole and spec in methods and spec != INPUT):
-                        yield name
+                        names.add(name)
+        return names
 
 
 def _absolute(experiment: Experiment) -> Experiment:
@@ -150,13 +171,12 @@ def _absolute(experiment: Experiment) -> Experiment:
 
 def result_of(found: Assembled) -> Result:
     """Return how a run went, of all the shards that its table was put together from."""
-    abouts = [part.about for part in found.parts.values()]
     return Result(
-        sum(about.seconds for about in abouts),
+        sum(one["seconds"] for one in found.machines.values()),
         found.statuses,
         complete=True,
-        at_once=min((about.at_once for about in abouts if about.at_once), default=0),
-        halved=sum(about.halved for about in abouts),
+        at_once=found.at_once,
+        halved=found.halved,
     )
 
 

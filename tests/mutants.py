@@ -540,8 +540,8 @@ MUTANTS = (
     Mutant(
         "what failed is never tried again",
         "bench/work.py",
-        "there = {name for name, part in where.items() if name not in part.about.failed}",
-        "there = set(where)",
+        "found = {name for name, part in where.items() if name not in part.about.failed}",
+        "found = set(where)",
         ENDURANCE_TESTS,
     ),
     Mutant(

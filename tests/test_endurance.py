@@ -61,6 +61,17 @@ def table(folder: str | Path) -> pd.DataFrame:
     return records.astype(dict.fromkeys(text, str)).drop(columns="run_id")
 
 
+def all_parts(folder: str | Path) -> list[parts.Part]:
+    return [part for paths in parts.kept(Path(folder)).paths.values()
+            for part in parts.read_parts(paths, print)]  # fmt: skip
+
+
+def units_of(folder: Path) -> set[str]:
+    ledger, _ = store.read_ledger(folder)
+    return {name for block, views in ledger.pieces() for view in views
+            for name in ledger.grid(block, view).values()}  # fmt: skip
+
+
 def maps_made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Watch what is computed: by method, images times views."""
     made: list[tuple[str, int]] = []
@@ -106,7 +117,7 @@ def test_a_finished_run_is_not_computed_again(
 def test_what_is_added_is_all_that_is_computed(
     steadymap: Run, less: list[str], more: list[str]
 ) -> None:
-    base = ["run", "--data", "hands:400", "--no-controls", "--no-report", "--batch-size", "8"]
+    base = ["run", "--data", "hands:400", "--no-controls", "--no-report", "--batch-size", "16"]
     plain = {"--limit": ["18"], "--method": ["gradient", "gradient_x_input"], "--family": ["bias"],
              "--severity": ["0.1,0.2"]}  # fmt: skip
 
@@ -118,13 +129,13 @@ def test_what_is_added_is_all_that_is_computed(
 
     assert steadymap(*command(more), "--output", "whole") == 0
     assert steadymap(*command(less), "--output", "grown") == 0
-    units = {name for part in parts.read_parts(Path("grown"), print) for name in part.about.units}
+    units = {name for part in all_parts("grown") for name in part.about.units}
     kept = {path.name: path.stat().st_mtime_ns for path in Path("grown/parts").iterdir()}
     assert steadymap(*command(more), "--output", "grown") == 0
     pd.testing.assert_frame_equal(table("grown"), table("whole"))
     for name, when in kept.items():
         assert Path("grown/parts", name).stat().st_mtime_ns == when, "no shard is written again"
-    new = [part for part in parts.read_parts(Path("grown"), print) if part.path.name not in kept]
+    new = [part for part in all_parts("grown") if part.path.name not in kept]
     assert new
     assert not units & {name for part in new for name in part.about.units}
 
@@ -132,12 +143,12 @@ def test_what_is_added_is_all_that_is_computed(
 def test_what_a_unit_depends_on_is_in_its_name(steadymap: Run) -> None:
     """A change of anything else than speed computes all anew, or is refused."""
     assert steadymap(*RUN, "--output", "here") == 0
-    units = set(store.read_ledger(Path("here"))[0].units())
+    units = units_of(Path("here"))
 
     def other(*changes: str) -> set[str]:
         assert steadymap(*RUN, *changes, "--output", f"there{len(list(Path().iterdir()))}") == 0
         newest = max(Path().glob("there*"), key=lambda path: path.stat().st_mtime_ns)
-        return set(store.read_ledger(newest)[0].units())
+        return units_of(newest)
 
     assert other("--batch-size", "16", "--jobs", "2", "--threads", "1") == units
     for changes in (["--seed", "1"], ["--nulls", "2"], ["--metric", "ssim"], ["--save-maps"]):
@@ -377,7 +388,7 @@ def test_a_signal_finishes_the_shard_in_hand(tmp_path: Path, number: signal.Sign
     assert "shards are written to" in err
     assert "the same command goes on" in err
     assert not list(tmp_path.rglob("*.tmp"))
-    written = parts.read_parts(tmp_path / "here", print)
+    written = all_parts(tmp_path / "here")
     assert 1 < len(written) < 6, "the one that was there, those in hand, and no more"
 
 
