@@ -85,7 +85,7 @@ PATIENCE = 5.0
 TO_ADD = (
     "the command, as you typed it",
     "the configuration file, if there is one (`--config`)",
-    "`manifest.json` of the run's folder (`manifest.partial.json` if it did not finish)",
+    "`manifest.json` of the run's folder (`ledger.json` if it did not finish)",
     "the last 30 lines of stderr, the first line of the error among them",
     "what you expected instead",
 )
