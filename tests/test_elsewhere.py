@@ -92,7 +92,7 @@ def write(path: Path, **content: object) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("jobs", [1, 2, 4])
+@pytest.mark.parametrize("jobs", [2, 4])
 def test_threads_compute_the_same_bits(
     steadymap: Run, tmp_path: Path, expected: pd.DataFrame, jobs: int
 ) -> None:
@@ -105,9 +105,9 @@ def test_threads_compute_the_same_bits(
     ("backend", "jobs"),
     [
         ("loky", 2),
-        ("loky", 4),
-        pytest.param("dask", 2, marks=needs_dask),
-        pytest.param("submitit", 2, marks=needs_submitit),
+        pytest.param("loky", 4, marks=pytest.mark.slow),
+        pytest.param("dask", 2, marks=[needs_dask, pytest.mark.slow]),
+        pytest.param("submitit", 2, marks=[needs_submitit, pytest.mark.slow]),
     ],
 )
 def test_processes_compute_the_same_bits(
