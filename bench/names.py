@@ -27,6 +27,18 @@ def short_names(specs: list[str]) -> dict[str, str]:
     return short
 
 
+def clipped(names: list[str], most: int) -> list[str]:
+    """Cut names that are too long to be drawn; each stays another than the others."""
+    cut = [
+        name if len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+        for name in names
+    ]
+    return [
+        one if cut.count(one) == 1 else f"{one[: most - 4]} {place}"
+        for place, one in enumerate(cut, start=1)
+    ]
+
+
 def without_steps(spec: str) -> str:
     """Return a method's spec without its number of steps."""
     name, _, text = spec.partition(":")

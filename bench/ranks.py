@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import friedmanchisquare, rankdata
 
 from steadymap.bench.calibration import OK, UNRESOLVABLE, Instability
-from steadymap.bench.names import label, short_names
+from steadymap.bench.names import clipped, label, short_names
 from steadymap.bench.randomness import generator
 from steadymap.bench.records import NULLS, OVERALL
 from steadymap.bench.summary import CONFIDENCE, RESAMPLES
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 COLUMNS = ["metric", "method", "rank", "low", "high", "mean_rank", "images", "friedman_p"]
 
 # Friedman's test compares three or more.
+# Characters of a name in the diagram: longer ones would leave no room for it.
+MOST_DRAWN = 40
+
 LEAST_METHODS = 3
 LEAST_IMAGES = 2
 
@@ -170,7 +173,8 @@ def difference_figure(
         posthoc_nemenyi_friedman,
     )
 
-    within.columns = pd.Index([label(name) for name in short_names(methods).values()])
+    names = [label(name) for name in short_names(methods).values()]
+    within.columns = pd.Index(clipped(names, MOST_DRAWN))
     differing = posthoc_nemenyi_friedman(within)
     mean_ranks = within.rank(axis=1).mean()
     figure = Figure(figsize=(8, 0.9 + 0.25 * len(methods)), layout="constrained")
@@ -184,7 +188,10 @@ def difference_figure(
     for (bar,) in drawn["crossbars"]:
         # It joins the methods in the order of a set, which changes from process to process.
         bar.set_xdata(sorted(bar.get_xdata()))
-    figure.suptitle(f"{label(metric)}: mean rank within an image; joined: not shown to differ")
+    title = clipped([label(metric)], MOST_DRAWN)[0]
+    figure.suptitle(f"{title}: mean rank within an image; joined: not shown to differ")
+        f"{clipped([label(metric)], MOST_DRAWN)[0]}: mean rank within an image; joined: not shown to differ"
+    )
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
     # Laid out once: each drawing would lay it out anew, a little otherwise than the one before.

@@ -100,6 +100,9 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
         console_of().print(estimate_table(estimate(setup)))
         return
     work = Work(experiment, setup, ledger, how)
+    # Looked at before anything is written, and again once nobody else can.
+    if folder.is_dir():
+        store.claim_folder(folder, ledger)
     make_folder(folder)
     with only_writer(folder):
         store.claim_folder(folder, ledger)

@@ -66,6 +66,7 @@ from steadymap.bench.views import (
 from steadymap.metrics import PROBES, Maps, Metric, Scores, Status, TensorMaps
 from steadymap.metrics.maps import Array
 from steadymap.metrics.neighbours import NEIGHBOURS
+from steadymap.models import ModelError
 
 # About the perturbed image itself, once a cell.
 INPUT_METRICS: dict[str, str] = {
@@ -203,6 +204,8 @@ def measure_shard(
         if shard.views == (NUMERIC,):
             return _numerics(chosen, worker, shard, advance)
         return _measure(chosen, worker, (shard, advance), keep_maps=keep_maps)
+    except ModelError:  # the network itself has changed: nothing after it could be trusted
+        raise
     except Exception as error:  # noqa: BLE001 - whatever it is, the records say so and the run goes on
         return failed(chosen, shard, one_line(error))
 

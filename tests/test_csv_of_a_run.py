@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -12,15 +13,18 @@ import pytest
 from support import random_images
 from test_gate import call
 
-from steadymap.bench import Plan, from_tensor, read_run
+from steadymap.bench import from_tensor, read_run, store
 from steadymap.bench.baselines import image_scores, read_side
 from steadymap.bench.comparison import compare
+from steadymap.bench.config import Experiment
+from steadymap.bench.elsewhere import Parallel
 from steadymap.bench.findings import Findings
-from steadymap.bench.records import Source
-from steadymap.bench.runner import measure, prepare
+from steadymap.bench.ledger import draw_up
+from steadymap.bench.setup import prepare
 from steadymap.bench.spreadsheets import csv_text, parse_csv
-from steadymap.bench.store import TEXTS, read_csv, recorder
+from steadymap.bench.store import TEXTS, read_csv
 from steadymap.bench.witnesses import keep_witnesses, read_gallery
+from steadymap.bench.work import Work
 from steadymap.models import Classifier
 
 FORMULA = "=cmd|' /C calc'!A0"
@@ -107,11 +111,16 @@ def test_what_a_run_writes_as_it_goes_holds_no_formula(
     plain = from_tensor(random_images(3))
     pictures = tuple(replace(one, image_id=FORMULA + one.image_id) for one in plain.pictures)
     images = replace(plain, pictures=pictures)
-    plan = Plan(method=("gradient",), family=("bias",), severity=(-0.2,), controls=False, nulls=1)
-    setup = prepare(classifier, images, plan)
-    with recorder(tmp_path, Source("r", "m", "d"), plan.cells(), lambda _: {}) as taking:
-        for outcome in measure(setup, lambda _: None, keep_maps=True):
-            taking.add(outcome)
+    experiment = Experiment(
+        method=("gradient",), family=("bias",), severity=(-0.2,), controls=False, nulls=1,
+        save_maps=True,
+    )  # fmt: skip
+    setup = prepare(classifier, images, experiment)
+    ledger = draw_up(setup, ("r", "all"), maps=True)
+    store.begin(tmp_path, ledger, {})
+    work = Work(experiment, setup, ledger, Parallel())
+    work.compute(tmp_path, work.shards(tmp_path, print), (lambda _: None, Event()))
+    store.finish(tmp_path, ledger, print, lambda _: {})
     records = pq.read_table(tmp_path / "records.parquet").to_pandas()
     keep_witnesses(setup, records, tmp_path)
     written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.csv")}

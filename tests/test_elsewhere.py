@@ -237,7 +237,11 @@ def test_a_scheduler_that_is_not_there_is_one_line(steadymap: Run, tmp_path: Pat
 
 def test_workers_are_checked_for_resources_before_anything_is_sent() -> None:
     how = Parallel(backend="dask", resources={"GPU": 2})
-    offers = {"a": {"resources": {"GPU": 1}}, "b": {"resources": {}}, "c": {}}
+    offers: dict[str, dict[str, dict[str, int]]] = {
+        "a": {"resources": {"GPU": 1}},
+        "b": {"resources": {}},
+        "c": {},
+    }
     with pytest.raises(ConfigError, match=r"GPU: 2 is asked for, and no worker offers more than 1"):
         elsewhere._check_resources(how, offers)  # noqa: SLF001 - without a cluster
     elsewhere._check_resources(how, offers | {"d": {"resources": {"GPU": 2}}})  # noqa: SLF001 - as above

@@ -174,7 +174,8 @@ def test_there_and_back_a_smooth_map_is_itself(warp: Warp) -> None:
 
 @given(
     name=st.sampled_from(sorted(WARPS)),
-    share=st.floats(-1, 1),
+    # Where a turn is as small as rounding, what lies inside is a matter of it.
+    share=st.floats(-1, 1).map(lambda share: round(share, 4)),
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
 )
 def test_the_window_is_the_largest_that_lies_inside(

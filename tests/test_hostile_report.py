@@ -78,7 +78,8 @@ def write_records(run: Path, frame: pd.DataFrame) -> None:
     texts = {name: str for name, kind in zip(schema.names, schema.types, strict=True)
              if pa.types.is_dictionary(kind)}  # fmt: skip
     table = pa.Table.from_pandas(frame.astype(texts), preserve_index=False)
-    pq.write_table(table.cast(schema), run / "records.parquet")
+    # It does not say whose records these are: the manifest's name is no longer theirs.
+    pq.write_table(table.cast(schema).replace_schema_metadata(), run / "records.parquet")
 
 
 # Names that mean something to the reader itself, and stay.

@@ -183,7 +183,7 @@ def test_in_an_attack(monkeypatch: pytest.MonkeyPatch, classifier: Classifier) -
 
     family = replace(PERTURBATIONS["adversarial"], attack=hungry_attack)
     monkeypatch.setitem(perturbations_module.PERTURBATIONS, "siege", family)
-    monkeypatch.setattr("steadymap.bench.runner._refuse_attacks", lambda _setup: None)
+    monkeypatch.setattr("steadymap.bench.setup._refuse_attacks", lambda _setup: None)
     levels = {"siege": (0.01,), "bias": (0.1,)}
     plan = PLAN.model_copy(update={"family": ("siege", "bias"), "severity": levels})
     found = run(classifier, image_set(), plan)
@@ -247,7 +247,8 @@ import numpy as np, torch
 from torch import nn
 from steadymap.bench.config import Plan
 from steadymap.bench.images import from_tensor
-from steadymap.bench.runner import measure, prepare
+from steadymap.bench.runner import measure
+from steadymap.bench.setup import prepare
 from steadymap.models import make_classifier
 
 torch.set_num_threads(1)
@@ -273,7 +274,7 @@ def go():
     return [o.halved for o in outcomes], [r.value for r in rows], sorted({r.status for r in rows})
 
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + (96 << 20), resource.RLIM_INFINITY))
 tight = go()
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 print(json.dumps([tight, go()]))

@@ -14,9 +14,11 @@ from support import conv_network, image_set, seeded
 from steadymap.bench import ConfigError, Plan, store
 from steadymap.bench.baselines import baseline_folder
 from steadymap.bench.findings import Findings
+from steadymap.bench.ledger import Ledger
 from steadymap.bench.manifest import run_id
 from steadymap.bench.methods import DEFAULT_METHODS, METHODS, bind_method
-from steadymap.bench.names import file_name, label, picture_name, printable, safe_markdown
+from steadymap.bench.names import clipped, file_name, label, picture_name, printable, safe_markdown
+from steadymap.bench.parts import make_folder
 from steadymap.bench.perturbations import PERTURBATIONS, Cell
 from steadymap.bench.shown import default_output
 from steadymap.metrics import METRICS
@@ -184,19 +186,35 @@ def test_links_within_a_folder_and_to_it_are_fine(tmp_path: Path) -> None:
     store.refuse_links(tmp_path / "link")
 
 
+def ledger(name: str) -> Ledger:
+    return Ledger(name, "m", "d", {}, {}, (), {}, 0, {}, (), {})
+
+
 def test_a_run_does_not_start_in_a_folder_with_a_way_out(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "manifest.json").write_text('{"run_id": "mine"}')
     (run / "maps").symlink_to(tmp_path)
     with pytest.raises(ConfigError, match="maps is a link that leads out of"):
-        store.claim_folder(run, "mine")
+        store.claim_folder(run, ledger("mine"))
 
 
 def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     for name in ("a\x00b", "x" * 300, "\ud800"):
         with pytest.raises(ConfigError, match="cannot make the folder") as caught:
-            store.make_folder(tmp_path / name)
+            make_folder(tmp_path / name)
         assert str(caught.value).isprintable()
         with pytest.raises(ConfigError, match="cannot write"):
             store.write_file(tmp_path / name, "text")
+
+
+@given(st.lists(st.text(max_size=20), max_size=6, unique=True))
+def test_names_that_are_cut_stay_apart(names: list[str]) -> None:
+    found = clipped(names, 8)
+    assert all(len(one) <= 8 for one in found)
+    for name, one in zip(names, found, strict=True):
+        if len(name) <= 8 and found.count(name) == 1:
+            assert one == name
+    long = ["x" * 9 + str(place) for place in range(4)]
+    assert len(set(clipped(long, 8))) == 4
+    assert clipped(["gradient", "x" * 9], 8) == ["gradient", "xxxxxxx…"]

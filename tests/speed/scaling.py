@@ -42,8 +42,8 @@ CURVES: dict[str, list[dict[str, Any]]] = {
     "severities": [{"severities": count} for count in (2, 4, 8)],
     "steps": [{"steps": count} for count in (8, 16, 32, 64)],
     "side": [{"side": side, "images": 8} for side in (64, 150, 224)],
-    "workers": [
-        {"workers": workers, "side": side, "images": 16} for side in (64, 150) for workers in (1, 2)
+    "jobs": [
+        {"jobs": workers, "side": side, "images": 16} for side in (64, 150) for workers in (1, 2)
     ],
 }
 LEVELS = (-0.3, 0.3, -0.2, 0.2, -0.1, 0.1, -0.05, 0.05)
