@@ -190,8 +190,6 @@ def difference_figure(
         bar.set_xdata(sorted(bar.get_xdata()))
     title = clipped([label(metric)], MOST_DRAWN)[0]
     figure.suptitle(f"{title}: mean rank within an image; joined: not shown to differ")
-        f"{clipped([label(metric)], MOST_DRAWN)[0]}: mean rank within an image; joined: not shown to differ"
-    )
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
     # Laid out once: each drawing would lay it out anew, a little otherwise than the one before.
