@@ -138,7 +138,7 @@ def shapley_sampling(
 
     logits = ask(classifier, batch, parts, present, len(order))
     ends = logits[:, None, :2].expand(-1, samples, -1)
-    between = logits[:, 2:].view(-1, samples, last)
+    between = logits[:, 2:].view(len(logits), samples, last)  # none of a single superpixel
     rises = torch.cat([ends[..., 1:], between, ends[..., :1]], dim=2).diff(dim=2)
     return parts.paint(rises.gather(2, ranks).mean(dim=1))
 

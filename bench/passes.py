@@ -207,6 +207,17 @@ def images_at_once(classifier: Classifier, workers: int = 1) -> int:
     return 1 << (max(1, min(most, fitting)).bit_length() - 1)
 
 
+def is_small(classifier: Classifier) -> bool:
+    """Whether a network's layers are too short to be shared by several threads.
+
+    One that refuses the black image that is tried is taken for a large one.
+    """
+    try:
+        return activation_bytes(classifier) <= SMALL_ACTIVATIONS
+    except Exception:  # noqa: BLE001 - a network may raise on that image; a run says so where it matters
+        return False
+
+
 def activation_bytes(classifier: Classifier) -> int:
     """Return what the backward pass of one image keeps, in bytes, beside the weights."""
     weights = {

@@ -35,7 +35,7 @@ from steadymap.bench.images import open_images
 from steadymap.bench.ledger import draw_up, not_the_same
 from steadymap.bench.manifest import completed, git_state, make_manifest, peak_memory, run_id
 from steadymap.bench.parts import LOCK, kept, make_folder, only_writer
-from steadymap.bench.passes import SMALL_ACTIVATIONS, activation_bytes
+from steadymap.bench.passes import is_small
 from steadymap.bench.planner import count, estimate, estimate_table
 from steadymap.bench.plugins import known_metrics, load_model
 from steadymap.bench.reporting import write_report
@@ -199,8 +199,7 @@ def _jobs(classifier: Classifier, images: int) -> int:
     share, and metrics run on one core. The layers of a large one are worth sharing; and its jobs
     would wait for memory.
     """
-    small = activation_bytes(classifier) <= SMALL_ACTIVATIONS
-    if classifier.module.mean.device.type != "cpu" or not small:
+    if classifier.module.mean.device.type != "cpu" or not is_small(classifier):
         return 1
     try:
         classifier.replica()

@@ -21,7 +21,7 @@ from steadymap.bench.images import ImageSet
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.names import without_steps
 from steadymap.bench.parts import make_folder
-from steadymap.bench.passes import SMALL_ACTIVATIONS, activation_bytes
+from steadymap.bench.passes import is_small
 from steadymap.bench.perturbations import FAMILY_SHELF, Cell
 from steadymap.bench.pictures import map_levels, photo_levels, scale_of
 from steadymap.bench.plugins import known_metrics
@@ -209,7 +209,7 @@ def completeness_by_steps(setup: Setup) -> pd.DataFrame:
         methods.
     """
     classifier = setup.classifier
-    large = activation_bytes(classifier) > SMALL_ACTIVATIONS
+    large = not is_small(classifier)
     count = min(STEPS_IMAGES_OF_LARGE if large else STEPS_IMAGES, len(setup.images))
     images = _subset(setup.images, list(range(count)))
     batch_images = images.images(range(len(images))).to(classifier.module.mean.device)

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from support import CLASSES, conv_network, random_images
 
-from steadymap.bench import cli, running
+from steadymap.bench import cli, passes, running
 from steadymap.bench import methods as methods_module
 from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.conformance import CHECKS
@@ -459,7 +459,7 @@ def test_small_networks_get_a_worker_a_thread_and_large_ones_one(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert running._jobs(small, 60) == 3  # noqa: SLF001 - the choice has no other door
     assert running._jobs(small, 2) == 2  # noqa: SLF001 - as above
-    monkeypatch.setattr(running, "activation_bytes", lambda _classifier: SMALL_ACTIVATIONS + 1)
+    monkeypatch.setattr(passes, "activation_bytes", lambda _classifier: SMALL_ACTIVATIONS + 1)
     assert running._jobs(small, 60) == 1  # noqa: SLF001 - as above
 
 

@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.spatial.distance import cosine
 from skimage.segmentation import slic
-from support import CLASSES, SIDE, batch_of, image_set, pick, random_images, seeded
+from support import (
+    CLASSES,
+    SIDE,
+    batch_of,
+    image_set,
+    linear_network,
+    pick,
+    random_images,
+    seeded,
+)
 from torch import Tensor, nn
 
 from steadymap.bench import methods as methods_module
@@ -420,3 +429,15 @@ def test_passes_of_a_run_are_known_beforehand(classifier: Classifier, tmp_path: 
     costs = method_costs(tmp_path, {"methods": specs, "passes_by_method": by_method})
     assert costs["forward_only"].tolist() == expected
     assert costs["passes"].tolist() == [0] * 5
+
+
+def test_a_single_pixel_is_a_single_player() -> None:
+    """Its value is the whole logit difference."""
+    pixel = make_classifier(seeded(lambda: linear_network(1)), (1, 1), CLASSES)
+    images = random_images(3, 1)
+    targets = pixel(images).argmax(dim=1)
+    found = bind_method("shapley_sampling").explain(
+        pixel, replace(batch_of(images), targets=targets)
+    )
+    rise = (pixel(images) - pixel(torch.zeros_like(images))).gather(1, targets[:, None])
+    torch.testing.assert_close(found.flatten(1), rise)
