@@ -420,7 +420,7 @@ def test_a_second_writer_is_refused(
 
 @pytest.mark.slow
 def test_kill_at_any_moment_loses_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     with start(tmp_path / "whole") as whole:
         assert whole.wait() == 0
@@ -446,12 +446,15 @@ def test_kill_at_any_moment_loses_nothing(
     pd.testing.assert_frame_equal(records, table(tmp_path / "whole"))
     key = ["image_id", "method", "family", "severity", "draw", "metric"]
     assert not records.duplicated(key).any()
-    with capsys.disabled():
-        print(f"\nkilled {killed} times, finished {runs + 1} runs: {len(records)} records each")  # noqa: T201 - the count is asked for
+    record_property(
+        "measured", f"killed {killed} times, finished {runs + 1} runs, {len(records)} records each"
+    )
 
 
 @pytest.mark.slow
-def test_two_writers_twenty_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_writers_twenty_times(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     with start(tmp_path / "whole") as whole:
         assert whole.wait() == 0
     refused = 0
@@ -462,5 +465,4 @@ def test_two_writers_twenty_times(tmp_path: Path, capsys: pytest.CaptureFixture[
         refused += codes == [0, 2]
         pd.testing.assert_frame_equal(table(folder), table(tmp_path / "whole"))
     assert refused == 20
-    with capsys.disabled():
-        print(f"\n20 times two writers: {refused} times one won and one was refused")  # noqa: T201 - as above
+    record_property("measured", f"20 times two writers: {refused} times one won, one was refused")
