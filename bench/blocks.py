@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 # Images whose maps are held against each other's. Small enough that a piece is quickly done, large
@@ -34,8 +33,14 @@ def block_size(nulls: int) -> int:
     return max(BLOCK, 2 * (nulls + 1))
 
 
-def batches(blocks: Sequence[Sequence[int]], size: int) -> list[tuple[tuple[int, ...], ...]]:
-    """Put blocks together to batches of about `size` images, at least one block each."""
-    each = max(1, size // len(blocks[0])) if blocks else 1
-    cuts = range(0, len(blocks), each)
-    return [tuple(tuple(block) for block in blocks[low : low + each]) for low in cuts]
+def batches(count: int, size: int, batch_size: int) -> list[range]:
+    """Cut `count` images into batches of whole pieces, in their order.
+
+    Args:
+        count: how many images.
+        size: of a piece, as `cut` makes them.
+        batch_size: of a batch, in images; a piece is the least.
+    """
+    pieces, each = cut(count, size), max(1, batch_size // size)
+    groups = [pieces[low : low + each] for low in range(0, len(pieces), each)]
+    return [range(group[0].start, group[-1].stop) for group in groups]

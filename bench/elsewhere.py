@@ -7,12 +7,13 @@ import sys
 import threading
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from steadymap.bench.config import MOST_THREADS, ConfigError, Experiment
 from steadymap.bench.documents import parse_yaml
 from steadymap.bench.images import DataError, Picture, open_images
+from steadymap.bench.ledger import Ledger, draw_up, not_the_same
 from steadymap.bench.manifest import machine
 from steadymap.bench.plugins import load_model, one_line
 from steadymap.bench.runner import crew, surroundings
@@ -96,14 +98,14 @@ class Blueprint:
     Attributes:
         experiment: the run; its paths are absolute.
         pictures: the images, which are not decoded to be known, but when they are read.
-        weights: SHA-256 of the weights.
+        ledger: what the run consists of; this process must come to the same.
         home: the folder where the run was started: a user's own modules are found there.
         threads: of torch.
     """
 
     experiment: Experiment
     pictures: tuple[Picture, ...]
-    weights: str
+    ledger: Ledger
     home: str
     threads: int
 
@@ -143,14 +145,20 @@ def _open(blueprint: Blueprint) -> tuple[Setup, Worker]:
     experiment = blueprint.experiment
     device = torch.device(experiment.device)
     classifier = load_model(experiment.model, experiment.weights, device)
-    if classifier.weights_hash() != blueprint.weights:
-        raise ConfigError(f"model: {experiment.model} has other weights here")
     known = {picture.name: picture.image_id for picture in blueprint.pictures}
     choice = experiment.split, experiment.limit
     images = open_images(experiment.data, classifier.framing, *choice, known)
     if images.pictures != blueprint.pictures:
         raise DataError(f"data: {experiment.data} holds other pictures here")
     setup = prepare(classifier, images, experiment.model_copy(update={"jobs": 1}))
+    expected = blueprint.ledger
+    source = expected.run_id, experiment.split
+    own = draw_up(setup, source, maps=experiment.save_maps)
+    if reasons := not_the_same(expected, own):
+        raise ConfigError(
+            f"parallel_config: a worker differs in {', '.join(reasons)}; give it the same model, "
+            "data, packages and modules, and start it anew"
+        )
     return setup, next(iter(crew(setup)))
 
 
@@ -161,19 +169,23 @@ Work = Callable[[Shard], Outcome]
 Engine = Callable[[Work, Iterable[Shard]], Iterator[Outcome]]
 
 
+# Makes the outcome of a shard that was given up: which, after how many tries, and why.
+GivenUp = Callable[[Shard, int, str], Outcome]
+
+
 class WorkerDiedError(Exception):
     """A process that was computing ended, killed for its memory, say."""
 
 
 @contextmanager
-def _processes(how: Parallel) -> Iterator[Engine]:
+def _processes(how: Parallel, _given_up: GivenUp) -> Iterator[Engine]:
     """Processes of this machine, by joblib."""
     with joblib.parallel_config("loky", n_jobs=_jobs(how)):
-        yield _by_joblib
+        yield partial(_by_joblib, "n_jobs")
 
 
 @contextmanager
-def _dask(how: Parallel) -> Iterator[Engine]:
+def _dask(how: Parallel, _given_up: GivenUp) -> Iterator[Engine]:
     """Workers of dask, by joblib: those of a scheduler, or processes started here."""
     if find_spec("distributed") is None:
         raise ConfigError("parallel_config: dask is missing: pip install 'steadymap[dask]'")
@@ -181,12 +193,13 @@ def _dask(how: Parallel) -> Iterator[Engine]:
 
     with ExitStack() as stack:
         if how.address is None:
-            cluster = distributed.LocalCluster(
-                n_workers=_jobs(how),
-                threads_per_worker=1,
-                dashboard_address=None,
-                resources=dict(how.resources) or None,
-            )
+            with _deaf_to_interrupts():
+                cluster = distributed.LocalCluster(
+                    n_workers=_jobs(how),
+                    threads_per_worker=1,
+                    dashboard_address=None,
+                    resources=dict(how.resources) or None,
+                )
             stack.enter_context(cluster)
             client = stack.enter_context(distributed.Client(cluster))
         else:
@@ -200,10 +213,20 @@ def _dask(how: Parallel) -> Iterator[Engine]:
                     f"{one_line(error)}"
                 ) from error
         _check_resources(how, client.scheduler_info(n_workers=-1)["workers"])
-        jobs = {} if how.jobs is None else {"n_jobs": how.jobs}
         wanted = {"resources": dict(how.resources)} if how.resources else {}
-        stack.enter_context(joblib.parallel_config("dask", client=client, **jobs, **wanted))
-        yield _by_joblib
+        stack.enter_context(joblib.parallel_config("dask", client=client, **wanted))
+        # joblib would take all workers that there are.
+        yield partial(_by_joblib, how.jobs or "n_jobs")
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Let processes that start now not hear of Ctrl-C: who has started them decides."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _check_resources(how: Parallel, workers: Mapping[str, Mapping[str, Any]]) -> None:
@@ -218,19 +241,25 @@ def _check_resources(how: Parallel, workers: Mapping[str, Mapping[str, Any]]) ->
             )
 
 
-def _by_joblib(work: Work, shards: Iterable[Shard]) -> Iterator[Outcome]:
-    pool = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs")
+def _by_joblib(in_hand: int | str, work: Work, shards: Iterable[Shard]) -> Iterator[Outcome]:
+    """Compute shards by joblib, so many at a time."""
+    pool = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch=in_hand)
     try:
         yield from pool(joblib.delayed(work)(shard) for shard in shards)
     except Exception as error:
         # Of joblib and of dask, which need not be there.
         if type(error).__name__ in ("TerminatedWorkerError", "BrokenProcessPool", "KilledWorker"):
             raise WorkerDiedError(one_line(error)) from error
+        if type(error).__name__ in ("CommClosedError", "CancelledError", "FutureCancelledError"):
+            raise ConfigError(
+                f"parallel_config: the scheduler was lost ({one_line(error)}); what was written is "
+                "whole, and the same command goes on"
+            ) from error
         raise
 
 
 @contextmanager
-def _submitit(how: Parallel) -> Iterator[Engine]:
+def _submitit(how: Parallel, given_up: GivenUp) -> Iterator[Engine]:
     """Jobs of SLURM, one a shard, by submitit."""
     if find_spec("submitit") is None:
         raise ConfigError("parallel_config: submitit is missing: pip install 'steadymap[slurm]'")
@@ -242,31 +271,49 @@ def _submitit(how: Parallel) -> Iterator[Engine]:
     except (RuntimeError, NameError, TypeError) as error:
         raise ConfigError(f"parallel_config: submitit: {one_line(error)}") from error
 
-    def engine(work: Work, shards: Iterable[Shard]) -> Iterator[Outcome]:
-        coming = iter(shards)
-        going: list[Any] = []
+    yield partial(_by_submitit, executor, how, given_up)
+
+
+def _by_submitit(
+    executor: Any,  # noqa: ANN401 - of an extra
+    how: Parallel,
+    given_up: GivenUp,
+    work: Work,
+    shards: Iterable[Shard],
+) -> Iterator[Outcome]:
+    from submitit.core.utils import FailedJobError, UncompletedJobError  # noqa: PLC0415 - an extra
+
+    coming, tries = iter(shards), Counter[Shard]()
+    going: list[tuple[Any, Shard]] = []
+    try:
         while True:
-            while len(going) < _jobs(how) and (shard := next(coming, None)) is not None:
-                going.append(executor.submit(work, shard))
+            for shard in islice(coming, max(0, _jobs(how) - len(going))):
+                going.append((executor.submit(work, shard), shard))  # noqa: PERF401 - one by one: known if the next fails
             if not going:
                 return
-            for job in [job for job in going if job.done()]:
-                going.remove(job)
-                try:
-                    outcome = job.result()
-                except submitit.core.utils.UncompletedJobError as error:
-                    raise WorkerDiedError(one_line(error)) from error
-                except submitit.core.utils.FailedJobError as error:
-                    # The exception itself is in a traceback's last line.
-                    reason = str(error).strip().splitlines()[-1]
-                    raise ConfigError(f"parallel_config: a job failed: {reason}") from error
-                yield outcome
+            for job, shard in [one for one in going if one[0].done()]:
+                going.remove((job, shard))
+                error = job.exception()
+                if isinstance(error, FailedJobError):
+                    raise error  # it has raised, and would again
+                if not isinstance(error, UncompletedJobError):
+                    yield job.result()
+                    continue
+                tries[shard] += 1
+                if tries[shard] < how.tries:
+                    going.append((executor.submit(work, shard), shard))
+                else:
+                    yield given_up(shard, how.tries, one_line(error))
             time.sleep(POLL_SECONDS)
+    except FailedJobError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ConfigError(f"parallel_config: submitit: {reason}") from error
+    finally:
+        for job, _ in going:
+            job.cancel()
 
-    yield engine
 
-
-ENGINES: dict[Backend, Callable[[Parallel], AbstractContextManager[Engine]]] = {
+ENGINES: dict[Backend, Callable[[Parallel, GivenUp], AbstractContextManager[Engine]]] = {
     "loky": _processes,
     "dask": _dask,
     "submitit": _submitit,
@@ -308,7 +355,7 @@ def in_processes(
     """
     work = partial(compute, blueprint, uuid.uuid4().hex)
     waiting = deque(shards)
-    with ENGINES[how.backend](how) as engine:
+    with ENGINES[how.backend](how, partial(_given_up, setup)) as engine:
         while waiting and not enough.is_set():
             begun: list[Shard] = []
             try:
@@ -339,4 +386,8 @@ def _alone(
             return next(engine([shard]))
         except WorkerDiedError as error:
             reason = str(error)
+    return _given_up(setup, shard, tries, reason)
+
+
+def _given_up(setup: Setup, shard: Shard, tries: int, reason: str) -> Outcome:
     return failed(setup, shard, f"its worker died {tries} times: {reason}")

@@ -26,13 +26,12 @@ MAP = "map "
 DELTAS = "deltas "
 
 
-def write_part_maps(path: Path, outcome: Outcome, rows: slice) -> None:
-    """Write the maps that a shard has of one block.
+def write_part_maps(path: Path, outcome: Outcome) -> None:
+    """Write the maps of a shard.
 
     Args:
         path: the file, .safetensors.
         outcome: of the shard.
-        rows: places of the block's images in it.
 
     Raises:
         ConfigError: it cannot be written.
@@ -40,9 +39,7 @@ def write_part_maps(path: Path, outcome: Outcome, rows: slice) -> None:
     tensors: dict[str, Tensor | None] = {IMAGES: outcome.images, MASKS: outcome.masks}
     tensors |= {MAP + spec: maps for spec, maps in outcome.attributions.items()}
     tensors |= {DELTAS + spec: deltas for spec, deltas in outcome.deltas.items()}
-    content = save(
-        {name: one[rows].contiguous() for name, one in tensors.items() if one is not None}
-    )
+    content = save({name: one.contiguous() for name, one in tensors.items() if one is not None})
     write_whole(path, _writes(content))
 
 

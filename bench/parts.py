@@ -15,6 +15,7 @@ from typing import IO, Any
 import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
 
 from steadymap.bench.config import ConfigError
 from steadymap.bench.manifest import fingerprint
@@ -26,6 +27,8 @@ LOCK = "run.lock"
 KEY = b"steadymap"
 TEMPORARY = ".tmp"
 KEY_LENGTH = 24
+
+UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError)
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,7 @@ def read_parts(paths: Iterable[Path], say: Callable[[str], None]) -> list[Part]:
     for path in paths:
         try:
             found.append(Part(path, _about(path)))
-        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+        except (*UNREADABLE, SafetensorError) as error:
             reason = " ".join(str(error).split())
             say(f"{path.name} is damaged and will be computed again: {reason}")
     return found
@@ -250,6 +253,9 @@ def _about(path: Path) -> About:
         int(content["halved"]),
         bool(content["maps"]),
     )
+    if found.maps:
+        with safe_open(path.with_suffix(".safetensors"), framework="np"):
+            pass  # its length is what its header says
     if path.stem.partition("-")[2] != _digest(sorted(found.units))[:KEY_LENGTH]:
         raise ValueError("it is not the shard that its name says")
     return found

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from steadymap.bench.blocks import cut
 from steadymap.bench.images import ImageSet
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.passes import LIKE_A_CPU, free_memory
@@ -128,7 +129,7 @@ class Panel:
     """Clean maps of a batch, that each of its images is held against others of its block.
 
     A block is a few images that follow each other in the set. So all images serve, a batch needs
-    nothing but itself, and images that are added at the end change the last block alone.
+    nothing but itself, and images that are added at the end change the last batch alone.
 
     Attributes:
         ids: P image ids.
@@ -150,22 +151,23 @@ class Panel:
         return [self.ids.index(others[int(place)]) for place in chosen]
 
 
-def make_panel(
-    view: View, found: Mapping[BoundMethod, Explained | Failure], blocks: Sequence[Sequence[str]]
-) -> Panel:
+def make_panel(view: View, found: Mapping[BoundMethod, Explained | Failure], size: int) -> Panel:
     """Keep the clean maps of a batch, summed over channels; those of refused images are left out.
 
     Args:
         view: the clean one.
         found: its maps.
-        blocks: the ids of its images, block by block.
+        size: how many images that follow each other are held against each other.
     """
     ids, labels = view.batch.image_ids, predictions(view)
     taken = [place for place in range(len(ids)) if place not in view.refused]
     kept = {ids[place] for place in taken}
     return Panel(
         tuple(ids[place] for place in taken),
-        tuple(tuple(one for one in block if one in kept) for block in blocks),
+        tuple(
+            tuple(ids[place] for place in block if ids[place] in kept)
+            for block in cut(len(ids), size)
+        ),
         tuple(labels[place] for place in taken),
         {
             method: made

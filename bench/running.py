@@ -109,7 +109,7 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
         _announce(experiment, setup)
         store.begin(folder, ledger, _manifest(experiment, setup))
         if not resume:
-            store.forget(folder, ledger)
+            store.forget(folder, ledger, experiment.is_mine)
         with interruptible(say) as enough:
             done = _measure(work, folder, enough)
         if not done:

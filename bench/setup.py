@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steadymap.bench.adversarial import differentiable_twice, smoothed
-from steadymap.bench.blocks import ON_GPU, block_size, cut
+from steadymap.bench.blocks import ON_GPU, batches, block_size
 from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.guards import foreign, is_ours
 from steadymap.bench.images import DataError, ImageSet
@@ -79,18 +79,12 @@ class Setup:
         )
 
     def blocks(self) -> list[range]:
-        """Return the images that are held against each other, in the order of the set.
-
-        Without null maps none are, and a block is what a batch is.
-        """
+        """Return the images that are looked at together, in the order of the set."""
         nulls = self.plan.nulls
-        return cut(len(self.images), block_size(nulls) if nulls else self.batch_size)
-
-    @property
-    def batch_size(self) -> int:
-        """How many images are looked at together; of whole blocks, and at least one of these."""
         on_gpu = self.classifier.module.mean.is_cuda
-        return self.plan.batch_size or (ON_GPU if on_gpu else block_size(self.plan.nulls))
+        batch_size = self.plan.batch_size or (ON_GPU if on_gpu else block_size(nulls))
+        # Without null maps no image needs others beside it.
+        return batches(len(self.images), block_size(nulls) if nulls else batch_size, batch_size)
 
     def view_count(self) -> int:
         """Return how many times the run looks at an image, with every method."""

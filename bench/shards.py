@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from steadymap.bench.alignment import Compared, in_place
-from steadymap.bench.blocks import batches
+from steadymap.bench.blocks import block_size
 from steadymap.bench.images import Picture
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.perturbations import FAMILY_SHELF, Cell, attempt
@@ -87,21 +87,16 @@ class Shard:
     """A piece of a run that is computed and written as a whole.
 
     Attributes:
-        blocks: places of its images in the set, block by block.
+        indices: places of its images in the set: a block of it.
         methods: specs of the methods; `input` stands for what is recorded of the perturbed image
             itself.
         views: the clean view, `BESIDE` for what clean maps are held against, perturbations; or
             `NUMERIC` alone. What is not among them and needed is computed and not recorded.
     """
 
-    blocks: tuple[tuple[int, ...], ...]
+    indices: tuple[int, ...]
     methods: tuple[str, ...]
     views: tuple[Cell, ...]
-
-    @property
-    def indices(self) -> tuple[int, ...]:
-        """Places of its images in the set."""
-        return tuple(index for block in self.blocks for index in block)
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -146,12 +141,9 @@ def whole(setup: Setup) -> list[Shard]:
     specs = tuple(method.spec for method in setup.methods)
     beside = (BESIDE,) if setup.plan.nulls else ()
     views = (CLEAN_CELL, *beside, *setup.plan.cells())
-    found = [
-        Shard(blocks, (INPUT, *specs), views)
-        for blocks in batches(setup.blocks(), setup.batch_size)
-    ]
+    found = [Shard(tuple(block), (INPUT, *specs), views) for block in setup.blocks()]
     few = numeric_images(setup)
-    return within_memory(setup, [*found, Shard((few,), specs, (NUMERIC,))] if few else found)
+    return within_memory(setup, [*found, Shard(few, specs, (NUMERIC,))] if few else found)
 
 
 def within_memory(setup: Setup, shards: Sequence[Shard]) -> list[Shard]:
@@ -277,8 +269,7 @@ def _measure(
         if is_clean and kinds:
             taking.take_probes(advance)
         if is_clean and setup.plan.nulls and setup.methods:
-            blocks = [[ids[index] for index in block] for block in shard.blocks]
-            panel = make_panel(view, taking.clean, blocks)
+            panel = make_panel(view, taking.clean, block_size(setup.plan.nulls))
             taking.take_references(references(worker, view, panel, advance))
     if taking.clean_view is not None:
         worker.check(taking.clean_view.batch.images)

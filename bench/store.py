@@ -17,7 +17,16 @@ from steadymap.bench.config import ConfigError
 from steadymap.bench.keeping import write_maps
 from steadymap.bench.ledger import Ledger, different
 from steadymap.bench.names import printable
-from steadymap.bench.parts import LOCK, PARTS, kept, make_folder, read_parts, tidy, write_whole
+from steadymap.bench.parts import (
+    LOCK,
+    PARTS,
+    kept,
+    make_folder,
+    read_parts,
+    read_records,
+    tidy,
+    write_whole,
+)
 from steadymap.bench.records import SCHEMA, SCHEMA_VERSION, to_frame
 from steadymap.bench.shapes import NEEDED, misshapen
 from steadymap.bench.spreadsheets import parse_csv
@@ -80,10 +89,19 @@ def begin(folder: Path, ledger: Ledger, manifest: Mapping[str, Any]) -> None:
     write_whole(folder / LEDGER, lambda file: file.write(text))
 
 
-def forget(folder: Path, ledger: Ledger) -> None:
-    """Remove the shards that have units of a run: they are to be computed again."""
+def forget(folder: Path, ledger: Ledger, mine: Callable[[int], bool]) -> None:
+    """Remove the shards that have units of a run: they are to be computed again.
+
+    Args:
+        folder: of the run.
+        ledger: what it consists of.
+        mine: by the place of a block, whether it is to be computed here.
+    """
     there = kept(folder)
-    for block, views in ledger.pieces():
+    for place, (block, views) in enumerate(ledger.pieces()):
+        # What is computed in other ways comes last, and belongs to the first block.
+        if not mine(place if place < len(ledger.blocks) else 0):
+            continue
         names = {name for view in views for name in ledger.grid(block, view).values()}
         for part in there.of(block):
             if names & set(part.about.units):
@@ -108,15 +126,20 @@ def read_ledger(folder: Path) -> tuple[Ledger, dict[str, Any]]:
 
 
 def take_over(source: Path, folder: Path, say: Callable[[str], None]) -> None:
-    """Copy the shards of another folder of the same run.
+    """Copy the shards of another folder of the same run, but for those that are there as good.
 
     Raises:
         ConfigError: one cannot be read, or not written.
     """
     for paths in kept(source).paths.values():
         for part in read_parts(paths, say):
+            there = folder / PARTS / part.path.name
+            old = read_parts([there], lambda _line: None) if there.exists() else []
+            if old and len(old[0].about.failed) <= len(part.about.failed):
+                continue
+            read_records(part)
             for path in (part.path.with_suffix(".safetensors"), part.path):
-                if path.is_file() and not (folder / PARTS / path.name).exists():
+                if path.is_file():
                     content = path.read_bytes()
                     write_whole(folder / PARTS / path.name, _writes(content))
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import active_children
 from pathlib import Path
 from types import FrameType
@@ -75,7 +75,7 @@ class Work:
             count += len(found)
             return found
 
-        shards = self.ledger.missing(done, self.setup.batch_size, self.experiment.is_mine)
+        shards = self.ledger.missing(done, self.experiment.is_mine)
         if count:
             say(f"going on: {count} units are there already")
         return within_memory(self.setup, shards)
@@ -102,7 +102,7 @@ class Work:
         blueprint = Blueprint(
             _absolute(self.experiment),
             self.setup.images.pictures,
-            self.setup.classifier.weights_hash(),
+            self.ledger,
             str(Path.cwd()),
             threads_of(self.how),
         )
@@ -111,51 +111,38 @@ class Work:
             yield outcome
 
     def _write(self, folder: Path, outcome: Outcome, seconds: float) -> None:
-        """Write what a shard came to, a file a block; what is known of all is in the first."""
-        bad = self._failed(outcome)
-        device = self.setup.classifier.module.mean.device
+        block = tuple(self.ledger.ids[index] for index in outcome.shard.indices)
+        names = self.ledger.names(block, outcome.shard)
+        bad = self._failed(block, outcome)
         about = About(
-            (),
-            timings=timing_rows(outcome.timings),
-            machine=outcome.machine or machine(device),
-            seconds=seconds,
-            at_once=outcome.at_once,
-            halved=outcome.halved,
+            names,
+            tuple(name for name in names if name in bad),
+            timing_rows(outcome.timings),
+            outcome.machine or machine(self.setup.classifier.module.mean.device),
+            seconds,
+            outcome.at_once,
+            outcome.halved,
+            maps=outcome.images is not None,
         )
-        for place, indices in enumerate(outcome.shard.blocks):
-            block = tuple(self.ledger.ids[index] for index in indices)
-            names = self.ledger.names(block, outcome.shard)
-            own = replace(
-                about if place == 0 else replace(about, timings=(), seconds=0.0, halved=0),
-                units=names,
-                failed=tuple(name for name in names if name in bad),
-                maps=outcome.images is not None,
-            )
-            if own.maps:
-                first = sum(map(len, outcome.shard.blocks[:place]))
-                path = folder / PARTS / f"{part_name(block, names)}.safetensors"
-                write_part_maps(path, outcome, slice(first, first + len(block)))
-            images = set(block)
-            records = [record for record in outcome.records if record.image_id in images]
-            write_part(folder, block, to_part(records), own)
+        if about.maps:
+            path = folder / PARTS / f"{part_name(block, names)}.safetensors"
+            write_part_maps(path, outcome)
+        write_part(folder, block, to_part(outcome.records), about)
 
-    def _failed(self, outcome: Outcome) -> set[str]:
+    def _failed(self, block: tuple[str, ...], outcome: Outcome) -> set[str]:
         """Return the names of the units with errors: of the whole method where maps are kept."""
-        bad: dict[str, set[tuple[Cell, str]]] = {}
-        for record in outcome.records:
-            if record.status is Status.ERROR:
-                cell = recorded_as(Cell(record.family, record.severity, record.draw))
-                bad.setdefault(record.image_id, set()).add((cell, record.method))
-        whole, names = self.experiment.save_maps, set()
-        for indices in outcome.shard.blocks if bad else ():
-            block = tuple(self.ledger.ids[index] for index in indices)
-            found = set().union(*(bad.get(image_id, ()) for image_id in block))
-            methods = {method for _, method in found}
-            for view in outcome.shard.views:
-                for spec, name in self.ledger.grid(block, view).items():
-                    if (view, spec) in found or (whole and spec in methods and spec != INPUT):
-                        names.add(name)
-        return names
+        bad = {
+            (recorded_as(Cell(record.family, record.severity, record.draw)), record.method)
+            for record in outcome.records
+            if record.status is Status.ERROR
+        }
+        whole = {spec for _, spec in bad if spec != INPUT} if self.experiment.save_maps else set()
+        return {
+            name
+            for view in (outcome.shard.views if bad else ())
+            for spec, name in self.ledger.grid(block, view).items()
+            if (view, spec) in bad or spec in whole
+        }
 
 
 def _absolute(experiment: Experiment) -> Experiment:

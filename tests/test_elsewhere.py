@@ -274,6 +274,6 @@ def test_an_extra_that_is_missing_is_named(
     backend = {"distributed": elsewhere.ENGINES["dask"], "submitit": elsewhere.ENGINES["submitit"]}
     with (
         pytest.raises(ConfigError, match=rf"missing: pip install 'steadymap\[{extra}\]'"),
-        backend[module](Parallel()),
+        backend[module](Parallel(), lambda *_given: None),  # type: ignore[arg-type, return-value] # nothing is given up
     ):
         pass

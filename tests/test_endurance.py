@@ -150,7 +150,7 @@ def test_what_a_unit_depends_on_is_in_its_name(steadymap: Run) -> None:
         newest = max(Path().glob("there*"), key=lambda path: path.stat().st_mtime_ns)
         return units_of(newest)
 
-    assert other("--batch-size", "16", "--jobs", "2", "--threads", "1") == units
+    assert other("--batch-size", "8", "--jobs", "2", "--threads", "1") == units
     for changes in (["--seed", "1"], ["--nulls", "2"], ["--metric", "ssim"], ["--save-maps"]):
         assert not other(*changes) & units, changes
 
@@ -209,6 +209,50 @@ def test_shards_of_several_machines_are_joined(
     assert steadymap(*RUN, "--seed", "1", "--output", "other", "--shard", "2/2") == 0
     assert steadymap("merge", "a", "other", "--output", "no") == 2
     assert "other is of another run than a: seed" in capsys.readouterr().err
+
+
+def test_merging_again_takes_what_is_better(
+    steadymap: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard of nothing but errors has the name of the one that replaces it."""
+    assert steadymap(*RUN, "--output", "a", "--shard", "1/2") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("steadymap.bench.shards._measure", lambda *_given, **_named: 1 / 0)
+        assert steadymap(*RUN, "--output", "b", "--shard", "2/2") == 0
+    assert steadymap("merge", "a", "b", "--output", "both") == 3
+    lost = table("both")
+    assert set(lost[lost["status"] == "error"]["detail"]) == {"ZeroDivisionError: division by zero"}
+    assert steadymap(*RUN, "--output", "b", "--shard", "2/2") == 0
+    assert steadymap("merge", "a", "b", "--output", "both") == 0
+    assert steadymap(*RUN, "--output", "whole") == 0
+    pd.testing.assert_frame_equal(table("both"), table("whole"))
+
+
+def test_a_shard_computed_anew_leaves_the_others(steadymap: Run) -> None:
+    assert steadymap(*RUN, "--output", "here") == 0
+    first = table("here")
+    when = {path.name: path.stat().st_mtime_ns for path in Path("here/parts").iterdir()}
+    assert steadymap(*RUN, "--output", "here", "--shard", "1/2", "--no-resume") == 0
+    now = {path.name: path.stat().st_mtime_ns for path in Path("here/parts").iterdir()}
+    assert set(now) == set(when)
+    assert 0 < sum(now[name] == when[name] for name in when) < len(when)
+    assert steadymap(*RUN, "--output", "here") == 0
+    pd.testing.assert_frame_equal(table("here"), first)
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone"])
+def test_maps_that_are_damaged_are_made_again(steadymap: Run, harm: str) -> None:
+    run = [*RUN, "--save-maps"]
+    assert steadymap(*run, "--output", "whole") == 0
+    assert steadymap(*run, "--output", "here") == 0
+    path = min(Path("here/parts").glob("*.safetensors"))
+    if harm == "cut":
+        path.write_bytes(path.read_bytes()[:-4])
+    else:
+        path.unlink()
+    assert steadymap(*run, "--output", "here") == 0
+    for name in ("images.safetensors", "gradient.safetensors"):
+        assert Path("here/maps", name).read_bytes() == Path("whole/maps", name).read_bytes()
 
 
 def test_maps_of_a_run_that_went_on_are_those_of_one_that_did_not(steadymap: Run) -> None:

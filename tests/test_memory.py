@@ -273,10 +273,15 @@ def go():
     rows = [record for outcome in outcomes for record in outcome.records]
     return [o.halved for o in outcomes], [r.value for r in rows], sorted({r.status for r in rows})
 
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (96 << 20), resource.RLIM_INFINITY))
-tight = go()
-resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+def under(margin):
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (margin << 20), resource.RLIM_INFINITY))
+    found = go()
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return found
+
+# Between too little for one image and enough for all; how much that is hangs on the machine.
+tight = [under(margin) for margin in range(40, 121, 8)]
 print(json.dumps([tight, go()]))
 """
 
@@ -288,11 +293,12 @@ def test_a_process_that_may_not_have_more_takes_fewer_images_at_a_time() -> None
         [sys.executable, "-c", UNDER_A_LIMIT], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    (halved, values, statuses), (not_halved, expected, _) = json.loads(done.stdout)
-    assert sum(halved) > 0
+    tight, (not_halved, expected, _) = json.loads(done.stdout)
     assert sum(not_halved) == 0
-    assert statuses == ["ok"]
-    np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6)
+    halved = [values for halved, values, statuses in tight if sum(halved) and statuses == ["ok"]]
+    assert halved, "under some limit it halves, and has all values"
+    for values in halved:
+        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6)
 
 
 # --- on a GPU -------------------------------------------------------------------------------------

@@ -314,13 +314,19 @@ def test_blocks_cover_all_and_more_images_change_the_last_alone(
 
 
 @given(st.integers(1, 200), st.integers(0, 60), st.integers(1, 100))
-def test_batches_are_of_whole_blocks(count: int, nulls: int, size: int) -> None:
-    blocks = cut(count, block_size(nulls))
-    found = batches(blocks, size)
-    assert [tuple(block) for block in blocks] == [block for batch in found for block in batch]
-    assert all(len(batch) == 1 or len(batch) * len(blocks[0]) <= size for batch in found)
-    if count > block_size(nulls):
-        assert all(len(block) > nulls for block in blocks), "each image has its partners"
+def test_batches_are_of_whole_blocks(count: int, nulls: int, batch_size: int) -> None:
+    size = block_size(nulls)
+    found = batches(count, size, batch_size)
+    assert [index for batch in found for index in batch] == list(range(count))
+    # The blocks of all are those of each, wherever the cuts between batches lie.
+    inside = [
+        range(batch.start + block.start, batch.start + block.stop)
+        for batch in found
+        for block in cut(len(batch), size)
+    ]
+    assert inside == cut(count, size)
+    if count > size:
+        assert all(len(block) > nulls for block in inside), "each image has its partners"
 
 
 def test_the_methods_of_a_shard_are_as_many_as_memory_holds(
