@@ -18,6 +18,7 @@ import yaml
 from steadymap.bench import elsewhere
 from steadymap.bench.config import ConfigError
 from steadymap.bench.elsewhere import Parallel, read_parallel
+from steadymap.bench.shards import Outcome, Shard
 from steadymap.bench.store import read_run
 
 SCRIPT = str(Path(sys.executable).parent / "steadymap")
@@ -266,6 +267,10 @@ def test_a_file_that_says_who_computes_is_checked(tmp_path: Path, text: str, mes
     assert "\n" not in str(error.value)
 
 
+def never(_shard: Shard, _tries: int, _reason: str) -> Outcome:
+    raise AssertionError("nothing is given up")
+
+
 @pytest.mark.parametrize(("module", "extra"), [("distributed", "dask"), ("submitit", "slurm")])
 def test_an_extra_that_is_missing_is_named(
     monkeypatch: pytest.MonkeyPatch, module: str, extra: str
@@ -274,6 +279,6 @@ def test_an_extra_that_is_missing_is_named(
     backend = {"distributed": elsewhere.ENGINES["dask"], "submitit": elsewhere.ENGINES["submitit"]}
     with (
         pytest.raises(ConfigError, match=rf"missing: pip install 'steadymap\[{extra}\]'"),
-        backend[module](Parallel(), lambda *_given: None),  # type: ignore[arg-type, return-value] # nothing is given up
+        backend[module](Parallel(), never),
     ):
         pass

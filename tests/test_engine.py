@@ -209,6 +209,9 @@ def test_an_error_in_a_worker_ends_the_run(classifier: Classifier) -> None:
     setup = prepare(classifier, image_set(), PLAN.model_copy(update={"jobs": 2}))
     with pytest.raises(ZeroDivisionError):
         list(measure(setup, broken))
+    deadline = time.monotonic() + 30  # the pool's threads are told to end, and do so by and by
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert threading.active_count() == before
 
 
