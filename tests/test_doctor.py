@@ -827,8 +827,8 @@ def test_a_long_message_is_not_cut_within_a_secret(personal: Path) -> None:
 
 
 def test_a_text_without_secrets_stays(personal: Path) -> None:
-    text = f"torch 2.15.0, {personal}2/x, jdoes, /root/x of root at localhost"
-    assert hide(text, private_words()) == text.replace("/jdoe2", "/jdoe2")
+    text = f"torch 2.15.0, {personal}2/x, jdoes, /nobody/x of root at localhost"
+    assert hide(text, private_words()) == text
     assert hide(f"{personal}/x and {personal}", private_words()) == "~/x and ~"
 
 
