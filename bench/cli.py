@@ -49,6 +49,7 @@ from steadymap.bench.manifest import (
     machine,
     write_json,
 )
+from steadymap.bench.masks import MASKS
 from steadymap.bench.methods import METHOD_SHELF, METHODS
 from steadymap.bench.names import nearest
 from steadymap.bench.parts import make_folder
@@ -71,7 +72,7 @@ from steadymap.bench.timing import (
     timing_notes,
     timing_table,
 )
-from steadymap.bench.train import Recipe, save, train
+from steadymap.bench.train import make_training, save, train
 from steadymap.metrics import METRICS, Metric
 from steadymap.models import MODEL_FORMS, MODELS, ModelError
 
@@ -110,6 +111,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     weights: Annotated[Path | None, typer.Option(help="Weights to load.")] = None,
     data: Annotated[str | None, typer.Option(help="See `steadymap list data`.")] = None,
     split: Annotated[str | None, typer.Option(help=", ".join(SPLITS))] = None,
+    mask: Annotated[str | None, typer.Option(help="See `steadymap list masks`.")] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(help="NAME or NAME:key=value,...; repeat for more."),
@@ -169,6 +171,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
         "weights": weights,
         "data": data,
         "split": split,
+        "mask": mask,
         "method": method or None,
         "family": family or None,
         "severity": _severities(severity) if severity else None,
@@ -284,19 +287,33 @@ def time_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
 
 @app.command("train")
 def train_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signature
-    model: Annotated[str, typer.Option(help=", ".join(MODELS))] = "compact",
-    data: Annotated[str, typer.Option(help="See `steadymap list data`.")] = "hands:4000",
+    recipe: Annotated[
+        Path | None, typer.Option(help="YAML file with the keys of these flags; flags override it.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help=", ".join(MODELS))] = None,
+    data: Annotated[str | None, typer.Option(help="See `steadymap list data`; hands:4000.")] = None,
     output: Annotated[Path | None, typer.Option(help="Weights file, .safetensors.")] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = Recipe.epochs,
-    batch_size: Annotated[int, typer.Option(min=1)] = Recipe.batch_size,
-    learning_rate: Annotated[float, typer.Option(min=0)] = Recipe.learning_rate,
-    seed: Annotated[int, typer.Option(min=0)] = Recipe.seed,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak of the cycle.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order and flips.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Train a network of the project; write its weights and a card."""
+    flags = {
+        "model": model,
+        "data": data,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    chosen = make_training([read_config(recipe) if recipe else {}, given])
     # The data's last name: of folder:a/b it is b.
-    path = output or RUNS / f"{model}-{re.split('[:/]', data.rstrip('/'))[-1]}.safetensors"
+    last = re.split("[:/]", chosen.data.rstrip("/"))[-1]
+    path = output or RUNS / f"{chosen.model}-{last}.safetensors"
     if path.suffix != ".safetensors":
         raise ConfigError(f"output: weights are written as .safetensors, got {path.name}")
     for file in (path, path.with_suffix(".json")):
@@ -305,8 +322,7 @@ def train_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sig
     make_folder(path.parent)
     if threads:
         torch.set_num_threads(threads)
-    recipe = Recipe(epochs, batch_size, learning_rate, seed)
-    network, card = train(model, data, recipe, device_of(device), say)
+    network, card = train(chosen.model, chosen.data, chosen.recipe, device_of(device), say)
     save(network, card, path)
     scores = ", ".join(f"{name} {value:.2%}" for name, value in card["accuracy"].items())
     line(console_of(), f"accuracy: {scores}; {path}")
@@ -430,6 +446,7 @@ SECTIONS: dict[str, Callable[[], list[Row]]] = {
     "experiments": _experiments,
     "models": _models,
     "data": lambda: [(form, text, "") for form, text in DATA_FORMS.items()],
+    "masks": lambda: [(name, mask.summary, mask.source) for name, mask in MASKS.items()],
     "families": _families,
     "methods": _methods,
     "baselines": lambda: [(name, one.summary, one.source) for name, one in BASELINES.items()],

@@ -156,6 +156,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Differen
             "seed": ("seed",),
             "draws": ("configuration", "draws"),
             "null maps": ("configuration", "nulls"),
+            "masks": ("configuration", "mask"),
         }.items()
         if _at(before, *path) != _at(after, *path)
     ]

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from steadymap.bench.attributions import Steps
 from steadymap.bench.documents import MOST_CHARACTERS, parse_yaml
+from steadymap.bench.masks import MASKS
 from steadymap.bench.methods import CONTROLS, DEFAULT_METHODS, BoundMethod, Engine, bind_method
 from steadymap.bench.names import nearest
 from steadymap.bench.perturbations import DEFAULT_FAMILIES, FAMILY_SHELF, Cell
@@ -173,6 +174,7 @@ class Experiment(Plan):
         weights: a file of weights; left out, those that the model brings.
         data: see `steadymap list`.
         split: train, validation, test or all.
+        mask: how the object is found in pictures that come without masks: see `steadymap list`.
         limit: how many images at most, taken from each class in turn; left out, the whole split.
         device: cpu, cuda, cuda:1, ...
         threads: CPU threads; left out, torch's own choice.
@@ -188,6 +190,7 @@ class Experiment(Plan):
     weights: Path | None = None
     data: str = "hands"
     split: str = "test"
+    mask: str | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
     device: str = "cpu"
     threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
@@ -196,6 +199,13 @@ class Experiment(Plan):
     allow_failed: Annotated[float, Field(ge=0, le=1)] = 0.0
     parallel_config: Path | None = None
     output: Path | None = None
+
+    @field_validator("mask")
+    @classmethod
+    def _mask_is_known(cls, value: str | None) -> str | None:
+        if value is not None:
+            _known("mask", value, list(MASKS))
+        return value
 
     @field_validator("shard")
     @classmethod
@@ -250,12 +260,13 @@ def make_experiment(layers: list[Mapping[str, Any]]) -> Experiment:
     try:
         experiment = Experiment.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(_first_line(error)) from error
+        raise ConfigError(first_line(error)) from error
     experiment.severities()
     return experiment
 
 
-def _first_line(error: ValidationError) -> str:
+def first_line(error: ValidationError) -> str:
+    """Return the first thing wrong with settings: the key, the rule and the value."""
     first = error.errors()[0]
     if isinstance(cause := first.get("ctx", {}).get("error"), ValueError):
         return str(cause)

@@ -27,6 +27,7 @@ from steadymap.bench.documents import parse_yaml
 from steadymap.bench.images import DataError, Picture, open_images
 from steadymap.bench.ledger import Ledger, draw_up, not_the_same
 from steadymap.bench.manifest import machine
+from steadymap.bench.masks import with_masks
 from steadymap.bench.plugins import load_model, one_line
 from steadymap.bench.runner import crew, surroundings
 from steadymap.bench.setup import Setup, prepare
@@ -150,6 +151,8 @@ def _open(blueprint: Blueprint) -> tuple[Setup, Worker]:
     images = open_images(experiment.data, classifier.framing, *choice, known)
     if images.pictures != blueprint.pictures:
         raise DataError(f"data: {experiment.data} holds other pictures here")
+    if experiment.mask:
+        images = with_masks(images, experiment.mask)
     setup = prepare(classifier, images, experiment.model_copy(update={"jobs": 1}))
     expected = blueprint.ledger
     source = expected.run_id, experiment.split

@@ -49,6 +49,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 HANDS_COUNT = 1000
 MOST_HANDS = 1_000_000
 
+# Of masks: they come with the pictures.
+OWN = "own"
+
 DATA_FORMS: dict[str, str] = {
     "hands[:COUNT]": "embedded rock, paper and scissors hands with masks; 1000, or COUNT",
     "folder:PATH": "a folder with one subfolder of pictures a class",
@@ -110,7 +113,7 @@ class ImageSet:
         class_names: the data's own classes, in the order of their labels.
         pictures: what there is, in the order of the run.
         read: gives picture number i, framed.
-        has_masks: whether every frame has a mask.
+        masks: where the frames' masks are from: `own`, a key of `MASKS`, or "" without masks.
         excluded: (name, reason) of what was left out.
     """
 
@@ -118,7 +121,7 @@ class ImageSet:
     class_names: tuple[str, ...]
     pictures: tuple[Picture, ...]
     read: Callable[[int], Frame]
-    has_masks: bool = False
+    masks: str = ""
     excluded: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
@@ -194,7 +197,7 @@ def from_tensor(
     def read(index: int) -> Frame:
         return Frame(stored[index], None if inside is None else inside[index])
 
-    return ImageSet("tensor", class_names, kept, read, has_masks=inside is not None)
+    return ImageSet("tensor", class_names, kept, read, masks="" if inside is None else OWN)
 
 
 def open_images(
@@ -304,7 +307,7 @@ def _open_hands(
         return Frame(_tensor(pixels, framing), framed / 255.0)
 
     name = "hands" if count == HANDS_COUNT else f"hands:{count}"
-    return ImageSet(name, HAND_CLASSES, pictures, read, has_masks=True)
+    return ImageSet(name, HAND_CLASSES, pictures, read, masks=OWN)
 
 
 def _open_folder(

@@ -222,7 +222,7 @@ def draw_up(setup: Setup, source: tuple[str, str], *, maps: bool = False) -> Led
         "classifier": what(MODEL_SHELF, classifier.name),
         "class_names": list(classifier.class_names),
         "labels": list(images.class_names),
-        "masks": images.has_masks,
+        "masks": images.masks,
         "maps": [asdict(cell) for cell in cells] if maps else None,
         "code": code_hash(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES} | _extras(),

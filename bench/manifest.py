@@ -19,6 +19,7 @@ import torch
 
 from steadymap.bench.config import Experiment, Plan
 from steadymap.bench.images import ImageSet
+from steadymap.bench.masks import MASKS
 from steadymap.bench.methods import METHOD_SHELF
 from steadymap.bench.perturbations import FAMILY_SHELF
 from steadymap.bench.plugins import METRIC_SHELF, MODEL_SHELF, Shelf, describe
@@ -58,23 +59,28 @@ def run_id(plan: Plan, classifier: Classifier, images: ImageSet) -> str:
 
 def _identity(plan: Plan, classifier: Classifier, images: ImageSet) -> dict[str, Any]:
     plugins = _plugins(plan, classifier)
-    return ({"plugins": plugins} if plugins else {}) | {
-        "schema": SCHEMA_VERSION,
-        "steadymap": importlib.metadata.version("steadymap"),
-        "methods": [method.spec for method in plan.bound_methods()],
-        "cells": [asdict(cell) for cell in plan.cells()],
-        "metrics": sorted(plan.metrics()),
-        "nulls": plan.nulls,
-        "seed": plan.seed,
-        "engine": plan.engine,
-        "precision": plan.precision,
-        "weights": classifier.weights_hash(),
-        "framing": asdict(classifier.framing),
-        "normalization": asdict(classifier.module.normalization),
-        "cam_layer": classifier.cam_layer,
-        "data": images.data_hash(),
-        "device": classifier.module.mean.device.type,
-    }
+    found = {"masks": images.masks} if images.masks in MASKS else {}
+    return (
+        found
+        | ({"plugins": plugins} if plugins else {})
+        | {
+            "schema": SCHEMA_VERSION,
+            "steadymap": importlib.metadata.version("steadymap"),
+            "methods": [method.spec for method in plan.bound_methods()],
+            "cells": [asdict(cell) for cell in plan.cells()],
+            "metrics": sorted(plan.metrics()),
+            "nulls": plan.nulls,
+            "seed": plan.seed,
+            "engine": plan.engine,
+            "precision": plan.precision,
+            "weights": classifier.weights_hash(),
+            "framing": asdict(classifier.framing),
+            "normalization": asdict(classifier.module.normalization),
+            "cam_layer": classifier.cam_layer,
+            "data": images.data_hash(),
+            "device": classifier.module.mean.device.type,
+        }
+    )
 
 
 @dataclass(frozen=True)

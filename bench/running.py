@@ -34,6 +34,7 @@ from steadymap.bench.findings import Findings
 from steadymap.bench.images import open_images
 from steadymap.bench.ledger import draw_up, not_the_same
 from steadymap.bench.manifest import completed, git_state, make_manifest, peak_memory, run_id
+from steadymap.bench.masks import with_masks
 from steadymap.bench.parts import LOCK, kept, make_folder, only_writer
 from steadymap.bench.passes import is_small
 from steadymap.bench.planner import count, estimate, estimate_table
@@ -58,6 +59,8 @@ def _prepare(experiment: Experiment) -> tuple[Experiment, Setup]:
         torch.set_num_threads(experiment.threads)
     classifier = load_model(experiment.model, experiment.weights, device)
     images = open_images(experiment.data, classifier.framing, experiment.split, experiment.limit)
+    if experiment.mask:
+        images = with_masks(images, experiment.mask)
     for name, reason in images.excluded:
         say(f"excluded: {name}: {reason}")
     if "jobs" not in experiment.model_fields_set:

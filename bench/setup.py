@@ -189,7 +189,7 @@ def _metrics_of(method: BoundMethod, images: ImageSet, named: Sequence[str]) -> 
     possible = {"map", *PROBES}
     if method.can("complete"):
         possible.add("delta")
-    if images.has_masks:
+    if images.masks:
         possible.add("mask")
     found = {name: METRIC_SHELF.find(name) for name in named}
     return {name: metric for name, metric in found.items() if metric.against in possible}
@@ -211,7 +211,7 @@ def recognising(metrics: Mapping[str, Metric]) -> list[str]:
 def _refuse_idle_metrics(setup: Setup) -> None:
     reasons = {
         "delta": "no method of this run is complete (integrated_gradients is)",
-        "mask": "this data has no masks (hands has)",
+        "mask": "this data has no masks (hands has; see `steadymap list masks`)",
     }
     for name in setup.plan.metric or ():
         if not any(name in metrics for metrics in setup.methods.values()):

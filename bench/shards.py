@@ -246,7 +246,7 @@ def _measure(
     frames = [setup.images.read(index) for index in shard.indices]
     masks = [frame.mask for frame in frames if frame.mask is not None]
     evidence: dict[str, Array | Tensor] = {}
-    if setup.images.has_masks:
+    if setup.images.masks:
         inside = np.stack(masks)
         on_gpu = worker.classifier.module.mean.is_cuda
         # Once a batch, not once a metric.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from steadymap.bench.config import ConfigError
+from steadymap.bench.config import ConfigError, first_line
 from steadymap.bench.images import ImageSet, open_images
 from steadymap.bench.manifest import write_json
 from steadymap.bench.names import nearest
@@ -34,6 +36,46 @@ class Recipe:
     batch_size: int = 32
     learning_rate: float = 1e-3
     seed: int = 0
+
+
+class Training(BaseModel):
+    """What to train, on what, and how; each key is also a flag of `steadymap train`.
+
+    Attributes:
+        model: a key of `MODELS`.
+        data: a data spec; its classes become the network's.
+        epochs: as in `Recipe`, like the rest.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model: str = "compact"
+    data: str = "hands:4000"
+    epochs: Annotated[int, Field(ge=1)] = Recipe.epochs
+    batch_size: Annotated[int, Field(ge=1)] = Recipe.batch_size
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Recipe.learning_rate
+    seed: Annotated[int, Field(ge=0)] = Recipe.seed
+
+    @property
+    def recipe(self) -> Recipe:
+        """How to train."""
+        return Recipe(self.epochs, self.batch_size, self.learning_rate, self.seed)
+
+
+def make_training(layers: list[Mapping[str, Any]]) -> Training:
+    """Merge layers of settings, later ones over earlier ones, and check the result.
+
+    Raises:
+        ConfigError: one line for the first thing wrong.
+    """
+    merged = {key: value for layer in layers for key, value in layer.items()}
+    for key in merged:
+        if key not in Training.model_fields:
+            raise ConfigError(f"unknown key {key!r}; {nearest(key, Training.model_fields)}")
+    try:
+        return Training.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(first_line(error)) from error
 
 
 @dataclass(frozen=True)
@@ -82,7 +124,7 @@ def train(
         raise ConfigError(f"data: {data} has no training image of {', '.join(absent)}")
     network.to(device)
     network.to(memory_format=torch.channels_last)
-    _fit(network, splits, recipe, report)
+    curve = _fit(network, splits, recipe, report)
     if not all(torch.isfinite(part).all() for part in network.parameters()):
         raise ConfigError(
             f"learning_rate: training diverged at {recipe.learning_rate:g}; choose a smaller one"
@@ -97,6 +139,7 @@ def train(
             for name, split in splits.items()
         },
         "recipe": asdict(recipe),
+        "curve": curve,
         "accuracy": {name: round(accuracy(network, split), 4) for name, split in splits.items()},
         "torch": importlib.metadata.version("torch"),
     }
@@ -111,7 +154,8 @@ def _load(data: str, side: int, split: str) -> Split:
 
 def _fit(
     network: nn.Module, splits: dict[str, Split], recipe: Recipe, report: Callable[[str], None]
-) -> None:
+) -> list[dict[str, float]]:
+    """Train in place; return loss, accuracy on the way and on the validation split by epoch."""
     images, labels = splits["train"].images, splits["train"].labels
     device = next(network.parameters()).device
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -120,19 +164,32 @@ def _fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps
     )
+    curve = []
     for epoch in range(1, recipe.epochs + 1):
         network.train()
+        losses, right = 0.0, 0
         order = torch.randperm(len(labels), generator=generator)
         for chosen in order.split(recipe.batch_size):
             flip = torch.rand(len(chosen), generator=generator) < 0.5  # noqa: PLR2004 - a coin
             batch = torch.where(flip[:, None, None, None], images[chosen].flip(2), images[chosen])
-            loss = cross_entropy(network(batch.to(device)), labels[chosen].to(device))
+            logits, wanted = network(batch.to(device)), labels[chosen].to(device)
+            loss = cross_entropy(logits, wanted)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
+            losses += loss.item() * len(chosen)
+            right += int((logits.argmax(dim=1) == wanted).sum())
         held = accuracy(network, splits["validation"])
         report(f"epoch {epoch}/{recipe.epochs}  validation accuracy {held:.4f}")
+        curve.append(
+            {
+                "loss": round(losses / len(labels), 4),
+                "train": round(right / len(labels), 4),
+                "validation": round(held, 4),
+            }
+        )
+    return curve
 
 
 def accuracy(network: nn.Module, split: Split) -> float:
@@ -150,4 +207,5 @@ def accuracy(network: nn.Module, split: Split) -> float:
 def save(network: nn.Module, card: dict[str, Any], path: Path) -> None:
     """Write the weights and, beside them, the card."""
     write_weights(path, network, tuple(card["class_names"]))
-    write_json(path.with_suffix(".json"), card)
+    hashed = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    write_json(path.with_suffix(".json"), card | hashed)

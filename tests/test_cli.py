@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
+import math
 import re
 import subprocess
 import sys
@@ -285,6 +287,9 @@ def test_train_then_run_on_one_s_own_pictures(
     assert sum(split["images"] for split in card["splits"].values()) == 90
     assert card["recipe"] == {"epochs": 2, "batch_size": 32, "learning_rate": 0.001, "seed": 0}
     assert set(card["accuracy"]) == {"train", "validation", "test"}
+    assert [set(epoch) for epoch in card["curve"]] == [{"loss", "train", "validation"}] * 2
+    assert card["curve"][-1]["validation"] == card["accuracy"]["validation"]
+    assert card["sha256"] == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
     (tmp_path / "data" / "dark" / "broken.png").write_text("no picture")
     done = steadymap(
         "run", *QUICK, "--weights", "w.safetensors", "--data", "folder:data", "--split", "all",
@@ -312,6 +317,62 @@ def test_a_network_is_trained_for_the_classes_that_the_data_has(
     weights = "runs/compact-two.safetensors"
     done = steadymap("run", *QUICK, "--data", "folder:two", "--weights", weights)
     assert done.code == 0, done.err
+
+
+def test_a_recipe_says_what_to_train_and_flags_override_it(
+    steadymap: Callable[..., Done], tmp_path: Path
+) -> None:
+    write_folder(tmp_path / "two", ("dark", "pale"))
+    lines = "data: folder:two", "epochs: 1", "batch_size: 8", "learning_rate: 2e-3", "seed: 5"
+    (tmp_path / "recipe.yaml").write_text("\n".join(lines))
+    for flags, seed in (((), 5), (("--seed", "6"), 6)):
+        name = f"w{seed}.safetensors"
+        done = steadymap("train", "--recipe", "recipe.yaml", *flags, "--output", name)
+        assert done.code == 0, done.err
+        card = json.loads((tmp_path / f"w{seed}.json").read_text())
+        recipe = {"epochs": 1, "batch_size": 8, "learning_rate": 0.002, "seed": seed}
+        assert card["recipe"] == recipe
+        assert card["data"] == "folder:two"
+
+
+def test_the_curve_holds_the_loss_that_was_minimised(
+    steadymap: Callable[..., Done], tmp_path: Path
+) -> None:
+    """With a step too small to learn anything the loss is that of the initial weights."""
+    write_folder(tmp_path / "two", ("dark", "pale"))
+    tiny = "--learning-rate", "1e-12", "--epochs", "2", "--output", "w.safetensors"
+    assert steadymap("train", "--data", "folder:two", *tiny).code == 0
+    card = json.loads((tmp_path / "w.json").read_text())
+    first, second = (epoch["loss"] for epoch in card["curve"])
+    assert first == pytest.approx(math.log(2), abs=0.05)
+    # The flips are drawn anew.
+    assert second == pytest.approx(first, abs=0.002)
+
+
+def test_masks_by_colour_make_mask_mass_possible(
+    steadymap: Callable[..., Done], tmp_path: Path
+) -> None:
+    write_folder(tmp_path / "two", ("dark", "pale"))
+    for path in (tmp_path / "two").rglob("*.png"):
+        pixels = np.asarray(Image.open(path)).copy()
+        pixels[:, :12] = 30, 150, 60
+        pixels[:, 12:] = pixels[:, 12:, :1]
+        Image.fromarray(pixels).save(path)
+    wanted = "run", "--metric", "mask_mass", "--metric", "ssim", "--method", "gradient"
+    wanted += "--family", "bias", "--severity", "0.1", "--limit", "9", "--data", "folder:two"
+    assert steadymap("train", "--data", "folder:two", "--epochs", "1").code == 0
+    wanted += "--weights", "runs/compact-two.safetensors", "--split", "all", "--output", "here"
+    without = steadymap(*wanted)
+    assert without.code == 2
+    assert "this data has no masks (hands has; see `steadymap list masks`)" in without.err
+    done = steadymap(*wanted, "--mask", "green_screen")
+    assert done.code == 0, done.err
+    records, manifest = read_run(tmp_path / "here")
+    assert manifest["configuration"]["mask"] == "green_screen"
+    blob = records[(records["method"] == "centre_blob") & (records["metric"] == "mask_mass")]
+    # A blob in the middle of a picture whose left half is screen, a blended column more of it.
+    np.testing.assert_allclose(blob["value"], 0.5, atol=0.03)
+    assert len(blob) == 18
 
 
 def test_training_that_diverges_writes_no_weights(
@@ -372,6 +433,10 @@ def test_training_is_repeatable_and_overwrites_nothing(
         (["run", *QUICK, "--output", "key.yaml"], "cannot make the folder key.yaml"),
         (["run", "--method", "gradient", "--metric", "completeness_error"], "cannot be had here"),
         (["train", "--model", "compakt"], "'compakt' to train; did you mean compact?"),
+        (["train", "--recipe", "no.yaml"], "config: cannot read no.yaml"),
+        (["train", "--recipe", "key.yaml"], "unknown key 'limti'; known: model, data"),
+        (["train", "--epochs", "0"], "epochs: Input should be greater than or equal to 1, got 0"),
+        (["train", "--learning-rate", "0"], "learning_rate: Input should be greater than 0"),
         (["train", "--output", "w.pt"], "weights are written as .safetensors, got w.pt"),
         (["train", "--data", "folder:lacking"], "folder:lacking has no training image of pale"),
         (["train", "--output", "key.yaml/w.safetensors"], "cannot make the folder key.yaml"),
