@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,3 +171,24 @@ def test_values_are_kept_to_four_digits(scripts: tuple[ModuleType, ...]) -> None
     rows.append(rows[0] | {"metric": "ssim.recognised"})
     slim = collect.slim(scores(rows))
     np.testing.assert_allclose(slim["value"], [0.1235, 12350, -0.0001235, 0, np.nan], rtol=1e-12)
+
+
+NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+
+
+def test_text_and_figures_are_what_the_committed_scores_make(
+    scripts: tuple[ModuleType, ...], tmp_path: Path
+) -> None:
+    """Words are equal, and numbers but for the last digit, which another library may move."""
+    scripts[2].remake(tmp_path)
+    made = (tmp_path / "study.md").read_text(encoding="utf-8")
+    kept = (RESULTS / "study.md").read_text(encoding="utf-8")
+    assert NUMBER.sub("0", made) == NUMBER.sub("0", kept)
+    for one, two in zip(NUMBER.findall(made), NUMBER.findall(kept), strict=True):
+        digits = len(two.partition(".")[2])
+        assert abs(float(one) - float(two)) < 1.5 * 10**-digits, (one, two)
+    figures = {path.name for path in (RESULTS / "study").glob("*.svg")}
+    assert {path.name for path in (tmp_path / "study").iterdir()} == figures
+    linked = set(re.findall(r"\(study/([^)]*\.(?:svg|png|md))\)", kept))
+    assert figures - linked == set()
+    assert all((RESULTS / "study" / name).is_file() for name in linked)

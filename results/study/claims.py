@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,6 @@ from steadymap.bench.calibration import Instability, calibrate, is_control
 from steadymap.bench.curves import severity_curves
 from steadymap.bench.faults import BIAS, whose_fault
 from steadymap.bench.randomness import generator
-from steadymap.bench.ranks import rank_methods
 from steadymap.bench.records import CLEAN, NULLS, OVERALL, perturbed_images
 from steadymap.bench.summary import CONFIDENCE, RESAMPLES, Interval, intervals
 from steadymap.metrics import METRICS, Status
@@ -43,7 +42,7 @@ HOLDS, IN_PART, NOT = "holds", "holds in part", "does not hold"
 MOST, LEAST = 0.8, 0.2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
     """What was measured of one network.
 
@@ -66,27 +65,24 @@ class Network:
     @cached_property
     def calibrated(self) -> pd.DataFrame:
         """See `calibrate`."""
-        return calibrate(self.records)
+        return calibrate(self.of(RANKED))
 
     @cached_property
     def unstable(self) -> Instability:
         """See `Instability`."""
-        return Instability.of(self.records)
+        return Instability.of(self.of(RANKED))
 
     @cached_property
     def kept_curves(self) -> pd.DataFrame:
-        """Calibrated scores by severity, of the images whose class stayed."""
-        return severity_curves(self.records[self.records["kept"]], self.calibrated)
+        """Calibrated scores by method, metric and bias, of the images whose class stayed."""
+        rows = self.of(STEADINESS)
+        curves = severity_curves(rows[rows["kept"] & (rows["family"] == BIAS)], self.calibrated)
+        return curves.set_index(["method", "metric", "severity"])
 
     @cached_property
     def faults(self) -> pd.DataFrame:
         """See `whose_fault`."""
-        return whose_fault(self.records)
-
-    @cached_property
-    def ranks(self) -> pd.DataFrame:
-        """See `rank_methods`."""
-        return rank_methods(self.records, self.calibrated)
+        return whose_fault(self.of(STEADINESS))
 
     @cached_property
     def methods(self) -> list[str]:
@@ -98,6 +94,10 @@ class Network:
     def controls(self) -> list[str]:
         """The controls, in the order of the run."""
         return [str(spec) for spec in self.records["method"].unique() if is_control(str(spec))]
+
+    def of(self, metrics: Sequence[str]) -> pd.DataFrame:
+        """Return the records of some metrics."""
+        return self.records[self.records["metric"].isin(metrics)]
 
     def method(self, start: str) -> str:
         """Return the one method whose spec begins so."""
@@ -181,6 +181,7 @@ def resampled(rows: Sequence[Values], statistic: Callable[..., Values], name: st
 # --- 1: the class stays, the map does not ---------------------------------------------------------
 
 
+@cache
 def class_stays(network: Network) -> dict[float, Interval]:
     """By severity of the bias, the share of images whose class stayed."""
     pairs = perturbed_images(network.records)
@@ -194,10 +195,7 @@ def class_stays(network: Network) -> dict[float, Interval]:
 
 def kept_score(network: Network, method: str, metric: str, severity: float) -> pd.Series:
     """Return the row of `kept_curves` of a bias."""
-    rows = network.kept_curves
-    rows = rows[(rows["method"] == method) & (rows["metric"] == metric) & (rows["family"] == BIAS)]
-    (place,) = np.flatnonzero(np.isclose(rows["severity"], severity))
-    found: pd.Series = rows.iloc[place]
+    found: pd.Series = network.kept_curves.loc[(method, metric, severity)]
     return found
 
 
@@ -221,6 +219,7 @@ def integrated(network: Network, baseline: str) -> str:
     return network.method(f"integrated_gradients:baseline={baseline}")
 
 
+@cache
 def calibrated_gap(network: Network, metric: str, first: str, second: str) -> Interval:
     """How much steadier the first method is under bias: the difference of calibrated scores."""
     rows = [
@@ -239,6 +238,7 @@ def calibrated_gap(network: Network, metric: str, first: str, second: str) -> In
     return resampled([row[known] for row in rows], gap, "gap")
 
 
+@cache
 def clean_gap(network: Network, metric: str, first: str, second: str) -> Interval:
     """By how much the first method's clean maps score higher, image by image."""
     pair = [network.by_image(method, metric, CLEAN) for method in (first, second)]
@@ -307,6 +307,7 @@ class Drift:
     even: Interval
 
 
+@cache
 def drift(network: Network, severity: float, method: str = "grad_cam") -> Drift:
     """Follow the maps of a method from the clean to the shifted images."""
     spec = network.method(method)
@@ -418,6 +419,7 @@ def evidence(network: Network, method: str, measure: str) -> Interval:
     return resampled(list(both.to_numpy().T), rank_correlation, f"evidence {measure}")
 
 
+@cache
 def evidences(network: Network) -> dict[tuple[str, str], Interval]:
     """Return `evidence` for each method and measure."""
     return {

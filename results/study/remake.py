@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import claims
-import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+import tables
 from claims import Network
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -22,10 +22,8 @@ from steadymap.bench import figures
 from steadymap.bench.answer import metric_name
 from steadymap.bench.curves import breaking_points, severity_curves
 from steadymap.bench.faults import BIAS
-from steadymap.bench.names import short_names
 from steadymap.bench.ranks import save_diagram
 from steadymap.bench.records import to_frame
-from steadymap.bench.summary import Interval
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = "study.md.jinja"
@@ -52,62 +50,6 @@ def networks() -> list[Network]:
     return [read(name) for name in sorted(names, key=lambda name: (name != FIRST, name))]
 
 
-# --- words ----------------------------------------------------------------------------------------
-
-
-def number(value: Interval | float, digits: int = 2) -> str:
-    """Write a number, or a mean with its interval."""
-    if not isinstance(value, Interval):
-        return "-" if not np.isfinite(value) else f"{value:.{digits}f}"
-    if not np.isfinite(value.low):
-        return number(value.mean, digits)
-    return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
-
-
-def percent(value: Interval | float) -> str:
-    """Write a share, or one with its interval."""
-    if not isinstance(value, Interval):
-        return f"{value:.0%}"
-    return f"{value.mean:.0%} [{100 * value.low:.0f}, {100 * value.high:.0f}]"
-
-
-def row_of(row: pd.Series) -> Interval:
-    """Return a row of calibrated scores or of curves as an interval."""
-    middle = (
-        row["score"] if "calibrated" not in row or row["calibrated"] is True else row["calibrated"]
-    )
-    return Interval(float(middle), float(row["low"]), float(row["high"]), "bca")
-
-
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Write the least and the largest of some values."""
-    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
-
-
-def percents(values: Sequence[float]) -> str:
-    """Write the least and the largest of some shares."""
-    return f"{100 * min(values):.0f} to {100 * max(values):.0f}%"
-
-
-def called(method: str) -> str:
-    """Return how the text calls a method."""
-    return NAMES.get(method.partition(",")[0], method.replace("_", " "))
-
-
-NAMES = {
-    "gradient": "gradient",
-    "gradient_x_input": "Gradient x Input",
-    "integrated_gradients:baseline=black": "IG, black",
-    "integrated_gradients:baseline=white": "IG, white",
-    "integrated_gradients:baseline=random": "IG, random",
-    "grad_cam": "Grad-CAM",
-    "constant": "constant",
-    "random": "random",
-    "edge": "edge",
-    "centre_blob": "centre blob",
-}
-
-
 # --- figures --------------------------------------------------------------------------------------
 
 
@@ -117,10 +59,10 @@ def draw(every: Sequence[Network], folder: Path) -> None:
         if network.name in DRAWN:
             _draw_curves(network, folder)
             faults = network.faults[network.faults["metric"] == "spearman"]
-            names = {spec: called(spec) for spec in network.methods}
+            names = {spec: tables.called(spec) for spec in network.methods}
             save_diagram(figures.fault_figure(faults, names), folder / f"faults-{network.name}.svg")
     save_diagram(_training(every), folder / "training.svg")
-    save_diagram(_kept(every), folder / "kept.svg")
+    save_diagram(_stayed(every), folder / "kept.svg")
     save_diagram(_steps(every), folder / "steps.svg")
 
 
@@ -128,7 +70,7 @@ def _draw_curves(network: Network, folder: Path) -> None:
     rows = network.records[network.records["family"] == BIAS]
     curves = severity_curves(rows, network.calibrated)
     breaking = breaking_points(curves)
-    names = {spec: called(spec) for spec in network.methods}
+    names = {spec: tables.called(spec) for spec in network.methods}
     for metric in claims.STEADINESS:
         chosen = [table[table["metric"] == metric] for table in (curves, breaking)]
         label = f"calibrated {metric_name(metric)}"
@@ -167,7 +109,7 @@ def _training(every: Sequence[Network]) -> Any:  # noqa: ANN401 - as above
     return _lines(lines, "epoch", "validation accuracy")
 
 
-def _kept(every: Sequence[Network]) -> Any:  # noqa: ANN401 - as above
+def _stayed(every: Sequence[Network]) -> Any:  # noqa: ANN401 - as above
     lines = {}
     for network in every:
         stays = claims.class_stays(network)
@@ -201,20 +143,14 @@ def render(every: Sequence[Network]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "number": number,
-        "percent": percent,
-        "interval": row_of,
-        "spread": spread,
-        "percents": percents,
-        "called": called,
-    }
     return environment.get_template(TEMPLATE).render(
         networks=every,
-        first=every[0],
-        others=every[1:],
         claims=claims,
-        short_names=short_names,
+        found=tables.judgements(every),
+        tables={name: make(every) for name, make in tables.TABLES.items()},
+        concordances=tables.concordances(every),
+        number=tables.number,
+        percent=tables.percent,
     )
 
 
