@@ -111,7 +111,7 @@ class Instability:
         """
         if family == OVERALL:
             rows = [self.at(method, metric, name) for name in self.families()]
-            return _mean_of_known(np.stack(rows))
+            return _mean_of_known(np.reshape(rows, (len(rows), self.by_image.shape[1])))
         found = self._rows.get((method, metric, family))
         return np.full(self.by_image.shape[1], np.nan) if found is None else found
 
@@ -146,7 +146,11 @@ def _mean_of_known(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return mean
 
 
-def calibrate(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None) -> pd.DataFrame:
+def calibrate(
+    records: pd.DataFrame,
+    metrics: Mapping[str, Metric] | None = None,
+    families: Sequence[str] | None = None,
+) -> pd.DataFrame:
     """Calibrate every score of a metric that compares two maps.
 
     With the null the better of two means, that of the score of an image's clean map against other
@@ -161,6 +165,8 @@ def calibrate(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None
     Args:
         records: of a run with `nulls` of 1 or more.
         metrics: those whose values can be read; left out, ours and those that are loaded.
+        families: which to give a row each, whether they have values or not; left out, those of the
+            records that have some.
 
     Returns:
         One row a method, family and metric, with `overall` for the mean over the families. `score`
@@ -176,11 +182,12 @@ def calibrate(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None
     unstable = Instability.of(records, metrics)
     chances = _chances(records)
     rates = _rates(records)
+    every = unstable.families() if families is None else families
     rows: list[dict[str, object]] = []
     samples: list[NDArray[np.float64]] = []
     for method, metric in unstable.pairs():
         nulls = [unstable.at(method, metric, family) for family in NULLS]
-        for family in (*unstable.families(), OVERALL):
+        for family in (*every, OVERALL):
             scores = unstable.at(method, metric, family)
             used = np.isfinite(scores)
             sample = np.stack([scores, *nulls])[:, used]

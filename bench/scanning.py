@@ -148,18 +148,20 @@ class _Fold:
 
     Attributes:
         small: makes a table small; of tables joined it makes what it would of all at once.
+        held: small tables.
+        last: rows that were left of them when they were last joined.
     """
 
     small: Callable[[pd.DataFrame], pd.DataFrame]
     held: list[pd.DataFrame] = field(default_factory=list)
-    least: int = ROWS_AT_ONCE
+    last: int = 0
 
     def add(self, part: pd.DataFrame) -> None:
         """Take the records of a part of the table."""
         self.held.append(self.small(part))
-        if sum(map(len, self.held)) > 2 * self.least:
+        if sum(map(len, self.held)) > 2 * max(self.last, ROWS_AT_ONCE):
             self.held = [self.whole()]
-            self.least = max(self.least, len(self.held[0]))
+            self.last = len(self.held[0])
 
     def whole(self) -> pd.DataFrame:
         """Return what there is of all parts."""
@@ -196,7 +198,7 @@ def _counted(
         pairs.add(part[[*PAIR, "kept", "method", "status"]])
     counts, pictures = kinds.whole(), images.whole()
     known = {
-        name: dtype
+        str(name): dtype
         for name, dtype in (*counts.dtypes.items(), *pictures.dtypes.items())
         if isinstance(dtype, pd.CategoricalDtype)
     }
