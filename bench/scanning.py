@@ -129,17 +129,22 @@ def _batches(
     columns: Sequence[str] | None = None,
     filter: ds.Expression | None = None,  # noqa: A002 - as Arrow calls it
 ) -> Iterator[pa.Table]:
-    """Yield a file's rows in their order, so many at once; those that are none are left out."""
-    scanner = source.scanner(
-        columns=columns,
-        filter=filter,
-        batch_size=ROWS_AT_ONCE,
-        batch_readahead=1,
-        fragment_readahead=1,
-    )
-    for batch in scanner.to_batches():
-        if batch.num_rows:
-            yield pa.Table.from_batches([batch])
+    """Yield a file's rows in their order, so many at once; batches without rows are left out."""
+    # Group by group of rows: a scanner of the whole file reads ahead, up to a GiB of it, while what
+    # it has read is looked at; and what it has in buffers it keeps to the end.
+    options = ds.ParquetFragmentScanOptions(pre_buffer=False)
+    for file in source.get_fragments():
+        for group in file.split_by_row_group():
+            scanner = group.scanner(
+                schema=source.schema,
+                columns=columns,
+                filter=filter,
+                batch_size=ROWS_AT_ONCE,
+                fragment_scan_options=options,
+            )
+            for batch in scanner.to_batches():
+                if batch.num_rows:
+                    yield pa.Table.from_batches([batch])
 
 
 @dataclass
