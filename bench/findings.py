@@ -77,7 +77,7 @@ class Findings:
             scan,
             _in_order(summary, full_summary(everything)[SUMMARISED]),
             calibrated,
-            _in_order(ranks, calibrated[["metric"]].drop_duplicates()),
+            _in_order(_in_order(ranks, pairs), calibrated[["metric"]].drop_duplicates()),
             _in_order(faults, pairs).sort_values(
                 "severity", na_position="first", kind="stable", ignore_index=True
             ),

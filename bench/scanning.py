@@ -103,7 +103,7 @@ def scan_run(folder: Path) -> tuple[Scan, dict[str, Any]]:
         def read(names: Sequence[str]) -> pd.DataFrame:
             with in_one_line(path):
                 source = _dataset(path)
-                wanted = pc.field("metric").isin(names)
+                wanted = pc.field("metric").isin(pa.array(names, pa.string()))
                 # Each with the same categories, in as few bytes as they fit into: joined as it is.
                 found = [
                     to_frame(batch).astype(known)
@@ -147,33 +147,35 @@ def _batches(
                     yield pa.Table.from_batches([batch])
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Fold:
-    """Tables that are joined, and made small again whenever they have grown to twice their size.
+    """Tables that come one by one, and are joined and made small as soon as they are alike in size.
 
     Attributes:
         small: makes a table small; of tables joined it makes what it would of all at once.
-        held: small tables.
-        last: rows that were left of them when they were last joined.
+        held: small tables, each less than half as long as the one before.
     """
 
     small: Callable[[pd.DataFrame], pd.DataFrame]
     held: list[pd.DataFrame] = field(default_factory=list)
-    last: int = 0
 
     def add(self, part: pd.DataFrame) -> None:
-        """Take the records of a part of the table."""
+        """Take a part of the records."""
         self.held.append(self.small(part))
-        if sum(map(len, self.held)) > 2 * max(self.last, ROWS_AT_ONCE):
-            self.held = [self.whole()]
-            self.last = len(self.held[0])
+        while len(self.held) > 1 and 2 * len(self.held[-1]) >= len(self.held[-2]):
+            self._join(2)
 
     def whole(self) -> pd.DataFrame:
         """Return what there is of all parts."""
-        if len(self.held) == 1:
-            return self.held[0]
-        columns = {name: _joined([part[name] for part in self.held]) for name in self.held[0]}
-        return self.small(pd.DataFrame(columns))
+        self._join(len(self.held))
+        return self.held[0]
+
+    def _join(self, count: int) -> None:
+        """Make the last tables one."""
+        last = self.held[-count:]
+        del self.held[-count:]
+        columns = {str(name): _joined([part[name] for part in last]) for name in last[0]}
+        self.held.append(self.small(pd.DataFrame(columns)) if count > 1 else last[0])
 
 
 def _joined(parts: list[pd.Series]) -> pd.Series:
