@@ -88,8 +88,8 @@ class Instability:
         }
         compared = records["metric"].isin(perfect)
         chosen = records[compared & (records["status"] == Status.OK.value)]
-        identity = chosen["metric"].astype(str).map(perfect)
-        distance = (chosen["value"] - identity.astype(float)).abs()
+        identity = chosen["metric"].map(perfect).astype(float)
+        distance = (chosen["value"] - identity).abs()
         table = chosen.assign(distance=distance).pivot_table(
             values="distance",
             index=["method", "metric", "family"],
@@ -312,11 +312,13 @@ def _chances(records: pd.DataFrame) -> dict[tuple[str, str], float]:
 
 def _rates(records: pd.DataFrame) -> dict[tuple[str, str, str], float]:
     """Return recognition rates by method, metric and family, `overall` among them."""
-    names = records["metric"].astype(str)
-    chosen = records[names.str.endswith(RECOGNISED) & (records["status"] == Status.OK.value)]
+    names = [name for name in records["metric"].unique() if str(name).endswith(RECOGNISED)]
+    chosen = records[records["metric"].isin(names) & (records["status"] == Status.OK.value)]
     keys = ["method", "metric", "family"]
-    text = chosen.astype(dict.fromkeys([*keys, "image_id"], str))
-    by_image = text.groupby([*keys, "image_id"], sort=False)["value"].mean().reset_index()
+    groups = chosen.groupby([*keys, "image_id"], observed=True, sort=False)
+    # Text once there is one row a group: of each record it would fill the memory.
+    text = dict.fromkeys([*keys, "image_id"], str)
+    by_image = groups["value"].mean().reset_index().astype(text)
     overall = by_image.groupby(["method", "metric", "image_id"], sort=False)["value"].mean()
     every = pd.concat([by_image, overall.reset_index().assign(family=OVERALL)])
     means = every.groupby(keys, sort=False)["value"].mean().reset_index()
