@@ -9,8 +9,9 @@ import pandas as pd
 from steadymap.bench.board import Line, board_metrics, is_probe, leaderboard, percent, significant
 from steadymap.bench.calibration import UNRESOLVABLE, is_control
 from steadymap.bench.findings import Findings
-from steadymap.bench.records import INPUT, OVERALL, REFERENCES, perturbed_images
+from steadymap.bench.records import INPUT, OVERALL, REFERENCES
 from steadymap.bench.summary import ROUGH_BELOW
+from steadymap.metrics import Status
 
 # More are counted: a sentence of twenty names is not read.
 MOST_NAMED = 4
@@ -34,7 +35,7 @@ def metric_name(metric: str) -> str:
 def _who_held(findings: Findings) -> str:
     metrics = board_metrics(findings)
     first = metrics[0]
-    images = findings.records["image_id"].nunique()
+    images = len(findings.scan.images)
     lines = [line for line in leaderboard(findings) if not line.control]
     numbered = [line for line in lines if not math.isnan(line.scores[first].value)]
     if not numbered:
@@ -81,17 +82,12 @@ def _number(line: Line, metric: str) -> str:
     return f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"
 
 
-def kept_share(records: pd.DataFrame) -> tuple[float, int]:
-    """Return how often the prediction stayed, and of how many perturbed images."""
-    pairs = perturbed_images(records)
-    return float(pairs["kept"].mean()), len(pairs)
-
-
 def _what_moved(findings: Findings) -> str:
-    share, pairs = kept_share(findings.records)
-    if not pairs:
+    kept = findings.scan.pairs["kept"]
+    if kept.empty:
         return "No image was perturbed: every family failed."
-    text = f"The prediction stayed on {percent(share)} of {pairs:,} perturbed images"
+    share = percent(float(kept.mean()))
+    text = f"The prediction stayed on {share} of {len(kept):,} perturbed images"
     faults = findings.faults
     rows = faults[faults["severity"].isna() & faults["network_share"].notna()]
     for metric in board_metrics(findings):
@@ -116,7 +112,7 @@ def _share(row: pd.Series) -> str:
 
 
 def _what_is_uncertain(findings: Findings) -> str:
-    images = findings.records["image_id"].nunique()
+    images = len(findings.scan.images)
     parts = []
     metrics = board_metrics(findings)
     if findings.calibrated.empty and findings.known[metrics[0]].against == "map":
@@ -173,15 +169,15 @@ def _fickle(findings: Findings, metric: str) -> list[str]:
 
 def _lost(findings: Findings) -> float:
     """Return the share of the methods' scores without a number."""
-    records = findings.records
-    names = {name for name in records["metric"].unique() if name in findings.known}
-    chosen = records[
-        (records["method"] != INPUT)
-        & ~records["family"].isin(REFERENCES)
-        & records["metric"].isin(names)
+    counts = findings.scan.counts
+    chosen = counts[
+        (counts["method"] != INPUT)
+        & ~counts["family"].isin(REFERENCES)
+        & counts["metric"].isin(list(findings.known))
     ]
     chosen = chosen[[not is_control(str(spec)) for spec in chosen["method"]]]
-    return float((chosen["status"] != "ok").mean()) if len(chosen) else 0.0
+    lost = chosen[chosen["status"] != Status.OK.value]["size"].sum()
+    return float(lost / chosen["size"].sum()) if len(chosen) else 0.0
 
 
 def _listed(names: list[str]) -> str:

@@ -20,9 +20,10 @@ from steadymap.bench.names import is_component, nearest
 from steadymap.bench.parts import make_folder
 from steadymap.bench.plugins import known_metrics
 from steadymap.bench.records import INPUT, RECOGNISED, REFERENCES, SCHEMA_VERSION
+from steadymap.bench.scanning import scan_run
 from steadymap.bench.shapes import misshapen
 from steadymap.bench.spreadsheets import csv_text, parse_csv
-from steadymap.bench.store import MANIFEST, RECORDS, read_run, refuse_links
+from steadymap.bench.store import MANIFEST, RECORDS, finished, refuse_links
 from steadymap.bench.views import SHARED
 from steadymap.metrics import Metric, Status
 
@@ -103,10 +104,16 @@ def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
         ConfigError: neither is there, or what is there has been cut or edited.
     """
     if (folder / RECORDS).is_file():
-        records, manifest = read_run(folder)
-        scores = image_scores(records, metrics, known_metrics(manifest))
-        if scores["value"].notna().sum() == 0:
+        scan, manifest = scan_run(folder)
+        known = known_metrics(manifest)
+        wanted = known if metrics is None else {one.removesuffix(RECOGNISED) for one in metrics}
+        every = (
+            image_scores(scan.of(name), metrics, known) for name in scan.metrics() if name in wanted
+        )
+        parts = [part for part in every if len(part)]
+        if not any(part["value"].notna().any() for part in parts):
             raise ConfigError(f"{folder}: the run has no scores to compare")
+        scores = pd.concat(parts).sort_values(KEY, ignore_index=True)
         ratios = _time_ratios(folder, manifest["methods"])
         return Side(folder.name, scores, manifest, ratios)
     if not (folder / SCORES).is_file() or not (folder / MANIFEST).is_file():
@@ -225,7 +232,7 @@ def save_baseline(
     folder = baseline_folder(name, root)
     if not (run / RECORDS).is_file():
         raise ConfigError(f"{run} holds no finished run ({RECORDS} and {MANIFEST})")
-    named = known_metrics(read_run(run)[1])
+    named = known_metrics(finished(run))
     known = [*named, *(name + RECOGNISED for name in named)]
     for metric in metrics:
         if metric not in known:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +101,7 @@ def probe_lines(findings: Findings) -> list[Line]:
                 ranks={},
                 recognised={},
                 completeness=None,
-                coverage=_coverage(findings.records, spec, metrics),
+                coverage=coverage(findings.scan.counts, spec, metrics),
             )
         )
     return lines
@@ -140,7 +140,7 @@ def _line(findings: Findings, metrics: list[str], spec: str, name: str) -> Line:
         },
         {metric: rows[metric]["recognised"] for metric in metrics if metric in rows},
         _mean(findings.summary, spec, "completeness_error"),
-        _coverage(findings.records, spec, metrics),
+        coverage(findings.scan.counts, spec, metrics),
     )
 
 
@@ -148,17 +148,18 @@ def _score(findings: Findings, spec: str, metric: str, row: dict[Any, Any] | Non
     """Return the calibrated score, the verdict in its place, or the raw mean."""
     if row is None:
         raw = None if findings.calibrates(metric) else _mean(findings.summary, spec, metric)
-        return raw or Score(math.nan, word=missing_word(findings.records, spec, metric))
+        return raw or Score(math.nan, word=missing_word(findings.scan.counts, spec, metric))
     if row["verdict"] not in (OK, UNRESOLVABLE):
         return Score(math.nan, word=str(row["verdict"]))
     mark = "~" if row["verdict"] == UNRESOLVABLE else ""
     return Score(row["calibrated"], row["low"], row["high"], mark)
 
 
-def missing_word(records: pd.DataFrame, spec: str, metric: str) -> str:
+def missing_word(counts: pd.DataFrame, spec: str, metric: str) -> str:
     """Return the status that most of a method's values have, where none has a number."""
-    chosen = records[(records["method"] == spec) & (records["metric"] == metric)]
-    return "-" if chosen.empty else str(chosen["status"].mode()[0])
+    chosen = counts[(counts["method"] == spec) & (counts["metric"] == metric)]
+    sizes = chosen.groupby("status", observed=True)["size"].sum()
+    return "-" if sizes.empty else str(sizes.idxmax())
 
 
 def _mean(summary: pd.DataFrame, spec: str, metric: str) -> Score | None:
@@ -183,14 +184,18 @@ def is_probe(metric: str) -> bool:
     return metric in METRICS and METRICS[metric].against in PROBES
 
 
-def _coverage(records: pd.DataFrame, spec: str, metrics: list[str]) -> float:
-    """Return the share of pairs that have a value, of all metrics together."""
-    chosen = records[
-        (records["method"] == spec)
-        & records["metric"].isin(metrics)
-        & ~records["family"].isin(REFERENCES)
+def coverage(counts: pd.DataFrame, spec: str, metrics: Sequence[str]) -> float:
+    """Return the share of a method's pairs that have a value, of all metrics together.
+
+    NaN where there are none.
+    """
+    chosen = counts[
+        (counts["method"] == spec)
+        & counts["metric"].isin(metrics)
+        & ~counts["family"].isin(REFERENCES)
     ]
-    return float((chosen["status"] == Status.OK).mean()) if len(chosen) else np.nan
+    known = chosen[chosen["status"] == Status.OK.value]["size"].sum()
+    return float(known / chosen["size"].sum()) if len(chosen) else np.nan
 
 
 def _null_line(findings: Findings, metrics: list[str], family: str) -> Line:

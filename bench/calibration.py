@@ -88,8 +88,8 @@ class Instability:
         }
         compared = records["metric"].isin(perfect)
         chosen = records[compared & (records["status"] == Status.OK.value)]
-        identity = chosen["metric"].astype(str).map(perfect)
-        distance = (chosen["value"] - identity.astype(float)).abs()
+        identity = chosen["metric"].map(perfect).astype(float)
+        distance = (chosen["value"] - identity).abs()
         table = chosen.assign(distance=distance).pivot_table(
             values="distance",
             index=["method", "metric", "family"],
@@ -111,7 +111,7 @@ class Instability:
         """
         if family == OVERALL:
             rows = [self.at(method, metric, name) for name in self.families()]
-            return _mean_of_known(np.stack(rows))
+            return _mean_of_known(np.reshape(rows, (len(rows), self.by_image.shape[1])))
         found = self._rows.get((method, metric, family))
         return np.full(self.by_image.shape[1], np.nan) if found is None else found
 
@@ -146,7 +146,11 @@ def _mean_of_known(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return mean
 
 
-def calibrate(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None) -> pd.DataFrame:
+def calibrate(
+    records: pd.DataFrame,
+    metrics: Mapping[str, Metric] | None = None,
+    families: Sequence[str] | None = None,
+) -> pd.DataFrame:
     """Calibrate every score of a metric that compares two maps.
 
     With the null the better of two means, that of the score of an image's clean map against other
@@ -161,6 +165,8 @@ def calibrate(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None
     Args:
         records: of a run with `nulls` of 1 or more.
         metrics: those whose values can be read; left out, ours and those that are loaded.
+        families: which to give a row each, whether they have values or not; left out, those of the
+            records that have some.
 
     Returns:
         One row a method, family and metric, with `overall` for the mean over the families. `score`
@@ -176,11 +182,12 @@ def calibrate(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None
     unstable = Instability.of(records, metrics)
     chances = _chances(records)
     rates = _rates(records)
+    every = unstable.families() if families is None else families
     rows: list[dict[str, object]] = []
     samples: list[NDArray[np.float64]] = []
     for method, metric in unstable.pairs():
         nulls = [unstable.at(method, metric, family) for family in NULLS]
-        for family in (*unstable.families(), OVERALL):
+        for family in (*every, OVERALL):
             scores = unstable.at(method, metric, family)
             used = np.isfinite(scores)
             sample = np.stack([scores, *nulls])[:, used]
@@ -305,11 +312,13 @@ def _chances(records: pd.DataFrame) -> dict[tuple[str, str], float]:
 
 def _rates(records: pd.DataFrame) -> dict[tuple[str, str, str], float]:
     """Return recognition rates by method, metric and family, `overall` among them."""
-    names = records["metric"].astype(str)
-    chosen = records[names.str.endswith(RECOGNISED) & (records["status"] == Status.OK.value)]
+    names = [name for name in records["metric"].unique() if str(name).endswith(RECOGNISED)]
+    chosen = records[records["metric"].isin(names) & (records["status"] == Status.OK.value)]
     keys = ["method", "metric", "family"]
-    text = chosen.astype(dict.fromkeys([*keys, "image_id"], str))
-    by_image = text.groupby([*keys, "image_id"], sort=False)["value"].mean().reset_index()
+    groups = chosen.groupby([*keys, "image_id"], observed=True, sort=False)
+    # Text once there is one row a group: of each record it would fill the memory.
+    text = dict.fromkeys([*keys, "image_id"], str)
+    by_image = groups["value"].mean().reset_index().astype(text)
     overall = by_image.groupby(["method", "metric", "image_id"], sort=False)["value"].mean()
     every = pd.concat([by_image, overall.reset_index().assign(family=OVERALL)])
     means = every.groupby(keys, sort=False)["value"].mean().reset_index()

@@ -52,9 +52,9 @@ def whose_fault(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = No
         metrics: as for `calibrate`.
 
     Returns:
-        One row a method and metric over all severities (`severity` missing), and one a severity,
-        with the share's 95% interval from resampling images; empty where the families have no
-        severity in common.
+        One row a method and metric, in the order of the records, over all severities (`severity`
+        missing), and one a severity, with the share's 95% interval from resampling images; empty
+        where the families have no severity in common.
     """
     both = records[records["family"].isin((BIAS, COMPENSATED))]
     levels = [set(both[both["family"] == family]["severity"]) for family in (BIAS, COMPENSATED)]
@@ -65,7 +65,8 @@ def whose_fault(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = No
     for severity in (None, *common) if common else ():
         chosen = both["severity"].isin(common) if severity is None else both["severity"] == severity
         unstable = Instability.of(_in_pairs(both[chosen]), metrics)
-        for method, metric in unstable.pairs():
+        there = set(unstable.pairs())
+        for method, metric in (pair for pair in floors.pairs() if pair in there):
             pair = np.stack([unstable.at(method, metric, family) for family in (COMPENSATED, BIAS)])
             sample = pair[:, np.isfinite(pair).all(axis=0)]
             own, total = sample.mean(axis=1).tolist()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from steadymap.bench.calibration import calibrate, is_control, order
+from steadymap.bench.calibration import Instability, calibrate, is_control, order
 from steadymap.bench.faults import whose_fault
 from steadymap.bench.names import file_name
 from steadymap.bench.plugins import known_metrics
 from steadymap.bench.ranks import difference_figure, rank_methods, save_diagram
 from steadymap.bench.records import CLEAN, INPUT, NULLS, RECOGNISED, REFERENCES
+from steadymap.bench.scanning import Scan, as_scan
 from steadymap.bench.shards import STEPS
 from steadymap.bench.spreadsheets import write_csv
 from steadymap.bench.store import refuse_links
@@ -25,6 +27,7 @@ from steadymap.metrics import METRICS, PROBES, Metric
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SUMMARISED = ["subset", "method", "family", "metric"]
 HEADLINES = ("ssim", "spearman", "completeness_error")
 
 
@@ -33,7 +36,7 @@ class Findings:
     """All that is derived from the records of a run.
 
     Attributes:
-        records: of the run.
+        scan: the records of the run.
         summary: see `full_summary`.
         calibrated: see `calibrate`; empty where the run has no null maps.
         ranks: see `rank_methods`; empty likewise.
@@ -41,7 +44,7 @@ class Findings:
         known: the metrics whose values can be read.
     """
 
-    records: pd.DataFrame
+    scan: Scan
     summary: pd.DataFrame
     calibrated: pd.DataFrame
     ranks: pd.DataFrame
@@ -49,23 +52,35 @@ class Findings:
     known: Mapping[str, Metric]
 
     @classmethod
-    def of(cls, records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None) -> Findings:
-        """Derive everything.
+    def of(
+        cls, records: pd.DataFrame | Scan, metrics: Mapping[str, Metric] | None = None
+    ) -> Findings:
+        """Derive everything, metric by metric, in the order of the records.
 
         Args:
-            records: of a run.
+            records: of a run, or what scans them.
             metrics: those whose values can be read (see `known_metrics`); left out, ours and those
                 that are loaded.
         """
         known = known_metrics() if metrics is None else metrics
-        has_nulls = bool(records["family"].isin(NULLS).any())
-        calibrated = calibrate(records if has_nulls else records.iloc[:0], known)
+        scan = as_scan(records)
+        # What is derived of one image that has a value of everything has all rows, in their order.
+        everything = scan.counts.assign(image_id="", value=0.0)
+        compared = Instability.of(everything, known)
+        has_nulls = bool(scan.counts["family"].isin(NULLS).any())
+        families = compared.families() if has_nulls else None
+        parts = [_derived(scan.of(name), known, families) for name in scan.metrics()]
+        summary, calibrated, ranks, faults = map(joined, zip(*parts, strict=True))
+        pairs = pd.DataFrame(compared.pairs(), columns=["method", "metric"])
+        calibrated = _in_order(calibrated, pairs)
         return cls(
-            records,
-            full_summary(records),
+            scan,
+            _in_order(summary, full_summary(everything)[SUMMARISED]),
             calibrated,
-            rank_methods(records, calibrated, known),
-            whose_fault(records, known),
+            _in_order(_in_order(ranks, pairs), calibrated[["metric"]].drop_duplicates()),
+            _in_order(faults, pairs).sort_values(
+                "severity", na_position="first", kind="stable", ignore_index=True
+            ),
             known,
         )
 
@@ -78,7 +93,8 @@ class Findings:
 
     def unknown(self) -> list[str]:
         """Return the metrics of the records of which nobody says how to read them."""
-        plain = self.records[self.records["method"] != INPUT]["metric"].astype(str)
+        counts = self.scan.counts
+        plain = counts[counts["method"] != INPUT]["metric"].astype(str)
         names = plain.str.removesuffix(RECOGNISED).unique().tolist()
         return [name for name in names if name not in self.known and name != STEPS]
 
@@ -98,12 +114,12 @@ class Findings:
 
     def families(self) -> list[str]:
         """Return the families of perturbations, in the order of the run."""
-        every = self.records["family"].unique().tolist()
+        every = self.scan.counts["family"].unique().tolist()
         return [name for name in every if name not in (*REFERENCES, CLEAN)]
 
     def methods(self, metric: str) -> tuple[list[str], list[str]]:
         """Return methods and controls that have a metric, the steadiest first where it is known."""
-        rows = self.records[self.records["metric"] == metric]
+        rows = self.scan.counts[self.scan.counts["metric"] == metric]
         specs = [str(spec) for spec in rows["method"].unique()]
         if self.calibrates(metric):
             specs = order(self.calibrated, metric, specs)
@@ -114,7 +130,7 @@ class Findings:
         """By headline metric, the diagram of ranks, where there is one; each is drawn once."""
         wanted = self.metrics() if len(self.ranks) else []
         found = {
-            name: difference_figure(self.records, self.calibrated, name, self.known)
+            name: difference_figure(self.scan.of(name), self.calibrated, name, self.known)
             for name in wanted
         }
         return {name: figure for name, figure in found.items() if figure is not None}
@@ -137,3 +153,32 @@ class Findings:
                 write_csv(frame, folder / f"{name}.csv")
         for metric, figure in self.diagrams.items():
             save_diagram(figure, folder / f"ranks-{file_name(metric)}.svg")
+
+
+def _derived(
+    records: pd.DataFrame, known: Mapping[str, Metric], families: Sequence[str] | None
+) -> tuple[pd.DataFrame, ...]:
+    """Return summary, calibrated scores, ranks and faults of a metric's records.
+
+    Args:
+        records: of the metric.
+        known: the metrics whose values can be read.
+        families: of perturbations, of the run; None where it has no null maps.
+    """
+    calibrated = calibrate(records.iloc[:0] if families is None else records, known, families)
+    ranks = rank_methods(records, calibrated, known)
+    return full_summary(records), calibrated, ranks, whose_fault(records, known)
+
+
+def joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Join small tables of the same columns, one at least; those without rows say nothing."""
+    rows = [row for part in parts for row in part.to_dict("records")]
+    return pd.DataFrame(rows, columns=parts[0].columns)
+
+
+def _in_order(found: pd.DataFrame, like: pd.DataFrame) -> pd.DataFrame:
+    """Put rows in the order of another table, by its columns; equal ones stay as they are."""
+    places = {key: place for place, key in enumerate(like.itertuples(index=False, name=None))}
+    keys = found[list(like)].itertuples(index=False, name=None)
+    order = np.argsort([places[key] for key in keys], kind="stable")
+    return found.iloc[order].reset_index(drop=True)

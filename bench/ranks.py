@@ -51,12 +51,13 @@ def rank_methods(
         number, and `friedman_p` the p-value of Friedman's test that the methods do not differ;
         both missing with fewer than three methods or two such images.
     """
-    unstable = Instability.of(records, metrics)
     rows: list[dict[str, object]] = []
     for metric in dict.fromkeys(calibrated["metric"]):
         methods = ranked_methods(calibrated, metric)
         if not methods:
             continue
+        # Of one metric: which images are drawn hangs on how many have a value of it.
+        unstable = Instability.of(records[records["metric"] == metric], metrics)
         samples = [_sample(unstable, method, metric) for method in methods]
         everyone = np.ones((1, samples[0].shape[1]))
         ranks = _ranks(samples, everyone)[0]

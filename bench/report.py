@@ -31,12 +31,13 @@ from steadymap.bench.board import (
 from steadymap.bench.calibration import is_control
 from steadymap.bench.costs import method_costs
 from steadymap.bench.curves import THRESHOLD, breaking_points, severity_curves
-from steadymap.bench.findings import Findings
+from steadymap.bench.findings import Findings, joined
 from steadymap.bench.names import file_name, safe_markdown, short_names
 from steadymap.bench.perturbations import severity_text
 from steadymap.bench.plugins import known_metrics
-from steadymap.bench.records import CLEAN, INPUT, OVERALL, perturbed_images
-from steadymap.bench.store import read_run, write_file
+from steadymap.bench.records import CLEAN, INPUT, OVERALL
+from steadymap.bench.scanning import scan_run
+from steadymap.bench.store import finished, write_file
 from steadymap.bench.witnesses import Gallery, read_gallery, read_steps
 from steadymap.metrics import METRICS, Status
 
@@ -112,9 +113,12 @@ class Shown:
         Raises:
             ConfigError: no finished run there.
         """
-        records, manifest = read_run(folder)
-        findings = findings or Findings.of(records, known_metrics(manifest))
-        curves = severity_curves(records, findings.calibrated, findings.known)
+        if findings is None:
+            scan, manifest = scan_run(folder)
+            findings = Findings.of(scan, known_metrics(manifest))
+        else:
+            manifest = finished(folder)
+        curves = curves_of(findings)
         return cls(
             findings,
             manifest,
@@ -132,8 +136,18 @@ class Shown:
         return short_names(list(every))
 
     def _all_methods(self) -> list[str]:
-        specs = [str(spec) for spec in self.findings.records["method"].unique()]
+        specs = [str(spec) for spec in self.findings.scan.counts["method"].unique()]
         return [spec for spec in specs if spec != INPUT and not is_control(spec)]
+
+
+def curves_of(findings: Findings) -> pd.DataFrame:
+    """Return scores against severity of every metric of a run; see `severity_curves`."""
+    return joined(
+        [
+            severity_curves(findings.scan.of(name), findings.calibrated, findings.known)
+            for name in findings.scan.metrics()
+        ]
+    )
 
 
 def render(runs: Sequence[Shown]) -> str:
@@ -190,8 +204,7 @@ def _context(shown: Shown, place: int) -> dict[str, Any]:
 
 
 def _about(shown: Shown) -> str:
-    manifest, records = shown.manifest, shown.findings.records
-    images = records["image_id"].nunique()
+    manifest, images = shown.manifest, len(shown.findings.scan.images)
     methods = len(shown.names())
     families = len(shown.findings.families())
     return (
@@ -571,7 +584,7 @@ def _witness(
     scales = {str(row["method"]): row for row in chosen.to_dict("records")}
     signed = {spec: bool(scales[spec]["signed"]) for spec in names}
     frames = {place: _frame(shown, pool, place, signed, clean) for place in rows.index}
-    labels = shown.findings.records
+    labels = shown.findings.scan.images
     found = labels[labels["image_id"] == image_id]["label"].dropna()
     families = []
     for family in [name for name in dict.fromkeys(rows["family"]) if name != CLEAN]:
@@ -649,7 +662,7 @@ def _class_name(manifest: Mapping[str, Any], index: int) -> str:
 
 def _trust(shown: Shown) -> dict[str, Any]:
     return {
-        "statuses": _status_grid(shown.findings.records),
+        "statuses": _status_grid(shown.findings.scan.reasons),
         "flipped": _flipped_grid(shown.findings),
         "excluded": [(one["name"], one["reason"]) for one in shown.manifest["data"]["excluded"]],
         "nulls": _null_grid(shown),
@@ -664,11 +677,11 @@ def configuration(manifest: Mapping[str, Any]) -> str:
     return str(yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
 
 
-def _status_grid(records: pd.DataFrame) -> Grid:
+def _status_grid(reasons: pd.DataFrame) -> Grid:
     """Return how many values there are of each status and reason."""
-    chosen = records.astype({"status": str, "detail": str})
-    counts = chosen.groupby(["status", "detail"]).size().sort_values(ascending=False)
-    table = counts.rename("size").reset_index().to_dict("records")
+    chosen = reasons.astype({"status": str, "detail": str})
+    counts = chosen.groupby(["status", "detail"])["size"].sum().sort_values(ascending=False)
+    table = counts.reset_index().to_dict("records")
     rows = [(str(row["status"]), str(row["detail"]), int(row["size"])) for row in table]
     first = [row for row in rows if row[0] == Status.OK.value]
     others = [row for row in rows if row[0] != Status.OK.value]
@@ -685,7 +698,7 @@ def _status_grid(records: pd.DataFrame) -> Grid:
 
 def _flipped_grid(findings: Findings) -> Grid:
     """Return how often the prediction changed."""
-    pairs = perturbed_images(findings.records)
+    pairs = findings.scan.pairs
     rows = []
     for family in findings.families():
         kept = pairs[pairs["family"] == family]["kept"]
@@ -788,7 +801,7 @@ def fragment(records: pd.DataFrame) -> str:
 
 
 def _no_costs(findings: Findings) -> pd.DataFrame:
-    specs = [str(spec) for spec in findings.records["method"].unique()]
+    specs = [str(spec) for spec in findings.scan.counts["method"].unique()]
     return pd.DataFrame(
         {
             "method": specs,

@@ -40,6 +40,7 @@ from steadymap.bench.passes import is_small
 from steadymap.bench.planner import count, estimate, estimate_table
 from steadymap.bench.plugins import known_metrics, load_model
 from steadymap.bench.reporting import write_report
+from steadymap.bench.scanning import scan_run
 from steadymap.bench.setup import Setup, prepare
 from steadymap.bench.shards import map_count
 from steadymap.bench.tables import footnotes, tables
@@ -241,8 +242,8 @@ def _report(folder: Path, setup: Setup | None) -> None:
         folder: of the run.
         setup: of the run, to keep the witnesses' maps and make the page; None for no page.
     """
-    records, manifest = store.read_run(folder)
-    findings = Findings.of(records, known_metrics(manifest))
+    scan, manifest = scan_run(folder)
+    findings = Findings.of(scan, known_metrics(manifest))
     findings.write(folder)
     console = console_of()
     for title, table in tables(findings):
@@ -251,7 +252,7 @@ def _report(folder: Path, setup: Setup | None) -> None:
     for note in footnotes(findings):
         line(console, f"- {note}")
     if setup is not None:
-        keep_witnesses(setup, records, folder)
+        keep_witnesses(setup, scan, folder)
         line(console, f"the page to open: {write_report(folder, findings)}")
     files = ", ".join(sorted(path.name for path in folder.iterdir() if path.name != LOCK))
     line(console, f"{manifest['wall_seconds']:.0f} s; {folder}: {files}")

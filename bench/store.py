@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -187,25 +188,52 @@ def _held_run(folder: Path) -> str | None:
 
 
 def read_run(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read a finished run: its records and its manifest.
+    """Read a finished run: its records, all in memory, and its manifest.
 
     Raises:
         ConfigError: no finished run there, or one that is damaged or of another schema version.
     """
-    if not (folder / RECORDS).is_file() or not (folder / MANIFEST).is_file():
+    manifest = finished(folder)
+    with in_one_line(folder / RECORDS):
+        frame = to_frame(as_records(pq.read_table(folder / RECORDS)))
+    return frame, manifest
+
+
+def finished(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a finished run, whose records have not been looked at yet.
+
+    Raises:
+        ConfigError: no finished run there, one that is damaged or of another schema version, or a
+            table of another run, or of more rows than it could hold.
+    """
+    path = folder / RECORDS
+    if not path.is_file() or not (folder / MANIFEST).is_file():
         raise ConfigError(f"{folder} holds no finished run ({RECORDS} and {MANIFEST})")
     manifest = read_manifest(folder / MANIFEST)
-    try:
-        whose = _run_of(folder / RECORDS)
-        frame = _read_records(folder / RECORDS)
-    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
-        raise ConfigError(f"{folder / RECORDS} is damaged: {_line(error)}") from error
+    with in_one_line(path):
+        whose = _run_of(path)
+        rows, size = pq.read_metadata(path).num_rows, path.stat().st_size
+        if rows > MOST_ROWS_A_BYTE * size:
+            raise ValueError(f"it claims {rows} rows in {size} bytes")
     if whose not in ("", manifest["run_id"]):
         raise ConfigError(
             f"{folder} holds the records of {printable(whose)} and the manifest of "
             f"{printable(manifest['run_id'])}: it was being replaced; run the same command again"
         )
-    return frame, manifest
+    return manifest
+
+
+@contextmanager
+def in_one_line(path: Path) -> Iterator[None]:
+    """Say in one line what is wrong with a file of records, whatever its reader says.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
+        raise ConfigError(f"{path} is damaged: {_line(error)}") from error
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -239,22 +267,19 @@ def _run_of(path: Path) -> str:
     return str(name.decode(errors="replace"))
 
 
-def _read_records(path: Path) -> pd.DataFrame:
-    """Read records, as `SCHEMA` has them.
+def as_records(table: pa.Table) -> pa.Table:
+    """Return rows of a file as `SCHEMA` has them.
 
     Raises:
         pa.ArrowException: as Arrow says.
-        ValueError: the file claims more rows than it could hold, or values are missing.
+        ValueError: values are missing.
     """
-    rows, size = pq.read_metadata(path).num_rows, path.stat().st_size
-    if rows > MOST_ROWS_A_BYTE * size:
-        raise ValueError(f"it claims {rows} rows in {size} bytes")
-    table = pq.read_table(path).cast(SCHEMA)
-    table.validate(full=True)
-    gone = [name for name in SCHEMA.names if name not in NULLABLE and table[name].null_count]
+    records = table.cast(SCHEMA)
+    records.validate(full=True)
+    gone = [name for name in SCHEMA.names if name not in NULLABLE and records[name].null_count]
     if gone:
         raise ValueError(f"values of {', '.join(gone)} are gone")
-    return to_frame(table)
+    return records
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:

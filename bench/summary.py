@@ -53,8 +53,10 @@ def intervals(rows: Sequence[NDArray[np.float64]]) -> list[Interval]:
         at_once = max(1, RESAMPLED_AT_ONCE // (RESAMPLES * count))
         for low in range(0, len(places), at_once):
             few = places[low : low + at_once]
-            ends = _bca((np.stack([rows[place] for place in few]),), np.mean)
-            for place, low_end, high_end in zip(few, *ends, strict=True):
+            # A row alone is laid out otherwise, and so rounded otherwise than among others.
+            together = few * 2 if len(few) == 1 < at_once else few
+            ends = _bca((np.stack([rows[place] for place in together]),), np.mean)
+            for place, low_end, high_end in zip(together, *ends, strict=True):
                 mean = found[place].mean
                 found[place] = (
                     Interval(mean, mean, mean, "point")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from steadymap.bench.board import (
     PROBES_TITLE,
     Score,
     board_metrics,
+    coverage,
     leaderboard,
     percent,
     probe_lines,
@@ -29,7 +29,7 @@ from steadymap.bench.calibration import (
 )
 from steadymap.bench.findings import Findings
 from steadymap.bench.names import short_names
-from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES, perturbed_images
+from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
 from steadymap.bench.summary import CONFIDENCE, ROUGH_BELOW
 from steadymap.metrics import METRICS, Status
 
@@ -155,20 +155,11 @@ def _rank(rank: Score | None) -> str:
     return f"{rank.value:g}{ends}"
 
 
-def _coverage(records: pd.DataFrame, spec: str, metrics: Sequence[str]) -> str:
-    """Return the share of pairs that have a value, of all metrics together."""
-    chosen = records[
-        (records["method"] == spec)
-        & records["metric"].isin(metrics)
-        & ~records["family"].isin(REFERENCES)
-    ]
-    return percent(float((chosen["status"] == Status.OK).mean()))
-
-
 def _metric_tables(name: str, findings: Findings) -> list[Table]:
     """Methods down, families across, as many as go side by side; mean and interval in each cell."""
-    perturbed = findings.records[~findings.records["family"].isin(REFERENCES)]
-    families = perturbed.loc[perturbed["metric"] == name, "family"].unique().tolist()
+    counts = findings.scan.counts
+    chosen = counts[(counts["metric"] == name) & ~counts["family"].isin(REFERENCES)]
+    families = chosen["family"].unique().tolist()
     starts = range(0, len(families), MOST_ACROSS)
     return [
         _metric_table(
@@ -203,11 +194,10 @@ def _metric_table(name: str, findings: Findings, families: list[str], *, whole: 
             columns = ("score", "null", *(("other_seed",) if seeds else ()))
             line += [_number(of_all.get(column, math.nan)) for column in columns]
         if whole:
-            line.append(_coverage(findings.records, spec, [name]))
+            line.append(percent(coverage(findings.scan.counts, spec, [name])))
         table.add_row(_label(names[spec], spec), *line, style="dim" if spec in controls else None)
     table.add_section()
-    made = perturbed_images(findings.records)
-    kept = [_kept(made, family) for family in families]
+    kept = [_kept(findings.scan.pairs, family) for family in families]
     table.add_row("prediction kept", *kept, style="dim")
     return table
 
@@ -253,8 +243,7 @@ def _kept(images: pd.DataFrame, family: str) -> str:
 
 def footnotes(findings: Findings) -> list[str]:
     """Return what a reader of the tables must know."""
-    records = findings.records
-    images = records["image_id"].nunique()
+    counts, images = findings.scan.counts, len(findings.scan.images)
     notes = [
         (
             f"{images} images; mean over images with its 95% bootstrap interval, "
@@ -268,13 +257,14 @@ def footnotes(findings: Findings) -> list[str]:
         for name in findings.unknown()
     ]
     notes += _notes_on_calibration(findings)
-    maps = records[(records["method"] != INPUT) & ~records["family"].isin(REFERENCES)]
+    maps = counts[(counts["method"] != INPUT) & ~counts["family"].isin(REFERENCES)]
     maps = maps[[not is_control(str(spec)) for spec in maps["method"]]]
-    lost = maps[maps["status"] != Status.OK]
+    lost = maps[maps["status"] != Status.OK.value]
     if len(lost):
-        counts = lost.groupby("status", observed=True).size()
-        text = ", ".join(f"{count} {status}" for status, count in counts.items())
-        notes.append(f"left out of the means: {text} of {len(maps)} values (controls not counted)")
+        sizes = lost.groupby("status", observed=True)["size"].sum()
+        text = ", ".join(f"{size} {status}" for status, size in sizes.items())
+        every = maps["size"].sum()
+        notes.append(f"left out of the means: {text} of {every} values (controls not counted)")
     return notes
 
 

@@ -28,6 +28,7 @@ from steadymap.bench.plugins import known_metrics
 from steadymap.bench.records import CLEAN, OVERALL, REFERENCES
 from steadymap.bench.references import CLEAN_CELL
 from steadymap.bench.runner import measure
+from steadymap.bench.scanning import Scan, as_scan
 from steadymap.bench.setup import Setup, prepare
 from steadymap.bench.shards import Outcome
 from steadymap.bench.spreadsheets import write_csv
@@ -81,7 +82,7 @@ class Gallery:
 
 
 def choose_witnesses(
-    records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None
+    records: pd.DataFrame | Scan, metrics: Mapping[str, Metric] | None = None
 ) -> dict[str, str]:
     """Choose the images that a report shows: by id, what each stands for.
 
@@ -90,17 +91,17 @@ def choose_witnesses(
     at the median, and the least steady; ties go to the smaller id. Fewer where there are fewer
     images.
     """
-    perturbed = records[~records["family"].isin(REFERENCES)]
+    scan = as_scan(records)
     known = known_metrics() if metrics is None else metrics
-    unstable = Instability.of(perturbed, known)
-    pairs = [(method, metric) for method, metric in unstable.pairs() if not is_control(method)]
-    if not pairs:
+    # Of one image that has a value of everything: only what there is matters.
+    there = _scored(scan.counts.assign(image_id="", value=0.0), known).pairs()
+    scored = {metric for method, metric in there if not is_control(method)}
+    if not scored:
         return {}
-    scored = {metric for _, metric in pairs}
     chosen = next(name for name in known if name in scored)
-    rows = np.stack(
-        [unstable.at(method, metric, OVERALL) for method, metric in pairs if metric == chosen]
-    )
+    unstable = _scored(scan.of(chosen), known)
+    pairs = [(method, metric) for method, metric in unstable.pairs() if not is_control(method)]
+    rows = np.stack([unstable.at(method, metric, OVERALL) for method, metric in pairs])
     valid = np.asarray(np.isfinite(rows).any(axis=0))
     names = unstable.by_image.columns.astype(str).tolist()
     ids = [names[place] for place in np.flatnonzero(valid)]
@@ -115,12 +116,16 @@ def choose_witnesses(
     return found
 
 
-def keep_witnesses(setup: Setup, records: pd.DataFrame, folder: Path) -> None:
+def _scored(records: pd.DataFrame, known: Mapping[str, Metric]) -> Instability:
+    return Instability.of(records[~records["family"].isin(REFERENCES)], known)
+
+
+def keep_witnesses(setup: Setup, records: pd.DataFrame | Scan, folder: Path) -> None:
     """Explain the witnesses of a finished run once more, and keep what a report shows of them.
 
     Args:
         setup: of the run.
-        records: of the run.
+        records: of the run, or what scans them.
         folder: of the run; files go to its `witnesses`.
     """
     kinds = choose_witnesses(records)

@@ -46,6 +46,8 @@ def frame(rows: list[Row]) -> pd.DataFrame:
         "value": 0.5,
         "status": "ok",
         "kept": True,
+        "label": 0,
+        "detail": "",
     }
     return pd.DataFrame([base | row for row in rows])
 

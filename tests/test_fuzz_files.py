@@ -33,6 +33,7 @@ from steadymap.bench.manifest import write_json
 from steadymap.bench.plugins import PluginError, known_metrics
 from steadymap.bench.records import SCHEMA
 from steadymap.bench.report import Shown, gallery_context, steps_drawing
+from steadymap.bench.scanning import scan_run
 from steadymap.bench.spreadsheets import write_csv
 from steadymap.bench.store import read_run
 from steadymap.bench.witnesses import read_gallery, read_steps
@@ -43,7 +44,14 @@ ANSWERS = (ConfigError, DataError, ModelError, PluginError)
 
 # Examples of each reader: in the ordinary suite, and in all.
 FEW = 40
-MANY = {"settings": 1800, "run": 1600, "baseline": 1700, "witnesses": 1700, "weights": 1700}
+MANY = {
+    "settings": 1800,
+    "run": 1600,
+    "scan": 1600,
+    "baseline": 1700,
+    "witnesses": 1700,
+    "weights": 1700,
+}
 # No reader takes as much as this for a file of a few kilobytes.
 MOST_BYTES = 512 * 2**20
 
@@ -171,6 +179,19 @@ def run_of(folder: Path) -> None:
     known_metrics(read_run(folder)[1])
 
 
+def scan_of(folder: Path) -> None:
+    """Read a run metric by metric, as its summary is made: no more and no less is refused."""
+    try:
+        expected, _ = read_run(folder)
+    except ANSWERS:
+        with pytest.raises(ANSWERS):
+            scan_run(folder)
+        raise
+    scan, manifest = scan_run(folder)
+    assert sum(len(scan.of(name)) for name in scan.metrics()) == len(expected)
+    known_metrics(manifest)
+
+
 def baseline_of(folder: Path) -> None:
     known_metrics(read_side(folder).manifest)
 
@@ -198,6 +219,7 @@ def weights_of(folder: Path) -> None:
 READERS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
     "settings": (write_settings, settings_of),
     "run": (write_run, run_of),
+    "scan": (write_run, scan_of),
     "baseline": (write_baseline, baseline_of),
     "witnesses": (write_witnesses, witnesses_of),
     "weights": (write_weights_files, weights_of),

@@ -20,6 +20,7 @@ from steadymap.bench.methods import DEFAULT_METHODS, METHODS, bind_method
 from steadymap.bench.names import clipped, file_name, label, picture_name, printable, safe_markdown
 from steadymap.bench.parts import make_folder
 from steadymap.bench.perturbations import PERTURBATIONS, Cell
+from steadymap.bench.scanning import Scan
 from steadymap.bench.shown import default_output
 from steadymap.metrics import METRICS
 from steadymap.models import make_classifier
@@ -153,7 +154,8 @@ def test_what_is_printed_is_one_line(text: str) -> None:
 def findings() -> Findings:
     empty = pd.DataFrame()
     table = pd.DataFrame({"method": ["gradient"], "value": [1.0]})
-    return Findings(empty, table, empty, empty, empty, {})
+    scan = Scan(empty, empty, empty, empty, lambda _names: empty)
+    return Findings(scan, table, empty, empty, empty, {})
 
 
 @pytest.mark.parametrize("planted", ["summary.csv", "deep/er/summary.csv", "witnesses"])

@@ -58,6 +58,11 @@ def shown(home: Path) -> Shown:
     return Shown.of(home)
 
 
+@pytest.fixture(scope="module")
+def records(home: Path) -> pd.DataFrame:
+    return read_run(home)[0]
+
+
 @dataclass
 class Page(HTMLParser):
     """What is on a page: tables by caption, as rows of texts; tags; what it would load."""
@@ -164,9 +169,10 @@ def test_the_leaderboard_has_the_numbers_of_the_records(home: Path) -> None:
     }
 
 
-def test_every_other_table_has_the_numbers_of_what_was_found(home: Path, shown: Shown) -> None:
+def test_every_other_table_has_the_numbers_of_what_was_found(
+    home: Path, shown: Shown, records: pd.DataFrame
+) -> None:
     page = parsed((home / "report.html").read_text())
-    records = shown.findings.records
     statuses = next(rows for name, rows in page.tables.items() if name.startswith("All values"))
     counts = {(row[0], row[1]): int(row[2].replace(",", "")) for row in statuses[1:]}
     assert sum(counts.values()) == len(records)
@@ -208,9 +214,8 @@ def test_passes_that_do_not_come_back_are_called_so(shown: Shown) -> None:
         assert cells[shown.names()[spec]] == cell
 
 
-def test_the_answer_is_made_of_the_numbers(shown: Shown) -> None:
+def test_the_answer_is_made_of_the_numbers(shown: Shown, records: pd.DataFrame) -> None:
     held, moved, uncertain = answer(shown.findings)
-    records = shown.findings.records
     scores = {method: by_hand(records, method, "ssim") for method in METHODS}
     best, worst = max(scores, key=scores.__getitem__), min(scores, key=scores.__getitem__)
     assert f"{best.partition(':')[0]} held best (calibrated SSIM {scores[best]:.2f}" in held
@@ -239,8 +244,8 @@ def test_an_answer_without_calibration_says_so(home: Path) -> None:
     assert "scores are raw" in uncertain
 
 
-def test_curves_are_means_over_images_at_each_severity(shown: Shown) -> None:
-    records, calibrated = shown.findings.records, shown.findings.calibrated
+def test_curves_are_means_over_images_at_each_severity(shown: Shown, records: pd.DataFrame) -> None:
+    calibrated = shown.findings.calibrated
     curves = shown.curves
     chosen = curves[(curves["metric"] == "ssim") & (curves["family"] == "bias")]
     assert set(chosen["method"]) == set(METHODS)
@@ -325,10 +330,11 @@ def test_one_image_is_every_witness_at_once(home: Path) -> None:
     assert choose_witnesses(records[records["image_id"] == first]) == {first: "steadiest"}
 
 
-def test_the_gallery_shows_what_the_network_said_and_what_changed(shown: Shown) -> None:
+def test_the_gallery_shows_what_the_network_said_and_what_changed(
+    shown: Shown, records: pd.DataFrame
+) -> None:
     gallery = shown.gallery
     assert gallery is not None
-    records = shown.findings.records
     rows = gallery.rows[gallery.rows["family"] != CLEAN]
     assert len(rows) == 3 * 6
     for row in rows.to_dict("records"):
@@ -371,12 +377,11 @@ def test_a_picture_of_a_map_has_the_colours_of_its_sign(tmp_path: Path) -> None:
     assert photo_levels(image).ravel().tolist() == [0, 128, 255]
 
 
-def test_completeness_falls_with_steps_as_measured(shown: Shown) -> None:
+def test_completeness_falls_with_steps_as_measured(shown: Shown, records: pd.DataFrame) -> None:
     steps = shown.steps
     assert steps["steps"].unique().tolist() == [4, 8, 16, 32, 64]
     assert steps["image_id"].nunique() == 6
     # At the run's own number of steps: the errors of the records.
-    records = shown.findings.records
     known = records[
         (records["method"] == METHODS[2])
         & (records["metric"] == "completeness_error")
@@ -425,7 +430,14 @@ HOSTILE = (
 )
 
 
-def hostile(shown: Shown) -> Shown:
+def spoilt(records: pd.DataFrame) -> pd.DataFrame:
+    found = records.astype({"detail": str, "method": str, "status": str})
+    found.loc[found.index[:5], ["status", "detail"]] = ("error", HOSTILE[2])
+    found["method"] = found["method"].replace({"gradient": HOSTILE[1]})
+    return found
+
+
+def hostile(shown: Shown, records: pd.DataFrame) -> Shown:
     """The run with names that would break out, wherever a user gives names."""
     manifest = json.loads(json.dumps(shown.manifest))
     manifest["model"] |= {"name": HOSTILE[0], "class_names": list(HOSTILE[:3])}
@@ -435,14 +447,11 @@ def hostile(shown: Shown) -> Shown:
         "excluded": [{"name": HOSTILE[1], "reason": HOSTILE[3]}],
     }
     manifest["run_id"] = HOSTILE[3] + HOSTILE[0]
-    records = shown.findings.records.astype({"detail": str, "method": str, "status": str})
-    records.loc[records.index[:5], ["status", "detail"]] = ("error", HOSTILE[2])
-    records["method"] = records["method"].replace({"gradient": HOSTILE[1]})
-    return replace(shown, manifest=manifest, findings=Findings.of(records))
+    return replace(shown, manifest=manifest, findings=Findings.of(spoilt(records)))
 
 
-def test_no_name_can_break_or_script_the_page(shown: Shown) -> None:
-    usual, attacked = parsed(render([shown])), parsed(render([hostile(shown)]))
+def test_no_name_can_break_or_script_the_page(shown: Shown, records: pd.DataFrame) -> None:
+    usual, attacked = parsed(render([shown])), parsed(render([hostile(shown, records)]))
 
     def scripts(page: Page) -> int:
         return sum(tag == "script" for tag, _ in page.tags)
@@ -455,23 +464,23 @@ def test_no_name_can_break_or_script_the_page(shown: Shown) -> None:
     assert "{{ 7 * 7 }}" in said
 
 
-def test_no_name_can_break_markdown_or_a_notebook(shown: Shown, tmp_path: Path) -> None:
-    attacked = hostile(shown)
+def test_no_name_can_break_markdown_or_a_notebook(
+    shown: Shown, tmp_path: Path, records: pd.DataFrame
+) -> None:
+    attacked = hostile(shown, records)
     text = markdown(attacked, tmp_path)
     assert "<script" not in text
     assert "<img" not in text
-    assert "<script" not in fragment(attacked.findings.records)
-    assert "<img" not in fragment(attacked.findings.records)
+    assert "<script" not in fragment(spoilt(records))
+    assert "<img" not in fragment(spoilt(records))
 
 
-def test_mathematics_in_a_name_is_no_mathematics(shown: Shown) -> None:
+def test_mathematics_in_a_name_is_no_mathematics(shown: Shown, records: pd.DataFrame) -> None:
     """A name like $\\frac$ must not be typeset: it would fail."""
-    records = shown.findings.records.astype({"method": str})
-    records["method"] = records["method"].replace({"gradient": r"$\frac$"})
-    findings = Findings.of(records)
-    changed = replace(
-        shown, findings=findings, curves=severity_curves(records, findings.calibrated)
-    )
+    named = records.astype({"method": str})
+    named["method"] = named["method"].replace({"gradient": r"$\frac$"})
+    findings = Findings.of(named)
+    changed = replace(shown, findings=findings, curves=severity_curves(named, findings.calibrated))
     assert r"$\frac$" in render([changed])
 
 
@@ -625,15 +634,10 @@ def test_what_is_uncertain_of_many_is_said_once(shown: Shown) -> None:
     assert _listed(list("abcde")) == "5 methods"
 
 
-def test_an_answer_claims_no_more_than_is_known(shown: Shown) -> None:
+def test_an_answer_claims_no_more_than_is_known(records: pd.DataFrame) -> None:
     """Ties by any metric that it names, methods without a number, and one image."""
     wide = pd.concat(
-        [
-            shown.findings.records.assign(
-                image_id=shown.findings.records["image_id"].astype(str) + f"-{copy}"
-            )
-            for copy in range(6)
-        ]
+        [records.assign(image_id=records["image_id"].astype(str) + f"-{copy}") for copy in range(6)]
     )
     findings = Findings.of(wide)
     ranks = findings.ranks.assign(low=1, high=1)
@@ -641,15 +645,16 @@ def test_an_answer_claims_no_more_than_is_known(shown: Shown) -> None:
     assert "are not settled" not in answer(settled)[2]
     tied = ranks.assign(high=ranks["high"].mask(ranks["metric"] == "spearman", 2))
     assert "by rank correlation are not settled" in answer(replace(findings, ranks=tied))[2]
-    one = shown.findings.records
-    alone = Findings.of(one[one["image_id"] == one["image_id"].iloc[-1]])
+    last = records["image_id"].iloc[-1]
+    alone = Findings.of(records[records["image_id"] == last])
     said = " ".join(answer(alone))
     assert "nan" not in said
     assert "without a number by SSIM" in said or "held best" in said
 
 
-def test_an_answer_about_another_metric_says_nothing_of_steadiness(shown: Shown) -> None:
-    records = shown.findings.records
+def test_an_answer_about_another_metric_says_nothing_of_steadiness(
+    shown: Shown, records: pd.DataFrame
+) -> None:
     findings = Findings.of(records[records["metric"] == "completeness_error"])
     held, _, uncertain = answer(findings)
     assert "held" not in held

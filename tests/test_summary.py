@@ -28,6 +28,8 @@ def make_records(rows: list[dict[str, object]]) -> pd.DataFrame:
         "value": 0.5,
         "status": "ok",
         "kept": True,
+        "label": 0,
+        "detail": "",
     }
     return pd.DataFrame([base | row for row in rows])
 
