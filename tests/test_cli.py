@@ -358,10 +358,10 @@ def test_masks_by_colour_make_mask_mass_possible(
         pixels[:, :12] = 30, 150, 60
         pixels[:, 12:] = pixels[:, 12:, :1]
         Image.fromarray(pixels).save(path)
-    wanted = "run", "--metric", "mask_mass", "--metric", "ssim", "--method", "gradient"
-    wanted += "--family", "bias", "--severity", "0.1", "--limit", "9", "--data", "folder:two"
+    wanted = ["run", "--metric", "mask_mass", "--metric", "ssim", "--method", "gradient"]
+    wanted += ["--family", "bias", "--severity", "0.1", "--limit", "9", "--data", "folder:two"]
     assert steadymap("train", "--data", "folder:two", "--epochs", "1").code == 0
-    wanted += "--weights", "runs/compact-two.safetensors", "--split", "all", "--output", "here"
+    wanted += ["--weights", "runs/compact-two.safetensors", "--split", "all", "--output", "here"]
     without = steadymap(*wanted)
     assert without.code == 2
     assert "this data has no masks (hands has; see `steadymap list masks`)" in without.err

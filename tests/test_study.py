@@ -69,7 +69,7 @@ def test_orders_that_agree_have_a_concordance_of_1_and_opposite_ones_of_0(
 
 
 @given(arrays.arrays(np.float64, (2, 9), elements=st.integers(-4, 4).map(float)))
-def testrank_correlation_is_scipy_s(claims: ModuleType, both: np.ndarray[Any, Any]) -> None:
+def test_rank_correlation_is_scipy_s(claims: ModuleType, both: np.ndarray[Any, Any]) -> None:
     if np.ptp(both[0]) == 0 or np.ptp(both[1]) == 0:
         assert np.isnan(claims.rank_correlation(*both))
     else:
@@ -81,7 +81,8 @@ def scores(rows: list[dict[str, Any]]) -> pd.DataFrame:
         "run_id": "r", "model": "m", "dataset": "d", "label": 0, "target": 0, "pred_clean": 0,
         "pred_perturbed": 0, "kept": True, "severity": 0.0, "draw": 0, "status": "ok", "detail": "",
     }  # fmt: skip
-    return pd.DataFrame([base | row for row in rows])[SCHEMA.names]
+    table = pd.DataFrame([base | row for row in rows])
+    return table[list(SCHEMA.names)]
 
 
 def maps(image: int, family: str, severity: float, more: dict[str, float]) -> list[dict[str, Any]]:
