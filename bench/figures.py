@@ -184,9 +184,9 @@ def fault_figure(faults: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     """Draw the instability under a bias of each method: its own part, and the network's."""
     rows = faults[faults["severity"].isna()].set_index("method")
     specs = [spec for spec in names if spec in rows.index]
-    size = (FIGURE_SIZE[0], 0.9 + 0.38 * len(specs))
+    size = (FIGURE_SIZE[0], 1.15 + 0.38 * len(specs))
     figure = new_figure(size)
-    figure.subplots_adjust(left=2.05 / size[0], right=0.97)
+    figure.subplots_adjust(left=2.05 / size[0], right=0.97, top=1 - 0.37 / size[1])
     axes = figure.subplots()
     for place, spec in enumerate(reversed(specs)):
         own, total = rows.loc[[spec], ["own", "total"]].to_numpy(dtype=np.float64)[0].tolist()
@@ -198,7 +198,16 @@ def fault_figure(faults: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     axes.set_xlabel("instability under bias")
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(handles[:2], labels[:2], frameon=False, fontsize=8)
+        # Above the axes: inside, a long bar runs through it.
+        axes.legend(
+            handles[:2],
+            labels[:2],
+            frameon=False,
+            fontsize=8,
+            ncols=2,
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+        )
     return figure
 
 
