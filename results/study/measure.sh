@@ -18,7 +18,7 @@ measure() { # name, model, images of the run, of signs, of steps
 }
 
 learn rps --recipe "$here/rps.yaml"
-measure rps rps "$images" 30 8
+measure rps rps "$images" 30 4
 for seed in 0 1 2 3 4; do
   learn "compact-$seed" --recipe "$here/compact.yaml" --seed "$seed"
   measure "compact-$seed" compact 1000 30 30
