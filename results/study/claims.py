@@ -139,10 +139,10 @@ def judged(
     own, *others = [list(met(network)) for network in networks]
     return {
         "verdict": verdict(own, [all(one) for one in others]),
-        "own": sum(own),
-        "own_of": len(own),
+        "own": own,
         "others": sum(all(one) for one in others),
         "others_of": len(others),
+        "by_sign": [sum(signs) for signs in zip(*others, strict=True)],
     }
 
 
@@ -195,8 +195,7 @@ def class_stays(network: Network) -> dict[float, Interval]:
 
 def kept_score(network: Network, method: str, metric: str, severity: float) -> pd.Series:
     """Return the row of `kept_curves` of a bias."""
-    found: pd.Series = network.kept_curves.loc[(method, metric, severity)]
-    return found
+    return network.kept_curves.loc[[(method, metric, severity)]].iloc[0]
 
 
 def moved_while_kept(network: Network, method: str) -> list[bool]:
