@@ -254,28 +254,17 @@ def looks_best(network: Network, baseline: str) -> list[bool]:
 
 def most_sensitive(network: Network, baseline: str) -> list[bool]:
     """Whether both other baselines are steadier."""
-    own = integrated(network, baseline)
-    others = [integrated(network, name) for name in BASELINES if name != baseline]
-    return [
-        all(
-            calibrated_gap(network, metric, other, own).low > 0
-            for other in others
-            for metric in STEADINESS
-        )
-    ]
+    return [all(_steadier(network, name, baseline) for name in BASELINES if name != baseline)]
 
 
 def steadiest(network: Network, baseline: str) -> list[bool]:
     """Whether it is steadier than both other baselines."""
-    own = integrated(network, baseline)
-    others = [integrated(network, name) for name in BASELINES if name != baseline]
-    return [
-        all(
-            calibrated_gap(network, metric, own, other).low > 0
-            for other in others
-            for metric in STEADINESS
-        )
-    ]
+    return [all(_steadier(network, baseline, name) for name in BASELINES if name != baseline)]
+
+
+def _steadier(network: Network, *baselines: str) -> bool:
+    first, second = (integrated(network, name) for name in baselines)
+    return all(calibrated_gap(network, metric, first, second).low > 0 for metric in STEADINESS)
 
 
 # --- 3: Grad-CAM ----------------------------------------------------------------------------------
