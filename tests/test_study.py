@@ -135,6 +135,18 @@ def test_the_steps_needed_are_those_from_which_on_the_error_stays_small(
     assert claims.more_is_worse(network, "black").mean == pytest.approx(3 / 8)
 
 
+def test_a_negative_share_is_of_one_method(claims: ModuleType) -> None:
+    """Not of all whose names begin so."""
+    rows = [
+        {"image_id": f"i{n}", "method": method, "negative": value}
+        for n in range(3)
+        for method, value in (("gradient", 0.5), ("gradient_x_input", 0.25))
+    ]
+    empty = pd.DataFrame()
+    network = claims.Network("n", {}, empty, empty, pd.DataFrame(rows), empty)
+    assert claims.negative_share(network, "gradient").mean == 0.5
+
+
 @pytest.mark.parametrize(
     ("high", "word"),
     [(0.04, "holds"), (0.06, "holds in part"), (0.24, "holds in part"), (0.3, "does not hold")],

@@ -337,10 +337,10 @@ def drifts(network: Network, part: str) -> list[bool]:
 # --- 4: signs -------------------------------------------------------------------------------------
 
 
-def negative_share(network: Network, start: str) -> Interval:
+def negative_share(network: Network, method: str) -> Interval:
     """Return the mean negative share of a method's clean maps."""
     rows = network.signs
-    return mean(rows[rows["method"].str.startswith(start)].sort_values("image_id")["negative"])
+    return mean(rows[rows["method"] == method].sort_values("image_id")["negative"])
 
 
 def by_size(value: Interval) -> str:
