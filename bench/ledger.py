@@ -12,7 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 import sys
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+import steadymap.bench
 import steadymap.metrics
 import steadymap.models
 from steadymap.bench.config import ConfigError
@@ -289,11 +290,21 @@ def _extras() -> dict[str, str]:
 
 @cache
 def code_hash() -> str:
-    """SHA-256 over the package's own modules."""
+    """Return the SHA-256 of all modules of the package, in whatever folder they lie."""
+    packages = (steadymap.bench, steadymap.metrics, steadymap.models)
+    return hash_of_modules([Path(str(package.__file__)).parent for package in packages])
+
+
+def hash_of_modules(folders: Sequence[Path]) -> str:
+    """Return the SHA-256 of all modules in folders and in the folders below them.
+
+    Each counts with its path, so that a module that moves changes the hash, too.
+    """
     digest = hashlib.sha256()
-    for place in (__file__, steadymap.metrics.__file__, steadymap.models.__file__):
-        for path in sorted(Path(place).parent.glob("*.py")):
-            digest.update(f"{path.name} {_file_hash(path)}\n".encode())
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            place = path.relative_to(folder.parent).as_posix()
+            digest.update(f"{place} {_file_hash(path)}\n".encode())
     return digest.hexdigest()
 
 
