@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from steadymap.bench.core.safe_csv import csv_text
 from steadymap.bench.ledger import Ledger
 from steadymap.bench.parts import About, Kept, Part, read_records, write_whole
 from steadymap.bench.perturbations import Cell
 from steadymap.bench.records import INPUT, REFERENCES, SCHEMA, Source, with_source
 from steadymap.bench.references import NUMERIC
 from steadymap.bench.shards import recorded_as
-from steadymap.bench.spreadsheets import csv_text
 
 # Rows of a group of the file: what a reader holds at a time.
 ROWS_TOGETHER = 1 << 17

@@ -15,9 +15,9 @@ from pydantic import Field
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+from steadymap.bench.core.randomness import generator
 from steadymap.bench.passes import MOST_AT_ONCE, Pass, Read, shared_pass
 from steadymap.bench.paths import NestedPath, Path, gauss_legendre, path_sum
-from steadymap.bench.randomness import generator
 from steadymap.models import Classifier
 
 # Gauss-Legendre nodes take the eigenvalues of a matrix of this side.

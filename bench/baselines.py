@@ -14,15 +14,15 @@ import pandas as pd
 
 from steadymap.bench.calibration import is_control
 from steadymap.bench.config import ConfigError
+from steadymap.bench.core.names import is_component, nearest
+from steadymap.bench.core.plugins import known_metrics
+from steadymap.bench.core.safe_csv import csv_text, parse_csv
 from steadymap.bench.costs import seconds_by_part
 from steadymap.bench.manifest import fingerprint, write_json
-from steadymap.bench.names import is_component, nearest
 from steadymap.bench.parts import make_folder
-from steadymap.bench.plugins import known_metrics
 from steadymap.bench.records import INPUT, RECOGNISED, REFERENCES, SCHEMA_VERSION
 from steadymap.bench.scanning import scan_run
 from steadymap.bench.shapes import misshapen
-from steadymap.bench.spreadsheets import csv_text, parse_csv
 from steadymap.bench.store import MANIFEST, RECORDS, finished, refuse_links
 from steadymap.bench.views import SHARED
 from steadymap.metrics import Metric, Status

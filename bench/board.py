@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from steadymap.bench.calibration import OK, UNRESOLVABLE, is_control, null_score
+from steadymap.bench.core.names import short_names
 from steadymap.bench.findings import Findings
-from steadymap.bench.names import short_names
 from steadymap.bench.records import CLEAN, NULLS, OVERALL, REFERENCES
 from steadymap.metrics import METRICS, PROBES, Status
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from steadymap.bench.core.plugins import known_metrics
 from steadymap.bench.methods import METHODS
-from steadymap.bench.plugins import known_metrics
 from steadymap.bench.records import (
     CLEAN,
     NULLS,

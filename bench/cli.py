@@ -24,15 +24,9 @@ from steadymap.bench.config import (
     read_config,
     read_experiment,
 )
-from steadymap.bench.conformance import (
-    CHECKS,
-    Finding,
-    check_method,
-    check_table,
-    registered,
-)
+from steadymap.bench.conformance import CHECKS, Finding, check_method, check_table, registered
 from steadymap.bench.conformance import Result as CheckResult
-from steadymap.bench.console import (
+from steadymap.bench.core.console import (
     EXIT_FAILED,
     EXIT_NO_BASELINE,
     EXIT_USAGE,
@@ -41,25 +35,18 @@ from steadymap.bench.console import (
     line,
     say,
 )
+from steadymap.bench.core.machine import retain_heap
+from steadymap.bench.core.names import nearest
+from steadymap.bench.core.plugins import METRIC_SHELF, MODEL_SHELF, PluginError, summary_of
+from steadymap.bench.decoding import DataError
 from steadymap.bench.doctor import doctor_command
 from steadymap.bench.gating import baseline_app, compare_command, gate_command
-from steadymap.bench.heap import retain_heap
-from steadymap.bench.images import DATA_FORMS, SPLITS, DataError, open_images
-from steadymap.bench.manifest import (
-    machine,
-    write_json,
-)
+from steadymap.bench.images import DATA_FORMS, SPLITS, open_images
+from steadymap.bench.manifest import machine, write_json
 from steadymap.bench.masks import MASKS
 from steadymap.bench.methods import METHOD_SHELF, METHODS
-from steadymap.bench.names import nearest
 from steadymap.bench.parts import make_folder
 from steadymap.bench.perturbations import FAMILY_SHELF, PERTURBATIONS, Perturbation
-from steadymap.bench.plugins import (
-    METRIC_SHELF,
-    MODEL_SHELF,
-    PluginError,
-    summary_of,
-)
 from steadymap.bench.reporting import report_command, show_command
 from steadymap.bench.running import device_of, device_type, merge_command, run_experiment
 from steadymap.bench.shards import INPUT_METRICS

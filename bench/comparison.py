@@ -13,9 +13,9 @@ from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
 from steadymap.bench.baselines import Side
+from steadymap.bench.core.names import without_steps
+from steadymap.bench.core.plugins import PluginError, known_metrics
 from steadymap.bench.manifest import fingerprint
-from steadymap.bench.names import without_steps
-from steadymap.bench.plugins import PluginError, known_metrics
 from steadymap.bench.records import RECOGNISED
 from steadymap.bench.summary import CONFIDENCE, intervals
 from steadymap.metrics import METRICS, Metric

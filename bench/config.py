@@ -12,12 +12,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from steadymap.bench.attributions import Steps
-from steadymap.bench.documents import MOST_CHARACTERS, parse_yaml
+from steadymap.bench.core.names import nearest
+from steadymap.bench.core.plugins import METRIC_SHELF
+from steadymap.bench.core.safe_yaml import MOST_CHARACTERS, parse_yaml
 from steadymap.bench.masks import MASKS
 from steadymap.bench.methods import CONTROLS, DEFAULT_METHODS, BoundMethod, Engine, bind_method
-from steadymap.bench.names import nearest
 from steadymap.bench.perturbations import DEFAULT_FAMILIES, FAMILY_SHELF, Cell
-from steadymap.bench.plugins import METRIC_SHELF
 from steadymap.metrics import METRICS
 
 EXPERIMENTS = importlib.resources.files("steadymap.bench.experiments")

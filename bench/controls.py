@@ -8,7 +8,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from steadymap.bench.attributions import Batch
-from steadymap.bench.randomness import generator
+from steadymap.bench.core.randomness import generator
 from steadymap.models import Classifier
 
 # The blob's standard deviation, as a share of the image's sides.

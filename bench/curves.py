@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from steadymap.bench.calibration import OK, UNRESOLVABLE, is_control
-from steadymap.bench.plugins import known_metrics
+from steadymap.bench.core.plugins import known_metrics
 from steadymap.bench.records import CLEAN, OVERALL, REFERENCES
 from steadymap.bench.summary import summarise
 from steadymap.metrics import Metric

@@ -32,15 +32,16 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from steadymap.bench.console import EXIT_FAILED, RUNS, console_of, line
+from steadymap.bench.core.console import EXIT_FAILED, RUNS, console_of, line
+from steadymap.bench.core.names import safe_markdown
 from steadymap.bench.facts import RESULTS, Fact, Probe, Result, look
-from steadymap.bench.names import safe_markdown
 
 if TYPE_CHECKING:
     import torch
 
-    from steadymap.bench.plugins import Shelf
+    from steadymap.bench.core.plugins import Shelf
     from steadymap.bench.selftest import Outcome
+
 
 DOCTOR_VERSION = 1
 
@@ -659,9 +660,9 @@ def _extra(extra: str, advice: str) -> Iterator[Fact]:
 
 
 def _plugins() -> Iterator[Fact]:
+    from steadymap.bench.core.plugins import GROUPS, METRIC_SHELF, MODEL_SHELF, offers
     from steadymap.bench.methods import METHOD_SHELF
     from steadymap.bench.perturbations import FAMILY_SHELF
-    from steadymap.bench.plugins import GROUPS, METRIC_SHELF, MODEL_SHELF, offers
 
     for group in GROUPS.values():
         importlib.metadata.entry_points(group=group)  # `offers` would take damage for no plug-ins
@@ -677,7 +678,7 @@ def _plugins() -> Iterator[Fact]:
 
 def _plugin(shelf: Shelf[Any], name: str, label: str) -> Iterator[Fact]:
     if name in shelf.ours:
-        from steadymap.bench.plugins import PluginError, offers
+        from steadymap.bench.core.plugins import PluginError, offers
 
         places = " and ".join(entry.value for entry in offers(shelf.kind)[name])
         raise PluginError(f"{places}: the name is steadymap's own")

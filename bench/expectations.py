@@ -12,9 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from steadymap.bench.attributions import MOST_STEPS, Batch, Start
+from steadymap.bench.core.randomness import generator
 from steadymap.bench.passes import shared_pass
 from steadymap.bench.paths import Path, gauss_legendre, path_sum
-from steadymap.bench.randomness import generator
 from steadymap.bench.smoothing import Samples, Spread
 from steadymap.models import Classifier
 

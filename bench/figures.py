@@ -17,14 +17,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from steadymap.bench.core.names import label, without_steps
 from steadymap.bench.curves import THRESHOLD
-from steadymap.bench.names import label, without_steps
 from steadymap.bench.perturbations import PERTURBATIONS
 from steadymap.bench.pictures import DIVERGING, SEQUENTIAL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
 DASHES = ("-", "--", "-.", ":")

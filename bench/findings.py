@@ -12,20 +12,21 @@ import numpy as np
 import pandas as pd
 
 from steadymap.bench.calibration import Instability, calibrate, is_control, order
+from steadymap.bench.core.names import file_name
+from steadymap.bench.core.plugins import known_metrics
+from steadymap.bench.core.safe_csv import write_csv
 from steadymap.bench.faults import whose_fault
-from steadymap.bench.names import file_name
-from steadymap.bench.plugins import known_metrics
 from steadymap.bench.ranks import difference_figure, rank_methods, save_diagram
 from steadymap.bench.records import CLEAN, INPUT, NULLS, RECOGNISED, REFERENCES
 from steadymap.bench.scanning import Scan, as_scan
 from steadymap.bench.shards import STEPS
-from steadymap.bench.spreadsheets import write_csv
 from steadymap.bench.store import refuse_links
 from steadymap.bench.summary import full_summary
 from steadymap.metrics import METRICS, PROBES, Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 SUMMARISED = ["subset", "method", "family", "metric"]
 HEADLINES = ("ssim", "spearman", "completeness_error")

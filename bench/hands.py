@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from steadymap.bench.randomness import generator
+from steadymap.bench.core.randomness import generator
 
 Array = NDArray[np.float64]
 

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from steadymap.bench.archives import check_folder, unpack
+from steadymap.bench.core.names import nearest
 from steadymap.bench.decoding import MAX_PIXELS, DataError, decode, path_of, reason_of
 from steadymap.bench.hands import HAND_CLASSES, hand
 from steadymap.bench.labelled import (
@@ -28,7 +29,6 @@ from steadymap.bench.labelled import (
     open_torchvision,
     split_point,
 )
-from steadymap.bench.names import nearest
 from steadymap.models import Framing
 
 __all__ = [

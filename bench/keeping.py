@@ -13,12 +13,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from steadymap.bench.assembly import providers
+from steadymap.bench.core.names import file_name
+from steadymap.bench.core.safe_csv import csv_text
 from steadymap.bench.ledger import Ledger
-from steadymap.bench.names import file_name
 from steadymap.bench.parts import Kept, make_folder, write_whole
 from steadymap.bench.references import CLEAN_CELL
 from steadymap.bench.shards import Outcome
-from steadymap.bench.spreadsheets import csv_text
 
 IMAGES = "images"
 MASKS = "masks"

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from steadymap.bench.randomness import generator
+from steadymap.bench.core.randomness import generator
 from steadymap.models import Classifier, Normalization, make_classifier
 
 SIDE = 12

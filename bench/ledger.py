@@ -25,10 +25,10 @@ import steadymap.bench
 import steadymap.metrics
 import steadymap.models
 from steadymap.bench.config import ConfigError
+from steadymap.bench.core.plugins import METRIC_SHELF, MODEL_SHELF, Shelf
 from steadymap.bench.manifest import PACKAGES
 from steadymap.bench.methods import METHOD_SHELF
 from steadymap.bench.perturbations import FAMILY_SHELF, Cell
-from steadymap.bench.plugins import METRIC_SHELF, MODEL_SHELF, Shelf
 from steadymap.bench.records import INPUT, SCHEMA_VERSION
 from steadymap.bench.references import BESIDE, CLEAN_CELL, NUMERIC
 from steadymap.bench.setup import Setup

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from steadymap.bench.config import Experiment, Plan
+from steadymap.bench.core.plugins import METRIC_SHELF, MODEL_SHELF, Shelf, describe
 from steadymap.bench.images import ImageSet
 from steadymap.bench.masks import MASKS
 from steadymap.bench.methods import METHOD_SHELF
 from steadymap.bench.perturbations import FAMILY_SHELF
-from steadymap.bench.plugins import METRIC_SHELF, MODEL_SHELF, Shelf, describe
 from steadymap.bench.records import SCHEMA_VERSION
 from steadymap.metrics import METRICS
 from steadymap.models import Classifier

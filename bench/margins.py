@@ -7,7 +7,7 @@ from pathlib import Path
 
 from steadymap.bench.comparison import INFORMATIVE, MARGINS, RELATIVE_MARGINS, Margins
 from steadymap.bench.config import ConfigError, read_config
-from steadymap.bench.names import nearest
+from steadymap.bench.core.names import nearest
 
 
 def read_margins(

@@ -22,10 +22,8 @@ from steadymap.bench import (
     surrogates,
 )
 from steadymap.bench.attributions import BASELINES, BaselineName, Batch, Start, Steps
-from steadymap.bench.names import nearest
-from steadymap.bench.passes import Pass, Read
-from steadymap.bench.paths import NestedPath, points_at
-from steadymap.bench.plugins import (
+from steadymap.bench.core.names import nearest
+from steadymap.bench.core.plugins import (
     YOUR_OWN,
     PluginError,
     Shelf,
@@ -34,6 +32,8 @@ from steadymap.bench.plugins import (
     one_line,
     summary_of,
 )
+from steadymap.bench.passes import Pass, Read
+from steadymap.bench.paths import NestedPath, points_at
 from steadymap.bench.records import INPUT, OVERALL
 from steadymap.models import Classifier
 

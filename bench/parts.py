@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
 from steadymap.bench.config import ConfigError
+from steadymap.bench.core.names import printable
 from steadymap.bench.manifest import fingerprint
-from steadymap.bench.names import printable
 from steadymap.bench.records import PART_SCHEMA
 
 PARTS = "parts"

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from steadymap.bench import adversarial, corruptions, geometry, imagenet_c
-from steadymap.bench.geometry import Warp
-from steadymap.bench.plugins import (
+from steadymap.bench.core.plugins import (
     YOUR_OWN,
     Shelf,
     check_fields,
@@ -26,7 +25,8 @@ from steadymap.bench.plugins import (
     one_line,
     summary_of,
 )
-from steadymap.bench.randomness import generator
+from steadymap.bench.core.randomness import generator
+from steadymap.bench.geometry import Warp
 from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
 from steadymap.models import Classifier
 

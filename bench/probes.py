@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steadymap.bench.core.plugins import one_line
+from steadymap.bench.core.randomness import generator
 from steadymap.bench.corruptions import gaussian_blur
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.passes import Read, is_out_of_memory
-from steadymap.bench.plugins import one_line
-from steadymap.bench.randomness import generator
 from steadymap.bench.references import CLEAN_CELL, predictions
 from steadymap.bench.views import (
     Explained,
@@ -30,16 +30,7 @@ from steadymap.bench.views import (
     look,
     same_size,
 )
-from steadymap.metrics import (
-    PROBES,
-    Evidence,
-    Maps,
-    Metric,
-    Scores,
-    Status,
-    TensorMaps,
-    evaluate,
-)
+from steadymap.metrics import PROBES, Evidence, Maps, Metric, Scores, Status, TensorMaps, evaluate
 from steadymap.metrics.faithfulness import (
     BLUR_SHARE,
     NOISE_DRAWS,
@@ -52,13 +43,7 @@ from steadymap.metrics.faithfulness import (
     taken,
 )
 from steadymap.metrics.maps import Array
-from steadymap.metrics.neighbours import (
-    NEIGHBOURS,
-    RADIUS,
-    Neighbours,
-    change,
-    relative_change,
-)
+from steadymap.metrics.neighbours import NEIGHBOURS, RADIUS, Neighbours, change, relative_change
 
 # The name of this part of the work.
 PROBES_PART = "probes"

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from scipy.stats import friedmanchisquare, rankdata
 
 from steadymap.bench.calibration import OK, UNRESOLVABLE, Instability
-from steadymap.bench.names import clipped, label, short_names
-from steadymap.bench.randomness import generator
+from steadymap.bench.core.names import clipped, label, short_names
+from steadymap.bench.core.randomness import generator
 from steadymap.bench.records import NULLS, OVERALL
 from steadymap.bench.summary import CONFIDENCE, RESAMPLES
 from steadymap.metrics import Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 COLUMNS = ["metric", "method", "rank", "low", "high", "mean_rank", "images", "friedman_p"]
 

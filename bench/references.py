@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from steadymap.bench.blocks import cut
+from steadymap.bench.core.plugins import MESSAGE_LENGTH
+from steadymap.bench.core.randomness import generator
 from steadymap.bench.images import ImageSet
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.passes import LIKE_A_CPU, free_memory
 from steadymap.bench.perturbations import Cell
-from steadymap.bench.plugins import MESSAGE_LENGTH
-from steadymap.bench.randomness import generator
 from steadymap.bench.records import (
     BATCH_OF_ONE,
     CLEAN,
@@ -31,16 +31,7 @@ from steadymap.bench.records import (
     RANDOM_NETWORK,
     ROUNDED,
 )
-from steadymap.bench.views import (
-    Explained,
-    Failure,
-    Shown,
-    View,
-    Worker,
-    explain,
-    explained,
-    look,
-)
+from steadymap.bench.views import Explained, Failure, Shown, View, Worker, explain, explained, look
 from steadymap.metrics import Status
 from steadymap.models import Classifier
 

@@ -29,12 +29,12 @@ from steadymap.bench.board import (
     significant,
 )
 from steadymap.bench.calibration import is_control
+from steadymap.bench.core.names import file_name, safe_markdown, short_names
+from steadymap.bench.core.plugins import known_metrics
 from steadymap.bench.costs import method_costs
 from steadymap.bench.curves import THRESHOLD, breaking_points, severity_curves
 from steadymap.bench.findings import Findings, joined
-from steadymap.bench.names import file_name, safe_markdown, short_names
 from steadymap.bench.perturbations import severity_text
-from steadymap.bench.plugins import known_metrics
 from steadymap.bench.records import CLEAN, INPUT, OVERALL
 from steadymap.bench.scanning import scan_run
 from steadymap.bench.store import finished, write_file
@@ -43,6 +43,7 @@ from steadymap.metrics import METRICS, Status
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 COMPLETENESS = "completeness_error"
 # How many reasons for a missing number are told apart.

@@ -21,7 +21,7 @@ from rich.progress import (
 from steadymap.bench import store
 from steadymap.bench.assembly import Assembled, missing
 from steadymap.bench.config import ConfigError, Experiment
-from steadymap.bench.console import (
+from steadymap.bench.core.console import (
     EXIT_CELLS_FAILED,
     EXIT_INTERRUPTED,
     RUNS,
@@ -29,6 +29,7 @@ from steadymap.bench.console import (
     line,
     say,
 )
+from steadymap.bench.core.plugins import known_metrics, load_model
 from steadymap.bench.elsewhere import Parallel, read_parallel
 from steadymap.bench.findings import Findings
 from steadymap.bench.images import open_images
@@ -38,7 +39,6 @@ from steadymap.bench.masks import with_masks
 from steadymap.bench.parts import LOCK, kept, make_folder, only_writer
 from steadymap.bench.passes import is_small
 from steadymap.bench.planner import count, estimate, estimate_table
-from steadymap.bench.plugins import known_metrics, load_model
 from steadymap.bench.reporting import write_report
 from steadymap.bench.scanning import scan_run
 from steadymap.bench.setup import Setup, prepare

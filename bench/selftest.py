@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from steadymap.bench.config import Plan
+from steadymap.bench.core.plugins import load_model
 from steadymap.bench.images import open_images
-from steadymap.bench.plugins import load_model
 from steadymap.bench.records import SCHEMA, to_frame
 from steadymap.bench.runner import run
 from steadymap.bench.shards import INPUT_METRICS

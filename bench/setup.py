@@ -11,12 +11,13 @@ from torch import Tensor
 from steadymap.bench.adversarial import differentiable_twice, smoothed
 from steadymap.bench.blocks import ON_GPU, batches, block_size
 from steadymap.bench.config import ConfigError, Plan
+from steadymap.bench.core.plugins import MESSAGE_LENGTH, METRIC_SHELF, one_line
+from steadymap.bench.decoding import DataError
 from steadymap.bench.guards import foreign, is_ours
-from steadymap.bench.images import DataError, ImageSet
+from steadymap.bench.images import ImageSet
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.passes import images_at_once
 from steadymap.bench.perturbations import FAMILY_SHELF, Cell, draw_of
-from steadymap.bench.plugins import MESSAGE_LENGTH, METRIC_SHELF, one_line
 from steadymap.bench.probes import wanted
 from steadymap.bench.references import data_references, views_beside
 from steadymap.metrics import PROBES, Metric

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadymap.bench.config import ConfigError, Plan
+from steadymap.bench.core.names import file_name, picture_name, short_names
 from steadymap.bench.figures import grid_figure
 from steadymap.bench.images import ImageSet
-from steadymap.bench.names import file_name, picture_name, short_names
 from steadymap.bench.perturbations import Cell, severity_text
 from steadymap.bench.pictures import map_levels, photo_levels, scale_of
 from steadymap.bench.records import INPUT

@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from steadymap.bench.attributions import Batch
+from steadymap.bench.core.randomness import generator
 from steadymap.bench.passes import shared_pass
-from steadymap.bench.randomness import generator
 from steadymap.models import Classifier
 
 MOST_SAMPLES = 10_000

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 
 from steadymap.bench.assembly import Assembled, assemble, write_timings
 from steadymap.bench.config import ConfigError
+from steadymap.bench.core.names import printable
+from steadymap.bench.core.safe_csv import parse_csv
 from steadymap.bench.keeping import write_maps
 from steadymap.bench.ledger import Ledger, different
-from steadymap.bench.names import printable
 from steadymap.bench.parts import (
     LOCK,
     PARTS,
@@ -30,7 +31,6 @@ from steadymap.bench.parts import (
 )
 from steadymap.bench.records import SCHEMA, SCHEMA_VERSION, to_frame
 from steadymap.bench.shapes import NEEDED, misshapen
-from steadymap.bench.spreadsheets import parse_csv
 
 RECORDS = "records.parquet"
 MANIFEST = "manifest.json"

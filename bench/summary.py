@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import DegenerateDataWarning, bootstrap
 
-from steadymap.bench.randomness import generator
+from steadymap.bench.core.randomness import generator
 from steadymap.bench.records import CLEAN, OVERALL, REFERENCES
 from steadymap.metrics import Status
 

@@ -20,15 +20,9 @@ from steadymap.bench.board import (
     probe_lines,
     significant,
 )
-from steadymap.bench.calibration import (
-    OK,
-    UNCALIBRATED,
-    UNINFORMATIVE,
-    UNRESOLVABLE,
-    is_control,
-)
+from steadymap.bench.calibration import OK, UNCALIBRATED, UNINFORMATIVE, UNRESOLVABLE, is_control
+from steadymap.bench.core.names import short_names
 from steadymap.bench.findings import Findings
-from steadymap.bench.names import short_names
 from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
 from steadymap.bench.summary import CONFIDENCE, ROUGH_BELOW
 from steadymap.metrics import METRICS, Status

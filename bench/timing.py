@@ -23,15 +23,15 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from steadymap.bench.attributions import Batch
+from steadymap.bench.core.machine import retain_heap
+from steadymap.bench.core.names import short_names
+from steadymap.bench.core.plugins import load_model, one_line
 from steadymap.bench.guards import Guard, LeftChangedError, foreign, left_as_it_was
-from steadymap.bench.heap import retain_heap
 from steadymap.bench.images import ImageSet
 from steadymap.bench.manifest import fingerprint, machine, peak_memory
 from steadymap.bench.methods import BoundMethod, bind_method
-from steadymap.bench.names import short_names
 from steadymap.bench.passes import count_passes, images_at_once, is_out_of_memory
 from steadymap.bench.perturbations import Cell, perturb
-from steadymap.bench.plugins import load_model, one_line
 from steadymap.bench.references import DATA_REFERENCES
 from steadymap.bench.runner import float32
 from steadymap.models import Classifier

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from steadymap.bench.config import ConfigError, first_line
+from steadymap.bench.core.names import nearest
 from steadymap.bench.images import ImageSet, open_images
 from steadymap.bench.manifest import write_json
-from steadymap.bench.names import nearest
 from steadymap.models import MODELS, Framing, write_weights
 
 

@@ -24,8 +24,8 @@ from steadymap.bench.comparison import (
     Differences,
     plain,
 )
-from steadymap.bench.names import printable, safe_markdown, short_names
-from steadymap.bench.spreadsheets import csv_text
+from steadymap.bench.core.names import printable, safe_markdown, short_names
+from steadymap.bench.core.safe_csv import csv_text
 from steadymap.bench.store import write_file
 
 # GitHub cuts a step's summary at 1 MiB.

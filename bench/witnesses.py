@@ -17,21 +17,21 @@ from torch import Tensor
 from steadymap.bench.attributions import Batch
 from steadymap.bench.calibration import Instability, is_control
 from steadymap.bench.config import ConfigError
+from steadymap.bench.core.names import without_steps
+from steadymap.bench.core.plugins import known_metrics
+from steadymap.bench.core.safe_csv import write_csv
 from steadymap.bench.images import ImageSet
 from steadymap.bench.methods import BoundMethod
-from steadymap.bench.names import without_steps
 from steadymap.bench.parts import make_folder
 from steadymap.bench.passes import is_small
 from steadymap.bench.perturbations import FAMILY_SHELF, Cell
 from steadymap.bench.pictures import map_levels, photo_levels, scale_of
-from steadymap.bench.plugins import known_metrics
 from steadymap.bench.records import CLEAN, OVERALL, REFERENCES
 from steadymap.bench.references import CLEAN_CELL
 from steadymap.bench.runner import measure
 from steadymap.bench.scanning import Scan, as_scan
 from steadymap.bench.setup import Setup, prepare
 from steadymap.bench.shards import Outcome
-from steadymap.bench.spreadsheets import write_csv
 from steadymap.bench.store import read_csv, refuse_links
 from steadymap.bench.views import Explained, explained
 from steadymap.metrics import Metric

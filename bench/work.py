@@ -16,19 +16,12 @@ from typing import Any
 
 from steadymap.bench.assembly import Assembled, providers
 from steadymap.bench.config import Experiment
-from steadymap.bench.console import EXIT_INTERRUPTED
+from steadymap.bench.core.console import EXIT_INTERRUPTED
 from steadymap.bench.elsewhere import Blueprint, Parallel, in_processes, threads_of
 from steadymap.bench.keeping import write_part_maps
 from steadymap.bench.ledger import Ledger
 from steadymap.bench.manifest import Result, machine
-from steadymap.bench.parts import (
-    PARTS,
-    About,
-    kept,
-    part_name,
-    timing_rows,
-    write_part,
-)
+from steadymap.bench.parts import PARTS, About, kept, part_name, timing_rows, write_part
 from steadymap.bench.perturbations import Cell
 from steadymap.bench.records import INPUT, to_part
 from steadymap.bench.runner import in_threads

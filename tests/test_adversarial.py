@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from steadymap.bench import adversarial
 from steadymap.bench.adversarial import PASSES, STEPS, away_from_gradient, random_sign, smoothed
 from steadymap.bench.config import ConfigError, Plan
+from steadymap.bench.core.randomness import generator
 from steadymap.bench.images import open_images
 from steadymap.bench.passes import count_passes, shared_pass
 from steadymap.bench.perturbations import PERTURBATIONS
 from steadymap.bench.planner import count, estimate, estimate_table
-from steadymap.bench.randomness import generator
 from steadymap.bench.runner import measure, run
 from steadymap.bench.setup import prepare
 from steadymap.bench.views import ATTACK_PART

@@ -34,7 +34,8 @@ from steadymap.bench.archives import (
     unpack,
     unsafe,
 )
-from steadymap.bench.images import DataError, open_images
+from steadymap.bench.decoding import DataError
+from steadymap.bench.images import open_images
 from steadymap.models import Framing
 
 SMALL = Framing((8, 8))

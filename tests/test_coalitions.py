@@ -32,11 +32,11 @@ from steadymap.bench import methods as methods_module
 from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.config import Plan
 from steadymap.bench.conformance import check_method
+from steadymap.bench.core.randomness import generator
 from steadymap.bench.costs import method_costs
 from steadymap.bench.methods import Method, bind_method
 from steadymap.bench.passes import count_passes
 from steadymap.bench.planner import count
-from steadymap.bench.randomness import generator
 from steadymap.bench.runner import measure, run
 from steadymap.bench.setup import prepare
 from steadymap.bench.superpixels import BLUR, COMPACTNESS, superpixels

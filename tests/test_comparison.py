@@ -48,8 +48,8 @@ from steadymap.bench.comparison import (
     timing_cases,
 )
 from steadymap.bench.config import ConfigError
+from steadymap.bench.core.randomness import generator
 from steadymap.bench.margins import read_margins
-from steadymap.bench.randomness import generator
 from steadymap.bench.records import RECOGNISED
 from steadymap.bench.setup import recognising
 from steadymap.bench.verdict import (

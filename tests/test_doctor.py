@@ -29,9 +29,10 @@ from safetensors.torch import load_file
 from support import CLASSES, conv_network, seeded
 from torch import Tensor
 
-from steadymap.bench import cli, doctor, passes, plugins, selftest
+from steadymap.bench import cli, doctor, passes, selftest
 from steadymap.bench.attributions import Batch
-from steadymap.bench.console import console_of, line
+from steadymap.bench.core import plugins
+from steadymap.bench.core.console import console_of, line
 from steadymap.bench.doctor import Cores
 from steadymap.bench.facts import Fact, Probe, Result, hide, look, private_words
 from steadymap.bench.manifest import PACKAGES

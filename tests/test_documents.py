@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from steadymap.bench import ConfigError
 from steadymap.bench.config import EXPERIMENTS, experiment_names, read_config
-from steadymap.bench.documents import MOST_CHARACTERS, MOST_DEPTH, MOST_NODES, parse_yaml
+from steadymap.bench.core.safe_yaml import MOST_CHARACTERS, MOST_DEPTH, MOST_NODES, parse_yaml
 from steadymap.bench.margins import read_margins
 
 

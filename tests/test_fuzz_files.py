@@ -25,16 +25,17 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from steadymap.bench import ConfigError, DataError, plugins
+from steadymap.bench import ConfigError, DataError
 from steadymap.bench.baselines import Side, _seal, image_scores, read_side, write_side
 from steadymap.bench.config import make_experiment, read_config
+from steadymap.bench.core import plugins
+from steadymap.bench.core.plugins import PluginError, known_metrics
+from steadymap.bench.core.safe_csv import write_csv
 from steadymap.bench.findings import Findings
 from steadymap.bench.manifest import write_json
-from steadymap.bench.plugins import PluginError, known_metrics
 from steadymap.bench.records import SCHEMA
 from steadymap.bench.report import Shown, gallery_context, steps_drawing
 from steadymap.bench.scanning import scan_run
-from steadymap.bench.spreadsheets import write_csv
 from steadymap.bench.store import read_run
 from steadymap.bench.witnesses import read_gallery, read_steps
 from steadymap.models import ModelError, read_weights

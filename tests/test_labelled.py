@@ -15,7 +15,8 @@ from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
 from steadymap.bench import labelled
-from steadymap.bench.images import DATA_FORMS, SPLITS, DataError, ImageSet, open_images
+from steadymap.bench.decoding import DataError
+from steadymap.bench.images import DATA_FORMS, SPLITS, ImageSet, open_images
 from steadymap.bench.labelled import TORCHVISION_SETS, intervals
 from steadymap.models import Framing
 

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from steadymap.bench.config import ConfigError, make_experiment
+from steadymap.bench.decoding import DataError
 from steadymap.bench.hands import hand
-from steadymap.bench.images import DataError, open_images
+from steadymap.bench.images import open_images
 from steadymap.bench.masks import MASKS, green_screen, with_masks
 from steadymap.models import Framing
 

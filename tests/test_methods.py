@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.conformance import CHECKS, check_method, registered
+from steadymap.bench.core.randomness import generator
 from steadymap.bench.methods import (
     DEFAULT_METHODS,
     METHODS,
@@ -34,7 +35,6 @@ from steadymap.bench.methods import (
     Share,
     bind_method,
 )
-from steadymap.bench.randomness import generator
 from steadymap.metrics import METRICS, Maps, evaluate
 from steadymap.models import Classifier, load_classifier, make_classifier
 

@@ -13,11 +13,18 @@ from support import conv_network, image_set, seeded
 
 from steadymap.bench import ConfigError, Plan, store
 from steadymap.bench.baselines import baseline_folder
+from steadymap.bench.core.names import (
+    clipped,
+    file_name,
+    label,
+    picture_name,
+    printable,
+    safe_markdown,
+)
 from steadymap.bench.findings import Findings
 from steadymap.bench.ledger import Ledger
 from steadymap.bench.manifest import run_id
 from steadymap.bench.methods import DEFAULT_METHODS, METHODS, bind_method
-from steadymap.bench.names import clipped, file_name, label, picture_name, printable, safe_markdown
 from steadymap.bench.parts import make_folder
 from steadymap.bench.perturbations import PERTURBATIONS, Cell
 from steadymap.bench.scanning import Scan

@@ -31,13 +31,7 @@ from steadymap.bench.passes import (
     is_out_of_memory,
     shared_pass,
 )
-from steadymap.bench.paths import (
-    MOST_DOUBLINGS,
-    SETTLED,
-    SMALL_ERROR,
-    NestedPath,
-    points_at,
-)
+from steadymap.bench.paths import MOST_DOUBLINGS, SETTLED, SMALL_ERROR, NestedPath, points_at
 from steadymap.bench.paths import Path as Line
 from steadymap.models import Classifier, make_classifier
 

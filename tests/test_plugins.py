@@ -23,13 +23,9 @@ from safetensors.numpy import load_file
 from support import COUNT, SIDE, image_set, pick, random_images
 from torch import Tensor
 
-from steadymap.bench import plugins
 from steadymap.bench.config import ConfigError, Plan, make_experiment
-from steadymap.bench.findings import Findings
-from steadymap.bench.manifest import run_id
-from steadymap.bench.methods import METHOD_SHELF, METHODS, bind_method
-from steadymap.bench.perturbations import FAMILY_SHELF, PERTURBATIONS, Cell, attempt
-from steadymap.bench.plugins import (
+from steadymap.bench.core import plugins
+from steadymap.bench.core.plugins import (
     METRIC_SHELF,
     MODEL_SHELF,
     PluginError,
@@ -38,6 +34,10 @@ from steadymap.bench.plugins import (
     known_metrics,
     load_model,
 )
+from steadymap.bench.findings import Findings
+from steadymap.bench.manifest import run_id
+from steadymap.bench.methods import METHOD_SHELF, METHODS, bind_method
+from steadymap.bench.perturbations import FAMILY_SHELF, PERTURBATIONS, Cell, attempt
 from steadymap.bench.records import perturbed_images
 from steadymap.bench.runner import run
 from steadymap.bench.shards import INPUT_METRICS, STEPS

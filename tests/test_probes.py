@@ -39,6 +39,7 @@ from steadymap.bench import probes
 from steadymap.bench.answer import answer
 from steadymap.bench.attributions import Batch
 from steadymap.bench.config import Plan
+from steadymap.bench.core.randomness import generator
 from steadymap.bench.corruptions import gaussian_blur
 from steadymap.bench.findings import Findings
 from steadymap.bench.images import from_tensor
@@ -48,7 +49,6 @@ from steadymap.bench.passes import Pass, count_passes, shared_pass
 from steadymap.bench.paths import NestedPath
 from steadymap.bench.planner import count, estimate
 from steadymap.bench.probes import PROBES_PART, grey_noise, neighbour
-from steadymap.bench.randomness import generator
 from steadymap.bench.runner import measure, run
 from steadymap.bench.setup import prepare
 from steadymap.bench.tables import footnotes, tables

@@ -26,12 +26,12 @@ from steadymap.bench.attributions import Batch
 from steadymap.bench.baselines import KEPT_METRICS, image_scores, read_side
 from steadymap.bench.calibration import calibrate
 from steadymap.bench.config import ConfigError, Plan
+from steadymap.bench.core.plugins import describe
 from steadymap.bench.curves import severity_curves
 from steadymap.bench.faults import whose_fault
 from steadymap.bench.findings import Findings
 from steadymap.bench.methods import Method
 from steadymap.bench.perturbations import PERTURBATIONS
-from steadymap.bench.plugins import describe
 from steadymap.bench.ranks import rank_methods
 from steadymap.bench.records import NULLS, SCHEMA, perturbed_images
 from steadymap.bench.report import Shown, curves_of, render

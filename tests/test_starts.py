@@ -19,12 +19,12 @@ from steadymap.bench.attributions import BASELINES, NOISY_BASELINE, Batch
 from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.conformance import CHECKS, Subject
 from steadymap.bench.conformance import batch_of as known_batch
+from steadymap.bench.core.randomness import generator
 from steadymap.bench.images import ImageSet
 from steadymap.bench.methods import bind_method
 from steadymap.bench.passes import count_passes
 from steadymap.bench.perturbations import Cell, perturb
 from steadymap.bench.planner import count
-from steadymap.bench.randomness import generator
 from steadymap.bench.records import FLOAT64
 from steadymap.bench.runner import measure, run
 from steadymap.bench.setup import prepare

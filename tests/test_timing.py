@@ -217,7 +217,7 @@ def test_a_retained_heap_asks_the_kernel_for_less() -> None:
     """The faults of repeated large allocations: counted by the kernel, not timed."""
     code = """
         import resource, torch
-        from steadymap.bench.heap import retain_heap
+        from steadymap.bench.core.machine import retain_heap
         if {retain} and not retain_heap():
             print(-1)
             raise SystemExit

@@ -17,9 +17,9 @@ from scipy.stats import bootstrap, kendalltau, rankdata
 from statsmodels.stats.proportion import proportion_confint
 
 from steadymap.bench.calibration import Instability, calibrate, is_control
+from steadymap.bench.core.randomness import generator
 from steadymap.bench.curves import severity_curves
 from steadymap.bench.faults import BIAS, whose_fault
-from steadymap.bench.randomness import generator
 from steadymap.bench.records import CLEAN, NULLS, OVERALL, perturbed_images
 from steadymap.bench.summary import CONFIDENCE, RESAMPLES, Interval, intervals
 from steadymap.metrics import METRICS, Status

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.torch import load_file
 
+from steadymap.bench.core.names import file_name
 from steadymap.bench.images import open_images
 from steadymap.bench.masks import with_masks
-from steadymap.bench.names import file_name
 from steadymap.bench.records import CLEAN, RECOGNISED, SCHEMA, to_frame
 from steadymap.bench.store import read_run
 from steadymap.metrics import Status

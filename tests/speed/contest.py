@@ -27,7 +27,7 @@ from peers import JOBS, Work, make_work
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from steadymap.bench.heap import retain_heap
+from steadymap.bench.core.machine import retain_heap
 from steadymap.bench.manifest import fingerprint, machine
 
 IMAGES = {("ig", "rps"): 1, ("ig", "compact"): 16, ("cheap", "rps"): 16, ("cheap", "compact"): 32}

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from steadymap.bench import Plan, from_tensor
-from steadymap.bench.heap import retain_heap
+from steadymap.bench.core.machine import retain_heap
 from steadymap.bench.manifest import fingerprint, machine, peak_memory
 from steadymap.bench.planner import estimate
 from steadymap.bench.runner import measure

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from steadymap.bench.names import printable
+from steadymap.bench.core.names import printable
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

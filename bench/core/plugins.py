@@ -26,7 +26,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from steadymap.bench.names import nearest
+from steadymap.bench.core.names import nearest
 from steadymap.metrics import METRICS, Maps, Metric, TensorMaps
 from steadymap.metrics.maps import Array
 from steadymap.models import MODELS, Classifier, Model, ModelError, load_classifier
