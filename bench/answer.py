@@ -9,7 +9,7 @@ import pandas as pd
 from steadymap.bench.board import Line, board_metrics, is_probe, leaderboard, percent, significant
 from steadymap.bench.calibration import UNRESOLVABLE, is_control
 from steadymap.bench.findings import Findings
-from steadymap.bench.records import INPUT, OVERALL, REFERENCES
+from steadymap.bench.records.schema import INPUT, OVERALL, REFERENCES
 from steadymap.bench.summary import ROUGH_BELOW
 from steadymap.metrics import Status
 

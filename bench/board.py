@@ -13,7 +13,7 @@ import pandas as pd
 from steadymap.bench.calibration import OK, UNRESOLVABLE, is_control, null_score
 from steadymap.bench.core.names import short_names
 from steadymap.bench.findings import Findings
-from steadymap.bench.records import CLEAN, NULLS, OVERALL, REFERENCES
+from steadymap.bench.records.schema import CLEAN, NULLS, OVERALL, REFERENCES
 from steadymap.metrics import METRICS, PROBES, Status
 
 NULL_NAMES = dict(zip(NULLS, ("another image's map", "randomised network's map"), strict=True))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from steadymap.bench.core.plugins import known_metrics
 from steadymap.bench.methods import METHODS
-from steadymap.bench.records import (
+from steadymap.bench.records.schema import (
     CLEAN,
     NULLS,
     NUMERICS,

@@ -16,7 +16,7 @@ from steadymap.bench.baselines import Side
 from steadymap.bench.core.names import without_steps
 from steadymap.bench.core.plugins import PluginError, known_metrics
 from steadymap.bench.manifest import fingerprint
-from steadymap.bench.records import RECOGNISED
+from steadymap.bench.records.schema import RECOGNISED
 from steadymap.bench.summary import CONFIDENCE, intervals
 from steadymap.metrics import METRICS, Metric
 from steadymap.metrics.maps import CONSTANT_SPREAD

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steadymap.bench.records import CLEAN, REFERENCES
+from steadymap.bench.records.schema import CLEAN, REFERENCES
 from steadymap.bench.store import TIMINGS, read_csv
 from steadymap.bench.views import SHARED
 

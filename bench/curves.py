@@ -9,7 +9,7 @@ import pandas as pd
 
 from steadymap.bench.calibration import OK, UNRESOLVABLE, is_control
 from steadymap.bench.core.plugins import known_metrics
-from steadymap.bench.records import CLEAN, OVERALL, REFERENCES
+from steadymap.bench.records.schema import CLEAN, OVERALL, REFERENCES
 from steadymap.bench.summary import summarise
 from steadymap.metrics import Metric
 

@@ -23,7 +23,7 @@ from steadymap.bench.images import ImageSet
 from steadymap.bench.masks import MASKS
 from steadymap.bench.methods import METHOD_SHELF
 from steadymap.bench.perturbations import FAMILY_SHELF
-from steadymap.bench.records import SCHEMA_VERSION
+from steadymap.bench.records.schema import SCHEMA_VERSION
 from steadymap.metrics import METRICS
 from steadymap.models import Classifier
 

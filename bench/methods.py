@@ -34,7 +34,7 @@ from steadymap.bench.core.plugins import (
 )
 from steadymap.bench.passes import Pass, Read
 from steadymap.bench.paths import NestedPath, points_at
-from steadymap.bench.records import INPUT, OVERALL
+from steadymap.bench.records.schema import INPUT, OVERALL
 from steadymap.models import Classifier
 
 Engine = Literal["own", "captum"]

@@ -37,7 +37,7 @@ def run(
         advance: called with the number of maps just made, for a progress bar.
 
     Returns:
-        One row a value, with the columns of `steadymap.bench.records.SCHEMA`: a pandas DataFrame,
+        One row a value, with the columns of `steadymap.bench.records.schema.SCHEMA`: a pandas DataFrame,
         which a notebook shows as the answer and the leaderboard.
 
     Raises:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from steadymap.bench.config import ConfigError
 from steadymap.bench.core.names import printable
 from steadymap.bench.manifest import fingerprint
-from steadymap.bench.records import PART_SCHEMA
+from steadymap.bench.records.schema import PART_SCHEMA
 
 PARTS = "parts"
 LOCK = "run.lock"

@@ -27,7 +27,7 @@ from steadymap.bench.core.plugins import (
 )
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.geometry import Warp
-from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
+from steadymap.bench.records.schema import CLEAN, INPUT, OVERALL, REFERENCES
 from steadymap.models import Classifier
 
 Perturb = Callable[[Tensor, float, np.random.Generator], Tensor]

@@ -15,7 +15,7 @@ from scipy.stats import friedmanchisquare, rankdata
 from steadymap.bench.calibration import OK, UNRESOLVABLE, Instability
 from steadymap.bench.core.names import clipped, label, short_names
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.records import NULLS, OVERALL
+from steadymap.bench.records.schema import NULLS, OVERALL
 from steadymap.bench.summary import CONFIDENCE, RESAMPLES
 from steadymap.metrics import Metric
 

@@ -21,7 +21,7 @@ from steadymap.bench.images import ImageSet
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.passes import LIKE_A_CPU, free_memory
 from steadymap.bench.perturbations import Cell
-from steadymap.bench.records import (
+from steadymap.bench.records.schema import (
     BATCH_OF_ONE,
     CLEAN,
     FLOAT64,

@@ -35,8 +35,8 @@ from steadymap.bench.costs import method_costs
 from steadymap.bench.curves import THRESHOLD, breaking_points, severity_curves
 from steadymap.bench.findings import Findings, joined
 from steadymap.bench.perturbations import severity_text
-from steadymap.bench.records import CLEAN, INPUT, OVERALL
-from steadymap.bench.scanning import scan_run
+from steadymap.bench.records.scan import scan_run
+from steadymap.bench.records.schema import CLEAN, INPUT, OVERALL
 from steadymap.bench.store import finished, write_file
 from steadymap.bench.witnesses import Gallery, read_gallery, read_steps
 from steadymap.metrics import METRICS, Status

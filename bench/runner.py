@@ -17,7 +17,7 @@ from steadymap.bench.adversarial import differentiable_twice
 from steadymap.bench.config import Plan
 from steadymap.bench.images import ImageSet, from_tensor
 from steadymap.bench.manifest import run_id
-from steadymap.bench.records import Source, to_frame, to_part, with_source
+from steadymap.bench.records.schema import Source, to_frame, to_part, with_source
 from steadymap.bench.references import randomised_twins
 from steadymap.bench.setup import Setup, prepare
 from steadymap.bench.shards import Outcome, Shard, measure_shard, whole
@@ -40,7 +40,7 @@ def run(
         advance: called with the number of maps just made, for a progress bar.
 
     Returns:
-        One row a value, with the columns of `steadymap.bench.records.SCHEMA`.
+        One row a value, with the columns of `steadymap.bench.records.schema.SCHEMA`.
 
     Raises:
         ConfigError: a metric that nothing in the plan can give.

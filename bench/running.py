@@ -39,8 +39,8 @@ from steadymap.bench.masks import with_masks
 from steadymap.bench.parts import LOCK, kept, make_folder, only_writer
 from steadymap.bench.passes import is_small
 from steadymap.bench.planner import count, estimate, estimate_table
+from steadymap.bench.records.scan import scan_run
 from steadymap.bench.reporting import write_report
-from steadymap.bench.scanning import scan_run
 from steadymap.bench.setup import Setup, prepare
 from steadymap.bench.shards import map_count
 from steadymap.bench.tables import footnotes, tables

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from steadymap.bench.config import Plan
 from steadymap.bench.core.plugins import load_model
 from steadymap.bench.images import open_images
-from steadymap.bench.records import SCHEMA, to_frame
+from steadymap.bench.records.schema import SCHEMA, to_frame
 from steadymap.bench.runner import run
 from steadymap.bench.shards import INPUT_METRICS
 from steadymap.metrics import Status

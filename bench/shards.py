@@ -19,7 +19,7 @@ from steadymap.bench.images import Picture
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.perturbations import FAMILY_SHELF, Cell, attempt
 from steadymap.bench.probes import Subject, probe, reads, wanted
-from steadymap.bench.records import (
+from steadymap.bench.records.schema import (
     BATCH_OF_ONE,
     INPUT,
     NULLS,

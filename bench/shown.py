@@ -14,7 +14,7 @@ from steadymap.bench.figures import grid_figure
 from steadymap.bench.images import ImageSet
 from steadymap.bench.perturbations import Cell, severity_text
 from steadymap.bench.pictures import map_levels, photo_levels, scale_of
-from steadymap.bench.records import INPUT
+from steadymap.bench.records.schema import INPUT
 from steadymap.bench.references import CLEAN_CELL
 from steadymap.bench.runner import measure
 from steadymap.bench.setup import prepare

@@ -29,8 +29,8 @@ from steadymap.bench.parts import (
     tidy,
     write_whole,
 )
-from steadymap.bench.records import SCHEMA, SCHEMA_VERSION, to_frame
-from steadymap.bench.shapes import NEEDED, misshapen
+from steadymap.bench.records.manifest_schema import NEEDED, misshapen
+from steadymap.bench.records.schema import SCHEMA, SCHEMA_VERSION, to_frame
 
 RECORDS = "records.parquet"
 MANIFEST = "manifest.json"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import DegenerateDataWarning, bootstrap
 
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.records import CLEAN, OVERALL, REFERENCES
+from steadymap.bench.records.schema import CLEAN, OVERALL, REFERENCES
 from steadymap.metrics import Status
 
 CONFIDENCE = 0.95

@@ -23,7 +23,7 @@ from steadymap.bench.board import (
 from steadymap.bench.calibration import OK, UNCALIBRATED, UNINFORMATIVE, UNRESOLVABLE, is_control
 from steadymap.bench.core.names import short_names
 from steadymap.bench.findings import Findings
-from steadymap.bench.records import CLEAN, INPUT, OVERALL, REFERENCES
+from steadymap.bench.records.schema import CLEAN, INPUT, OVERALL, REFERENCES
 from steadymap.bench.summary import CONFIDENCE, ROUGH_BELOW
 from steadymap.metrics import METRICS, Status
 

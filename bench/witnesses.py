@@ -26,10 +26,10 @@ from steadymap.bench.parts import make_folder
 from steadymap.bench.passes import is_small
 from steadymap.bench.perturbations import FAMILY_SHELF, Cell
 from steadymap.bench.pictures import map_levels, photo_levels, scale_of
-from steadymap.bench.records import CLEAN, OVERALL, REFERENCES
+from steadymap.bench.records.scan import Scan, as_scan
+from steadymap.bench.records.schema import CLEAN, OVERALL, REFERENCES
 from steadymap.bench.references import CLEAN_CELL
 from steadymap.bench.runner import measure
-from steadymap.bench.scanning import Scan, as_scan
 from steadymap.bench.setup import Setup, prepare
 from steadymap.bench.shards import Outcome
 from steadymap.bench.store import read_csv, refuse_links

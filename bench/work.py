@@ -23,7 +23,7 @@ from steadymap.bench.ledger import Ledger
 from steadymap.bench.manifest import Result, machine
 from steadymap.bench.parts import PARTS, About, kept, part_name, timing_rows, write_part
 from steadymap.bench.perturbations import Cell
-from steadymap.bench.records import INPUT, to_part
+from steadymap.bench.records.schema import INPUT, to_part
 from steadymap.bench.runner import in_threads
 from steadymap.bench.setup import Setup
 from steadymap.bench.shards import Outcome, Shard, map_count, recorded_as, within_memory

@@ -28,7 +28,13 @@ from steadymap.bench.core.randomness import generator
 from steadymap.bench.faults import whose_fault
 from steadymap.bench.findings import Findings
 from steadymap.bench.ranks import difference_figure, rank_methods, save_diagram, within_image
-from steadymap.bench.records import NULLS, OTHER_IMAGE, OTHER_SEED, RANDOM_NETWORK, RECOGNISED
+from steadymap.bench.records.schema import (
+    NULLS,
+    OTHER_IMAGE,
+    OTHER_SEED,
+    RANDOM_NETWORK,
+    RECOGNISED,
+)
 from steadymap.bench.summary import ratio_intervals
 from steadymap.bench.tables import footnotes, tables
 

@@ -30,7 +30,7 @@ from steadymap.bench.conformance import CHECKS
 from steadymap.bench.methods import METHODS, Method
 from steadymap.bench.passes import SMALL_ACTIVATIONS
 from steadymap.bench.perturbations import PERTURBATIONS, Perturbation
-from steadymap.bench.records import REFERENCES, SCHEMA
+from steadymap.bench.records.schema import REFERENCES, SCHEMA
 from steadymap.bench.store import read_run
 from steadymap.metrics import METRICS, Maps, Metric, evaluate
 from steadymap.models import MODELS, Classifier, load_classifier, write_weights

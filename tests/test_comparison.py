@@ -50,7 +50,7 @@ from steadymap.bench.comparison import (
 from steadymap.bench.config import ConfigError
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.margins import read_margins
-from steadymap.bench.records import RECOGNISED
+from steadymap.bench.records.schema import RECOGNISED
 from steadymap.bench.setup import recognising
 from steadymap.bench.verdict import (
     SUMMARY_BYTES,

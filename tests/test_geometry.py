@@ -31,7 +31,7 @@ from steadymap.bench.geometry import (
 from steadymap.bench.images import from_tensor
 from steadymap.bench.methods import Method
 from steadymap.bench.perturbations import PERTURBATIONS, Cell, perturb
-from steadymap.bench.records import RECOGNISED
+from steadymap.bench.records.schema import RECOGNISED
 from steadymap.bench.runner import measure, run
 from steadymap.bench.setup import prepare, recognising
 from steadymap.metrics import METRICS, Maps, TensorMaps, evaluate

@@ -38,7 +38,7 @@ from steadymap.bench.findings import Findings
 from steadymap.bench.manifest import run_id
 from steadymap.bench.methods import METHOD_SHELF, METHODS, bind_method
 from steadymap.bench.perturbations import FAMILY_SHELF, PERTURBATIONS, Cell, attempt
-from steadymap.bench.records import perturbed_images
+from steadymap.bench.records.schema import perturbed_images
 from steadymap.bench.runner import run
 from steadymap.bench.shards import INPUT_METRICS, STEPS
 from steadymap.bench.store import read_run

@@ -33,7 +33,7 @@ from steadymap.bench.methods import bind_method
 from steadymap.bench.passes import count_passes
 from steadymap.bench.perturbations import PERTURBATIONS
 from steadymap.bench.planner import count
-from steadymap.bench.records import (
+from steadymap.bench.records.schema import (
     BATCH_OF_ONE,
     CLEAN,
     FLOAT64,

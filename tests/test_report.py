@@ -32,7 +32,7 @@ from steadymap.bench.findings import Findings
 from steadymap.bench.images import open_images
 from steadymap.bench.manifest import run_id
 from steadymap.bench.pictures import map_levels, map_picture, photo_levels, scale_of
-from steadymap.bench.records import CLEAN, NULLS, REFERENCES
+from steadymap.bench.records.schema import CLEAN, NULLS, REFERENCES
 from steadymap.bench.report import Shown, board_grid, configuration, fragment, markdown, render
 from steadymap.bench.witnesses import KINDS, choose_witnesses
 from steadymap.models import load_classifier, make_classifier

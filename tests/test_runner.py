@@ -29,7 +29,7 @@ from steadymap.bench.decoding import DataError
 from steadymap.bench.images import from_tensor
 from steadymap.bench.methods import METHODS, Method, bind_method
 from steadymap.bench.perturbations import PERTURBATIONS, Cell, Perturbation, perturb
-from steadymap.bench.records import SCHEMA, SCHEMA_VERSION
+from steadymap.bench.records.schema import SCHEMA, SCHEMA_VERSION
 from steadymap.bench.runner import run
 from steadymap.bench.setup import prepare
 from steadymap.metrics import METRICS, Maps, evaluate

@@ -21,7 +21,7 @@ from test_gate import call
 from torch import Tensor
 
 from steadymap.bench import methods as methods_module
-from steadymap.bench import running, scanning, store
+from steadymap.bench import running, store
 from steadymap.bench.attributions import Batch
 from steadymap.bench.baselines import KEPT_METRICS, image_scores, read_side
 from steadymap.bench.calibration import calibrate
@@ -33,10 +33,11 @@ from steadymap.bench.findings import Findings
 from steadymap.bench.methods import Method
 from steadymap.bench.perturbations import PERTURBATIONS
 from steadymap.bench.ranks import rank_methods
-from steadymap.bench.records import NULLS, SCHEMA, perturbed_images
+from steadymap.bench.records import scan as scanning
+from steadymap.bench.records.scan import COLUMNS, PAIR, Scan, as_scan, scan_run
+from steadymap.bench.records.schema import NULLS, SCHEMA, perturbed_images
 from steadymap.bench.report import Shown, curves_of, render
 from steadymap.bench.runner import run
-from steadymap.bench.scanning import COLUMNS, PAIR, Scan, as_scan, scan_run
 from steadymap.bench.store import RECORDS, read_run
 from steadymap.bench.summary import full_summary, intervals
 from steadymap.bench.witnesses import choose_witnesses

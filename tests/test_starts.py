@@ -25,7 +25,7 @@ from steadymap.bench.methods import bind_method
 from steadymap.bench.passes import count_passes
 from steadymap.bench.perturbations import Cell, perturb
 from steadymap.bench.planner import count
-from steadymap.bench.records import FLOAT64
+from steadymap.bench.records.schema import FLOAT64
 from steadymap.bench.runner import measure, run
 from steadymap.bench.setup import prepare
 from steadymap.bench.witnesses import completeness_by_steps

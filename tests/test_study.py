@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import spearmanr
 
-from steadymap.bench.records import SCHEMA
+from steadymap.bench.records.schema import SCHEMA
 from steadymap.bench.summary import Interval
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

@@ -20,7 +20,7 @@ from steadymap.bench.calibration import Instability, calibrate, is_control
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.curves import severity_curves
 from steadymap.bench.faults import BIAS, whose_fault
-from steadymap.bench.records import CLEAN, NULLS, OVERALL, perturbed_images
+from steadymap.bench.records.schema import CLEAN, NULLS, OVERALL, perturbed_images
 from steadymap.bench.summary import CONFIDENCE, RESAMPLES, Interval, intervals
 from steadymap.metrics import METRICS, Status
 

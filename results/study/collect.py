@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from steadymap.bench.core.names import file_name
 from steadymap.bench.images import open_images
 from steadymap.bench.masks import with_masks
-from steadymap.bench.records import CLEAN, RECOGNISED, SCHEMA, to_frame
+from steadymap.bench.records.schema import CLEAN, RECOGNISED, SCHEMA, to_frame
 from steadymap.bench.store import read_run
 from steadymap.metrics import Status
 from steadymap.models import MODELS, Framing

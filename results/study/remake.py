@@ -23,7 +23,7 @@ from steadymap.bench.answer import metric_name
 from steadymap.bench.curves import breaking_points, severity_curves
 from steadymap.bench.faults import BIAS
 from steadymap.bench.ranks import save_diagram
-from steadymap.bench.records import to_frame
+from steadymap.bench.records.schema import to_frame
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = "study.md.jinja"

@@ -11,7 +11,7 @@ from claims import Network
 
 from steadymap.bench.calibration import OK
 from steadymap.bench.faults import BIAS, COMPENSATED
-from steadymap.bench.records import CLEAN, OVERALL
+from steadymap.bench.records.schema import CLEAN, OVERALL
 from steadymap.bench.summary import Interval
 
 GXI = "gradient_x_input"

@@ -15,7 +15,14 @@ import pyarrow.dataset as ds
 from pandas.api.types import union_categoricals
 from pyarrow.fs import LocalFileSystem
 
-from steadymap.bench.records import CLEAN, INPUT, RECOGNISED, REFERENCES, perturbed_images, to_frame
+from steadymap.bench.records.schema import (
+    CLEAN,
+    INPUT,
+    RECOGNISED,
+    REFERENCES,
+    perturbed_images,
+    to_frame,
+)
 from steadymap.bench.store import RECORDS, as_records, finished, in_one_line
 from steadymap.metrics import Status
 

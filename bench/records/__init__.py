@@ -1,0 +1,1 @@
+"""The table of scores: its columns, its reader, its scanner."""
