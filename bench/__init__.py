@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from steadymap.bench.attributions import Batch
     from steadymap.bench.config import ConfigError, Experiment, Plan
-    from steadymap.bench.images import DataError, ImageSet, from_tensor, open_images
+    from steadymap.bench.data.open import DataError, ImageSet, from_tensor, open_images
     from steadymap.bench.methods import METHODS, Method
     from steadymap.bench.notebook import run
     from steadymap.bench.perturbations import PERTURBATIONS, Perturbation
@@ -29,15 +29,15 @@ _HOMES = {
     "PERTURBATIONS": "perturbations",
     "Batch": "attributions",
     "ConfigError": "config",
-    "DataError": "images",
+    "DataError": "data.open",
     "Experiment": "config",
-    "ImageSet": "images",
+    "ImageSet": "data.open",
     "Method": "methods",
     "Perturbation": "perturbations",
     "Plan": "config",
-    "from_tensor": "images",
+    "from_tensor": "data.open",
     "full_summary": "summary",
-    "open_images": "images",
+    "open_images": "data.open",
     "read_run": "store",
     "run": "notebook",
     "summarise": "summary",

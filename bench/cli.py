@@ -38,12 +38,12 @@ from steadymap.bench.core.console import (
 from steadymap.bench.core.machine import retain_heap
 from steadymap.bench.core.names import nearest
 from steadymap.bench.core.plugins import METRIC_SHELF, MODEL_SHELF, PluginError, summary_of
-from steadymap.bench.decoding import DataError
+from steadymap.bench.data.decode import DataError
+from steadymap.bench.data.masks import MASKS
+from steadymap.bench.data.open import DATA_FORMS, SPLITS, open_images
 from steadymap.bench.doctor import doctor_command
 from steadymap.bench.gating import baseline_app, compare_command, gate_command
-from steadymap.bench.images import DATA_FORMS, SPLITS, open_images
 from steadymap.bench.manifest import machine, write_json
-from steadymap.bench.masks import MASKS
 from steadymap.bench.methods import METHOD_SHELF, METHODS
 from steadymap.bench.parts import make_folder
 from steadymap.bench.perturbations import FAMILY_SHELF, PERTURBATIONS, Perturbation

@@ -15,7 +15,7 @@ from steadymap.bench.attributions import Steps
 from steadymap.bench.core.names import nearest
 from steadymap.bench.core.plugins import METRIC_SHELF
 from steadymap.bench.core.safe_yaml import MOST_CHARACTERS, parse_yaml
-from steadymap.bench.masks import MASKS
+from steadymap.bench.data.masks import MASKS
 from steadymap.bench.methods import CONTROLS, DEFAULT_METHODS, BoundMethod, Engine, bind_method
 from steadymap.bench.perturbations import DEFAULT_FAMILIES, FAMILY_SHELF, Cell
 from steadymap.metrics import METRICS

@@ -19,8 +19,8 @@ import torch
 
 from steadymap.bench.config import Experiment, Plan
 from steadymap.bench.core.plugins import METRIC_SHELF, MODEL_SHELF, Shelf, describe
-from steadymap.bench.images import ImageSet
-from steadymap.bench.masks import MASKS
+from steadymap.bench.data.masks import MASKS
+from steadymap.bench.data.open import ImageSet
 from steadymap.bench.methods import METHOD_SHELF
 from steadymap.bench.perturbations import FAMILY_SHELF
 from steadymap.bench.records.schema import SCHEMA_VERSION

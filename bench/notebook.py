@@ -9,7 +9,7 @@ from torch import Tensor
 
 from steadymap.bench import runner
 from steadymap.bench.config import Plan
-from steadymap.bench.images import ImageSet
+from steadymap.bench.data.open import ImageSet
 from steadymap.bench.report import fragment
 from steadymap.models import Classifier
 

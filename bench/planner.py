@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from steadymap.bench.adversarial import differentiable_twice, smoothed
-from steadymap.bench.images import ImageSet
+from steadymap.bench.data.open import ImageSet
 from steadymap.bench.manifest import peak_memory
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.passes import TIMES_HELD, Pass, Read, activation_bytes, shared_pass

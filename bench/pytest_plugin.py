@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from steadymap.bench.baselines import Side
     from steadymap.bench.comparison import Margins
     from steadymap.bench.config import Plan
-    from steadymap.bench.images import ImageSet
+    from steadymap.bench.data.open import ImageSet
     from steadymap.models import Classifier
 
 WORST = 3

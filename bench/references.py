@@ -17,7 +17,7 @@ from torch import Tensor
 from steadymap.bench.blocks import cut
 from steadymap.bench.core.plugins import MESSAGE_LENGTH
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.images import ImageSet
+from steadymap.bench.data.open import ImageSet
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.passes import LIKE_A_CPU, free_memory
 from steadymap.bench.perturbations import Cell

@@ -30,12 +30,12 @@ from steadymap.bench.core.console import (
     say,
 )
 from steadymap.bench.core.plugins import known_metrics, load_model
+from steadymap.bench.data.masks import with_masks
+from steadymap.bench.data.open import open_images
 from steadymap.bench.elsewhere import Parallel, read_parallel
 from steadymap.bench.findings import Findings
-from steadymap.bench.images import open_images
 from steadymap.bench.ledger import draw_up, not_the_same
 from steadymap.bench.manifest import completed, git_state, make_manifest, peak_memory, run_id
-from steadymap.bench.masks import with_masks
 from steadymap.bench.parts import LOCK, kept, make_folder, only_writer
 from steadymap.bench.passes import is_small
 from steadymap.bench.planner import count, estimate, estimate_table

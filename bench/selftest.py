@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from steadymap.bench.config import Plan
 from steadymap.bench.core.plugins import load_model
-from steadymap.bench.images import open_images
+from steadymap.bench.data.open import open_images
 from steadymap.bench.records.schema import SCHEMA, to_frame
 from steadymap.bench.runner import run
 from steadymap.bench.shards import INPUT_METRICS

@@ -12,9 +12,9 @@ from steadymap.bench.adversarial import differentiable_twice, smoothed
 from steadymap.bench.blocks import ON_GPU, batches, block_size
 from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.core.plugins import MESSAGE_LENGTH, METRIC_SHELF, one_line
-from steadymap.bench.decoding import DataError
+from steadymap.bench.data.decode import DataError
+from steadymap.bench.data.open import ImageSet
 from steadymap.bench.guards import foreign, is_ours
-from steadymap.bench.images import ImageSet
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.passes import images_at_once
 from steadymap.bench.perturbations import FAMILY_SHELF, Cell, draw_of

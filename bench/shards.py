@@ -15,7 +15,7 @@ from torch import Tensor
 from steadymap.bench.alignment import Compared, in_place
 from steadymap.bench.blocks import block_size
 from steadymap.bench.core.plugins import one_line
-from steadymap.bench.images import Picture
+from steadymap.bench.data.open import Picture
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.perturbations import FAMILY_SHELF, Cell, attempt
 from steadymap.bench.probes import Subject, probe, reads, wanted

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from steadymap.bench.baselines import KEPT_METRICS, Side, image_scores
 from steadymap.bench.config import Experiment, Plan
-from steadymap.bench.images import ImageSet, from_tensor
+from steadymap.bench.data.open import ImageSet, from_tensor
 from steadymap.bench.manifest import Result, completed, make_manifest
 from steadymap.bench.planner import count
 from steadymap.bench.runner import run

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from steadymap.bench.config import ConfigError, first_line
 from steadymap.bench.core.names import nearest
-from steadymap.bench.images import ImageSet, open_images
+from steadymap.bench.data.open import ImageSet, open_images
 from steadymap.bench.manifest import write_json
 from steadymap.models import MODELS, Framing, write_weights
 

@@ -20,7 +20,7 @@ from steadymap.bench.config import ConfigError
 from steadymap.bench.core.names import without_steps
 from steadymap.bench.core.plugins import known_metrics
 from steadymap.bench.core.safe_csv import write_csv
-from steadymap.bench.images import ImageSet
+from steadymap.bench.data.open import ImageSet
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.parts import make_folder
 from steadymap.bench.passes import is_small

@@ -18,7 +18,7 @@ from steadymap.bench.baselines import Side
 from steadymap.bench.comparison import FAIL, INCONCLUSIVE, compare, differences
 from steadymap.bench.config import Plan, make_experiment, read_experiment
 from steadymap.bench.controls import edge
-from steadymap.bench.images import open_images
+from steadymap.bench.data.open import open_images
 from steadymap.bench.methods import METHODS, Method
 from steadymap.bench.sides import measure_side
 from steadymap.bench.train import Recipe, train

@@ -24,8 +24,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from steadymap.bench import archives
-from steadymap.bench.archives import (
+from steadymap.bench.data import archive as archives
+from steadymap.bench.data.archive import (
     CHUNK,
     Caps,
     cache_folder,
@@ -34,8 +34,8 @@ from steadymap.bench.archives import (
     unpack,
     unsafe,
 )
-from steadymap.bench.decoding import DataError
-from steadymap.bench.images import open_images
+from steadymap.bench.data.decode import DataError
+from steadymap.bench.data.open import open_images
 from steadymap.models import Framing
 
 SMALL = Framing((8, 8))

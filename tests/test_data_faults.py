@@ -15,9 +15,10 @@ from PIL import Image
 from support import CLASSES, linear_network, random_images, seeded
 from torch import nn
 
-from steadymap.bench import Plan, from_tensor, labelled, run
-from steadymap.bench import images as images_module
-from steadymap.bench.images import open_images
+from steadymap.bench import Plan, from_tensor, run
+from steadymap.bench.data import labelled
+from steadymap.bench.data import open as images_module
+from steadymap.bench.data.open import open_images
 from steadymap.bench.store import read_run
 from steadymap.models import MODELS, Framing, make_classifier, write_weights
 

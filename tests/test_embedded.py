@@ -7,8 +7,8 @@ import pytest
 
 from steadymap.bench.calibration import UNINFORMATIVE
 from steadymap.bench.config import make_experiment, read_experiment
+from steadymap.bench.data.open import open_images
 from steadymap.bench.findings import Findings
-from steadymap.bench.images import open_images
 from steadymap.bench.runner import run
 from steadymap.models import load_classifier
 

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from steadymap.bench.decoding import DataError
-from steadymap.bench.labelled import file_reader
+from steadymap.bench.data.decode import DataError
+from steadymap.bench.data.labelled import file_reader
 
 # Files of the ordinary suite, and of the slow one.
 FEW, MANY = 200, 8000

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from steadymap.bench import methods as methods_module
 from steadymap.bench.config import Plan
+from steadymap.bench.data.open import from_tensor
 from steadymap.bench.geometry import (
     Warp,
     Window,
@@ -28,7 +29,6 @@ from steadymap.bench.geometry import (
     warped,
     warped_back,
 )
-from steadymap.bench.images import from_tensor
 from steadymap.bench.methods import Method
 from steadymap.bench.perturbations import PERTURBATIONS, Cell, perturb
 from steadymap.bench.records.schema import RECOGNISED

@@ -14,9 +14,9 @@ from PIL import Image
 from support import random_images
 from torchvision.transforms import v2
 
-from steadymap.bench.decoding import DataError, decode
-from steadymap.bench.hands import HAND_CLASSES, SIDE, hand
-from steadymap.bench.images import from_tensor, open_images
+from steadymap.bench.data.decode import DataError, decode
+from steadymap.bench.data.hands import HAND_CLASSES, SIDE, hand
+from steadymap.bench.data.open import from_tensor, open_images
 from steadymap.models import Framing
 
 SMALL = Framing((8, 8))

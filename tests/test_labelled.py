@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
-from steadymap.bench import labelled
-from steadymap.bench.decoding import DataError
-from steadymap.bench.images import DATA_FORMS, SPLITS, ImageSet, open_images
-from steadymap.bench.labelled import TORCHVISION_SETS, intervals
+from steadymap.bench.data import labelled
+from steadymap.bench.data.decode import DataError
+from steadymap.bench.data.labelled import TORCHVISION_SETS, intervals
+from steadymap.bench.data.open import DATA_FORMS, SPLITS, ImageSet, open_images
 from steadymap.models import Framing
 
 SMALL = Framing((32, 32))

@@ -21,7 +21,7 @@ from steadymap.bench import perturbations as perturbations_module
 from steadymap.bench import probes
 from steadymap.bench.attributions import Batch
 from steadymap.bench.config import Plan
-from steadymap.bench.images import from_tensor
+from steadymap.bench.data.open import from_tensor
 from steadymap.bench.methods import METHODS, Method
 from steadymap.bench.passes import is_out_of_memory
 from steadymap.bench.perturbations import PERTURBATIONS

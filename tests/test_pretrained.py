@@ -15,7 +15,7 @@ from support import random_images
 from torch import nn
 
 from steadymap.bench.attributions import Batch, grad_cam
-from steadymap.bench.images import open_images
+from steadymap.bench.data.open import open_images
 from steadymap.models import (
     MODEL_FORMS,
     Framing,

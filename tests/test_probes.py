@@ -41,8 +41,8 @@ from steadymap.bench.attributions import Batch
 from steadymap.bench.config import Plan
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.corruptions import gaussian_blur
+from steadymap.bench.data.open import from_tensor
 from steadymap.bench.findings import Findings
-from steadymap.bench.images import from_tensor
 from steadymap.bench.manifest import run_id
 from steadymap.bench.methods import METHODS, Method, bind_method
 from steadymap.bench.passes import Pass, count_passes, shared_pass

@@ -28,7 +28,7 @@ from steadymap.bench import references as references_module
 from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.blocks import batches, block_size, cut
 from steadymap.bench.config import Plan
-from steadymap.bench.images import from_tensor
+from steadymap.bench.data.open import from_tensor
 from steadymap.bench.methods import bind_method
 from steadymap.bench.passes import count_passes
 from steadymap.bench.perturbations import PERTURBATIONS

@@ -27,9 +27,9 @@ from steadymap.bench.answer import _listed, answer
 from steadymap.bench.calibration import is_control
 from steadymap.bench.config import make_experiment
 from steadymap.bench.curves import breaking_points, severity_curves
+from steadymap.bench.data.open import open_images
 from steadymap.bench.figures import as_png, as_svg, new_figure, pareto
 from steadymap.bench.findings import Findings
-from steadymap.bench.images import open_images
 from steadymap.bench.manifest import run_id
 from steadymap.bench.pictures import map_levels, map_picture, photo_levels, scale_of
 from steadymap.bench.records.schema import CLEAN, NULLS, REFERENCES

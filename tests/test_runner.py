@@ -25,8 +25,8 @@ from steadymap.bench import methods as methods_module
 from steadymap.bench import perturbations as perturbations_module
 from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.config import ConfigError, Plan
-from steadymap.bench.decoding import DataError
-from steadymap.bench.images import from_tensor
+from steadymap.bench.data.decode import DataError
+from steadymap.bench.data.open import from_tensor
 from steadymap.bench.methods import METHODS, Method, bind_method
 from steadymap.bench.perturbations import PERTURBATIONS, Cell, Perturbation, perturb
 from steadymap.bench.records.schema import SCHEMA, SCHEMA_VERSION

@@ -20,7 +20,7 @@ from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.conformance import CHECKS, Subject
 from steadymap.bench.conformance import batch_of as known_batch
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.images import ImageSet
+from steadymap.bench.data.open import ImageSet
 from steadymap.bench.methods import bind_method
 from steadymap.bench.passes import count_passes
 from steadymap.bench.perturbations import Cell, perturb

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from steadymap.bench import timing
 from steadymap.bench.attributions import Batch
-from steadymap.bench.images import from_tensor
+from steadymap.bench.data.open import from_tensor
 from steadymap.bench.manifest import fingerprint, machine, peak_memory
 from steadymap.bench.methods import METHODS, BoundMethod, Method
 from steadymap.bench.timing import (

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_file
 
 from steadymap.bench.core.names import file_name
-from steadymap.bench.images import open_images
-from steadymap.bench.masks import with_masks
+from steadymap.bench.data.masks import with_masks
+from steadymap.bench.data.open import open_images
 from steadymap.bench.records.schema import CLEAN, RECOGNISED, SCHEMA, to_frame
 from steadymap.bench.store import read_run
 from steadymap.metrics import Status

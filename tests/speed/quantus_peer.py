@@ -56,7 +56,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steadymap.bench.images import open_images
+from steadymap.bench.data.open import open_images
 from steadymap.bench.perturbations import Cell, perturb
 from steadymap.models import load_classifier
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from steadymap.bench.attributions import BASELINES, Batch
-from steadymap.bench.images import open_images
+from steadymap.bench.data.open import open_images
 from steadymap.bench.methods import bind_method
 from steadymap.bench.paths import Path, path_sum, points_at
 from steadymap.models import load_classifier

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from steadymap.bench.archives import check_folder, unpack
 from steadymap.bench.core.names import nearest
-from steadymap.bench.decoding import MAX_PIXELS, DataError, decode, path_of, reason_of
-from steadymap.bench.hands import HAND_CLASSES, hand
-from steadymap.bench.labelled import (
+from steadymap.bench.data.archive import check_folder, unpack
+from steadymap.bench.data.decode import MAX_PIXELS, DataError, decode, path_of, reason_of
+from steadymap.bench.data.hands import HAND_CLASSES, hand
+from steadymap.bench.data.labelled import (
     Labelled,
     file_reader,
     name_hash,

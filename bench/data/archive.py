@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
-from steadymap.bench.decoding import DataError
+from steadymap.bench.data.decode import DataError
 
 T = TypeVar("T")
 

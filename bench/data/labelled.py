@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from steadymap.bench.core.names import nearest
-from steadymap.bench.decoding import DataError, decode, path_of, pixels_of, reason_of
+from steadymap.bench.data.decode import DataError, decode, path_of, pixels_of, reason_of
 from steadymap.models import imagenet_names
 from steadymap.models.pretrained import reach
 
