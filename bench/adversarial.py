@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from steadymap.bench.passes import shared_pass
-from steadymap.bench.structure import UntraceableError, rewritten
+from steadymap.bench.network.graph import UntraceableError, rewritten
+from steadymap.bench.network.passes import shared_pass
 from steadymap.models import Classifier
 
 # Steps of the ascent, and how many of them lead as far as the bound.

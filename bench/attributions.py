@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.passes import MOST_AT_ONCE, Pass, Read, shared_pass
+from steadymap.bench.network.passes import MOST_AT_ONCE, Pass, Read, shared_pass
 from steadymap.bench.paths import NestedPath, Path, gauss_legendre, path_sum
 from steadymap.models import Classifier
 

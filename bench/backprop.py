@@ -26,8 +26,8 @@ from steadymap.bench.attributions import (
     own_copy,
 )
 from steadymap.bench.expectations import Baselines
-from steadymap.bench.passes import shared_pass
-from steadymap.bench.structure import UntraceableError, rewritten, structure
+from steadymap.bench.network.graph import UntraceableError, rewritten, structure
+from steadymap.bench.network.passes import shared_pass
 from steadymap.models import Classifier
 
 Call = Callable[[Tensor], Tensor]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from steadymap.bench.attributions import BASELINES, BaselineName, Batch
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.passes import shared_pass
+from steadymap.bench.network.passes import shared_pass
 from steadymap.bench.smoothing import Samples
 from steadymap.bench.superpixels import segment_count, superpixels
 from steadymap.models import Classifier

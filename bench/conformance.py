@@ -28,7 +28,7 @@ from steadymap.bench.methods import (
     Engine,
     bind_method,
 )
-from steadymap.bench.passes import shared_pass
+from steadymap.bench.network.passes import shared_pass
 from steadymap.bench.paths import SETTLED
 from steadymap.models import Classifier
 

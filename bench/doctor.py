@@ -460,7 +460,7 @@ def _memory() -> Iterator[Fact]:
     yield Fact("the container's limit", value, number=limit)
     import torch
 
-    from steadymap.bench.passes import free_memory
+    from steadymap.bench.network.passes import free_memory
 
     free = free_memory(torch.device("cpu"))
     if free is None:

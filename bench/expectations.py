@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steadymap.bench.attributions import MOST_STEPS, Batch, Start
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.passes import shared_pass
+from steadymap.bench.network.passes import shared_pass
 from steadymap.bench.paths import Path, gauss_legendre, path_sum
 from steadymap.bench.smoothing import Samples, Spread
 from steadymap.models import Classifier

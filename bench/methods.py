@@ -32,7 +32,7 @@ from steadymap.bench.core.plugins import (
     one_line,
     summary_of,
 )
-from steadymap.bench.passes import Pass, Read
+from steadymap.bench.network.passes import Pass, Read
 from steadymap.bench.paths import NestedPath, points_at
 from steadymap.bench.records.schema import INPUT, OVERALL
 from steadymap.models import Classifier

@@ -18,7 +18,7 @@ from steadymap.bench.core.plugins import one_line
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.corruptions import gaussian_blur
 from steadymap.bench.methods import BoundMethod
-from steadymap.bench.passes import Read, is_out_of_memory
+from steadymap.bench.network.passes import Read, is_out_of_memory
 from steadymap.bench.references import CLEAN_CELL, predictions
 from steadymap.bench.views import (
     Explained,

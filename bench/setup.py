@@ -14,9 +14,9 @@ from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.core.plugins import MESSAGE_LENGTH, METRIC_SHELF, one_line
 from steadymap.bench.data.decode import DataError
 from steadymap.bench.data.open import ImageSet
-from steadymap.bench.guards import foreign, is_ours
 from steadymap.bench.methods import BoundMethod
-from steadymap.bench.passes import images_at_once
+from steadymap.bench.network.guard import foreign, is_ours
+from steadymap.bench.network.passes import images_at_once
 from steadymap.bench.perturbations import FAMILY_SHELF, Cell, draw_of
 from steadymap.bench.probes import wanted
 from steadymap.bench.references import data_references, views_beside

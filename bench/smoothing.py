@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steadymap.bench.attributions import Batch
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.passes import shared_pass
+from steadymap.bench.network.passes import shared_pass
 from steadymap.models import Classifier
 
 MOST_SAMPLES = 10_000

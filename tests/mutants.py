@@ -51,7 +51,7 @@ RANDOM = "integrated_gradients:baseline=random"
 METHODS = "bench/attributions.py"
 BACKPROP = "bench/backprop.py"
 PATHS = "bench/paths.py"
-PASSES = "bench/passes.py"
+PASSES = "bench/network/passes.py"
 SIMILARITY = "metrics/similarity.py"
 METRIC_TESTS = "tests/test_metrics.py"
 CALIBRATION_TESTS = "tests/test_calibration.py"
@@ -133,7 +133,7 @@ MUTANTS = (
     ),
     Mutant(
         "sums of weights by column alone",
-        "bench/guards.py",
+        "bench/network/guard.py",
         "square.sum(dim=0), square.sum(dim=1), *rest",
         "square.sum(dim=0), *rest",
         f"{GUARD_TESTS} -k exchange",

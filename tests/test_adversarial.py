@@ -17,7 +17,7 @@ from steadymap.bench.adversarial import PASSES, STEPS, away_from_gradient, rando
 from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import open_images
-from steadymap.bench.passes import count_passes, shared_pass
+from steadymap.bench.network.passes import count_passes, shared_pass
 from steadymap.bench.perturbations import PERTURBATIONS
 from steadymap.bench.planner import count, estimate, estimate_table
 from steadymap.bench.runner import measure, run

@@ -25,8 +25,8 @@ from steadymap.bench.backprop import lacks_differences, lacks_relu, lacks_shares
 from steadymap.bench.config import Plan
 from steadymap.bench.conformance import CHECKS, Subject
 from steadymap.bench.methods import METHODS, bind_method
+from steadymap.bench.network.graph import UntraceableError, rewritten, structure
 from steadymap.bench.runner import run
-from steadymap.bench.structure import UntraceableError, rewritten, structure
 from steadymap.models import Classifier, Normalization, load_classifier, make_classifier
 
 IMAGES = random_images(3).double()

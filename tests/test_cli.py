@@ -23,12 +23,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from support import CLASSES, conv_network, random_images
 
-from steadymap.bench import cli, passes, running
+from steadymap.bench import cli, running
 from steadymap.bench import methods as methods_module
 from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.conformance import CHECKS
 from steadymap.bench.methods import METHODS, Method
-from steadymap.bench.passes import SMALL_ACTIVATIONS
+from steadymap.bench.network import passes
+from steadymap.bench.network.passes import SMALL_ACTIVATIONS
 from steadymap.bench.perturbations import PERTURBATIONS, Perturbation
 from steadymap.bench.records.schema import REFERENCES, SCHEMA
 from steadymap.bench.store import read_run

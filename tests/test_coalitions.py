@@ -35,7 +35,7 @@ from steadymap.bench.conformance import check_method
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.costs import method_costs
 from steadymap.bench.methods import Method, bind_method
-from steadymap.bench.passes import count_passes
+from steadymap.bench.network.passes import count_passes
 from steadymap.bench.planner import count
 from steadymap.bench.runner import measure, run
 from steadymap.bench.setup import prepare

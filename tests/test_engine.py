@@ -31,7 +31,7 @@ from steadymap.bench.attributions import Batch
 from steadymap.bench.config import ConfigError, Plan, make_experiment
 from steadymap.bench.manifest import peak_memory
 from steadymap.bench.methods import METHODS, Method
-from steadymap.bench.passes import activation_bytes, count_passes
+from steadymap.bench.network.passes import activation_bytes, count_passes
 from steadymap.bench.paths import NestedPath, Path, points_at
 from steadymap.bench.planner import count, estimate
 from steadymap.bench.runner import measure, run

@@ -20,9 +20,9 @@ from steadymap.bench import methods as methods_module
 from steadymap.bench import perturbations as perturbations_module
 from steadymap.bench.attributions import Batch
 from steadymap.bench.config import Plan
-from steadymap.bench.guards import SETTINGS, Guard, foreign, is_ours, left_as_it_was
 from steadymap.bench.methods import METHODS, Engine, Method, Share, bind_method
-from steadymap.bench.passes import Pass
+from steadymap.bench.network.guard import SETTINGS, Guard, foreign, is_ours, left_as_it_was
+from steadymap.bench.network.passes import Pass
 from steadymap.bench.paths import NestedPath
 from steadymap.bench.perturbations import PERTURBATIONS, Perturbation
 from steadymap.bench.runner import run

@@ -23,7 +23,7 @@ from steadymap.bench.attributions import Batch
 from steadymap.bench.config import Plan
 from steadymap.bench.data.open import from_tensor
 from steadymap.bench.methods import METHODS, Method
-from steadymap.bench.passes import is_out_of_memory
+from steadymap.bench.network.passes import is_out_of_memory
 from steadymap.bench.perturbations import PERTURBATIONS
 from steadymap.bench.runner import measure, run
 from steadymap.bench.setup import prepare

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from steadymap.bench.attributions import BASELINES
 from steadymap.bench.methods import DEFAULT_METHODS, METHODS, bind_method
-from steadymap.bench.passes import (
+from steadymap.bench.network.passes import (
     activation_bytes,
     count_passes,
     free_host_memory,
@@ -292,7 +292,7 @@ def test_activations_are_what_the_backward_pass_keeps() -> None:
 def test_as_many_go_at_once_as_memory_holds(
     monkeypatch: pytest.MonkeyPatch, conv: Classifier, free: int | None, expected: int
 ) -> None:
-    monkeypatch.setattr("steadymap.bench.passes.free_memory", lambda _device: free)
+    monkeypatch.setattr("steadymap.bench.network.passes.free_memory", lambda _device: free)
     assert images_at_once(conv) == expected
 
 
@@ -300,7 +300,7 @@ def test_at_once_is_a_power_of_two_below_what_fits(
     monkeypatch: pytest.MonkeyPatch, conv: Classifier
 ) -> None:
     seven = int(7.9 * activation_bytes(conv) * 2 / 0.5)
-    monkeypatch.setattr("steadymap.bench.passes.free_memory", lambda _device: seven)
+    monkeypatch.setattr("steadymap.bench.network.passes.free_memory", lambda _device: seven)
     assert images_at_once(conv) == 4
 
 

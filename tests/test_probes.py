@@ -45,7 +45,7 @@ from steadymap.bench.data.open import from_tensor
 from steadymap.bench.findings import Findings
 from steadymap.bench.manifest import run_id
 from steadymap.bench.methods import METHODS, Method, bind_method
-from steadymap.bench.passes import Pass, count_passes, shared_pass
+from steadymap.bench.network.passes import Pass, count_passes, shared_pass
 from steadymap.bench.paths import NestedPath
 from steadymap.bench.planner import count, estimate
 from steadymap.bench.probes import PROBES_PART, grey_noise, neighbour

@@ -30,7 +30,7 @@ from steadymap.bench.blocks import batches, block_size, cut
 from steadymap.bench.config import Plan
 from steadymap.bench.data.open import from_tensor
 from steadymap.bench.methods import bind_method
-from steadymap.bench.passes import count_passes
+from steadymap.bench.network.passes import count_passes
 from steadymap.bench.perturbations import PERTURBATIONS
 from steadymap.bench.planner import count
 from steadymap.bench.records.schema import (

@@ -22,7 +22,7 @@ from steadymap.bench.conformance import batch_of as known_batch
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import ImageSet
 from steadymap.bench.methods import bind_method
-from steadymap.bench.passes import count_passes
+from steadymap.bench.network.passes import count_passes
 from steadymap.bench.perturbations import Cell, perturb
 from steadymap.bench.planner import count
 from steadymap.bench.records.schema import FLOAT64

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from steadymap.bench import known
-from steadymap.bench.structure import UntraceableError, rewritten, structure
+from steadymap.bench.network.graph import UntraceableError, rewritten, structure
 from steadymap.models import Classifier, make_classifier
 
 SIDE = known.SIDE

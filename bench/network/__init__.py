@@ -1,0 +1,1 @@
+"""Passes through a classifier, its graph, its guard, memory."""
