@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from steadymap.bench.data.open import DataError, ImageSet, from_tensor, open_images
     from steadymap.bench.methods import METHODS, Method
     from steadymap.bench.notebook import run
-    from steadymap.bench.perturbations import PERTURBATIONS, Perturbation
+    from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
     from steadymap.bench.store import read_run
     from steadymap.bench.summary import full_summary, summarise
 
@@ -26,14 +26,14 @@ __version__ = version("steadymap")
 # Loaded when first asked for: the command line must set things up before torch is loaded.
 _HOMES = {
     "METHODS": "methods",
-    "PERTURBATIONS": "perturbations",
+    "PERTURBATIONS": "perturbations.registry",
     "Batch": "attributions",
     "ConfigError": "config",
     "DataError": "data.open",
     "Experiment": "config",
     "ImageSet": "data.open",
     "Method": "methods",
-    "Perturbation": "perturbations",
+    "Perturbation": "perturbations.registry",
     "Plan": "config",
     "from_tensor": "data.open",
     "full_summary": "summary",

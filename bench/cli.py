@@ -46,7 +46,7 @@ from steadymap.bench.gating import baseline_app, compare_command, gate_command
 from steadymap.bench.manifest import machine, write_json
 from steadymap.bench.methods import METHOD_SHELF, METHODS
 from steadymap.bench.parts import make_folder
-from steadymap.bench.perturbations import FAMILY_SHELF, PERTURBATIONS, Perturbation
+from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS, Perturbation
 from steadymap.bench.reporting import report_command, show_command
 from steadymap.bench.running import device_of, device_type, merge_command, run_experiment
 from steadymap.bench.shards import INPUT_METRICS

@@ -17,7 +17,7 @@ from steadymap.bench.core.plugins import METRIC_SHELF
 from steadymap.bench.core.safe_yaml import MOST_CHARACTERS, parse_yaml
 from steadymap.bench.data.masks import MASKS
 from steadymap.bench.methods import CONTROLS, DEFAULT_METHODS, BoundMethod, Engine, bind_method
-from steadymap.bench.perturbations import DEFAULT_FAMILIES, FAMILY_SHELF, Cell
+from steadymap.bench.perturbations.registry import DEFAULT_FAMILIES, FAMILY_SHELF, Cell
 from steadymap.metrics import METRICS
 
 EXPERIMENTS = importlib.resources.files("steadymap.bench.experiments")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from steadymap.bench.core.names import label, without_steps
 from steadymap.bench.curves import THRESHOLD
-from steadymap.bench.perturbations import PERTURBATIONS
+from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.pictures import DIVERGING, SEQUENTIAL
 
 if TYPE_CHECKING:

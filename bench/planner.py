@@ -14,12 +14,12 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
-from steadymap.bench.adversarial import differentiable_twice, smoothed
 from steadymap.bench.data.open import ImageSet
 from steadymap.bench.manifest import peak_memory
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.network.passes import TIMES_HELD, Pass, Read, activation_bytes, shared_pass
-from steadymap.bench.perturbations import FAMILY_SHELF, attempt, draw_of
+from steadymap.bench.perturbations.attack import differentiable_twice, smoothed
+from steadymap.bench.perturbations.registry import FAMILY_SHELF, attempt, draw_of
 from steadymap.bench.probes import probe_passes, wanted
 from steadymap.bench.runner import float32, threads_each
 from steadymap.bench.setup import Setup

@@ -34,7 +34,7 @@ from steadymap.bench.core.plugins import known_metrics
 from steadymap.bench.costs import method_costs
 from steadymap.bench.curves import THRESHOLD, breaking_points, severity_curves
 from steadymap.bench.findings import Findings, joined
-from steadymap.bench.perturbations import severity_text
+from steadymap.bench.perturbations.registry import severity_text
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.records.schema import CLEAN, INPUT, OVERALL
 from steadymap.bench.store import finished, write_file

@@ -13,10 +13,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from steadymap.bench.adversarial import differentiable_twice
 from steadymap.bench.config import Plan
 from steadymap.bench.data.open import ImageSet, from_tensor
 from steadymap.bench.manifest import run_id
+from steadymap.bench.perturbations.attack import differentiable_twice
 from steadymap.bench.records.schema import Source, to_frame, to_part, with_source
 from steadymap.bench.references import randomised_twins
 from steadymap.bench.setup import Setup, prepare

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steadymap.bench.adversarial import differentiable_twice, smoothed
 from steadymap.bench.blocks import ON_GPU, batches, block_size
 from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.core.plugins import MESSAGE_LENGTH, METRIC_SHELF, one_line
@@ -17,7 +16,8 @@ from steadymap.bench.data.open import ImageSet
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.network.guard import foreign, is_ours
 from steadymap.bench.network.passes import images_at_once
-from steadymap.bench.perturbations import FAMILY_SHELF, Cell, draw_of
+from steadymap.bench.perturbations.attack import differentiable_twice, smoothed
+from steadymap.bench.perturbations.registry import FAMILY_SHELF, Cell, draw_of
 from steadymap.bench.probes import wanted
 from steadymap.bench.references import data_references, views_beside
 from steadymap.metrics import PROBES, Metric

@@ -12,7 +12,7 @@ from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.core.names import file_name, picture_name, short_names
 from steadymap.bench.data.open import ImageSet
 from steadymap.bench.figures import grid_figure
-from steadymap.bench.perturbations import Cell, severity_text
+from steadymap.bench.perturbations.registry import Cell, severity_text
 from steadymap.bench.pictures import map_levels, photo_levels, scale_of
 from steadymap.bench.records.schema import INPUT
 from steadymap.bench.references import CLEAN_CELL

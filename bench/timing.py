@@ -31,7 +31,7 @@ from steadymap.bench.manifest import fingerprint, machine, peak_memory
 from steadymap.bench.methods import BoundMethod, bind_method
 from steadymap.bench.network.guard import Guard, LeftChangedError, foreign, left_as_it_was
 from steadymap.bench.network.passes import count_passes, images_at_once, is_out_of_memory
-from steadymap.bench.perturbations import Cell, perturb
+from steadymap.bench.perturbations.registry import Cell, perturb
 from steadymap.bench.references import DATA_REFERENCES
 from steadymap.bench.runner import float32
 from steadymap.models import Classifier

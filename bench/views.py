@@ -18,7 +18,7 @@ from steadymap.bench.methods import BoundMethod, Engine
 from steadymap.bench.network.guard import Guard, LeftChangedError, foreign, is_ours, left_as_it_was
 from steadymap.bench.network.passes import LogitsError, Pass, Read, is_out_of_memory, shared_pass
 from steadymap.bench.paths import NestedPath, points_at
-from steadymap.bench.perturbations import FAMILY_SHELF, Attack, Cell, draw_of
+from steadymap.bench.perturbations.registry import FAMILY_SHELF, Attack, Cell, draw_of
 from steadymap.metrics import Maps, Metric, Scores, Status, TensorMaps, evaluate, recognise
 from steadymap.metrics.maps import Array, Flags
 from steadymap.models import Classifier

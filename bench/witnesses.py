@@ -24,7 +24,7 @@ from steadymap.bench.data.open import ImageSet
 from steadymap.bench.methods import BoundMethod
 from steadymap.bench.network.passes import is_small
 from steadymap.bench.parts import make_folder
-from steadymap.bench.perturbations import FAMILY_SHELF, Cell
+from steadymap.bench.perturbations.registry import FAMILY_SHELF, Cell
 from steadymap.bench.pictures import map_levels, photo_levels, scale_of
 from steadymap.bench.records.scan import Scan, as_scan
 from steadymap.bench.records.schema import CLEAN, OVERALL, REFERENCES

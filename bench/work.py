@@ -22,7 +22,7 @@ from steadymap.bench.keeping import write_part_maps
 from steadymap.bench.ledger import Ledger
 from steadymap.bench.manifest import Result, machine
 from steadymap.bench.parts import PARTS, About, kept, part_name, timing_rows, write_part
-from steadymap.bench.perturbations import Cell
+from steadymap.bench.perturbations.registry import Cell
 from steadymap.bench.records.schema import INPUT, to_part
 from steadymap.bench.runner import in_threads
 from steadymap.bench.setup import Setup

@@ -12,13 +12,19 @@ import torch
 from support import CLASSES, SIDE, conv_network, hook_counts, image_set, pick, random_images, seeded
 from torch import Tensor, nn
 
-from steadymap.bench import adversarial
-from steadymap.bench.adversarial import PASSES, STEPS, away_from_gradient, random_sign, smoothed
 from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import open_images
 from steadymap.bench.network.passes import count_passes, shared_pass
-from steadymap.bench.perturbations import PERTURBATIONS
+from steadymap.bench.perturbations import attack as adversarial
+from steadymap.bench.perturbations.attack import (
+    PASSES,
+    STEPS,
+    away_from_gradient,
+    random_sign,
+    smoothed,
+)
+from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.planner import count, estimate, estimate_table
 from steadymap.bench.runner import measure, run
 from steadymap.bench.setup import prepare

@@ -30,7 +30,7 @@ from steadymap.bench.conformance import CHECKS
 from steadymap.bench.methods import METHODS, Method
 from steadymap.bench.network import passes
 from steadymap.bench.network.passes import SMALL_ACTIVATIONS
-from steadymap.bench.perturbations import PERTURBATIONS, Perturbation
+from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
 from steadymap.bench.records.schema import REFERENCES, SCHEMA
 from steadymap.bench.store import read_run
 from steadymap.metrics import METRICS, Maps, Metric, evaluate

@@ -19,7 +19,7 @@ from steadymap.bench.config import (
     read_experiment,
 )
 from steadymap.bench.methods import CONTROLS, DEFAULT_METHODS, METHODS, bind_method
-from steadymap.bench.perturbations import DEFAULT_FAMILIES, PERTURBATIONS, Cell
+from steadymap.bench.perturbations.registry import DEFAULT_FAMILIES, PERTURBATIONS, Cell
 from steadymap.metrics import METRICS
 
 

@@ -39,7 +39,7 @@ ALLOWED: dict[tuple[str, str], tuple[int, str]] = {
     ("bench/core/machine.py", "ctypes"): (1, "mallopt of the C library"),
     ("bench/data/open.py", "importlib.import_module"): (1, "kagglehub, a literal"),
     ("bench/data/open.py", "kagglehub.dataset_download"): (1, "pictures that the user named"),
-    ("bench/imagenet_c.py", "importlib.import_module"): (1, "imagecorruptions, a literal"),
+    ("bench/perturbations/imagenet_c.py", "importlib.import_module"): (1, "imagecorruptions, a literal"),
     ("bench/data/labelled.py", "importlib.import_module"): (2, "torchvision and datasets, literals"),
     ("bench/data/labelled.py", "datasets.load_dataset"): (1, "pictures that the user named"),
     ("bench/manifest.py", "subprocess"): (1, "git, with fixed arguments"),

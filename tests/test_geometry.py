@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from steadymap.bench import methods as methods_module
 from steadymap.bench.config import Plan
 from steadymap.bench.data.open import from_tensor
-from steadymap.bench.geometry import (
+from steadymap.bench.methods import Method
+from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell, perturb
+from steadymap.bench.perturbations.warp import (
     Warp,
     Window,
     enlarged,
@@ -29,8 +31,6 @@ from steadymap.bench.geometry import (
     warped,
     warped_back,
 )
-from steadymap.bench.methods import Method
-from steadymap.bench.perturbations import PERTURBATIONS, Cell, perturb
 from steadymap.bench.records.schema import RECOGNISED
 from steadymap.bench.runner import measure, run
 from steadymap.bench.setup import prepare, recognising

@@ -14,11 +14,10 @@ from PIL import Image
 from support import CLASSES, SIDE, global_numpy_state, image_set, random_images
 from torch import Tensor
 
-from steadymap.bench import imagenet_c
 from steadymap.bench.cli import main
 from steadymap.bench.config import ConfigError, Plan, make_experiment
-from steadymap.bench.imagenet_c import CORRUPTIONS
-from steadymap.bench.perturbations import PERTURBATIONS, Cell, perturb
+from steadymap.bench.perturbations.imagenet_c import CORRUPTIONS
+from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell, imagenet_c, perturb
 from steadymap.bench.setup import prepare
 from steadymap.models import Classifier
 

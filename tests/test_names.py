@@ -26,7 +26,7 @@ from steadymap.bench.ledger import Ledger
 from steadymap.bench.manifest import run_id
 from steadymap.bench.methods import DEFAULT_METHODS, METHODS, bind_method
 from steadymap.bench.parts import make_folder
-from steadymap.bench.perturbations import PERTURBATIONS, Cell
+from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell
 from steadymap.bench.records.scan import Scan
 from steadymap.bench.shown import default_output
 from steadymap.metrics import METRICS

@@ -17,8 +17,8 @@ from support import CLASSES, conv_network, global_numpy_state, random_images, se
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from steadymap.bench import perturbations as perturbations_module
-from steadymap.bench.perturbations import PERTURBATIONS, Cell, draw_of, severity_text
+from steadymap.bench.perturbations import registry as perturbations_module
+from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell, draw_of, severity_text
 from steadymap.models import make_classifier
 
 IMAGE = random_images(1, 64)[0]

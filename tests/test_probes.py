@@ -40,13 +40,13 @@ from steadymap.bench.answer import answer
 from steadymap.bench.attributions import Batch
 from steadymap.bench.config import Plan
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.corruptions import gaussian_blur
 from steadymap.bench.data.open import from_tensor
 from steadymap.bench.findings import Findings
 from steadymap.bench.manifest import run_id
 from steadymap.bench.methods import METHODS, Method, bind_method
 from steadymap.bench.network.passes import Pass, count_passes, shared_pass
 from steadymap.bench.paths import NestedPath
+from steadymap.bench.perturbations.corruptions import gaussian_blur
 from steadymap.bench.planner import count, estimate
 from steadymap.bench.probes import PROBES_PART, grey_noise, neighbour
 from steadymap.bench.runner import measure, run

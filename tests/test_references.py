@@ -31,7 +31,7 @@ from steadymap.bench.config import Plan
 from steadymap.bench.data.open import from_tensor
 from steadymap.bench.methods import bind_method
 from steadymap.bench.network.passes import count_passes
-from steadymap.bench.perturbations import PERTURBATIONS
+from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.planner import count
 from steadymap.bench.records.schema import (
     BATCH_OF_ONE,

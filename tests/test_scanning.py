@@ -31,7 +31,7 @@ from steadymap.bench.curves import severity_curves
 from steadymap.bench.faults import whose_fault
 from steadymap.bench.findings import Findings
 from steadymap.bench.methods import Method
-from steadymap.bench.perturbations import PERTURBATIONS
+from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.ranks import rank_methods
 from steadymap.bench.records import scan as scanning
 from steadymap.bench.records.scan import COLUMNS, PAIR, Scan, as_scan, scan_run

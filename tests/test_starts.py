@@ -23,7 +23,7 @@ from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import ImageSet
 from steadymap.bench.methods import bind_method
 from steadymap.bench.network.passes import count_passes
-from steadymap.bench.perturbations import Cell, perturb
+from steadymap.bench.perturbations.registry import Cell, perturb
 from steadymap.bench.planner import count
 from steadymap.bench.records.schema import FLOAT64
 from steadymap.bench.runner import measure, run

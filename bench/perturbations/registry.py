@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steadymap.bench import adversarial, corruptions, geometry, imagenet_c
 from steadymap.bench.core.plugins import (
     YOUR_OWN,
     Shelf,
@@ -26,7 +25,10 @@ from steadymap.bench.core.plugins import (
     summary_of,
 )
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.geometry import Warp
+from steadymap.bench.perturbations import attack as adversarial
+from steadymap.bench.perturbations import corruptions, imagenet_c
+from steadymap.bench.perturbations import warp as geometry
+from steadymap.bench.perturbations.warp import Warp
 from steadymap.bench.records.schema import CLEAN, INPUT, OVERALL, REFERENCES
 from steadymap.models import Classifier
 

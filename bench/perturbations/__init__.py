@@ -1,0 +1,1 @@
+"""Families: an image and a severity to an image."""
