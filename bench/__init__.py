@@ -12,10 +12,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from steadymap.bench.attributions import Batch
     from steadymap.bench.config import ConfigError, Experiment, Plan
     from steadymap.bench.data.open import DataError, ImageSet, from_tensor, open_images
-    from steadymap.bench.methods import METHODS, Method
+    from steadymap.bench.methods.gradient import Batch
+    from steadymap.bench.methods.registry import METHODS, Method
     from steadymap.bench.notebook import run
     from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
     from steadymap.bench.store import read_run
@@ -25,14 +25,14 @@ __version__ = version("steadymap")
 
 # Loaded when first asked for: the command line must set things up before torch is loaded.
 _HOMES = {
-    "METHODS": "methods",
+    "METHODS": "methods.registry",
     "PERTURBATIONS": "perturbations.registry",
-    "Batch": "attributions",
+    "Batch": "methods.gradient",
     "ConfigError": "config",
     "DataError": "data.open",
     "Experiment": "config",
     "ImageSet": "data.open",
-    "Method": "methods",
+    "Method": "methods.registry",
     "Perturbation": "perturbations.registry",
     "Plan": "config",
     "from_tensor": "data.open",

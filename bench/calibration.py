@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from steadymap.bench.core.plugins import known_metrics
-from steadymap.bench.methods import METHODS
+from steadymap.bench.methods.registry import METHODS
 from steadymap.bench.records.schema import (
     CLEAN,
     NULLS,

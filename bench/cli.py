@@ -14,7 +14,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from steadymap.bench.attributions import BASELINES
 from steadymap.bench.baselines import NoBaselineError
 from steadymap.bench.config import (
     ConfigError,
@@ -44,7 +43,8 @@ from steadymap.bench.data.open import DATA_FORMS, SPLITS, open_images
 from steadymap.bench.doctor import doctor_command
 from steadymap.bench.gating import baseline_app, compare_command, gate_command
 from steadymap.bench.manifest import machine, write_json
-from steadymap.bench.methods import METHOD_SHELF, METHODS
+from steadymap.bench.methods.gradient import BASELINES
+from steadymap.bench.methods.registry import METHOD_SHELF, METHODS
 from steadymap.bench.parts import make_folder
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS, Perturbation
 from steadymap.bench.reporting import report_command, show_command

@@ -11,12 +11,18 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from steadymap.bench.attributions import Steps
 from steadymap.bench.core.names import nearest
 from steadymap.bench.core.plugins import METRIC_SHELF
 from steadymap.bench.core.safe_yaml import MOST_CHARACTERS, parse_yaml
 from steadymap.bench.data.masks import MASKS
-from steadymap.bench.methods import CONTROLS, DEFAULT_METHODS, BoundMethod, Engine, bind_method
+from steadymap.bench.methods.gradient import Steps
+from steadymap.bench.methods.registry import (
+    CONTROLS,
+    DEFAULT_METHODS,
+    BoundMethod,
+    Engine,
+    bind_method,
+)
 from steadymap.bench.perturbations.registry import DEFAULT_FAMILIES, FAMILY_SHELF, Cell
 from steadymap.metrics import METRICS
 

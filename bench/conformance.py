@@ -19,8 +19,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from steadymap.bench import known
-from steadymap.bench.attributions import BASELINES, Batch
-from steadymap.bench.methods import (
+from steadymap.bench.methods.gradient import BASELINES, Batch
+from steadymap.bench.methods.paths import SETTLED
+from steadymap.bench.methods.registry import (
     DEFAULT_METHODS,
     METHODS,
     BoundMethod,
@@ -29,7 +30,6 @@ from steadymap.bench.methods import (
     bind_method,
 )
 from steadymap.bench.network.passes import shared_pass
-from steadymap.bench.paths import SETTLED
 from steadymap.models import Classifier
 
 # What maps may differ by, as a share of their largest value.

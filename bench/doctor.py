@@ -661,7 +661,7 @@ def _extra(extra: str, advice: str) -> Iterator[Fact]:
 
 def _plugins() -> Iterator[Fact]:
     from steadymap.bench.core.plugins import GROUPS, METRIC_SHELF, MODEL_SHELF, offers
-    from steadymap.bench.methods import METHOD_SHELF
+    from steadymap.bench.methods.registry import METHOD_SHELF
     from steadymap.bench.perturbations.registry import FAMILY_SHELF
 
     for group in GROUPS.values():

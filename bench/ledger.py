@@ -27,7 +27,7 @@ import steadymap.models
 from steadymap.bench.config import ConfigError
 from steadymap.bench.core.plugins import METRIC_SHELF, MODEL_SHELF, Shelf
 from steadymap.bench.manifest import PACKAGES
-from steadymap.bench.methods import METHOD_SHELF
+from steadymap.bench.methods.registry import METHOD_SHELF
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, Cell
 from steadymap.bench.records.schema import INPUT, SCHEMA_VERSION
 from steadymap.bench.references import BESIDE, CLEAN_CELL, NUMERIC

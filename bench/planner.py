@@ -16,7 +16,7 @@ from torch import Tensor
 
 from steadymap.bench.data.open import ImageSet
 from steadymap.bench.manifest import peak_memory
-from steadymap.bench.methods import BoundMethod
+from steadymap.bench.methods.registry import BoundMethod
 from steadymap.bench.network.passes import TIMES_HELD, Pass, Read, activation_bytes, shared_pass
 from steadymap.bench.perturbations.attack import differentiable_twice, smoothed
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, attempt, draw_of

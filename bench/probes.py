@@ -16,7 +16,7 @@ from torch import Tensor
 
 from steadymap.bench.core.plugins import one_line
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.methods import BoundMethod
+from steadymap.bench.methods.registry import BoundMethod
 from steadymap.bench.network.passes import Read, is_out_of_memory
 from steadymap.bench.perturbations.corruptions import gaussian_blur
 from steadymap.bench.references import CLEAN_CELL, predictions

@@ -18,7 +18,7 @@ from steadymap.bench.blocks import cut
 from steadymap.bench.core.plugins import MESSAGE_LENGTH
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import ImageSet
-from steadymap.bench.methods import BoundMethod
+from steadymap.bench.methods.registry import BoundMethod
 from steadymap.bench.network.passes import LIKE_A_CPU, free_memory
 from steadymap.bench.perturbations.registry import Cell
 from steadymap.bench.records.schema import (

@@ -13,7 +13,7 @@ from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.core.plugins import MESSAGE_LENGTH, METRIC_SHELF, one_line
 from steadymap.bench.data.decode import DataError
 from steadymap.bench.data.open import ImageSet
-from steadymap.bench.methods import BoundMethod
+from steadymap.bench.methods.registry import BoundMethod
 from steadymap.bench.network.guard import foreign, is_ours
 from steadymap.bench.network.passes import images_at_once
 from steadymap.bench.perturbations.attack import differentiable_twice, smoothed

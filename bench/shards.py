@@ -16,7 +16,7 @@ from steadymap.bench.alignment import Compared, in_place
 from steadymap.bench.blocks import block_size
 from steadymap.bench.core.plugins import one_line
 from steadymap.bench.data.open import Picture
-from steadymap.bench.methods import BoundMethod
+from steadymap.bench.methods.registry import BoundMethod
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, Cell, attempt
 from steadymap.bench.probes import Subject, probe, reads, wanted
 from steadymap.bench.records.schema import (

@@ -22,13 +22,13 @@ from rich.table import Table
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from steadymap.bench.attributions import Batch
 from steadymap.bench.core.machine import retain_heap
 from steadymap.bench.core.names import short_names
 from steadymap.bench.core.plugins import load_model, one_line
 from steadymap.bench.data.open import ImageSet
 from steadymap.bench.manifest import fingerprint, machine, peak_memory
-from steadymap.bench.methods import BoundMethod, bind_method
+from steadymap.bench.methods.gradient import Batch
+from steadymap.bench.methods.registry import BoundMethod, bind_method
 from steadymap.bench.network.guard import Guard, LeftChangedError, foreign, left_as_it_was
 from steadymap.bench.network.passes import count_passes, images_at_once, is_out_of_memory
 from steadymap.bench.perturbations.registry import Cell, perturb

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steadymap.bench.attributions import Batch, Start
 from steadymap.bench.core.plugins import one_line
-from steadymap.bench.methods import BoundMethod, Engine
+from steadymap.bench.methods.gradient import Batch, Start
+from steadymap.bench.methods.paths import NestedPath, points_at
+from steadymap.bench.methods.registry import BoundMethod, Engine
 from steadymap.bench.network.guard import Guard, LeftChangedError, foreign, is_ours, left_as_it_was
 from steadymap.bench.network.passes import LogitsError, Pass, Read, is_out_of_memory, shared_pass
-from steadymap.bench.paths import NestedPath, points_at
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, Attack, Cell, draw_of
 from steadymap.metrics import Maps, Metric, Scores, Status, TensorMaps, evaluate, recognise
 from steadymap.metrics.maps import Array, Flags

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from steadymap.bench.attributions import Batch
 from steadymap.bench.calibration import Instability, is_control
 from steadymap.bench.config import ConfigError
 from steadymap.bench.core.names import without_steps
 from steadymap.bench.core.plugins import known_metrics
 from steadymap.bench.core.safe_csv import write_csv
 from steadymap.bench.data.open import ImageSet
-from steadymap.bench.methods import BoundMethod
+from steadymap.bench.methods.gradient import Batch
+from steadymap.bench.methods.registry import BoundMethod
 from steadymap.bench.network.passes import is_small
 from steadymap.bench.parts import make_folder
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, Cell

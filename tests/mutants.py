@@ -48,9 +48,9 @@ COALITION_TESTS = "tests/test_coalitions.py"
 IG = "integrated_gradients:baseline=black"
 WHITE = "integrated_gradients:baseline=white"
 RANDOM = "integrated_gradients:baseline=random"
-METHODS = "bench/attributions.py"
-BACKPROP = "bench/backprop.py"
-PATHS = "bench/paths.py"
+METHODS = "bench/methods/gradient.py"
+BACKPROP = "bench/methods/backprop.py"
+PATHS = "bench/methods/paths.py"
 PASSES = "bench/network/passes.py"
 SIMILARITY = "metrics/similarity.py"
 METRIC_TESTS = "tests/test_metrics.py"
@@ -119,7 +119,7 @@ MUTANTS = (
     ),
     Mutant(
         "superpixels of the perturbed image",
-        "bench/coalitions.py",
+        "bench/methods/coalitions.py",
         "clean = batch.images if batch.clean is None else batch.clean",
         "clean = batch.images",
         f"{COALITION_TESTS} -k clean_one",
@@ -154,49 +154,49 @@ MUTANTS = (
     ),
     Mutant(
         "present and absent the other way round",
-        "bench/coalitions.py",
+        "bench/methods/coalitions.py",
         "torch.where(there, batch.images[places], parts.baselines[places])",
         "torch.where(there, parts.baselines[places], batch.images[places])",
         "check feature_ablation",
     ),
     Mutant(
         "orders without themselves backwards",
-        "bench/coalitions.py",
+        "bench/methods/coalitions.py",
         "np.stack([drawn, count - 1 - drawn], axis=1)",
         "np.stack([drawn, drawn], axis=1)",
         f"{COALITION_TESTS} -k pairs",
     ),
     Mutant(
         "coalitions without their complements",
-        "bench/surrogates.py",
+        "bench/methods/surrogates.py",
         "np.stack([there, ~there], axis=1)",
         "np.stack([there, there], axis=1)",
         f"{COALITION_TESTS} -k pairs",
     ),
     Mutant(
         "the Shapley kernel without the number of coalitions of a size",
-        "bench/surrogates.py",
+        "bench/methods/surrogates.py",
         "1 / (comb(count, size) * size * (count - size))",
         "1 / (size * (count - size))",
         f"{COALITION_TESTS} -k every_coalition",
     ),
     Mutant(
         "LIME without an intercept",
-        "bench/surrogates.py",
+        "bench/methods/surrogates.py",
         "rows = there - np.average(there, axis=0, weights=weights)",
         "rows = 1.0 * there",
         f"{COALITION_TESTS} -k regression",
     ),
     Mutant(
         "LIME's kernel without the square root",
-        "bench/surrogates.py",
+        "bench/methods/surrogates.py",
         "np.sqrt(np.exp(-((distance / KERNEL_WIDTH) ** 2)))",
         "np.exp(-((distance / KERNEL_WIDTH) ** 2))",
         f"{COALITION_TESTS} -k regression",
     ),
     Mutant(
         "occlusion's drops added up, not averaged",
-        "bench/ablation.py",
+        "bench/methods/occlusion.py",
         "return drops @ covered.double() / covered.sum(dim=0)",
         "return drops @ covered.double()",
         f"{COALITION_TESTS} -k captum",
@@ -302,7 +302,7 @@ MUTANTS = (
     ),
     Mutant(
         "the edge filter smooths along the batch",
-        "bench/controls.py",
+        "bench/methods/controls.py",
         'ndimage.sobel(one, axis=axis, mode="nearest") for axis in (0, 1)] for one in grey]',
         'part for part in parts] for parts in zip(*(ndimage.sobel(grey, axis=axis, mode="nearest")'
         "\n        for axis in (1, 2)), strict=True)]",
@@ -474,7 +474,7 @@ MUTANTS = (
     ),
     Mutant(
         "images that draw from one another's numbers",
-        "bench/expectations.py",
+        "bench/methods/expected_gradients.py",
         "_draw(draws[line],",
         "_draw(draws[0],",
         "check expected_gradients",

@@ -24,10 +24,10 @@ from safetensors.torch import load_file
 from support import CLASSES, conv_network, random_images
 
 from steadymap.bench import cli, running
-from steadymap.bench import methods as methods_module
-from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.conformance import CHECKS
-from steadymap.bench.methods import METHODS, Method
+from steadymap.bench.methods import registry as methods_module
+from steadymap.bench.methods.gradient import BASELINES, Batch
+from steadymap.bench.methods.registry import METHODS, Method
 from steadymap.bench.network import passes
 from steadymap.bench.network.passes import SMALL_ACTIVATIONS
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation

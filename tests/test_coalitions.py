@@ -28,19 +28,19 @@ from support import (
 )
 from torch import Tensor, nn
 
-from steadymap.bench import methods as methods_module
-from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.config import Plan
 from steadymap.bench.conformance import check_method
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.costs import method_costs
-from steadymap.bench.methods import Method, bind_method
+from steadymap.bench.methods import registry as methods_module
+from steadymap.bench.methods.gradient import BASELINES, Batch
+from steadymap.bench.methods.registry import Method, bind_method
+from steadymap.bench.methods.superpixels import BLUR, COMPACTNESS, superpixels
+from steadymap.bench.methods.surrogates import lime_coalitions
 from steadymap.bench.network.passes import count_passes
 from steadymap.bench.planner import count
 from steadymap.bench.runner import measure, run
 from steadymap.bench.setup import prepare
-from steadymap.bench.superpixels import BLUR, COMPACTNESS, superpixels
-from steadymap.bench.surrogates import lime_coalitions
 from steadymap.models import Classifier, make_classifier
 
 IMAGES = random_images(3).double()

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steadymap.bench.attributions import BASELINES
 from steadymap.bench.config import (
     ConfigError,
     Experiment,
@@ -18,7 +17,8 @@ from steadymap.bench.config import (
     read_config,
     read_experiment,
 )
-from steadymap.bench.methods import CONTROLS, DEFAULT_METHODS, METHODS, bind_method
+from steadymap.bench.methods.gradient import BASELINES
+from steadymap.bench.methods.registry import CONTROLS, DEFAULT_METHODS, METHODS, bind_method
 from steadymap.bench.perturbations.registry import DEFAULT_FAMILIES, PERTURBATIONS, Cell
 from steadymap.metrics import METRICS
 

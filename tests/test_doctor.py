@@ -30,13 +30,13 @@ from support import CLASSES, conv_network, seeded
 from torch import Tensor
 
 from steadymap.bench import cli, doctor, selftest
-from steadymap.bench.attributions import Batch
 from steadymap.bench.core import plugins
 from steadymap.bench.core.console import console_of, line
 from steadymap.bench.doctor import Cores
 from steadymap.bench.facts import Fact, Probe, Result, hide, look, private_words
 from steadymap.bench.manifest import PACKAGES
-from steadymap.bench.methods import METHODS, Method
+from steadymap.bench.methods.gradient import Batch
+from steadymap.bench.methods.registry import METHODS, Method
 from steadymap.bench.network import passes
 from steadymap.bench.selftest import CHECKS, Trial, make_trial
 from steadymap.models import Classifier, make_classifier

@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 
 from steadymap.bench import cli, parts, store
-from steadymap.bench import methods as methods_module
-from steadymap.bench.attributions import Batch
-from steadymap.bench.methods import METHODS, Method
+from steadymap.bench.methods import registry as methods_module
+from steadymap.bench.methods.gradient import Batch
+from steadymap.bench.methods.registry import METHODS, Method
 from steadymap.bench.shards import Shard
 from steadymap.bench.store import read_run
 from steadymap.bench.work import Watch, Work

@@ -26,13 +26,13 @@ from support import (
 )
 from torch import Tensor, nn
 
-from steadymap.bench import methods as methods_module
-from steadymap.bench.attributions import Batch
 from steadymap.bench.config import ConfigError, Plan, make_experiment
 from steadymap.bench.manifest import peak_memory
-from steadymap.bench.methods import METHODS, Method
+from steadymap.bench.methods import registry as methods_module
+from steadymap.bench.methods.gradient import Batch
+from steadymap.bench.methods.paths import NestedPath, Path, points_at
+from steadymap.bench.methods.registry import METHODS, Method
 from steadymap.bench.network.passes import activation_bytes, count_passes
-from steadymap.bench.paths import NestedPath, Path, points_at
 from steadymap.bench.planner import count, estimate
 from steadymap.bench.runner import measure, run
 from steadymap.bench.setup import prepare

@@ -31,8 +31,8 @@ PLAIN = {"json.loads": "JSON holds values", "platform.system": "the name of the 
 # (file, what): how often, and why it may.
 ALLOWED: dict[tuple[str, str], tuple[int, str]] = {
     ("bench/__init__.py", "importlib.import_module"): (1, "our own modules, by a literal table"),
-    ("bench/attributions.py", "importlib.import_module"): (1, "captum.attr, a literal"),
-    ("bench/ablation.py", "importlib.import_module"): (2, "captum.attr, a literal"),
+    ("bench/methods/gradient.py", "importlib.import_module"): (1, "captum.attr, a literal"),
+    ("bench/methods/occlusion.py", "importlib.import_module"): (2, "captum.attr, a literal"),
     ("bench/doctor.py", "subprocess"): (1, "nvidia-smi, with fixed arguments"),
     ("bench/core/safe_yaml.py", "yaml.load"): (1, "with a subclass of the safe loader"),
     ("bench/elsewhere.py", "joblib"): (1, "our own processes, with our own arguments"),
@@ -47,7 +47,7 @@ ALLOWED: dict[tuple[str, str], tuple[int, str]] = {
     ("bench/core/plugins.py", "importlib.import_module"): (1, "a module that the user named"),
     ("bench/report.py", "Markup"): (2, "our own script, and figures with every text escaped"),
     ("bench/runner.py", "joblib"): (1, "threads of our own process"),
-    ("bench/superpixels.py", "importlib.import_module"): (1, "skimage, a literal"),
+    ("bench/methods/superpixels.py", "importlib.import_module"): (1, "skimage, a literal"),
     ("bench/timing.py", "multiprocessing"): (1, "our own processes, with our own arguments"),
     ("bench/timing.py", "course.load"): (4, "a classifier by its name"),
     ("bench/cli.py", "course.load"): (1, "a classifier by its name"),

@@ -13,10 +13,10 @@ from scipy.ndimage import affine_transform
 from support import CLASSES, SIDE, image_set, pick, random_images
 from torch import Tensor, nn
 
-from steadymap.bench import methods as methods_module
 from steadymap.bench.config import Plan
 from steadymap.bench.data.open import from_tensor
-from steadymap.bench.methods import Method
+from steadymap.bench.methods import registry as methods_module
+from steadymap.bench.methods.registry import Method
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell, perturb
 from steadymap.bench.perturbations.warp import (
     Warp,

@@ -15,14 +15,14 @@ import torch
 from support import CLASSES, SIDE, batch_of, conv_network, image_set, pick, random_images, seeded
 from torch import Tensor, nn
 
-from steadymap.bench import attributions
-from steadymap.bench import methods as methods_module
-from steadymap.bench.attributions import Batch
 from steadymap.bench.config import Plan
-from steadymap.bench.methods import METHODS, Engine, Method, Share, bind_method
+from steadymap.bench.methods import gradient as attributions
+from steadymap.bench.methods import registry as methods_module
+from steadymap.bench.methods.gradient import Batch
+from steadymap.bench.methods.paths import NestedPath
+from steadymap.bench.methods.registry import METHODS, Engine, Method, Share, bind_method
 from steadymap.bench.network.guard import SETTINGS, Guard, foreign, is_ours, left_as_it_was
 from steadymap.bench.network.passes import Pass
-from steadymap.bench.paths import NestedPath
 from steadymap.bench.perturbations import registry as perturbations_module
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
 from steadymap.bench.runner import run

@@ -19,8 +19,8 @@ from torchvision.models.regnet import BlockParams
 from torchvision.models.resnet import BasicBlock
 
 from steadymap.bench import cli
-from steadymap.bench.attributions import Batch, captum_grad_cam, grad_cam
-from steadymap.bench.methods import bind_method
+from steadymap.bench.methods.gradient import Batch, captum_grad_cam, grad_cam
+from steadymap.bench.methods.registry import bind_method
 from steadymap.bench.network.passes import shared_pass
 from steadymap.models import CamLayer, Classifier, ModelError, load_classifier, make_classifier
 from steadymap.models.layers import TORCHVISION_LAYERS, last_plane, torchvision_layer

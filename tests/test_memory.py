@@ -16,12 +16,12 @@ import torch
 from support import CLASSES, SIDE, conv_network, image_set, pick, seeded
 from torch import Tensor, nn
 
-from steadymap.bench import methods as methods_module
 from steadymap.bench import probes
-from steadymap.bench.attributions import Batch
 from steadymap.bench.config import Plan
 from steadymap.bench.data.open import from_tensor
-from steadymap.bench.methods import METHODS, Method
+from steadymap.bench.methods import registry as methods_module
+from steadymap.bench.methods.gradient import Batch
+from steadymap.bench.methods.registry import METHODS, Method
 from steadymap.bench.network.passes import is_out_of_memory
 from steadymap.bench.perturbations import registry as perturbations_module
 from steadymap.bench.perturbations.registry import PERTURBATIONS

@@ -23,10 +23,10 @@ from support import (
 )
 from torch import Tensor, nn
 
-from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.conformance import CHECKS, check_method, registered
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.methods import (
+from steadymap.bench.methods.gradient import BASELINES, Batch
+from steadymap.bench.methods.registry import (
     DEFAULT_METHODS,
     METHODS,
     BoundMethod,

@@ -24,7 +24,7 @@ from steadymap.bench.core.names import (
 from steadymap.bench.findings import Findings
 from steadymap.bench.ledger import Ledger
 from steadymap.bench.manifest import run_id
-from steadymap.bench.methods import DEFAULT_METHODS, METHODS, bind_method
+from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS, bind_method
 from steadymap.bench.parts import make_folder
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell
 from steadymap.bench.records.scan import Scan

@@ -21,8 +21,16 @@ from support import (
 )
 from torch import Tensor, nn
 
-from steadymap.bench.attributions import BASELINES
-from steadymap.bench.methods import DEFAULT_METHODS, METHODS, bind_method
+from steadymap.bench.methods.gradient import BASELINES
+from steadymap.bench.methods.paths import (
+    MOST_DOUBLINGS,
+    SETTLED,
+    SMALL_ERROR,
+    NestedPath,
+    points_at,
+)
+from steadymap.bench.methods.paths import Path as Line
+from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS, bind_method
 from steadymap.bench.network.passes import (
     activation_bytes,
     count_passes,
@@ -31,8 +39,6 @@ from steadymap.bench.network.passes import (
     is_out_of_memory,
     shared_pass,
 )
-from steadymap.bench.paths import MOST_DOUBLINGS, SETTLED, SMALL_ERROR, NestedPath, points_at
-from steadymap.bench.paths import Path as Line
 from steadymap.models import Classifier, make_classifier
 
 IMAGES64 = random_images(5).double()

@@ -36,7 +36,7 @@ from steadymap.bench.core.plugins import (
 )
 from steadymap.bench.findings import Findings
 from steadymap.bench.manifest import run_id
-from steadymap.bench.methods import METHOD_SHELF, METHODS, bind_method
+from steadymap.bench.methods.registry import METHOD_SHELF, METHODS, bind_method
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS, Cell, attempt
 from steadymap.bench.records.schema import perturbed_images
 from steadymap.bench.runner import run

@@ -14,8 +14,8 @@ import torch
 from support import random_images
 from torch import nn
 
-from steadymap.bench.attributions import Batch, grad_cam
 from steadymap.bench.data.open import open_images
+from steadymap.bench.methods.gradient import Batch, grad_cam
 from steadymap.models import (
     MODEL_FORMS,
     Framing,

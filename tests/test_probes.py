@@ -34,18 +34,18 @@ from support import (
 )
 from torch import Tensor, nn
 
-from steadymap.bench import methods as methods_module
 from steadymap.bench import probes
 from steadymap.bench.answer import answer
-from steadymap.bench.attributions import Batch
 from steadymap.bench.config import Plan
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import from_tensor
 from steadymap.bench.findings import Findings
 from steadymap.bench.manifest import run_id
-from steadymap.bench.methods import METHODS, Method, bind_method
+from steadymap.bench.methods import registry as methods_module
+from steadymap.bench.methods.gradient import Batch
+from steadymap.bench.methods.paths import NestedPath
+from steadymap.bench.methods.registry import METHODS, Method, bind_method
 from steadymap.bench.network.passes import Pass, count_passes, shared_pass
-from steadymap.bench.paths import NestedPath
 from steadymap.bench.perturbations.corruptions import gaussian_blur
 from steadymap.bench.planner import count, estimate
 from steadymap.bench.probes import PROBES_PART, grey_noise, neighbour

@@ -23,13 +23,13 @@ from support import (
 )
 from torch import nn
 
-from steadymap.bench import methods as methods_module
 from steadymap.bench import references as references_module
-from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.blocks import batches, block_size, cut
 from steadymap.bench.config import Plan
 from steadymap.bench.data.open import from_tensor
-from steadymap.bench.methods import bind_method
+from steadymap.bench.methods import registry as methods_module
+from steadymap.bench.methods.gradient import BASELINES, Batch
+from steadymap.bench.methods.registry import bind_method
 from steadymap.bench.network.passes import count_passes
 from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.planner import count

@@ -21,12 +21,12 @@ from support import (
 )
 from torch import Tensor, nn
 
-from steadymap.bench import methods as methods_module
-from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.data.decode import DataError
 from steadymap.bench.data.open import from_tensor
-from steadymap.bench.methods import METHODS, Method, bind_method
+from steadymap.bench.methods import registry as methods_module
+from steadymap.bench.methods.gradient import BASELINES, Batch
+from steadymap.bench.methods.registry import METHODS, Method, bind_method
 from steadymap.bench.perturbations import registry as perturbations_module
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell, Perturbation, perturb
 from steadymap.bench.records.schema import SCHEMA, SCHEMA_VERSION

@@ -20,9 +20,7 @@ from test_fuzz_files import manifest
 from test_gate import call
 from torch import Tensor
 
-from steadymap.bench import methods as methods_module
 from steadymap.bench import running, store
-from steadymap.bench.attributions import Batch
 from steadymap.bench.baselines import KEPT_METRICS, image_scores, read_side
 from steadymap.bench.calibration import calibrate
 from steadymap.bench.config import ConfigError, Plan
@@ -30,7 +28,9 @@ from steadymap.bench.core.plugins import describe
 from steadymap.bench.curves import severity_curves
 from steadymap.bench.faults import whose_fault
 from steadymap.bench.findings import Findings
-from steadymap.bench.methods import Method
+from steadymap.bench.methods import registry as methods_module
+from steadymap.bench.methods.gradient import Batch
+from steadymap.bench.methods.registry import Method
 from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.ranks import rank_methods
 from steadymap.bench.records import scan as scanning

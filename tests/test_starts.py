@@ -15,13 +15,13 @@ from support import SIDE, batch_of, image_set, pick, random_images
 from torch import Tensor, nn
 
 from steadymap.bench import known
-from steadymap.bench.attributions import BASELINES, NOISY_BASELINE, Batch
 from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.conformance import CHECKS, Subject
 from steadymap.bench.conformance import batch_of as known_batch
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import ImageSet
-from steadymap.bench.methods import bind_method
+from steadymap.bench.methods.gradient import BASELINES, NOISY_BASELINE, Batch
+from steadymap.bench.methods.registry import bind_method
 from steadymap.bench.network.passes import count_passes
 from steadymap.bench.perturbations.registry import Cell, perturb
 from steadymap.bench.planner import count

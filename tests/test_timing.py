@@ -19,10 +19,10 @@ from support import CLASSES, SIDE, linear_network, random_images, seeded
 from torch import Tensor
 
 from steadymap.bench import timing
-from steadymap.bench.attributions import Batch
 from steadymap.bench.data.open import from_tensor
 from steadymap.bench.manifest import fingerprint, machine, peak_memory
-from steadymap.bench.methods import METHODS, BoundMethod, Method
+from steadymap.bench.methods.gradient import Batch
+from steadymap.bench.methods.registry import METHODS, BoundMethod, Method
 from steadymap.bench.timing import (
     Agreement,
     Course,

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steadymap.bench.methods import Method
+from steadymap.bench.methods.registry import Method
 from steadymap.models import Classifier, ModelError
 
 PACKAGE = "steadymap"

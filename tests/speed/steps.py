@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steadymap.bench.attributions import BASELINES, Batch
 from steadymap.bench.data.open import open_images
-from steadymap.bench.methods import bind_method
-from steadymap.bench.paths import Path, path_sum, points_at
+from steadymap.bench.methods.gradient import BASELINES, Batch
+from steadymap.bench.methods.paths import Path, path_sum, points_at
+from steadymap.bench.methods.registry import bind_method
 from steadymap.models import load_classifier
 
 INTERVALS = 1024

@@ -13,8 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from steadymap.bench.attributions import BASELINES, BaselineName, Batch
-from steadymap.bench.coalitions import (
+from steadymap.bench.methods.coalitions import (
     Parts,
     Segments,
     Size,
@@ -23,6 +22,7 @@ from steadymap.bench.coalitions import (
     size_of,
     superpixel_parts,
 )
+from steadymap.bench.methods.gradient import BASELINES, BaselineName, Batch
 from steadymap.models import Classifier
 
 Window = Annotated[float, Field(ge=0.05, le=1)]

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from steadymap.bench.attributions import Batch
 from steadymap.bench.core.randomness import generator
+from steadymap.bench.methods.gradient import Batch
 from steadymap.bench.network.passes import shared_pass
 from steadymap.models import Classifier
 

@@ -11,17 +11,6 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from steadymap.bench import (
-    ablation,
-    attributions,
-    backprop,
-    coalitions,
-    controls,
-    expectations,
-    smoothing,
-    surrogates,
-)
-from steadymap.bench.attributions import BASELINES, BaselineName, Batch, Start, Steps
 from steadymap.bench.core.names import nearest
 from steadymap.bench.core.plugins import (
     YOUR_OWN,
@@ -32,8 +21,14 @@ from steadymap.bench.core.plugins import (
     one_line,
     summary_of,
 )
+from steadymap.bench.methods import backprop, coalitions, controls, surrogates
+from steadymap.bench.methods import expected_gradients as expectations
+from steadymap.bench.methods import gradient as attributions
+from steadymap.bench.methods import occlusion as ablation
+from steadymap.bench.methods import smooth_grad as smoothing
+from steadymap.bench.methods.gradient import BASELINES, BaselineName, Batch, Start, Steps
+from steadymap.bench.methods.paths import NestedPath, points_at
 from steadymap.bench.network.passes import Pass, Read
-from steadymap.bench.paths import NestedPath, points_at
 from steadymap.bench.records.schema import INPUT, OVERALL
 from steadymap.models import Classifier
 

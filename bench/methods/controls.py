@@ -7,8 +7,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from steadymap.bench.attributions import Batch
 from steadymap.bench.core.randomness import generator
+from steadymap.bench.methods.gradient import Batch
 from steadymap.models import Classifier
 
 # The blob's standard deviation, as a share of the image's sides.

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from steadymap.bench.attributions import BASELINES, BaselineName, Batch
 from steadymap.bench.core.randomness import generator
+from steadymap.bench.methods.gradient import BASELINES, BaselineName, Batch
+from steadymap.bench.methods.smooth_grad import Samples
+from steadymap.bench.methods.superpixels import segment_count, superpixels
 from steadymap.bench.network.passes import shared_pass
-from steadymap.bench.smoothing import Samples
-from steadymap.bench.superpixels import segment_count, superpixels
 from steadymap.models import Classifier
 
 Segments = Annotated[int, Field(ge=2, le=1000)]

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steadymap.bench.attributions import (
+from steadymap.bench.methods.expected_gradients import Baselines
+from steadymap.bench.methods.gradient import (
     BASELINES,
     BaselineName,
     Batch,
@@ -25,7 +26,6 @@ from steadymap.bench.attributions import (
     grad_cam,
     own_copy,
 )
-from steadymap.bench.expectations import Baselines
 from steadymap.bench.network.graph import UntraceableError, rewritten, structure
 from steadymap.bench.network.passes import shared_pass
 from steadymap.models import Classifier

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from steadymap.bench.attributions import BaselineName, Batch
-from steadymap.bench.coalitions import (
+from steadymap.bench.methods.coalitions import (
     Segments,
     Size,
     ask,
@@ -27,8 +26,9 @@ from steadymap.bench.coalitions import (
     sums_on_linear,
     superpixel_parts,
 )
-from steadymap.bench.smoothing import Samples
-from steadymap.bench.superpixels import segment_count
+from steadymap.bench.methods.gradient import BaselineName, Batch
+from steadymap.bench.methods.smooth_grad import Samples
+from steadymap.bench.methods.superpixels import segment_count
 from steadymap.models import Classifier
 
 # LIME's kernel: the standard deviation of the cosine distance, as its authors' code for images has.

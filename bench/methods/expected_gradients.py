@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from steadymap.bench.attributions import MOST_STEPS, Batch, Start
 from steadymap.bench.core.randomness import generator
+from steadymap.bench.methods.gradient import MOST_STEPS, Batch, Start
+from steadymap.bench.methods.paths import Path, gauss_legendre, path_sum
+from steadymap.bench.methods.smooth_grad import Samples, Spread
 from steadymap.bench.network.passes import shared_pass
-from steadymap.bench.paths import Path, gauss_legendre, path_sum
-from steadymap.bench.smoothing import Samples, Spread
 from steadymap.models import Classifier
 
 MOST_BASELINES = 1000

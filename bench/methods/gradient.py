@@ -16,8 +16,8 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from steadymap.bench.core.randomness import generator
+from steadymap.bench.methods.paths import NestedPath, Path, gauss_legendre, path_sum
 from steadymap.bench.network.passes import MOST_AT_ONCE, Pass, Read, shared_pass
-from steadymap.bench.paths import NestedPath, Path, gauss_legendre, path_sum
 from steadymap.models import Classifier
 
 # Gauss-Legendre nodes take the eigenvalues of a matrix of this side.
@@ -399,7 +399,7 @@ def integrated_gradients(
     Gauss-Legendre quadrature with `steps` points, or, with `auto`, the trapezoid rule doubled until
     map and completeness have settled. Source: Sundararajan et al. 2017, equation 1.
 
-    The same sum as captum's, without its copies: see `steadymap.bench.paths.path_sum`.
+    The same sum as captum's, without its copies: see `steadymap.bench.methods.paths.path_sum`.
     """
     if steps == "auto":
         nested = nested_path(classifier, batch, baseline=baseline)

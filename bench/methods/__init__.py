@@ -1,0 +1,1 @@
+"""Methods: a classifier and images to attributions."""
