@@ -12,12 +12,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from steadymap.bench.config import ConfigError, Experiment, Plan
     from steadymap.bench.data.open import DataError, ImageSet, from_tensor, open_images
     from steadymap.bench.methods.gradient import Batch
     from steadymap.bench.methods.registry import METHODS, Method
     from steadymap.bench.notebook import run
     from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
+    from steadymap.bench.plan.plan import ConfigError, Experiment, Plan
     from steadymap.bench.store import read_run
     from steadymap.bench.summary import full_summary, summarise
 
@@ -28,13 +28,13 @@ _HOMES = {
     "METHODS": "methods.registry",
     "PERTURBATIONS": "perturbations.registry",
     "Batch": "methods.gradient",
-    "ConfigError": "config",
+    "ConfigError": "plan.plan",
     "DataError": "data.open",
-    "Experiment": "config",
+    "Experiment": "plan.plan",
     "ImageSet": "data.open",
     "Method": "methods.registry",
     "Perturbation": "perturbations.registry",
-    "Plan": "config",
+    "Plan": "plan.plan",
     "from_tensor": "data.open",
     "full_summary": "summary",
     "open_images": "data.open",

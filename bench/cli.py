@@ -15,14 +15,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from steadymap.bench.baselines import NoBaselineError
-from steadymap.bench.config import (
-    ConfigError,
-    about_experiment,
-    experiment_names,
-    make_experiment,
-    read_config,
-    read_experiment,
-)
 from steadymap.bench.conformance import CHECKS, Finding, check_method, check_table, registered
 from steadymap.bench.conformance import Result as CheckResult
 from steadymap.bench.core.console import (
@@ -47,6 +39,14 @@ from steadymap.bench.methods.gradient import BASELINES
 from steadymap.bench.methods.registry import METHOD_SHELF, METHODS
 from steadymap.bench.parts import make_folder
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS, Perturbation
+from steadymap.bench.plan.plan import (
+    ConfigError,
+    about_experiment,
+    experiment_names,
+    make_experiment,
+    read_config,
+    read_experiment,
+)
 from steadymap.bench.reporting import report_command, show_command
 from steadymap.bench.running import device_of, device_type, merge_command, run_experiment
 from steadymap.bench.shards import INPUT_METRICS

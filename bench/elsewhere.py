@@ -22,7 +22,6 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from steadymap.bench.config import MOST_THREADS, ConfigError, Experiment
 from steadymap.bench.core.plugins import load_model, one_line
 from steadymap.bench.core.safe_yaml import parse_yaml
 from steadymap.bench.data.decode import DataError
@@ -30,8 +29,9 @@ from steadymap.bench.data.masks import with_masks
 from steadymap.bench.data.open import Picture, open_images
 from steadymap.bench.ledger import Ledger, draw_up, not_the_same
 from steadymap.bench.manifest import machine
+from steadymap.bench.plan.plan import MOST_THREADS, ConfigError, Experiment
+from steadymap.bench.plan.setup import Setup, prepare
 from steadymap.bench.runner import crew, surroundings
-from steadymap.bench.setup import Setup, prepare
 from steadymap.bench.shards import Outcome, Shard, failed, measure_shard
 from steadymap.bench.views import Worker
 

@@ -20,10 +20,10 @@ from steadymap.bench.baselines import (
     save_baseline,
 )
 from steadymap.bench.comparison import FAIL, Margins, compare, differences, timing_cases
-from steadymap.bench.config import ConfigError
 from steadymap.bench.core.console import EXIT_CELLS_FAILED, EXIT_FAILED, RUNS, console_of, line, say
 from steadymap.bench.margins import read_margins
 from steadymap.bench.parts import make_folder
+from steadymap.bench.plan.plan import ConfigError
 from steadymap.bench.verdict import (
     Verdict,
     append_summary,

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from steadymap.bench.config import Experiment, Plan
 from steadymap.bench.core.plugins import METRIC_SHELF, MODEL_SHELF, Shelf, describe
 from steadymap.bench.data.masks import MASKS
 from steadymap.bench.data.open import ImageSet
 from steadymap.bench.methods.registry import METHOD_SHELF
 from steadymap.bench.perturbations.registry import FAMILY_SHELF
+from steadymap.bench.plan.plan import Experiment, Plan
 from steadymap.bench.records.schema import SCHEMA_VERSION
 from steadymap.metrics import METRICS
 from steadymap.models import Classifier

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steadymap.bench.comparison import INFORMATIVE, MARGINS, RELATIVE_MARGINS, Margins
-from steadymap.bench.config import ConfigError, read_config
 from steadymap.bench.core.names import nearest
+from steadymap.bench.plan.plan import ConfigError, read_config
 
 
 def read_margins(

@@ -8,8 +8,8 @@ import pandas as pd
 from torch import Tensor
 
 from steadymap.bench import runner
-from steadymap.bench.config import Plan
 from steadymap.bench.data.open import ImageSet
+from steadymap.bench.plan.plan import Plan
 from steadymap.bench.report import fragment
 from steadymap.models import Classifier
 

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
-from steadymap.bench.config import ConfigError
 from steadymap.bench.core.names import printable
 from steadymap.bench.manifest import fingerprint
+from steadymap.bench.plan.plan import ConfigError
 from steadymap.bench.records.schema import PART_SCHEMA
 
 PARTS = "parts"

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from steadymap.bench.baselines import Side
     from steadymap.bench.comparison import Margins
-    from steadymap.bench.config import Plan
     from steadymap.bench.data.open import ImageSet
+    from steadymap.bench.plan.plan import Plan
     from steadymap.models import Classifier
 
 WORST = 3
@@ -80,7 +80,7 @@ class Gate:
             The comparison, one row a method, family and metric; empty where the baseline was made.
         """
         from steadymap.bench import baselines, comparison  # noqa: PLC0415 - large
-        from steadymap.bench.config import ConfigError  # noqa: PLC0415 - large
+        from steadymap.bench.plan.plan import ConfigError  # noqa: PLC0415 - large
         from steadymap.bench.sides import measure_side  # noqa: PLC0415 - large
 
         side = measure_side(classifier, images, plan)

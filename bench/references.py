@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from steadymap.bench.blocks import cut
 from steadymap.bench.core.plugins import MESSAGE_LENGTH
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import ImageSet
 from steadymap.bench.methods.registry import BoundMethod
 from steadymap.bench.network.passes import LIKE_A_CPU, free_memory
 from steadymap.bench.perturbations.registry import Cell
+from steadymap.bench.plan.blocks import cut
 from steadymap.bench.records.schema import (
     BATCH_OF_ONE,
     CLEAN,

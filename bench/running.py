@@ -20,7 +20,6 @@ from rich.progress import (
 
 from steadymap.bench import store
 from steadymap.bench.assembly import Assembled, missing
-from steadymap.bench.config import ConfigError, Experiment
 from steadymap.bench.core.console import (
     EXIT_CELLS_FAILED,
     EXIT_INTERRUPTED,
@@ -38,10 +37,11 @@ from steadymap.bench.ledger import draw_up, not_the_same
 from steadymap.bench.manifest import completed, git_state, make_manifest, peak_memory, run_id
 from steadymap.bench.network.passes import is_small
 from steadymap.bench.parts import LOCK, kept, make_folder, only_writer
+from steadymap.bench.plan.plan import ConfigError, Experiment
+from steadymap.bench.plan.setup import Setup, prepare
 from steadymap.bench.planner import count, estimate, estimate_table
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.reporting import write_report
-from steadymap.bench.setup import Setup, prepare
 from steadymap.bench.shards import map_count
 from steadymap.bench.tables import footnotes, tables
 from steadymap.bench.witnesses import keep_witnesses

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
-from steadymap.bench.config import Plan
 from steadymap.bench.core.plugins import load_model
 from steadymap.bench.data.open import open_images
+from steadymap.bench.plan.plan import Plan
 from steadymap.bench.records.schema import SCHEMA, to_frame
 from steadymap.bench.runner import run
 from steadymap.bench.shards import INPUT_METRICS

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from steadymap.bench.alignment import Compared, in_place
-from steadymap.bench.blocks import block_size
 from steadymap.bench.core.plugins import one_line
 from steadymap.bench.data.open import Picture
 from steadymap.bench.methods.registry import BoundMethod
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, Cell, attempt
+from steadymap.bench.plan.blocks import block_size
+from steadymap.bench.plan.setup import Setup, recognising
 from steadymap.bench.probes import Subject, probe, reads, wanted
 from steadymap.bench.records.schema import (
     BATCH_OF_ONE,
@@ -44,7 +45,6 @@ from steadymap.bench.references import (
     references,
     show,
 )
-from steadymap.bench.setup import Setup, recognising
 from steadymap.bench.views import (
     METRICS_PART,
     Adaptive,

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steadymap.bench.assembly import Assembled, assemble, write_timings
-from steadymap.bench.config import ConfigError
 from steadymap.bench.core.names import printable
 from steadymap.bench.core.safe_csv import parse_csv
 from steadymap.bench.keeping import write_maps
@@ -29,6 +28,7 @@ from steadymap.bench.parts import (
     tidy,
     write_whole,
 )
+from steadymap.bench.plan.plan import ConfigError
 from steadymap.bench.records.manifest_schema import NEEDED, misshapen
 from steadymap.bench.records.schema import SCHEMA, SCHEMA_VERSION, to_frame
 

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from steadymap.bench.config import ConfigError, first_line
 from steadymap.bench.core.names import nearest
 from steadymap.bench.data.open import ImageSet, open_images
 from steadymap.bench.manifest import write_json
+from steadymap.bench.plan.plan import ConfigError, first_line
 from steadymap.models import MODELS, Framing, write_weights
 
 

@@ -15,7 +15,6 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from steadymap.bench.calibration import Instability, is_control
-from steadymap.bench.config import ConfigError
 from steadymap.bench.core.names import without_steps
 from steadymap.bench.core.plugins import known_metrics
 from steadymap.bench.core.safe_csv import write_csv
@@ -26,11 +25,12 @@ from steadymap.bench.network.passes import is_small
 from steadymap.bench.parts import make_folder
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, Cell
 from steadymap.bench.pictures import map_levels, photo_levels, scale_of
+from steadymap.bench.plan.plan import ConfigError
+from steadymap.bench.plan.setup import Setup, prepare
 from steadymap.bench.records.scan import Scan, as_scan
 from steadymap.bench.records.schema import CLEAN, OVERALL, REFERENCES
 from steadymap.bench.references import CLEAN_CELL
 from steadymap.bench.runner import measure
-from steadymap.bench.setup import Setup, prepare
 from steadymap.bench.shards import Outcome
 from steadymap.bench.store import read_csv, refuse_links
 from steadymap.bench.views import Explained, explained

@@ -15,7 +15,6 @@ from types import FrameType
 from typing import Any
 
 from steadymap.bench.assembly import Assembled, providers
-from steadymap.bench.config import Experiment
 from steadymap.bench.core.console import EXIT_INTERRUPTED
 from steadymap.bench.elsewhere import Blueprint, Parallel, in_processes, threads_of
 from steadymap.bench.keeping import write_part_maps
@@ -23,9 +22,10 @@ from steadymap.bench.ledger import Ledger
 from steadymap.bench.manifest import Result, machine
 from steadymap.bench.parts import PARTS, About, kept, part_name, timing_rows, write_part
 from steadymap.bench.perturbations.registry import Cell
+from steadymap.bench.plan.plan import Experiment
+from steadymap.bench.plan.setup import Setup
 from steadymap.bench.records.schema import INPUT, to_part
 from steadymap.bench.runner import in_threads
-from steadymap.bench.setup import Setup
 from steadymap.bench.shards import Outcome, Shard, map_count, recorded_as, within_memory
 from steadymap.metrics import Status
 

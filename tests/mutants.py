@@ -147,7 +147,7 @@ MUTANTS = (
     ),
     Mutant(
         "workers that share weights with a plug-in",
-        "bench/setup.py",
+        "bench/plan/setup.py",
         "return classifier.copy() if apart else classifier.replica()",
         "return classifier.replica()",
         f"{GUARD_TESTS} -k workers",

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from steadymap.bench.baselines import Side
 from steadymap.bench.comparison import FAIL, INCONCLUSIVE, compare, differences
-from steadymap.bench.config import Plan, make_experiment, read_experiment
 from steadymap.bench.data.open import open_images
 from steadymap.bench.methods.controls import edge
 from steadymap.bench.methods.gradient import Batch
 from steadymap.bench.methods.registry import METHODS, Method
+from steadymap.bench.plan.plan import Plan, make_experiment, read_experiment
 from steadymap.bench.sides import measure_side
 from steadymap.bench.train import Recipe, train
 from steadymap.models import Classifier, load_classifier, make_classifier

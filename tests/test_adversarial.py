@@ -12,7 +12,6 @@ import torch
 from support import CLASSES, SIDE, conv_network, hook_counts, image_set, pick, random_images, seeded
 from torch import Tensor, nn
 
-from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import open_images
 from steadymap.bench.network.passes import count_passes, shared_pass
@@ -25,9 +24,10 @@ from steadymap.bench.perturbations.attack import (
     smoothed,
 )
 from steadymap.bench.perturbations.registry import PERTURBATIONS
+from steadymap.bench.plan.plan import ConfigError, Plan
+from steadymap.bench.plan.setup import prepare
 from steadymap.bench.planner import count, estimate, estimate_table
 from steadymap.bench.runner import measure, run
-from steadymap.bench.setup import prepare
 from steadymap.bench.views import ATTACK_PART
 from steadymap.models import Classifier, load_classifier, make_classifier
 

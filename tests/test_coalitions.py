@@ -28,7 +28,6 @@ from support import (
 )
 from torch import Tensor, nn
 
-from steadymap.bench.config import Plan
 from steadymap.bench.conformance import check_method
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.costs import method_costs
@@ -38,9 +37,10 @@ from steadymap.bench.methods.registry import Method, bind_method
 from steadymap.bench.methods.superpixels import BLUR, COMPACTNESS, superpixels
 from steadymap.bench.methods.surrogates import lime_coalitions
 from steadymap.bench.network.passes import count_passes
+from steadymap.bench.plan.plan import Plan
+from steadymap.bench.plan.setup import prepare
 from steadymap.bench.planner import count
 from steadymap.bench.runner import measure, run
-from steadymap.bench.setup import prepare
 from steadymap.models import Classifier, make_classifier
 
 IMAGES = random_images(3).double()

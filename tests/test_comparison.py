@@ -47,11 +47,11 @@ from steadymap.bench.comparison import (
     differences,
     timing_cases,
 )
-from steadymap.bench.config import ConfigError
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.margins import read_margins
+from steadymap.bench.plan.plan import ConfigError
+from steadymap.bench.plan.setup import recognising
 from steadymap.bench.records.schema import RECOGNISED
-from steadymap.bench.setup import recognising
 from steadymap.bench.verdict import (
     SUMMARY_BYTES,
     Verdict,

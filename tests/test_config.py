@@ -7,7 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steadymap.bench.config import (
+from steadymap.bench.methods.gradient import BASELINES
+from steadymap.bench.methods.registry import CONTROLS, DEFAULT_METHODS, METHODS, bind_method
+from steadymap.bench.perturbations.registry import DEFAULT_FAMILIES, PERTURBATIONS, Cell
+from steadymap.bench.plan.plan import (
     ConfigError,
     Experiment,
     Plan,
@@ -17,9 +20,6 @@ from steadymap.bench.config import (
     read_config,
     read_experiment,
 )
-from steadymap.bench.methods.gradient import BASELINES
-from steadymap.bench.methods.registry import CONTROLS, DEFAULT_METHODS, METHODS, bind_method
-from steadymap.bench.perturbations.registry import DEFAULT_FAMILIES, PERTURBATIONS, Cell
 from steadymap.metrics import METRICS
 
 

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from steadymap.bench import elsewhere
-from steadymap.bench.config import ConfigError
 from steadymap.bench.elsewhere import Parallel, read_parallel
+from steadymap.bench.plan.plan import ConfigError
 from steadymap.bench.shards import Outcome, Shard
 from steadymap.bench.store import read_run
 

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from steadymap.bench.calibration import UNINFORMATIVE
-from steadymap.bench.config import make_experiment, read_experiment
 from steadymap.bench.data.open import open_images
 from steadymap.bench.findings import Findings
+from steadymap.bench.plan.plan import make_experiment, read_experiment
 from steadymap.bench.runner import run
 from steadymap.models import load_classifier
 

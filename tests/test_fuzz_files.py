@@ -27,12 +27,12 @@ from safetensors.torch import save
 
 from steadymap.bench import ConfigError, DataError
 from steadymap.bench.baselines import Side, _seal, image_scores, read_side, write_side
-from steadymap.bench.config import make_experiment, read_config
 from steadymap.bench.core import plugins
 from steadymap.bench.core.plugins import PluginError, known_metrics
 from steadymap.bench.core.safe_csv import write_csv
 from steadymap.bench.findings import Findings
 from steadymap.bench.manifest import write_json
+from steadymap.bench.plan.plan import make_experiment, read_config
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.records.schema import SCHEMA
 from steadymap.bench.report import Shown, gallery_context, steps_drawing

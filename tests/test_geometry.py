@@ -13,7 +13,6 @@ from scipy.ndimage import affine_transform
 from support import CLASSES, SIDE, image_set, pick, random_images
 from torch import Tensor, nn
 
-from steadymap.bench.config import Plan
 from steadymap.bench.data.open import from_tensor
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.registry import Method
@@ -31,9 +30,10 @@ from steadymap.bench.perturbations.warp import (
     warped,
     warped_back,
 )
+from steadymap.bench.plan.plan import Plan
+from steadymap.bench.plan.setup import prepare, recognising
 from steadymap.bench.records.schema import RECOGNISED
 from steadymap.bench.runner import measure, run
-from steadymap.bench.setup import prepare, recognising
 from steadymap.metrics import METRICS, Maps, TensorMaps, evaluate
 from steadymap.metrics.single import area_average
 from steadymap.models import Classifier, make_classifier

@@ -15,7 +15,6 @@ import torch
 from support import CLASSES, SIDE, batch_of, conv_network, image_set, pick, random_images, seeded
 from torch import Tensor, nn
 
-from steadymap.bench.config import Plan
 from steadymap.bench.methods import gradient as attributions
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import Batch
@@ -25,6 +24,7 @@ from steadymap.bench.network.guard import SETTINGS, Guard, foreign, is_ours, lef
 from steadymap.bench.network.passes import Pass
 from steadymap.bench.perturbations import registry as perturbations_module
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
+from steadymap.bench.plan.plan import Plan
 from steadymap.bench.runner import run
 from steadymap.models import Classifier, ModelError, make_classifier
 
@@ -519,7 +519,9 @@ def test_maps_that_a_method_changes_afterwards_have_been_taken_before(
     add_method(monkeypatch, Method(reusing, "", ""))
     add_method(monkeypatch, Method(explained, "", ""), "fair")
     plan = PLAN.model_copy(update={"method": ("rude", "fair"), "metric": ("spearman",)})
-    monkeypatch.setattr("steadymap.bench.setup.images_at_once", lambda _classifier, _workers: 2)
+    monkeypatch.setattr(
+        "steadymap.bench.plan.setup.images_at_once", lambda _classifier, _workers: 2
+    )
     # Four images in parts of two, from the same buffer.
     found = run(classifier, image_set(4), plan)
     np.testing.assert_array_equal(
@@ -664,7 +666,7 @@ def test_an_attack_that_fails_costs_its_own_images(
     attack, reasons = ATTACKS[name]
     add_attack(monkeypatch, attack)
     # It is tried on one image before the run, where it must not fail.
-    monkeypatch.setattr("steadymap.bench.setup._refuse_attacks", lambda _setup: None)
+    monkeypatch.setattr("steadymap.bench.plan.setup._refuse_attacks", lambda _setup: None)
     found = run(classifier, image_set(), attack_plan(batch_size=batch_size))
     hit = pick(found, family="siege")
     for picture, reason in zip(image_set().pictures, reasons, strict=True):

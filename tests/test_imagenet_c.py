@@ -15,10 +15,10 @@ from support import CLASSES, SIDE, global_numpy_state, image_set, random_images
 from torch import Tensor
 
 from steadymap.bench.cli import main
-from steadymap.bench.config import ConfigError, Plan, make_experiment
 from steadymap.bench.perturbations.imagenet_c import CORRUPTIONS
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell, imagenet_c, perturb
-from steadymap.bench.setup import prepare
+from steadymap.bench.plan.plan import ConfigError, Plan, make_experiment
+from steadymap.bench.plan.setup import prepare
 from steadymap.models import Classifier
 
 IMAGE = random_images(1, 64)[0]

@@ -13,9 +13,9 @@ from support import CLASSES, SIDE, conv_network, image_set, seeded
 import steadymap.bench
 import steadymap.metrics
 import steadymap.models
-from steadymap.bench.config import Plan
 from steadymap.bench.ledger import Ledger, code_hash, draw_up, hash_of_modules
-from steadymap.bench.setup import prepare
+from steadymap.bench.plan.plan import Plan
+from steadymap.bench.plan.setup import prepare
 from steadymap.models import make_classifier
 
 PACKAGES = tuple(

@@ -17,7 +17,6 @@ from support import CLASSES, SIDE, conv_network, image_set, pick, seeded
 from torch import Tensor, nn
 
 from steadymap.bench import probes
-from steadymap.bench.config import Plan
 from steadymap.bench.data.open import from_tensor
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import Batch
@@ -25,8 +24,9 @@ from steadymap.bench.methods.registry import METHODS, Method
 from steadymap.bench.network.passes import is_out_of_memory
 from steadymap.bench.perturbations import registry as perturbations_module
 from steadymap.bench.perturbations.registry import PERTURBATIONS
+from steadymap.bench.plan.plan import Plan
+from steadymap.bench.plan.setup import prepare
 from steadymap.bench.runner import measure, run
-from steadymap.bench.setup import prepare
 from steadymap.bench.shards import Outcome
 from steadymap.metrics import METRICS, Maps
 from steadymap.models import Classifier, make_classifier
@@ -183,7 +183,7 @@ def test_in_an_attack(monkeypatch: pytest.MonkeyPatch, classifier: Classifier) -
 
     family = replace(PERTURBATIONS["adversarial"], attack=hungry_attack)
     monkeypatch.setitem(perturbations_module.PERTURBATIONS, "siege", family)
-    monkeypatch.setattr("steadymap.bench.setup._refuse_attacks", lambda _setup: None)
+    monkeypatch.setattr("steadymap.bench.plan.setup._refuse_attacks", lambda _setup: None)
     levels = {"siege": (0.01,), "bias": (0.1,)}
     plan = PLAN.model_copy(update={"family": ("siege", "bias"), "severity": levels})
     found = run(classifier, image_set(), plan)

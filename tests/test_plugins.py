@@ -23,7 +23,6 @@ from safetensors.numpy import load_file
 from support import COUNT, SIDE, image_set, pick, random_images
 from torch import Tensor
 
-from steadymap.bench.config import ConfigError, Plan, make_experiment
 from steadymap.bench.core import plugins
 from steadymap.bench.core.plugins import (
     METRIC_SHELF,
@@ -38,6 +37,7 @@ from steadymap.bench.findings import Findings
 from steadymap.bench.manifest import run_id
 from steadymap.bench.methods.registry import METHOD_SHELF, METHODS, bind_method
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS, Cell, attempt
+from steadymap.bench.plan.plan import ConfigError, Plan, make_experiment
 from steadymap.bench.records.schema import perturbed_images
 from steadymap.bench.runner import run
 from steadymap.bench.shards import INPUT_METRICS, STEPS

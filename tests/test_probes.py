@@ -36,7 +36,6 @@ from torch import Tensor, nn
 
 from steadymap.bench import probes
 from steadymap.bench.answer import answer
-from steadymap.bench.config import Plan
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import from_tensor
 from steadymap.bench.findings import Findings
@@ -47,10 +46,11 @@ from steadymap.bench.methods.paths import NestedPath
 from steadymap.bench.methods.registry import METHODS, Method, bind_method
 from steadymap.bench.network.passes import Pass, count_passes, shared_pass
 from steadymap.bench.perturbations.corruptions import gaussian_blur
+from steadymap.bench.plan.plan import Plan
+from steadymap.bench.plan.setup import prepare
 from steadymap.bench.planner import count, estimate
 from steadymap.bench.probes import PROBES_PART, grey_noise, neighbour
 from steadymap.bench.runner import measure, run
-from steadymap.bench.setup import prepare
 from steadymap.bench.tables import footnotes, tables
 from steadymap.metrics import METRICS, PROBES, Maps, Status, evaluate
 from steadymap.metrics.faithfulness import (

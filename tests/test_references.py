@@ -24,14 +24,15 @@ from support import (
 from torch import nn
 
 from steadymap.bench import references as references_module
-from steadymap.bench.blocks import batches, block_size, cut
-from steadymap.bench.config import Plan
 from steadymap.bench.data.open import from_tensor
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import BASELINES, Batch
 from steadymap.bench.methods.registry import bind_method
 from steadymap.bench.network.passes import count_passes
 from steadymap.bench.perturbations.registry import PERTURBATIONS
+from steadymap.bench.plan.blocks import batches, block_size, cut
+from steadymap.bench.plan.plan import Plan
+from steadymap.bench.plan.setup import prepare, recognising
 from steadymap.bench.planner import count
 from steadymap.bench.records.schema import (
     BATCH_OF_ONE,
@@ -47,7 +48,6 @@ from steadymap.bench.records.schema import (
 )
 from steadymap.bench.references import other_seed, randomised_twins
 from steadymap.bench.runner import measure, run
-from steadymap.bench.setup import prepare, recognising
 from steadymap.metrics import METRICS, Maps, evaluate
 from steadymap.models import Classifier, ModelError, make_classifier
 

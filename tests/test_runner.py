@@ -21,7 +21,6 @@ from support import (
 )
 from torch import Tensor, nn
 
-from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.data.decode import DataError
 from steadymap.bench.data.open import from_tensor
 from steadymap.bench.methods import registry as methods_module
@@ -29,9 +28,10 @@ from steadymap.bench.methods.gradient import BASELINES, Batch
 from steadymap.bench.methods.registry import METHODS, Method, bind_method
 from steadymap.bench.perturbations import registry as perturbations_module
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell, Perturbation, perturb
+from steadymap.bench.plan.plan import ConfigError, Plan
+from steadymap.bench.plan.setup import prepare
 from steadymap.bench.records.schema import SCHEMA, SCHEMA_VERSION
 from steadymap.bench.runner import run
-from steadymap.bench.setup import prepare
 from steadymap.metrics import METRICS, Maps, evaluate
 from steadymap.models import Classifier, make_classifier
 

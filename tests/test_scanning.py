@@ -23,7 +23,6 @@ from torch import Tensor
 from steadymap.bench import running, store
 from steadymap.bench.baselines import KEPT_METRICS, image_scores, read_side
 from steadymap.bench.calibration import calibrate
-from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.core.plugins import describe
 from steadymap.bench.curves import severity_curves
 from steadymap.bench.faults import whose_fault
@@ -32,6 +31,7 @@ from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import Batch
 from steadymap.bench.methods.registry import Method
 from steadymap.bench.perturbations.registry import PERTURBATIONS
+from steadymap.bench.plan.plan import ConfigError, Plan
 from steadymap.bench.ranks import rank_methods
 from steadymap.bench.records import scan as scanning
 from steadymap.bench.records.scan import COLUMNS, PAIR, Scan, as_scan, scan_run

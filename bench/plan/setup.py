@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steadymap.bench.blocks import ON_GPU, batches, block_size
-from steadymap.bench.config import ConfigError, Plan
 from steadymap.bench.core.plugins import MESSAGE_LENGTH, METRIC_SHELF, one_line
 from steadymap.bench.data.decode import DataError
 from steadymap.bench.data.open import ImageSet
@@ -18,6 +16,8 @@ from steadymap.bench.network.guard import foreign, is_ours
 from steadymap.bench.network.passes import images_at_once
 from steadymap.bench.perturbations.attack import differentiable_twice, smoothed
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, Cell, draw_of
+from steadymap.bench.plan.blocks import ON_GPU, batches, block_size
+from steadymap.bench.plan.plan import ConfigError, Plan
 from steadymap.bench.probes import wanted
 from steadymap.bench.references import data_references, views_beside
 from steadymap.metrics import PROBES, Metric

@@ -1,0 +1,1 @@
+"""What a run consists of, before anything is computed."""
