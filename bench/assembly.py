@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from steadymap.bench.core.safe_csv import csv_text
 from steadymap.bench.ledger import Ledger
+from steadymap.bench.measure.nulls import NUMERIC
+from steadymap.bench.measure.shard import recorded_as
 from steadymap.bench.parts import About, Kept, Part, read_records, write_whole
 from steadymap.bench.perturbations.registry import Cell
 from steadymap.bench.records.schema import INPUT, REFERENCES, SCHEMA, Source, with_source
-from steadymap.bench.references import NUMERIC
-from steadymap.bench.shards import recorded_as
 
 # Rows of a group of the file: what a reader holds at a time.
 ROWS_TOGETHER = 1 << 17

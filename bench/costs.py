@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from steadymap.bench.measure.view import SHARED
 from steadymap.bench.records.schema import CLEAN, REFERENCES
 from steadymap.bench.store import TIMINGS, read_csv
-from steadymap.bench.views import SHARED
 
 COLUMNS = ["method", "milliseconds", "passes", "shared", "forward_only"]
 

@@ -29,11 +29,11 @@ from steadymap.bench.data.masks import with_masks
 from steadymap.bench.data.open import Picture, open_images
 from steadymap.bench.ledger import Ledger, draw_up, not_the_same
 from steadymap.bench.manifest import machine
+from steadymap.bench.measure.runner import crew, surroundings
+from steadymap.bench.measure.shard import Outcome, Shard, failed, measure_shard
+from steadymap.bench.measure.view import Worker
 from steadymap.bench.plan.plan import MOST_THREADS, ConfigError, Experiment
 from steadymap.bench.plan.setup import Setup, prepare
-from steadymap.bench.runner import crew, surroundings
-from steadymap.bench.shards import Outcome, Shard, failed, measure_shard
-from steadymap.bench.views import Worker
 
 # How often a shard is tried whose worker died.
 TRIES = 3

@@ -16,10 +16,10 @@ from steadymap.bench.core.names import file_name
 from steadymap.bench.core.plugins import known_metrics
 from steadymap.bench.core.safe_csv import write_csv
 from steadymap.bench.faults import whose_fault
+from steadymap.bench.measure.shard import STEPS
 from steadymap.bench.ranks import difference_figure, rank_methods, save_diagram
 from steadymap.bench.records.scan import Scan, as_scan
 from steadymap.bench.records.schema import CLEAN, INPUT, NULLS, RECOGNISED, REFERENCES
-from steadymap.bench.shards import STEPS
 from steadymap.bench.store import refuse_links
 from steadymap.bench.summary import full_summary
 from steadymap.metrics import METRICS, PROBES, Metric

@@ -16,9 +16,9 @@ from steadymap.bench.assembly import providers
 from steadymap.bench.core.names import file_name
 from steadymap.bench.core.safe_csv import csv_text
 from steadymap.bench.ledger import Ledger
+from steadymap.bench.measure.nulls import CLEAN_CELL
+from steadymap.bench.measure.shard import Outcome
 from steadymap.bench.parts import Kept, make_folder, write_whole
-from steadymap.bench.references import CLEAN_CELL
-from steadymap.bench.shards import Outcome
 
 IMAGES = "images"
 MASKS = "masks"

@@ -26,13 +26,13 @@ import steadymap.metrics
 import steadymap.models
 from steadymap.bench.core.plugins import METRIC_SHELF, MODEL_SHELF, Shelf
 from steadymap.bench.manifest import PACKAGES
+from steadymap.bench.measure.nulls import BESIDE, CLEAN_CELL, NUMERIC
+from steadymap.bench.measure.shard import Shard, numeric_images
 from steadymap.bench.methods.registry import METHOD_SHELF
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, Cell
 from steadymap.bench.plan.plan import ConfigError
 from steadymap.bench.plan.setup import Setup
 from steadymap.bench.records.schema import INPUT, SCHEMA_VERSION
-from steadymap.bench.references import BESIDE, CLEAN_CELL, NUMERIC
-from steadymap.bench.shards import Shard, numeric_images
 
 NAME_LENGTH = 32
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pandas as pd
 from torch import Tensor
 
-from steadymap.bench import runner
 from steadymap.bench.data.open import ImageSet
+from steadymap.bench.measure import runner
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.report import fragment
 from steadymap.models import Classifier

@@ -35,14 +35,14 @@ from steadymap.bench.elsewhere import Parallel, read_parallel
 from steadymap.bench.findings import Findings
 from steadymap.bench.ledger import draw_up, not_the_same
 from steadymap.bench.manifest import completed, git_state, make_manifest, peak_memory, run_id
+from steadymap.bench.measure.estimate import count, estimate, estimate_table
+from steadymap.bench.measure.shard import map_count
 from steadymap.bench.network.passes import is_small
 from steadymap.bench.parts import LOCK, kept, make_folder, only_writer
 from steadymap.bench.plan.plan import ConfigError, Experiment
 from steadymap.bench.plan.setup import Setup, prepare
-from steadymap.bench.planner import count, estimate, estimate_table
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.reporting import write_report
-from steadymap.bench.shards import map_count
 from steadymap.bench.tables import footnotes, tables
 from steadymap.bench.witnesses import keep_witnesses
 from steadymap.bench.work import Work, interruptible, result_of, summarising

@@ -19,6 +19,10 @@ from steadymap.bench.core.names import without_steps
 from steadymap.bench.core.plugins import known_metrics
 from steadymap.bench.core.safe_csv import write_csv
 from steadymap.bench.data.open import ImageSet
+from steadymap.bench.measure.nulls import CLEAN_CELL
+from steadymap.bench.measure.runner import measure
+from steadymap.bench.measure.shard import Outcome
+from steadymap.bench.measure.view import Explained, explained
 from steadymap.bench.methods.gradient import Batch
 from steadymap.bench.methods.registry import BoundMethod
 from steadymap.bench.network.passes import is_small
@@ -29,11 +33,7 @@ from steadymap.bench.plan.plan import ConfigError
 from steadymap.bench.plan.setup import Setup, prepare
 from steadymap.bench.records.scan import Scan, as_scan
 from steadymap.bench.records.schema import CLEAN, OVERALL, REFERENCES
-from steadymap.bench.references import CLEAN_CELL
-from steadymap.bench.runner import measure
-from steadymap.bench.shards import Outcome
 from steadymap.bench.store import read_csv, refuse_links
-from steadymap.bench.views import Explained, explained
 from steadymap.metrics import Metric
 from steadymap.models import Classifier
 

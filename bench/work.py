@@ -20,13 +20,13 @@ from steadymap.bench.elsewhere import Blueprint, Parallel, in_processes, threads
 from steadymap.bench.keeping import write_part_maps
 from steadymap.bench.ledger import Ledger
 from steadymap.bench.manifest import Result, machine
+from steadymap.bench.measure.runner import in_threads
+from steadymap.bench.measure.shard import Outcome, Shard, map_count, recorded_as, within_memory
 from steadymap.bench.parts import PARTS, About, kept, part_name, timing_rows, write_part
 from steadymap.bench.perturbations.registry import Cell
 from steadymap.bench.plan.plan import Experiment
 from steadymap.bench.plan.setup import Setup
 from steadymap.bench.records.schema import INPUT, to_part
-from steadymap.bench.runner import in_threads
-from steadymap.bench.shards import Outcome, Shard, map_count, recorded_as, within_memory
 from steadymap.metrics import Status
 
 # Called with the number of maps just made; and what says that no shard is to be begun.

@@ -126,7 +126,7 @@ MUTANTS = (
     ),
     Mutant(
         "views that forget their clean images",
-        "bench/views.py",
+        "bench/measure/view.py",
         "clean=None if shown.clean is None else _standing_in(shown.clean, refused),",
         "clean=None,",
         f"{COALITION_TESTS} -k every_view",
@@ -140,7 +140,7 @@ MUTANTS = (
     ),
     Mutant(
         "a plug-in's batch is everybody's",
-        "bench/views.py",
+        "bench/measure/view.py",
         "one.clone() for name, one in vars(given)",
         "one for name, one in vars(given)",
         f"{GUARD_TESTS} -k nobody_else_sees",
@@ -203,7 +203,7 @@ MUTANTS = (
     ),
     Mutant(
         "forward passes that the plan forgets",
-        "bench/planner.py",
+        "bench/measure/estimate.py",
         "forward = views + apart + views * sum(method.forward_only(size) for method in alone)",
         "forward = views + apart",
         f"{COALITION_TESTS} -k beforehand",
@@ -361,7 +361,7 @@ MUTANTS = (
     ),
     Mutant(
         "maps upsampled before they are ranked",
-        "bench/views.py",
+        "bench/measure/view.py",
         "    attributions = attributions.detach().float()\n",
         "    attributions = torch.nn.functional.interpolate(\n"
         '        attributions.detach().float(), scale_factor=2, mode="bilinear"\n    )\n',
@@ -481,14 +481,14 @@ MUTANTS = (
     ),
     Mutant(
         "the baseline of the clean image for all views",
-        "bench/views.py",
+        "bench/measure/view.py",
         "view.cell if start.of_image else None",
         "None",
         "tests/test_starts.py",
     ),
     Mutant(
         "networks traced while others run",
-        "bench/runner.py",
+        "bench/measure/runner.py",
         "            method.method.inapplicable(own)\n",
         "            pass\n",
         "tests/test_backprop.py -k traced",
@@ -496,21 +496,21 @@ MUTANTS = (
     # The run.
     Mutant(
         "each map explains its own prediction",
-        "bench/shards.py",
+        "bench/measure/shard.py",
         "targets = taking.clean_view.batch.targets if taking.clean_view else None",
         "targets = None",
         "tests/test_runner.py",
     ),
     Mutant(
         "the network is not told of the compensated shift",
-        "bench/views.py",
+        "bench/measure/view.py",
         "if family is not None and family.compensated:",
         "if family is not None and family.compensated and not shown:",
         "tests/test_runner.py",
     ),
     Mutant(
         "completeness held against the perturbed logit alone",
-        "bench/views.py",
+        "bench/measure/view.py",
         "view.logits.double() - worker.baseline_logits[key].double()",
         "view.logits.double()",
         "tests/test_runner.py",
@@ -574,7 +574,7 @@ MUTANTS = (
     ),
     Mutant(
         "an image held against itself",
-        "bench/references.py",
+        "bench/measure/nulls.py",
         "for one in block if one != image_id)",
         "for one in block)",
         REFERENCE_TESTS,
@@ -588,28 +588,28 @@ MUTANTS = (
     ),
     Mutant(
         "one randomised network for all draws",
-        "bench/references.py",
+        "bench/measure/nulls.py",
         "generator(seed, RANDOM_NETWORK, draw)",
         "generator(seed, RANDOM_NETWORK)",
         REFERENCE_TESTS,
     ),
     Mutant(
         "the randomised network explains what it predicts itself",
-        "bench/references.py",
+        "bench/measure/nulls.py",
         "yield _all_methods(twin, _reshown(view, cell), view.batch.targets, advance)",
         "yield _all_methods(twin, _reshown(view, cell), None, advance)",
         REFERENCE_TESTS,
     ),
     Mutant(
         "the other seed is the run's own",
-        "bench/references.py",
+        "bench/measure/nulls.py",
         "batch=replace(view.batch, seed=other_seed(seed, draw)),",
         "batch=view.batch,",
         REFERENCE_TESTS,
     ),
     Mutant(
         "float64 computed in float32",
-        "bench/references.py",
+        "bench/measure/nulls.py",
         "ways = [(FLOAT64, device, torch.float64)]",
         "ways = [(FLOAT64, device, torch.float32)]",
         REFERENCE_TESTS,

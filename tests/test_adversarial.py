@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import open_images
+from steadymap.bench.measure.estimate import count, estimate, estimate_table
+from steadymap.bench.measure.runner import measure, run
+from steadymap.bench.measure.view import ATTACK_PART
 from steadymap.bench.network.passes import count_passes, shared_pass
 from steadymap.bench.perturbations import attack as adversarial
 from steadymap.bench.perturbations.attack import (
@@ -26,9 +29,6 @@ from steadymap.bench.perturbations.attack import (
 from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.plan.plan import ConfigError, Plan
 from steadymap.bench.plan.setup import prepare
-from steadymap.bench.planner import count, estimate, estimate_table
-from steadymap.bench.runner import measure, run
-from steadymap.bench.views import ATTACK_PART
 from steadymap.models import Classifier, load_classifier, make_classifier
 
 PLAN = Plan(

@@ -21,12 +21,12 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from steadymap.bench.conformance import CHECKS, Subject
+from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import backprop
 from steadymap.bench.methods.backprop import lacks_differences, lacks_relu, lacks_shares
 from steadymap.bench.methods.registry import METHODS, bind_method
 from steadymap.bench.network.graph import UntraceableError, rewritten, structure
 from steadymap.bench.plan.plan import Plan
-from steadymap.bench.runner import run
 from steadymap.models import Classifier, Normalization, load_classifier, make_classifier
 
 IMAGES = random_images(3).double()

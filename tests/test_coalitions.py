@@ -31,6 +31,8 @@ from torch import Tensor, nn
 from steadymap.bench.conformance import check_method
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.costs import method_costs
+from steadymap.bench.measure.estimate import count
+from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import BASELINES, Batch
 from steadymap.bench.methods.registry import Method, bind_method
@@ -39,8 +41,6 @@ from steadymap.bench.methods.surrogates import lime_coalitions
 from steadymap.bench.network.passes import count_passes
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
-from steadymap.bench.planner import count
-from steadymap.bench.runner import measure, run
 from steadymap.models import Classifier, make_classifier
 
 IMAGES = random_images(3).double()

@@ -17,8 +17,8 @@ import yaml
 
 from steadymap.bench import elsewhere
 from steadymap.bench.elsewhere import Parallel, read_parallel
+from steadymap.bench.measure.shard import Outcome, Shard
 from steadymap.bench.plan.plan import ConfigError
-from steadymap.bench.shards import Outcome, Shard
 from steadymap.bench.store import read_run
 
 SCRIPT = str(Path(sys.executable).parent / "steadymap")

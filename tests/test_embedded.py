@@ -8,8 +8,8 @@ import pytest
 from steadymap.bench.calibration import UNINFORMATIVE
 from steadymap.bench.data.open import open_images
 from steadymap.bench.findings import Findings
+from steadymap.bench.measure.runner import run
 from steadymap.bench.plan.plan import make_experiment, read_experiment
-from steadymap.bench.runner import run
 from steadymap.models import load_classifier
 
 # Fewer of everything, of each kind there is.

@@ -19,10 +19,10 @@ import pytest
 from PIL import Image
 
 from steadymap.bench import cli, parts, store
+from steadymap.bench.measure.shard import Shard
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import Batch
 from steadymap.bench.methods.registry import METHODS, Method
-from steadymap.bench.shards import Shard
 from steadymap.bench.store import read_run
 from steadymap.bench.work import Watch, Work
 from steadymap.models import Classifier
@@ -217,7 +217,7 @@ def test_merging_again_takes_what_is_better(
     """A shard of nothing but errors has the name of the one that replaces it."""
     assert steadymap(*RUN, "--output", "a", "--shard", "1/2") == 0
     with monkeypatch.context() as patch:
-        patch.setattr("steadymap.bench.shards._measure", lambda *_given, **_named: 1 / 0)
+        patch.setattr("steadymap.bench.measure.shard._measure", lambda *_given, **_named: 1 / 0)
         assert steadymap(*RUN, "--output", "b", "--shard", "2/2") == 0
     assert steadymap("merge", "a", "b", "--output", "both") == 3
     lost = table("both")

@@ -27,6 +27,10 @@ from support import (
 from torch import Tensor, nn
 
 from steadymap.bench.manifest import peak_memory
+from steadymap.bench.measure.estimate import count, estimate
+from steadymap.bench.measure.runner import measure, run
+from steadymap.bench.measure.shard import Outcome, ahead
+from steadymap.bench.measure.view import BASELINE_PART, METRICS_PART, SHARED
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import Batch
 from steadymap.bench.methods.paths import NestedPath, Path, points_at
@@ -34,10 +38,6 @@ from steadymap.bench.methods.registry import METHODS, Method
 from steadymap.bench.network.passes import activation_bytes, count_passes
 from steadymap.bench.plan.plan import ConfigError, Plan, make_experiment
 from steadymap.bench.plan.setup import prepare
-from steadymap.bench.planner import count, estimate
-from steadymap.bench.runner import measure, run
-from steadymap.bench.shards import Outcome, ahead
-from steadymap.bench.views import BASELINE_PART, METRICS_PART, SHARED
 from steadymap.models import Classifier, ModelError, make_classifier
 
 PLAN = Plan(

@@ -14,6 +14,7 @@ from support import CLASSES, SIDE, image_set, pick, random_images
 from torch import Tensor, nn
 
 from steadymap.bench.data.open import from_tensor
+from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.registry import Method
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell, perturb
@@ -33,7 +34,6 @@ from steadymap.bench.perturbations.warp import (
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare, recognising
 from steadymap.bench.records.schema import RECOGNISED
-from steadymap.bench.runner import measure, run
 from steadymap.metrics import METRICS, Maps, TensorMaps, evaluate
 from steadymap.metrics.single import area_average
 from steadymap.models import Classifier, make_classifier

@@ -15,6 +15,7 @@ import torch
 from support import CLASSES, SIDE, batch_of, conv_network, image_set, pick, random_images, seeded
 from torch import Tensor, nn
 
+from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import gradient as attributions
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import Batch
@@ -25,7 +26,6 @@ from steadymap.bench.network.passes import Pass
 from steadymap.bench.perturbations import registry as perturbations_module
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
 from steadymap.bench.plan.plan import Plan
-from steadymap.bench.runner import run
 from steadymap.models import Classifier, ModelError, make_classifier
 
 BESIDE = ("gradient", "integrated_gradients:baseline=black,steps=4", "grad_cam")
@@ -331,7 +331,7 @@ def test_one_of_ours_that_changed_the_network_would_end_the_run(
         classifier.module.network.get_parameter("0.weight").data.add_(1)
         return explained(classifier, batch)
 
-    monkeypatch.setattr("steadymap.bench.views.foreign", lambda _method: False)
+    monkeypatch.setattr("steadymap.bench.measure.view.foreign", lambda _method: False)
     add_method(monkeypatch, Method(faulty, "", ""))
     plan = PLAN.model_copy(update={"method": ("rude",), "nulls": 0, "metric": ("spearman",)})
     with pytest.raises(ModelError, match=r"normed changed while .* others: weight 0.weight;"):

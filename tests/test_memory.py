@@ -16,8 +16,10 @@ import torch
 from support import CLASSES, SIDE, conv_network, image_set, pick, seeded
 from torch import Tensor, nn
 
-from steadymap.bench import probes
 from steadymap.bench.data.open import from_tensor
+from steadymap.bench.measure import probes
+from steadymap.bench.measure.runner import measure, run
+from steadymap.bench.measure.shard import Outcome
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import Batch
 from steadymap.bench.methods.registry import METHODS, Method
@@ -26,8 +28,6 @@ from steadymap.bench.perturbations import registry as perturbations_module
 from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
-from steadymap.bench.runner import measure, run
-from steadymap.bench.shards import Outcome
 from steadymap.metrics import METRICS, Maps
 from steadymap.models import Classifier, make_classifier
 

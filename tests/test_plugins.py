@@ -35,12 +35,12 @@ from steadymap.bench.core.plugins import (
 )
 from steadymap.bench.findings import Findings
 from steadymap.bench.manifest import run_id
+from steadymap.bench.measure.runner import run
+from steadymap.bench.measure.shard import INPUT_METRICS, STEPS
 from steadymap.bench.methods.registry import METHOD_SHELF, METHODS, bind_method
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS, Cell, attempt
 from steadymap.bench.plan.plan import ConfigError, Plan, make_experiment
 from steadymap.bench.records.schema import perturbed_images
-from steadymap.bench.runner import run
-from steadymap.bench.shards import INPUT_METRICS, STEPS
 from steadymap.bench.store import read_run
 from steadymap.bench.tables import footnotes, tables
 from steadymap.metrics import METRICS, Maps, Metric, TensorMaps, evaluate

@@ -34,12 +34,15 @@ from support import (
 )
 from torch import Tensor, nn
 
-from steadymap.bench import probes
 from steadymap.bench.answer import answer
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import from_tensor
 from steadymap.bench.findings import Findings
 from steadymap.bench.manifest import run_id
+from steadymap.bench.measure import probes
+from steadymap.bench.measure.estimate import count, estimate
+from steadymap.bench.measure.probes import PROBES_PART, grey_noise, neighbour
+from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import Batch
 from steadymap.bench.methods.paths import NestedPath
@@ -48,9 +51,6 @@ from steadymap.bench.network.passes import Pass, count_passes, shared_pass
 from steadymap.bench.perturbations.corruptions import gaussian_blur
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
-from steadymap.bench.planner import count, estimate
-from steadymap.bench.probes import PROBES_PART, grey_noise, neighbour
-from steadymap.bench.runner import measure, run
 from steadymap.bench.tables import footnotes, tables
 from steadymap.metrics import METRICS, PROBES, Maps, Status, evaluate
 from steadymap.metrics.faithfulness import (
@@ -731,7 +731,7 @@ def test_memory_that_runs_out_halves_what_goes_at_once(
             raise torch.OutOfMemoryError("full")
         return shared_pass(*arguments)
 
-    monkeypatch.setattr("steadymap.bench.views.shared_pass", scarce)
+    monkeypatch.setattr("steadymap.bench.measure.view.shared_pass", scarce)
     plan = PLAN.model_copy(update={"metric": ("infidelity", "deletion")})
     setup = prepare(classifier, image_set(), plan)
     (outcome,) = measure(setup, lambda _count: None)

@@ -23,8 +23,11 @@ from support import (
 )
 from torch import nn
 
-from steadymap.bench import references as references_module
 from steadymap.bench.data.open import from_tensor
+from steadymap.bench.measure import nulls as references_module
+from steadymap.bench.measure.estimate import count
+from steadymap.bench.measure.nulls import other_seed, randomised_twins
+from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import BASELINES, Batch
 from steadymap.bench.methods.registry import bind_method
@@ -33,7 +36,6 @@ from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.plan.blocks import batches, block_size, cut
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare, recognising
-from steadymap.bench.planner import count
 from steadymap.bench.records.schema import (
     BATCH_OF_ONE,
     CLEAN,
@@ -46,8 +48,6 @@ from steadymap.bench.records.schema import (
     REFERENCES,
     ROUNDED,
 )
-from steadymap.bench.references import other_seed, randomised_twins
-from steadymap.bench.runner import measure, run
 from steadymap.metrics import METRICS, Maps, evaluate
 from steadymap.models import Classifier, ModelError, make_classifier
 

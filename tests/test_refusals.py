@@ -11,9 +11,9 @@ import torch
 from support import CLASSES, COUNT, SIDE, conv_network, image_set, linear_network, pick, seeded
 from torch import Tensor, nn
 
+from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
-from steadymap.bench.runner import measure, run
 from steadymap.metrics import METRICS
 from steadymap.models import Classifier, ModelError, make_classifier
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from steadymap.bench.data.decode import DataError
 from steadymap.bench.data.open import from_tensor
+from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import BASELINES, Batch
 from steadymap.bench.methods.registry import METHODS, Method, bind_method
@@ -31,7 +32,6 @@ from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell, Perturba
 from steadymap.bench.plan.plan import ConfigError, Plan
 from steadymap.bench.plan.setup import prepare
 from steadymap.bench.records.schema import SCHEMA, SCHEMA_VERSION
-from steadymap.bench.runner import run
 from steadymap.metrics import METRICS, Maps, evaluate
 from steadymap.models import Classifier, make_classifier
 

@@ -27,6 +27,7 @@ from steadymap.bench.core.plugins import describe
 from steadymap.bench.curves import severity_curves
 from steadymap.bench.faults import whose_fault
 from steadymap.bench.findings import Findings
+from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import Batch
 from steadymap.bench.methods.registry import Method
@@ -37,7 +38,6 @@ from steadymap.bench.records import scan as scanning
 from steadymap.bench.records.scan import COLUMNS, PAIR, Scan, as_scan, scan_run
 from steadymap.bench.records.schema import NULLS, SCHEMA, perturbed_images
 from steadymap.bench.report import Shown, curves_of, render
-from steadymap.bench.runner import run
 from steadymap.bench.store import RECORDS, read_run
 from steadymap.bench.summary import full_summary, intervals
 from steadymap.bench.witnesses import choose_witnesses

@@ -19,15 +19,15 @@ from steadymap.bench.conformance import CHECKS, Subject
 from steadymap.bench.conformance import batch_of as known_batch
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import ImageSet
+from steadymap.bench.measure.estimate import count
+from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods.gradient import BASELINES, NOISY_BASELINE, Batch
 from steadymap.bench.methods.registry import bind_method
 from steadymap.bench.network.passes import count_passes
 from steadymap.bench.perturbations.registry import Cell, perturb
 from steadymap.bench.plan.plan import ConfigError, Plan
 from steadymap.bench.plan.setup import prepare
-from steadymap.bench.planner import count
 from steadymap.bench.records.schema import FLOAT64
-from steadymap.bench.runner import measure, run
 from steadymap.bench.witnesses import completeness_by_steps
 from steadymap.models import Classifier
 

@@ -18,12 +18,10 @@ from rich.console import Console
 from support import CLASSES, SIDE, linear_network, random_images, seeded
 from torch import Tensor
 
-from steadymap.bench import timing
 from steadymap.bench.data.open import from_tensor
 from steadymap.bench.manifest import fingerprint, machine, peak_memory
-from steadymap.bench.methods.gradient import Batch
-from steadymap.bench.methods.registry import METHODS, BoundMethod, Method
-from steadymap.bench.timing import (
+from steadymap.bench.measure import timing
+from steadymap.bench.measure.timing import (
     Agreement,
     Course,
     Stopwatch,
@@ -38,6 +36,8 @@ from steadymap.bench.timing import (
     timing_notes,
     timing_table,
 )
+from steadymap.bench.methods.gradient import Batch
+from steadymap.bench.methods.registry import METHODS, BoundMethod, Method
 from steadymap.models import Classifier, make_classifier
 
 SPECS = ("gradient", "integrated_gradients:baseline=black,steps=3", "grad_cam:relu=true")

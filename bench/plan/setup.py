@@ -11,6 +11,8 @@ from torch import Tensor
 from steadymap.bench.core.plugins import MESSAGE_LENGTH, METRIC_SHELF, one_line
 from steadymap.bench.data.decode import DataError
 from steadymap.bench.data.open import ImageSet
+from steadymap.bench.measure.nulls import data_references, views_beside
+from steadymap.bench.measure.probes import wanted
 from steadymap.bench.methods.registry import BoundMethod
 from steadymap.bench.network.guard import foreign, is_ours
 from steadymap.bench.network.passes import images_at_once
@@ -18,8 +20,6 @@ from steadymap.bench.perturbations.attack import differentiable_twice, smoothed
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, Cell, draw_of
 from steadymap.bench.plan.blocks import ON_GPU, batches, block_size
 from steadymap.bench.plan.plan import ConfigError, Plan
-from steadymap.bench.probes import wanted
-from steadymap.bench.references import data_references, views_beside
 from steadymap.metrics import PROBES, Metric
 from steadymap.metrics.neighbours import NEIGHBOURS
 from steadymap.models import Classifier

@@ -16,11 +16,8 @@ from torch import Tensor
 
 from steadymap.bench.core.plugins import one_line
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.methods.registry import BoundMethod
-from steadymap.bench.network.passes import Read, is_out_of_memory
-from steadymap.bench.perturbations.corruptions import gaussian_blur
-from steadymap.bench.references import CLEAN_CELL, predictions
-from steadymap.bench.views import (
+from steadymap.bench.measure.nulls import CLEAN_CELL, predictions
+from steadymap.bench.measure.view import (
     Explained,
     Failure,
     Shown,
@@ -30,6 +27,9 @@ from steadymap.bench.views import (
     look,
     same_size,
 )
+from steadymap.bench.methods.registry import BoundMethod
+from steadymap.bench.network.passes import Read, is_out_of_memory
+from steadymap.bench.perturbations.corruptions import gaussian_blur
 from steadymap.metrics import PROBES, Evidence, Maps, Metric, Scores, Status, TensorMaps, evaluate
 from steadymap.metrics.faithfulness import (
     BLUR_SHARE,

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from steadymap.bench.data.open import ImageSet, from_tensor
 from steadymap.bench.manifest import run_id
+from steadymap.bench.measure.nulls import randomised_twins
+from steadymap.bench.measure.shard import Outcome, Shard, measure_shard, whole
+from steadymap.bench.measure.view import Worker
 from steadymap.bench.perturbations.attack import differentiable_twice
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import Setup, prepare
 from steadymap.bench.records.schema import Source, to_frame, to_part, with_source
-from steadymap.bench.references import randomised_twins
-from steadymap.bench.shards import Outcome, Shard, measure_shard, whole
-from steadymap.bench.views import Worker
 from steadymap.models import Classifier
 
 

@@ -17,6 +17,16 @@ from torch import Tensor
 from steadymap.bench.core.plugins import MESSAGE_LENGTH
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import ImageSet
+from steadymap.bench.measure.view import (
+    Explained,
+    Failure,
+    Shown,
+    View,
+    Worker,
+    explain,
+    explained,
+    look,
+)
 from steadymap.bench.methods.registry import BoundMethod
 from steadymap.bench.network.passes import LIKE_A_CPU, free_memory
 from steadymap.bench.perturbations.registry import Cell
@@ -31,7 +41,6 @@ from steadymap.bench.records.schema import (
     RANDOM_NETWORK,
     ROUNDED,
 )
-from steadymap.bench.views import Explained, Failure, Shown, View, Worker, explain, explained, look
 from steadymap.metrics import Status
 from steadymap.models import Classifier
 

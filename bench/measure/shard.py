@@ -12,26 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steadymap.bench.alignment import Compared, in_place
 from steadymap.bench.core.plugins import one_line
 from steadymap.bench.data.open import Picture
-from steadymap.bench.methods.registry import BoundMethod
-from steadymap.bench.perturbations.registry import FAMILY_SHELF, Cell, attempt
-from steadymap.bench.plan.blocks import block_size
-from steadymap.bench.plan.setup import Setup, recognising
-from steadymap.bench.probes import Subject, probe, reads, wanted
-from steadymap.bench.records.schema import (
-    BATCH_OF_ONE,
-    INPUT,
-    NULLS,
-    OTHER_IMAGE,
-    OTHER_SEED,
-    RANDOM_NETWORK,
-    RECOGNISED,
-    REFERENCES,
-    Record,
-)
-from steadymap.bench.references import (
+from steadymap.bench.measure.nulls import (
     BESIDE,
     CLEAN_CELL,
     NUMERIC,
@@ -45,7 +28,9 @@ from steadymap.bench.references import (
     references,
     show,
 )
-from steadymap.bench.views import (
+from steadymap.bench.measure.probes import Subject, probe, reads, wanted
+from steadymap.bench.measure.scores import Compared, in_place
+from steadymap.bench.measure.view import (
     METRICS_PART,
     Adaptive,
     Explained,
@@ -62,6 +47,21 @@ from steadymap.bench.views import (
     recognised,
     same_size,
     score,
+)
+from steadymap.bench.methods.registry import BoundMethod
+from steadymap.bench.perturbations.registry import FAMILY_SHELF, Cell, attempt
+from steadymap.bench.plan.blocks import block_size
+from steadymap.bench.plan.setup import Setup, recognising
+from steadymap.bench.records.schema import (
+    BATCH_OF_ONE,
+    INPUT,
+    NULLS,
+    OTHER_IMAGE,
+    OTHER_SEED,
+    RANDOM_NETWORK,
+    RECOGNISED,
+    REFERENCES,
+    Record,
 )
 from steadymap.metrics import PROBES, Maps, Metric, Scores, Status, TensorMaps
 from steadymap.metrics.maps import Array

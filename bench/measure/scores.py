@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from steadymap.bench.measure.view import Explained, Failure
 from steadymap.bench.perturbations.warp import Warp, in_common, maps_back, maps_inside, masks_inside
-from steadymap.bench.views import Explained, Failure
 from steadymap.metrics import Maps, Status, TensorMaps
 from steadymap.metrics.maps import Array
 

@@ -1,0 +1,1 @@
+"""One shard: views, maps, nulls, scores."""
