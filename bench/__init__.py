@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from steadymap.bench.notebook import run
     from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
     from steadymap.bench.plan.plan import ConfigError, Experiment, Plan
-    from steadymap.bench.store import read_run
+    from steadymap.bench.runs.folder import read_run
     from steadymap.bench.summary import full_summary, summarise
 
 __version__ = version("steadymap")
@@ -38,7 +38,7 @@ _HOMES = {
     "from_tensor": "data.open",
     "full_summary": "summary",
     "open_images": "data.open",
-    "read_run": "store",
+    "read_run": "runs.folder",
     "run": "notebook",
     "summarise": "summary",
 }

@@ -17,14 +17,14 @@ from steadymap.bench.core.names import is_component, nearest
 from steadymap.bench.core.plugins import known_metrics
 from steadymap.bench.core.safe_csv import csv_text, parse_csv
 from steadymap.bench.costs import seconds_by_part
-from steadymap.bench.manifest import fingerprint, write_json
 from steadymap.bench.measure.view import SHARED
-from steadymap.bench.parts import make_folder
 from steadymap.bench.plan.plan import ConfigError
 from steadymap.bench.records.manifest_schema import misshapen
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.records.schema import INPUT, RECOGNISED, REFERENCES, SCHEMA_VERSION
-from steadymap.bench.store import MANIFEST, RECORDS, finished, refuse_links
+from steadymap.bench.runs.folder import MANIFEST, RECORDS, finished, refuse_links
+from steadymap.bench.runs.manifest import fingerprint, write_json
+from steadymap.bench.runs.shard_files import make_folder
 from steadymap.metrics import Metric, Status
 
 BASELINES_FOLDER = Path("results") / "baselines"

@@ -34,7 +34,6 @@ from steadymap.bench.data.masks import MASKS
 from steadymap.bench.data.open import DATA_FORMS, SPLITS, open_images
 from steadymap.bench.doctor import doctor_command
 from steadymap.bench.gating import baseline_app, compare_command, gate_command
-from steadymap.bench.manifest import machine, write_json
 from steadymap.bench.measure.shard import INPUT_METRICS
 from steadymap.bench.measure.timing import (
     Course,
@@ -47,7 +46,6 @@ from steadymap.bench.measure.timing import (
 )
 from steadymap.bench.methods.gradient import BASELINES
 from steadymap.bench.methods.registry import METHOD_SHELF, METHODS
-from steadymap.bench.parts import make_folder
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS, Perturbation
 from steadymap.bench.plan.plan import (
     ConfigError,
@@ -59,6 +57,8 @@ from steadymap.bench.plan.plan import (
 )
 from steadymap.bench.reporting import report_command, show_command
 from steadymap.bench.running import device_of, device_type, merge_command, run_experiment
+from steadymap.bench.runs.manifest import machine, write_json
+from steadymap.bench.runs.shard_files import make_folder
 from steadymap.bench.train import make_training, save, train
 from steadymap.metrics import METRICS, Metric
 from steadymap.models import MODEL_FORMS, MODELS, ModelError

@@ -11,7 +11,7 @@ import pandas as pd
 
 from steadymap.bench.measure.view import SHARED
 from steadymap.bench.records.schema import CLEAN, REFERENCES
-from steadymap.bench.store import TIMINGS, read_csv
+from steadymap.bench.runs.folder import TIMINGS, read_csv
 
 COLUMNS = ["method", "milliseconds", "passes", "shared", "forward_only"]
 

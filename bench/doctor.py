@@ -114,7 +114,7 @@ def _system() -> Iterator[Fact]:
 def _processor() -> Iterator[Fact]:
     import torch
 
-    from steadymap.bench.manifest import machine
+    from steadymap.bench.runs.manifest import machine
 
     yield Fact("processor", str(machine(torch.device("cpu"))["processor"]))
 

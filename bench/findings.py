@@ -20,7 +20,7 @@ from steadymap.bench.measure.shard import STEPS
 from steadymap.bench.ranks import difference_figure, rank_methods, save_diagram
 from steadymap.bench.records.scan import Scan, as_scan
 from steadymap.bench.records.schema import CLEAN, INPUT, NULLS, RECOGNISED, REFERENCES
-from steadymap.bench.store import refuse_links
+from steadymap.bench.runs.folder import refuse_links
 from steadymap.bench.summary import full_summary
 from steadymap.metrics import METRICS, PROBES, Metric
 

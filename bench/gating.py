@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from steadymap.bench import store
 from steadymap.bench.baselines import (
     BASELINES_FOLDER,
     KEPT_METRICS,
@@ -22,8 +21,9 @@ from steadymap.bench.baselines import (
 from steadymap.bench.comparison import FAIL, Margins, compare, differences, timing_cases
 from steadymap.bench.core.console import EXIT_CELLS_FAILED, EXIT_FAILED, RUNS, console_of, line, say
 from steadymap.bench.margins import read_margins
-from steadymap.bench.parts import make_folder
 from steadymap.bench.plan.plan import ConfigError
+from steadymap.bench.runs import folder as store
+from steadymap.bench.runs.shard_files import make_folder
 from steadymap.bench.verdict import (
     Verdict,
     append_summary,

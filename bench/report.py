@@ -37,7 +37,7 @@ from steadymap.bench.findings import Findings, joined
 from steadymap.bench.perturbations.registry import severity_text
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.records.schema import CLEAN, INPUT, OVERALL
-from steadymap.bench.store import finished, write_file
+from steadymap.bench.runs.folder import finished, write_file
 from steadymap.bench.witnesses import Gallery, read_gallery, read_steps
 from steadymap.metrics import METRICS, Status
 

@@ -18,8 +18,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from steadymap.bench import store
-from steadymap.bench.assembly import Assembled, missing
 from steadymap.bench.core.console import (
     EXIT_CELLS_FAILED,
     EXIT_INTERRUPTED,
@@ -31,21 +29,23 @@ from steadymap.bench.core.console import (
 from steadymap.bench.core.plugins import known_metrics, load_model
 from steadymap.bench.data.masks import with_masks
 from steadymap.bench.data.open import open_images
-from steadymap.bench.elsewhere import Parallel, read_parallel
 from steadymap.bench.findings import Findings
-from steadymap.bench.ledger import draw_up, not_the_same
-from steadymap.bench.manifest import completed, git_state, make_manifest, peak_memory, run_id
 from steadymap.bench.measure.estimate import count, estimate, estimate_table
 from steadymap.bench.measure.shard import map_count
 from steadymap.bench.network.passes import is_small
-from steadymap.bench.parts import LOCK, kept, make_folder, only_writer
 from steadymap.bench.plan.plan import ConfigError, Experiment
 from steadymap.bench.plan.setup import Setup, prepare
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.reporting import write_report
+from steadymap.bench.runs import folder as store
+from steadymap.bench.runs.ledger import draw_up, not_the_same
+from steadymap.bench.runs.manifest import completed, git_state, make_manifest, peak_memory, run_id
+from steadymap.bench.runs.processes import Parallel, read_parallel
+from steadymap.bench.runs.resume import Work, interruptible, result_of, summarising
+from steadymap.bench.runs.shard_files import LOCK, kept, make_folder, only_writer
+from steadymap.bench.runs.table import Assembled, missing
 from steadymap.bench.tables import footnotes, tables
 from steadymap.bench.witnesses import keep_witnesses
-from steadymap.bench.work import Work, interruptible, result_of, summarising
 from steadymap.metrics import Status
 from steadymap.models import Classifier, ModelError
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from steadymap.bench.baselines import KEPT_METRICS, Side, image_scores
 from steadymap.bench.data.open import ImageSet, from_tensor
-from steadymap.bench.manifest import Result, completed, make_manifest
 from steadymap.bench.measure.estimate import count
 from steadymap.bench.measure.runner import run
 from steadymap.bench.plan.plan import Experiment, Plan
 from steadymap.bench.plan.setup import prepare
+from steadymap.bench.runs.manifest import Result, completed, make_manifest
 from steadymap.models import Classifier
 
 

@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 
 from steadymap.bench.core.names import nearest
 from steadymap.bench.data.open import ImageSet, open_images
-from steadymap.bench.manifest import write_json
 from steadymap.bench.plan.plan import ConfigError, first_line
+from steadymap.bench.runs.manifest import write_json
 from steadymap.models import MODELS, Framing, write_weights
 
 

@@ -26,7 +26,7 @@ from steadymap.bench.comparison import (
 )
 from steadymap.bench.core.names import printable, safe_markdown, short_names
 from steadymap.bench.core.safe_csv import csv_text
-from steadymap.bench.store import write_file
+from steadymap.bench.runs.folder import write_file
 
 # GitHub cuts a step's summary at 1 MiB.
 SUMMARY_BYTES = 2**20 - 4096

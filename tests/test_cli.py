@@ -32,7 +32,7 @@ from steadymap.bench.network import passes
 from steadymap.bench.network.passes import SMALL_ACTIVATIONS
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
 from steadymap.bench.records.schema import REFERENCES, SCHEMA
-from steadymap.bench.store import read_run
+from steadymap.bench.runs.folder import read_run
 from steadymap.metrics import METRICS, Maps, Metric, evaluate
 from steadymap.models import MODELS, Classifier, load_classifier, write_weights
 

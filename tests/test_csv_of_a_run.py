@@ -13,18 +13,19 @@ import pytest
 from support import random_images
 from test_gate import call
 
-from steadymap.bench import from_tensor, read_run, store
+from steadymap.bench import from_tensor, read_run
 from steadymap.bench.baselines import image_scores, read_side
 from steadymap.bench.comparison import compare
 from steadymap.bench.core.safe_csv import csv_text, parse_csv
-from steadymap.bench.elsewhere import Parallel
 from steadymap.bench.findings import Findings
-from steadymap.bench.ledger import draw_up
 from steadymap.bench.plan.plan import Experiment
 from steadymap.bench.plan.setup import prepare
-from steadymap.bench.store import TEXTS, read_csv
+from steadymap.bench.runs import folder as store
+from steadymap.bench.runs.folder import TEXTS, read_csv
+from steadymap.bench.runs.ledger import draw_up
+from steadymap.bench.runs.processes import Parallel
+from steadymap.bench.runs.resume import Work
 from steadymap.bench.witnesses import keep_witnesses, read_gallery
-from steadymap.bench.work import Work
 from steadymap.models import Classifier
 
 FORMULA = "=cmd|' /C calc'!A0"

@@ -34,10 +34,10 @@ from steadymap.bench.core import plugins
 from steadymap.bench.core.console import console_of, line
 from steadymap.bench.doctor import Cores
 from steadymap.bench.facts import Fact, Probe, Result, hide, look, private_words
-from steadymap.bench.manifest import PACKAGES
 from steadymap.bench.methods.gradient import Batch
 from steadymap.bench.methods.registry import METHODS, Method
 from steadymap.bench.network import passes
+from steadymap.bench.runs.manifest import PACKAGES
 from steadymap.bench.selftest import CHECKS, Trial, make_trial
 from steadymap.models import Classifier, make_classifier
 

@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from steadymap.bench import elsewhere
-from steadymap.bench.elsewhere import Parallel, read_parallel
 from steadymap.bench.measure.shard import Outcome, Shard
 from steadymap.bench.plan.plan import ConfigError
-from steadymap.bench.store import read_run
+from steadymap.bench.runs import processes as elsewhere
+from steadymap.bench.runs.folder import read_run
+from steadymap.bench.runs.processes import Parallel, read_parallel
 
 SCRIPT = str(Path(sys.executable).parent / "steadymap")
 RUN = [

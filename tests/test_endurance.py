@@ -18,13 +18,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from steadymap.bench import cli, parts, store
+from steadymap.bench import cli
 from steadymap.bench.measure.shard import Shard
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import Batch
 from steadymap.bench.methods.registry import METHODS, Method
-from steadymap.bench.store import read_run
-from steadymap.bench.work import Watch, Work
+from steadymap.bench.runs import folder as store
+from steadymap.bench.runs import shard_files as parts
+from steadymap.bench.runs.folder import read_run
+from steadymap.bench.runs.resume import Watch, Work
 from steadymap.models import Classifier
 
 SCRIPT = str(Path(sys.executable).parent / "steadymap")
@@ -192,7 +194,9 @@ def test_shards_of_several_machines_are_joined(
     assert not Path("a/records.parquet").exists()
     assert steadymap("merge", "a", "--output", "half") == 3
     assert "units are missing" in capsys.readouterr().err
-    monkeypatch.setattr("steadymap.bench.work.machine", lambda _device: {"processor": "another"})
+    monkeypatch.setattr(
+        "steadymap.bench.runs.resume.machine", lambda _device: {"processor": "another"}
+    )
     assert steadymap(*RUN, "--output", "b", "--shard", "2/2") == 0
     assert steadymap("merge", "a", "b", "--output", "both") == 0
     pd.testing.assert_frame_equal(table("both"), table("whole"))

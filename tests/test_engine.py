@@ -26,7 +26,6 @@ from support import (
 )
 from torch import Tensor, nn
 
-from steadymap.bench.manifest import peak_memory
 from steadymap.bench.measure.estimate import count, estimate
 from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.measure.shard import Outcome, ahead
@@ -38,6 +37,7 @@ from steadymap.bench.methods.registry import METHODS, Method
 from steadymap.bench.network.passes import activation_bytes, count_passes
 from steadymap.bench.plan.plan import ConfigError, Plan, make_experiment
 from steadymap.bench.plan.setup import prepare
+from steadymap.bench.runs.manifest import peak_memory
 from steadymap.models import Classifier, ModelError, make_classifier
 
 PLAN = Plan(

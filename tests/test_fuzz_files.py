@@ -31,12 +31,12 @@ from steadymap.bench.core import plugins
 from steadymap.bench.core.plugins import PluginError, known_metrics
 from steadymap.bench.core.safe_csv import write_csv
 from steadymap.bench.findings import Findings
-from steadymap.bench.manifest import write_json
 from steadymap.bench.plan.plan import make_experiment, read_config
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.records.schema import SCHEMA
 from steadymap.bench.report import Shown, gallery_context, steps_drawing
-from steadymap.bench.store import read_run
+from steadymap.bench.runs.folder import read_run
+from steadymap.bench.runs.manifest import write_json
 from steadymap.bench.witnesses import read_gallery, read_steps
 from steadymap.models import ModelError, read_weights
 

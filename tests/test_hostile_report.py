@@ -22,7 +22,7 @@ from test_report import BROWSER, DRIVER, Page, parsed
 
 from steadymap.bench.core.safe_csv import parse_csv, write_csv
 from steadymap.bench.report import Shown, fragment, markdown, render, write_figures
-from steadymap.bench.store import TEXTS, read_run
+from steadymap.bench.runs.folder import TEXTS, read_run
 
 METHODS = ("gradient", "gradient_x_input", "integrated_gradients:baseline=black,steps=4")
 OWN = "own_metric"

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from support import conv_network, image_set, seeded
 
-from steadymap.bench import ConfigError, Plan, store
+from steadymap.bench import ConfigError, Plan
 from steadymap.bench.baselines import baseline_folder
 from steadymap.bench.core.names import (
     clipped,
@@ -22,12 +22,13 @@ from steadymap.bench.core.names import (
     safe_markdown,
 )
 from steadymap.bench.findings import Findings
-from steadymap.bench.ledger import Ledger
-from steadymap.bench.manifest import run_id
 from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS, bind_method
-from steadymap.bench.parts import make_folder
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell
 from steadymap.bench.records.scan import Scan
+from steadymap.bench.runs import folder as store
+from steadymap.bench.runs.ledger import Ledger
+from steadymap.bench.runs.manifest import run_id
+from steadymap.bench.runs.shard_files import make_folder
 from steadymap.bench.shown import default_output
 from steadymap.metrics import METRICS
 from steadymap.models import make_classifier

@@ -34,14 +34,14 @@ from steadymap.bench.core.plugins import (
     load_model,
 )
 from steadymap.bench.findings import Findings
-from steadymap.bench.manifest import run_id
 from steadymap.bench.measure.runner import run
 from steadymap.bench.measure.shard import INPUT_METRICS, STEPS
 from steadymap.bench.methods.registry import METHOD_SHELF, METHODS, bind_method
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS, Cell, attempt
 from steadymap.bench.plan.plan import ConfigError, Plan, make_experiment
 from steadymap.bench.records.schema import perturbed_images
-from steadymap.bench.store import read_run
+from steadymap.bench.runs.folder import read_run
+from steadymap.bench.runs.manifest import run_id
 from steadymap.bench.tables import footnotes, tables
 from steadymap.metrics import METRICS, Maps, Metric, TensorMaps, evaluate
 from steadymap.models import Classifier, ModelError

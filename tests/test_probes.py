@@ -38,7 +38,6 @@ from steadymap.bench.answer import answer
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import from_tensor
 from steadymap.bench.findings import Findings
-from steadymap.bench.manifest import run_id
 from steadymap.bench.measure import probes
 from steadymap.bench.measure.estimate import count, estimate
 from steadymap.bench.measure.probes import PROBES_PART, grey_noise, neighbour
@@ -51,6 +50,7 @@ from steadymap.bench.network.passes import Pass, count_passes, shared_pass
 from steadymap.bench.perturbations.corruptions import gaussian_blur
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
+from steadymap.bench.runs.manifest import run_id
 from steadymap.bench.tables import footnotes, tables
 from steadymap.metrics import METRICS, PROBES, Maps, Status, evaluate
 from steadymap.metrics.faithfulness import (

@@ -29,11 +29,11 @@ from steadymap.bench.curves import breaking_points, severity_curves
 from steadymap.bench.data.open import open_images
 from steadymap.bench.figures import as_png, as_svg, new_figure, pareto
 from steadymap.bench.findings import Findings
-from steadymap.bench.manifest import run_id
 from steadymap.bench.pictures import map_levels, map_picture, photo_levels, scale_of
 from steadymap.bench.plan.plan import make_experiment
 from steadymap.bench.records.schema import CLEAN, NULLS, REFERENCES
 from steadymap.bench.report import Shown, board_grid, configuration, fragment, markdown, render
+from steadymap.bench.runs.manifest import run_id
 from steadymap.bench.witnesses import KINDS, choose_witnesses
 from steadymap.models import load_classifier, make_classifier
 

@@ -20,7 +20,7 @@ from test_fuzz_files import manifest
 from test_gate import call
 from torch import Tensor
 
-from steadymap.bench import running, store
+from steadymap.bench import running
 from steadymap.bench.baselines import KEPT_METRICS, image_scores, read_side
 from steadymap.bench.calibration import calibrate
 from steadymap.bench.core.plugins import describe
@@ -38,7 +38,8 @@ from steadymap.bench.records import scan as scanning
 from steadymap.bench.records.scan import COLUMNS, PAIR, Scan, as_scan, scan_run
 from steadymap.bench.records.schema import NULLS, SCHEMA, perturbed_images
 from steadymap.bench.report import Shown, curves_of, render
-from steadymap.bench.store import RECORDS, read_run
+from steadymap.bench.runs import folder as store
+from steadymap.bench.runs.folder import RECORDS, read_run
 from steadymap.bench.summary import full_summary, intervals
 from steadymap.bench.witnesses import choose_witnesses
 from steadymap.metrics import METRICS

@@ -19,7 +19,6 @@ from support import CLASSES, SIDE, linear_network, random_images, seeded
 from torch import Tensor
 
 from steadymap.bench.data.open import from_tensor
-from steadymap.bench.manifest import fingerprint, machine, peak_memory
 from steadymap.bench.measure import timing
 from steadymap.bench.measure.timing import (
     Agreement,
@@ -38,6 +37,7 @@ from steadymap.bench.measure.timing import (
 )
 from steadymap.bench.methods.gradient import Batch
 from steadymap.bench.methods.registry import METHODS, BoundMethod, Method
+from steadymap.bench.runs.manifest import fingerprint, machine, peak_memory
 from steadymap.models import Classifier, make_classifier
 
 SPECS = ("gradient", "integrated_gradients:baseline=black,steps=3", "grad_cam:relu=true")
@@ -198,7 +198,7 @@ def test_the_memory_of_a_fresh_process_is_its_own() -> None:
         pytest.skip("nobody says here what is resident")
     large = torch.ones(1 << 28)  # 1 GiB, touched
     code = """
-        from steadymap.bench.manifest import peak_memory
+        from steadymap.bench.runs.manifest import peak_memory
         import torch
         print(peak_memory(torch.device("cpu"))["resident"])
     """

@@ -15,7 +15,6 @@ from rich.table import Table
 from torch import Tensor
 
 from steadymap.bench.data.open import ImageSet
-from steadymap.bench.manifest import peak_memory
 from steadymap.bench.measure.probes import probe_passes, wanted
 from steadymap.bench.measure.runner import float32, threads_each
 from steadymap.bench.measure.view import explained, score
@@ -24,6 +23,7 @@ from steadymap.bench.network.passes import TIMES_HELD, Pass, Read, activation_by
 from steadymap.bench.perturbations.attack import differentiable_twice, smoothed
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, attempt, draw_of
 from steadymap.bench.plan.setup import Setup
+from steadymap.bench.runs.manifest import peak_memory
 from steadymap.metrics import PROBES
 from steadymap.models import Classifier
 

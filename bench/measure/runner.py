@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from steadymap.bench.data.open import ImageSet, from_tensor
-from steadymap.bench.manifest import run_id
 from steadymap.bench.measure.nulls import randomised_twins
 from steadymap.bench.measure.shard import Outcome, Shard, measure_shard, whole
 from steadymap.bench.measure.view import Worker
@@ -22,6 +21,7 @@ from steadymap.bench.perturbations.attack import differentiable_twice
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import Setup, prepare
 from steadymap.bench.records.schema import Source, to_frame, to_part, with_source
+from steadymap.bench.runs.manifest import run_id
 from steadymap.models import Classifier
 
 

@@ -26,7 +26,6 @@ from steadymap.bench.core.machine import retain_heap
 from steadymap.bench.core.names import short_names
 from steadymap.bench.core.plugins import load_model, one_line
 from steadymap.bench.data.open import ImageSet
-from steadymap.bench.manifest import fingerprint, machine, peak_memory
 from steadymap.bench.measure.nulls import DATA_REFERENCES
 from steadymap.bench.measure.runner import float32
 from steadymap.bench.methods.gradient import Batch
@@ -34,6 +33,7 @@ from steadymap.bench.methods.registry import BoundMethod, bind_method
 from steadymap.bench.network.guard import Guard, LeftChangedError, foreign, left_as_it_was
 from steadymap.bench.network.passes import count_passes, images_at_once, is_out_of_memory
 from steadymap.bench.perturbations.registry import Cell, perturb
+from steadymap.bench.runs.manifest import fingerprint, machine, peak_memory
 from steadymap.models import Classifier
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ from steadymap.bench.records.schema import (
     perturbed_images,
     to_frame,
 )
-from steadymap.bench.store import RECORDS, as_records, finished, in_one_line
+from steadymap.bench.runs.folder import RECORDS, as_records, finished, in_one_line
 from steadymap.metrics import Status
 
 # Rows of a file that are looked at together.

@@ -19,7 +19,7 @@ from steadymap.bench.core.names import file_name
 from steadymap.bench.data.masks import with_masks
 from steadymap.bench.data.open import open_images
 from steadymap.bench.records.schema import CLEAN, RECOGNISED, SCHEMA, to_frame
-from steadymap.bench.store import read_run
+from steadymap.bench.runs.folder import read_run
 from steadymap.metrics import Status
 from steadymap.models import MODELS, Framing
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from steadymap.bench.core.machine import retain_heap
-from steadymap.bench.manifest import fingerprint, machine
+from steadymap.bench.runs.manifest import fingerprint, machine
 
 IMAGES = {("ig", "rps"): 1, ("ig", "compact"): 16, ("cheap", "rps"): 16, ("cheap", "compact"): 32}
 CEILING_REPEATS = 5

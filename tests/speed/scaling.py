@@ -22,10 +22,10 @@ from torch import nn
 
 from steadymap.bench import Plan, from_tensor
 from steadymap.bench.core.machine import retain_heap
-from steadymap.bench.manifest import fingerprint, machine, peak_memory
 from steadymap.bench.measure.estimate import estimate
 from steadymap.bench.measure.runner import measure
 from steadymap.bench.plan.setup import prepare
+from steadymap.bench.runs.manifest import fingerprint, machine, peak_memory
 from steadymap.models import make_classifier, networks
 
 BASE: dict[str, Any] = {
