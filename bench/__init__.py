@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from steadymap.bench.analysis.summary import full_summary, summarise
     from steadymap.bench.data.open import DataError, ImageSet, from_tensor, open_images
     from steadymap.bench.methods.gradient import Batch
     from steadymap.bench.methods.registry import METHODS, Method
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
     from steadymap.bench.plan.plan import ConfigError, Experiment, Plan
     from steadymap.bench.runs.folder import read_run
-    from steadymap.bench.summary import full_summary, summarise
 
 __version__ = version("steadymap")
 
@@ -36,11 +36,11 @@ _HOMES = {
     "Perturbation": "perturbations.registry",
     "Plan": "plan.plan",
     "from_tensor": "data.open",
-    "full_summary": "summary",
+    "full_summary": "analysis.summary",
     "open_images": "data.open",
     "read_run": "runs.folder",
     "run": "notebook",
-    "summarise": "summary",
+    "summarise": "analysis.summary",
 }
 
 __all__ = [

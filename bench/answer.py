@@ -6,11 +6,18 @@ import math
 
 import pandas as pd
 
-from steadymap.bench.board import Line, board_metrics, is_probe, leaderboard, percent, significant
-from steadymap.bench.calibration import UNRESOLVABLE, is_control
-from steadymap.bench.findings import Findings
+from steadymap.bench.analysis.calibration import UNRESOLVABLE, is_control
+from steadymap.bench.analysis.findings import Findings
+from steadymap.bench.analysis.leaderboard import (
+    Line,
+    board_metrics,
+    is_probe,
+    leaderboard,
+    percent,
+    significant,
+)
+from steadymap.bench.analysis.summary import ROUGH_BELOW
 from steadymap.bench.records.schema import INPUT, OVERALL, REFERENCES
-from steadymap.bench.summary import ROUGH_BELOW
 from steadymap.metrics import Status
 
 # More are counted: a sentence of twenty names is not read.

@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from steadymap.bench.calibration import is_control
+from steadymap.bench.analysis.calibration import is_control
+from steadymap.bench.analysis.costs import seconds_by_part
 from steadymap.bench.core.names import is_component, nearest
 from steadymap.bench.core.plugins import known_metrics
 from steadymap.bench.core.safe_csv import csv_text, parse_csv
-from steadymap.bench.costs import seconds_by_part
 from steadymap.bench.measure.view import SHARED
 from steadymap.bench.plan.plan import ConfigError
 from steadymap.bench.records.manifest_schema import misshapen

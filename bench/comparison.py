@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
+from steadymap.bench.analysis.summary import CONFIDENCE, intervals
 from steadymap.bench.baselines import Side
 from steadymap.bench.core.names import without_steps
 from steadymap.bench.core.plugins import PluginError, known_metrics
 from steadymap.bench.records.schema import RECOGNISED
 from steadymap.bench.runs.manifest import fingerprint
-from steadymap.bench.summary import CONFIDENCE, intervals
 from steadymap.metrics import METRICS, Metric
 from steadymap.metrics.maps import CONSTANT_SPREAD
 

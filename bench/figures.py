@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from steadymap.bench.analysis.curves import THRESHOLD
 from steadymap.bench.core.names import label, without_steps
-from steadymap.bench.curves import THRESHOLD
 from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.pictures import DIVERGING, SEQUENTIAL
 

@@ -16,8 +16,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from steadymap.bench import figures, pictures
-from steadymap.bench.answer import answer, metric_name
-from steadymap.bench.board import (
+from steadymap.bench.analysis.calibration import is_control
+from steadymap.bench.analysis.costs import method_costs
+from steadymap.bench.analysis.curves import THRESHOLD, breaking_points, severity_curves
+from steadymap.bench.analysis.findings import Findings, joined
+from steadymap.bench.analysis.leaderboard import (
     PROBES_TITLE,
     Line,
     Score,
@@ -28,12 +31,9 @@ from steadymap.bench.board import (
     probe_lines,
     significant,
 )
-from steadymap.bench.calibration import is_control
+from steadymap.bench.answer import answer, metric_name
 from steadymap.bench.core.names import file_name, safe_markdown, short_names
 from steadymap.bench.core.plugins import known_metrics
-from steadymap.bench.costs import method_costs
-from steadymap.bench.curves import THRESHOLD, breaking_points, severity_curves
-from steadymap.bench.findings import Findings, joined
 from steadymap.bench.perturbations.registry import severity_text
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.records.schema import CLEAN, INPUT, OVERALL

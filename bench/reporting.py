@@ -9,11 +9,11 @@ from typing import Annotated
 import torch
 import typer
 
+from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core.console import console_of, line
 from steadymap.bench.core.plugins import load_model
 from steadymap.bench.data.open import open_image
 from steadymap.bench.figures import as_png
-from steadymap.bench.findings import Findings
 from steadymap.bench.plan.plan import ConfigError, make_experiment
 from steadymap.bench.report import Shown, markdown, render, write_figures
 from steadymap.bench.runs import folder as store

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core.console import (
     EXIT_CELLS_FAILED,
     EXIT_INTERRUPTED,
@@ -29,7 +30,6 @@ from steadymap.bench.core.console import (
 from steadymap.bench.core.plugins import known_metrics, load_model
 from steadymap.bench.data.masks import with_masks
 from steadymap.bench.data.open import open_images
-from steadymap.bench.findings import Findings
 from steadymap.bench.measure.estimate import count, estimate, estimate_table
 from steadymap.bench.measure.shard import map_count
 from steadymap.bench.network.passes import is_small

@@ -10,7 +10,15 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from steadymap.bench.board import (
+from steadymap.bench.analysis.calibration import (
+    OK,
+    UNCALIBRATED,
+    UNINFORMATIVE,
+    UNRESOLVABLE,
+    is_control,
+)
+from steadymap.bench.analysis.findings import Findings
+from steadymap.bench.analysis.leaderboard import (
     PROBES_TITLE,
     Score,
     board_metrics,
@@ -20,11 +28,9 @@ from steadymap.bench.board import (
     probe_lines,
     significant,
 )
-from steadymap.bench.calibration import OK, UNCALIBRATED, UNINFORMATIVE, UNRESOLVABLE, is_control
+from steadymap.bench.analysis.summary import CONFIDENCE, ROUGH_BELOW
 from steadymap.bench.core.names import short_names
-from steadymap.bench.findings import Findings
 from steadymap.bench.records.schema import CLEAN, INPUT, OVERALL, REFERENCES
-from steadymap.bench.summary import CONFIDENCE, ROUGH_BELOW
 from steadymap.metrics import METRICS, Status
 
 # Families that go side by side on a screen.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from steadymap.bench.calibration import Instability, is_control
+from steadymap.bench.analysis.calibration import Instability, is_control
 from steadymap.bench.core.names import without_steps
 from steadymap.bench.core.plugins import known_metrics
 from steadymap.bench.core.safe_csv import write_csv

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scikit_posthocs import posthoc_nemenyi_friedman
 from scipy.stats import bootstrap, friedmanchisquare
 
-from steadymap.bench.calibration import (
+from steadymap.bench.analysis.calibration import (
     OK,
     UNCALIBRATED,
     UNINFORMATIVE,
@@ -24,10 +24,16 @@ from steadymap.bench.calibration import (
     null_score,
     order,
 )
+from steadymap.bench.analysis.findings import Findings
+from steadymap.bench.analysis.ranks import (
+    difference_figure,
+    rank_methods,
+    save_diagram,
+    within_image,
+)
+from steadymap.bench.analysis.summary import ratio_intervals
+from steadymap.bench.analysis.whose_fault import whose_fault
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.faults import whose_fault
-from steadymap.bench.findings import Findings
-from steadymap.bench.ranks import difference_figure, rank_methods, save_diagram, within_image
 from steadymap.bench.records.schema import (
     NULLS,
     OTHER_IMAGE,
@@ -35,7 +41,6 @@ from steadymap.bench.records.schema import (
     RANDOM_NETWORK,
     RECOGNISED,
 )
-from steadymap.bench.summary import ratio_intervals
 from steadymap.bench.tables import footnotes, tables
 
 Row = dict[str, object]

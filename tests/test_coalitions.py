@@ -28,9 +28,9 @@ from support import (
 )
 from torch import Tensor, nn
 
+from steadymap.bench.analysis.costs import method_costs
 from steadymap.bench.conformance import check_method
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.costs import method_costs
 from steadymap.bench.measure.estimate import count
 from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods import registry as methods_module

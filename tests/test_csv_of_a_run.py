@@ -14,10 +14,10 @@ from support import random_images
 from test_gate import call
 
 from steadymap.bench import from_tensor, read_run
+from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.baselines import image_scores, read_side
 from steadymap.bench.comparison import compare
 from steadymap.bench.core.safe_csv import csv_text, parse_csv
-from steadymap.bench.findings import Findings
 from steadymap.bench.plan.plan import Experiment
 from steadymap.bench.plan.setup import prepare
 from steadymap.bench.runs import folder as store

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from steadymap.bench.calibration import UNINFORMATIVE
+from steadymap.bench.analysis.calibration import UNINFORMATIVE
+from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.data.open import open_images
-from steadymap.bench.findings import Findings
 from steadymap.bench.measure.runner import run
 from steadymap.bench.plan.plan import make_experiment, read_experiment
 from steadymap.models import load_classifier

@@ -23,6 +23,7 @@ from safetensors.numpy import load_file
 from support import COUNT, SIDE, image_set, pick, random_images
 from torch import Tensor
 
+from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core import plugins
 from steadymap.bench.core.plugins import (
     METRIC_SHELF,
@@ -33,7 +34,6 @@ from steadymap.bench.core.plugins import (
     known_metrics,
     load_model,
 )
-from steadymap.bench.findings import Findings
 from steadymap.bench.measure.runner import run
 from steadymap.bench.measure.shard import INPUT_METRICS, STEPS
 from steadymap.bench.methods.registry import METHOD_SHELF, METHODS, bind_method

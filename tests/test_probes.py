@@ -34,10 +34,10 @@ from support import (
 )
 from torch import Tensor, nn
 
+from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.answer import answer
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import from_tensor
-from steadymap.bench.findings import Findings
 from steadymap.bench.measure import probes
 from steadymap.bench.measure.estimate import count, estimate
 from steadymap.bench.measure.probes import PROBES_PART, grey_noise, neighbour

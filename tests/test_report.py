@@ -23,12 +23,12 @@ from test_gate import call
 
 import steadymap.bench
 from steadymap.bench import Plan, from_tensor, read_run
+from steadymap.bench.analysis.calibration import is_control
+from steadymap.bench.analysis.curves import breaking_points, severity_curves
+from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.answer import _listed, answer
-from steadymap.bench.calibration import is_control
-from steadymap.bench.curves import breaking_points, severity_curves
 from steadymap.bench.data.open import open_images
 from steadymap.bench.figures import as_png, as_svg, new_figure, pareto
-from steadymap.bench.findings import Findings
 from steadymap.bench.pictures import map_levels, map_picture, photo_levels, scale_of
 from steadymap.bench.plan.plan import make_experiment
 from steadymap.bench.records.schema import CLEAN, NULLS, REFERENCES

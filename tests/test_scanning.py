@@ -21,26 +21,26 @@ from test_gate import call
 from torch import Tensor
 
 from steadymap.bench import running
+from steadymap.bench.analysis.calibration import calibrate
+from steadymap.bench.analysis.curves import severity_curves
+from steadymap.bench.analysis.findings import Findings
+from steadymap.bench.analysis.ranks import rank_methods
+from steadymap.bench.analysis.summary import full_summary, intervals
+from steadymap.bench.analysis.whose_fault import whose_fault
 from steadymap.bench.baselines import KEPT_METRICS, image_scores, read_side
-from steadymap.bench.calibration import calibrate
 from steadymap.bench.core.plugins import describe
-from steadymap.bench.curves import severity_curves
-from steadymap.bench.faults import whose_fault
-from steadymap.bench.findings import Findings
 from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import Batch
 from steadymap.bench.methods.registry import Method
 from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.plan.plan import ConfigError, Plan
-from steadymap.bench.ranks import rank_methods
 from steadymap.bench.records import scan as scanning
 from steadymap.bench.records.scan import COLUMNS, PAIR, Scan, as_scan, scan_run
 from steadymap.bench.records.schema import NULLS, SCHEMA, perturbed_images
 from steadymap.bench.report import Shown, curves_of, render
 from steadymap.bench.runs import folder as store
 from steadymap.bench.runs.folder import RECORDS, read_run
-from steadymap.bench.summary import full_summary, intervals
 from steadymap.bench.witnesses import choose_witnesses
 from steadymap.metrics import METRICS
 from steadymap.models import Classifier, make_classifier

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import spearmanr
 
+from steadymap.bench.analysis.summary import Interval
 from steadymap.bench.records.schema import SCHEMA
-from steadymap.bench.summary import Interval
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 from scipy.stats import bootstrap
 
+from steadymap.bench.analysis.findings import Findings
+from steadymap.bench.analysis.summary import full_summary, intervals, summarise
 from steadymap.bench.core.names import short_names
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.findings import Findings
-from steadymap.bench.summary import full_summary, intervals, summarise
 from steadymap.bench.tables import MOST_ACROSS, footnotes, tables
 
 

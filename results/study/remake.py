@@ -19,10 +19,10 @@ from claims import Network
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from steadymap.bench import figures
+from steadymap.bench.analysis.curves import breaking_points, severity_curves
+from steadymap.bench.analysis.ranks import save_diagram
+from steadymap.bench.analysis.whose_fault import BIAS
 from steadymap.bench.answer import metric_name
-from steadymap.bench.curves import breaking_points, severity_curves
-from steadymap.bench.faults import BIAS
-from steadymap.bench.ranks import save_diagram
 from steadymap.bench.records.schema import to_frame
 
 HERE = Path(__file__).resolve().parent

@@ -9,10 +9,10 @@ import claims
 import numpy as np
 from claims import Network
 
-from steadymap.bench.calibration import OK
-from steadymap.bench.faults import BIAS, COMPENSATED
+from steadymap.bench.analysis.calibration import OK
+from steadymap.bench.analysis.summary import Interval
+from steadymap.bench.analysis.whose_fault import BIAS, COMPENSATED
 from steadymap.bench.records.schema import CLEAN, OVERALL
-from steadymap.bench.summary import Interval
 
 GXI = "gradient_x_input"
 SPLITS = ("train", "validation", "test")

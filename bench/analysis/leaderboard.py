@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steadymap.bench.calibration import OK, UNRESOLVABLE, is_control, null_score
+from steadymap.bench.analysis.calibration import OK, UNRESOLVABLE, is_control, null_score
+from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core.names import short_names
-from steadymap.bench.findings import Findings
 from steadymap.bench.records.schema import CLEAN, NULLS, OVERALL, REFERENCES
 from steadymap.metrics import METRICS, PROBES, Status
 

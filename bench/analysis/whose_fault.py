@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steadymap.bench.calibration import Instability
-from steadymap.bench.summary import ratio_intervals
+from steadymap.bench.analysis.calibration import Instability
+from steadymap.bench.analysis.summary import ratio_intervals
 from steadymap.metrics import Metric, Status
 
 BIAS = "bias"

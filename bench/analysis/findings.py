@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from steadymap.bench.calibration import Instability, calibrate, is_control, order
+from steadymap.bench.analysis.calibration import Instability, calibrate, is_control, order
+from steadymap.bench.analysis.ranks import difference_figure, rank_methods, save_diagram
+from steadymap.bench.analysis.summary import full_summary
+from steadymap.bench.analysis.whose_fault import whose_fault
 from steadymap.bench.core.names import file_name
 from steadymap.bench.core.plugins import known_metrics
 from steadymap.bench.core.safe_csv import write_csv
-from steadymap.bench.faults import whose_fault
 from steadymap.bench.measure.shard import STEPS
-from steadymap.bench.ranks import difference_figure, rank_methods, save_diagram
 from steadymap.bench.records.scan import Scan, as_scan
 from steadymap.bench.records.schema import CLEAN, INPUT, NULLS, RECOGNISED, REFERENCES
 from steadymap.bench.runs.folder import refuse_links
-from steadymap.bench.summary import full_summary
 from steadymap.metrics import METRICS, PROBES, Metric
 
 if TYPE_CHECKING:

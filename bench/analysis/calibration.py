@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from steadymap.bench.analysis.summary import ratio_intervals
 from steadymap.bench.core.plugins import known_metrics
 from steadymap.bench.methods.registry import METHODS
 from steadymap.bench.records.schema import (
@@ -22,7 +23,6 @@ from steadymap.bench.records.schema import (
     RECOGNISED,
     REFERENCES,
 )
-from steadymap.bench.summary import ratio_intervals
 from steadymap.metrics import METRICS, Metric, Status
 
 # Where unrelated maps are this close to a perfect score, the score says nothing.

@@ -12,11 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import friedmanchisquare, rankdata
 
-from steadymap.bench.calibration import OK, UNRESOLVABLE, Instability
+from steadymap.bench.analysis.calibration import OK, UNRESOLVABLE, Instability
+from steadymap.bench.analysis.summary import CONFIDENCE, RESAMPLES
 from steadymap.bench.core.names import clipped, label, short_names
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.records.schema import NULLS, OVERALL
-from steadymap.bench.summary import CONFIDENCE, RESAMPLES
 from steadymap.metrics import Metric
 
 if TYPE_CHECKING:

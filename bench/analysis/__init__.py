@@ -1,0 +1,1 @@
+"""From records to means, calibrated scores, ranks, blame and curves."""
