@@ -14,7 +14,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from steadymap.bench.baselines import NoBaselineError
 from steadymap.bench.conformance import CHECKS, Finding, check_method, check_table, registered
 from steadymap.bench.conformance import Result as CheckResult
 from steadymap.bench.core.console import (
@@ -33,6 +32,7 @@ from steadymap.bench.data.decode import DataError
 from steadymap.bench.data.masks import MASKS
 from steadymap.bench.data.open import DATA_FORMS, SPLITS, open_images
 from steadymap.bench.doctor import doctor_command
+from steadymap.bench.gate.baseline_runs import NoBaselineError
 from steadymap.bench.gating import baseline_app, compare_command, gate_command
 from steadymap.bench.measure.shard import INPUT_METRICS
 from steadymap.bench.measure.timing import (

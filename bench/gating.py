@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from steadymap.bench.baselines import (
+from steadymap.bench.core.console import EXIT_CELLS_FAILED, EXIT_FAILED, RUNS, console_of, line, say
+from steadymap.bench.gate.baseline_runs import (
     BASELINES_FOLDER,
     KEPT_METRICS,
     Side,
@@ -18,13 +19,9 @@ from steadymap.bench.baselines import (
     read_side,
     save_baseline,
 )
-from steadymap.bench.comparison import FAIL, Margins, compare, differences, timing_cases
-from steadymap.bench.core.console import EXIT_CELLS_FAILED, EXIT_FAILED, RUNS, console_of, line, say
-from steadymap.bench.margins import read_margins
-from steadymap.bench.plan.plan import ConfigError
-from steadymap.bench.runs import folder as store
-from steadymap.bench.runs.shard_files import make_folder
-from steadymap.bench.verdict import (
+from steadymap.bench.gate.comparison import FAIL, Margins, compare, differences, timing_cases
+from steadymap.bench.gate.margins import read_margins
+from steadymap.bench.gate.verdict import (
     Verdict,
     append_summary,
     closing_line,
@@ -32,6 +29,9 @@ from steadymap.bench.verdict import (
     gate_line,
     write_outputs,
 )
+from steadymap.bench.plan.plan import ConfigError
+from steadymap.bench.runs import folder as store
+from steadymap.bench.runs.shard_files import make_folder
 from steadymap.metrics import Status
 
 baseline_app = typer.Typer(

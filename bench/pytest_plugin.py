@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from steadymap.bench.baselines import Side
-    from steadymap.bench.comparison import Margins
     from steadymap.bench.data.open import ImageSet
+    from steadymap.bench.gate.baseline_runs import Side
+    from steadymap.bench.gate.comparison import Margins
     from steadymap.bench.plan.plan import Plan
     from steadymap.models import Classifier
 
@@ -120,7 +120,7 @@ def _means(side: Side) -> dict[str, float]:
 
 def _failure(row: dict[Any, Any], before: Side, after: Side) -> str:
     """Say what became worse, from what to what, and on which images most."""
-    from steadymap.bench.verdict import numbers  # noqa: PLC0415 - large
+    from steadymap.bench.gate.verdict import numbers  # noqa: PLC0415 - large
 
     head = f"  {row['method']} / {row['family']} / {row['metric']}: {numbers(row)}; {row['reason']}"
     key = ["method", "family", "metric"]

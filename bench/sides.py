@@ -7,8 +7,8 @@ from dataclasses import asdict
 
 from torch import Tensor
 
-from steadymap.bench.baselines import KEPT_METRICS, Side, image_scores
 from steadymap.bench.data.open import ImageSet, from_tensor
+from steadymap.bench.gate.baseline_runs import KEPT_METRICS, Side, image_scores
 from steadymap.bench.measure.estimate import count
 from steadymap.bench.measure.runner import run
 from steadymap.bench.plan.plan import Experiment, Plan

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from steadymap.bench.baselines import Side
-from steadymap.bench.comparison import FAIL, INCONCLUSIVE, compare, differences
 from steadymap.bench.data.open import open_images
+from steadymap.bench.gate.baseline_runs import Side
+from steadymap.bench.gate.comparison import FAIL, INCONCLUSIVE, compare, differences
 from steadymap.bench.methods.controls import edge
 from steadymap.bench.methods.gradient import Batch
 from steadymap.bench.methods.registry import METHODS, Method

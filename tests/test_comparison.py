@@ -18,7 +18,8 @@ from scipy.stats import bootstrap, ttest_1samp
 from scipy.stats import t as student
 from statsmodels.stats.multitest import multipletests
 
-from steadymap.bench.baselines import (
+from steadymap.bench.core.randomness import generator
+from steadymap.bench.gate.baseline_runs import (
     KEPT_METRICS,
     NoBaselineError,
     Side,
@@ -28,7 +29,7 @@ from steadymap.bench.baselines import (
     read_side,
     write_side,
 )
-from steadymap.bench.comparison import (
+from steadymap.bench.gate.comparison import (
     EQUIVALENT,
     FAIL,
     IMPROVED,
@@ -47,12 +48,8 @@ from steadymap.bench.comparison import (
     differences,
     timing_cases,
 )
-from steadymap.bench.core.randomness import generator
-from steadymap.bench.margins import read_margins
-from steadymap.bench.plan.plan import ConfigError
-from steadymap.bench.plan.setup import recognising
-from steadymap.bench.records.schema import RECOGNISED
-from steadymap.bench.verdict import (
+from steadymap.bench.gate.margins import read_margins
+from steadymap.bench.gate.verdict import (
     SUMMARY_BYTES,
     Verdict,
     as_bencher,
@@ -61,6 +58,9 @@ from steadymap.bench.verdict import (
     as_junit,
     as_markdown,
 )
+from steadymap.bench.plan.plan import ConfigError
+from steadymap.bench.plan.setup import recognising
+from steadymap.bench.records.schema import RECOGNISED
 from steadymap.metrics import METRICS
 
 MANIFEST: dict[str, Any] = {

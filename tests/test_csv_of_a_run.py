@@ -15,9 +15,9 @@ from test_gate import call
 
 from steadymap.bench import from_tensor, read_run
 from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.baselines import image_scores, read_side
-from steadymap.bench.comparison import compare
 from steadymap.bench.core.safe_csv import csv_text, parse_csv
+from steadymap.bench.gate.baseline_runs import image_scores, read_side
+from steadymap.bench.gate.comparison import compare
 from steadymap.bench.plan.plan import Experiment
 from steadymap.bench.plan.setup import prepare
 from steadymap.bench.runs import folder as store

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from steadymap.bench import ConfigError
 from steadymap.bench.core.safe_yaml import MOST_CHARACTERS, MOST_DEPTH, MOST_NODES, parse_yaml
-from steadymap.bench.margins import read_margins
+from steadymap.bench.gate.margins import read_margins
 from steadymap.bench.plan.plan import EXPERIMENTS, experiment_names, read_config
 
 

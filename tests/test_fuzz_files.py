@@ -27,10 +27,10 @@ from safetensors.torch import save
 
 from steadymap.bench import ConfigError, DataError
 from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.baselines import Side, _seal, image_scores, read_side, write_side
 from steadymap.bench.core import plugins
 from steadymap.bench.core.plugins import PluginError, known_metrics
 from steadymap.bench.core.safe_csv import write_csv
+from steadymap.bench.gate.baseline_runs import Side, _seal, image_scores, read_side, write_side
 from steadymap.bench.plan.plan import make_experiment, read_config
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.records.schema import SCHEMA

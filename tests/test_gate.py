@@ -16,7 +16,7 @@ import pytest
 from test_cli import Done
 
 from steadymap.bench import cli
-from steadymap.bench.baselines import open_baseline, write_side
+from steadymap.bench.gate.baseline_runs import open_baseline, write_side
 
 pytest_plugins = ["pytester"]
 

@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from steadymap.bench.baselines import KEY, Side
-from steadymap.bench.comparison import FAIL, MARGINS, RELATIVE_MARGINS, compare
+from steadymap.bench.gate.baseline_runs import KEY, Side
+from steadymap.bench.gate.comparison import FAIL, MARGINS, RELATIVE_MARGINS, compare
 
 REPETITIONS = 400
 IMAGES = 60

@@ -13,7 +13,6 @@ from support import conv_network, image_set, seeded
 
 from steadymap.bench import ConfigError, Plan
 from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.baselines import baseline_folder
 from steadymap.bench.core.names import (
     clipped,
     file_name,
@@ -22,6 +21,7 @@ from steadymap.bench.core.names import (
     printable,
     safe_markdown,
 )
+from steadymap.bench.gate.baseline_runs import baseline_folder
 from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS, bind_method
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell
 from steadymap.bench.records.scan import Scan

@@ -27,8 +27,8 @@ from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.analysis.ranks import rank_methods
 from steadymap.bench.analysis.summary import full_summary, intervals
 from steadymap.bench.analysis.whose_fault import whose_fault
-from steadymap.bench.baselines import KEPT_METRICS, image_scores, read_side
 from steadymap.bench.core.plugins import describe
+from steadymap.bench.gate.baseline_runs import KEPT_METRICS, image_scores, read_side
 from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import Batch

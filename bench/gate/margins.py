@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from steadymap.bench.comparison import INFORMATIVE, MARGINS, RELATIVE_MARGINS, Margins
 from steadymap.bench.core.names import nearest
+from steadymap.bench.gate.comparison import INFORMATIVE, MARGINS, RELATIVE_MARGINS, Margins
 from steadymap.bench.plan.plan import ConfigError, read_config
 
 

@@ -15,7 +15,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from steadymap.bench.comparison import (
+from steadymap.bench.core.names import printable, safe_markdown, short_names
+from steadymap.bench.core.safe_csv import csv_text
+from steadymap.bench.gate.comparison import (
     EQUIVALENT,
     FAIL,
     INCONCLUSIVE,
@@ -24,8 +26,6 @@ from steadymap.bench.comparison import (
     Differences,
     plain,
 )
-from steadymap.bench.core.names import printable, safe_markdown, short_names
-from steadymap.bench.core.safe_csv import csv_text
 from steadymap.bench.runs.folder import write_file
 
 # GitHub cuts a step's summary at 1 MiB.

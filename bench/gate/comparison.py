@@ -13,9 +13,9 @@ from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
 from steadymap.bench.analysis.summary import CONFIDENCE, intervals
-from steadymap.bench.baselines import Side
 from steadymap.bench.core.names import without_steps
 from steadymap.bench.core.plugins import PluginError, known_metrics
+from steadymap.bench.gate.baseline_runs import Side
 from steadymap.bench.records.schema import RECOGNISED
 from steadymap.bench.runs.manifest import fingerprint
 from steadymap.metrics import METRICS, Metric
