@@ -10,7 +10,7 @@ from torch import Tensor
 from steadymap.bench.data.open import ImageSet
 from steadymap.bench.measure import runner
 from steadymap.bench.plan.plan import Plan
-from steadymap.bench.report import fragment
+from steadymap.bench.report.page import fragment
 from steadymap.models import Classifier
 
 

@@ -36,6 +36,7 @@ from steadymap.bench.network.passes import is_small
 from steadymap.bench.plan.plan import ConfigError, Experiment
 from steadymap.bench.plan.setup import Setup, prepare
 from steadymap.bench.records.scan import scan_run
+from steadymap.bench.report.terminal import footnotes, tables
 from steadymap.bench.reporting import write_report
 from steadymap.bench.runs import folder as store
 from steadymap.bench.runs.ledger import draw_up, not_the_same
@@ -44,7 +45,6 @@ from steadymap.bench.runs.processes import Parallel, read_parallel
 from steadymap.bench.runs.resume import Work, interruptible, result_of, summarising
 from steadymap.bench.runs.shard_files import LOCK, kept, make_folder, only_writer
 from steadymap.bench.runs.table import Assembled, missing
-from steadymap.bench.tables import footnotes, tables
 from steadymap.bench.witnesses import keep_witnesses
 from steadymap.metrics import Status
 from steadymap.models import Classifier, ModelError

@@ -27,11 +27,11 @@ from steadymap.bench.methods.gradient import Batch
 from steadymap.bench.methods.registry import BoundMethod
 from steadymap.bench.network.passes import is_small
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, Cell
-from steadymap.bench.pictures import map_levels, photo_levels, scale_of
 from steadymap.bench.plan.plan import ConfigError
 from steadymap.bench.plan.setup import Setup, prepare
 from steadymap.bench.records.scan import Scan, as_scan
 from steadymap.bench.records.schema import CLEAN, OVERALL, REFERENCES
+from steadymap.bench.report.pictures import map_levels, photo_levels, scale_of
 from steadymap.bench.runs.folder import read_csv, refuse_links
 from steadymap.bench.runs.shard_files import make_folder
 from steadymap.metrics import Metric

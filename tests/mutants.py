@@ -801,7 +801,7 @@ MUTANTS = (
     # What a page shows.
     Mutant(
         "a page that believes names",
-        "bench/report.py",
+        "bench/report/page.py",
         "autoescape=True,",
         "autoescape=False,",
         "tests/test_report.py -k no_name_can_break_or_script",
@@ -829,14 +829,14 @@ MUTANTS = (
     ),
     Mutant(
         "a front that looks at the score alone",
-        "bench/figures.py",
+        "bench/report/figures.py",
         "key=lambda one: (one[1], -one[2])",
         "key=lambda one: -one[2]",
         "tests/test_report.py -k front",
     ),
     Mutant(
         "a scale of the perturbed map",
-        "bench/pictures.py",
+        "bench/report/pictures.py",
         "known = clean[np.isfinite(clean)]",
         "known = np.stack(every)[np.isfinite(np.stack(every))] / 2",
         "tests/test_report.py -k scale",

@@ -41,7 +41,7 @@ from steadymap.bench.records.schema import (
     RANDOM_NETWORK,
     RECOGNISED,
 )
-from steadymap.bench.tables import footnotes, tables
+from steadymap.bench.report.terminal import footnotes, tables
 
 Row = dict[str, object]
 

@@ -45,7 +45,7 @@ ALLOWED: dict[tuple[str, str], tuple[int, str]] = {
     ("bench/runs/manifest.py", "subprocess"): (1, "git, with fixed arguments"),
     ("bench/core/plugins.py", "entry.load"): (1, "an installed plug-in that the user named"),
     ("bench/core/plugins.py", "importlib.import_module"): (1, "a module that the user named"),
-    ("bench/report.py", "Markup"): (2, "our own script, and figures with every text escaped"),
+    ("bench/report/page.py", "Markup"): (2, "our own script, and figures with every text escaped"),
     ("bench/measure/runner.py", "joblib"): (1, "threads of our own process"),
     ("bench/methods/superpixels.py", "importlib.import_module"): (1, "skimage, a literal"),
     ("bench/measure/timing.py", "multiprocessing"): (1, "our own processes, with our own arguments"),

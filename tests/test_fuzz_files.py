@@ -34,7 +34,7 @@ from steadymap.bench.gate.baseline_runs import Side, _seal, image_scores, read_s
 from steadymap.bench.plan.plan import make_experiment, read_config
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.records.schema import SCHEMA
-from steadymap.bench.report import Shown, gallery_context, steps_drawing
+from steadymap.bench.report.page import Shown, gallery_context, steps_drawing
 from steadymap.bench.runs.folder import read_run
 from steadymap.bench.runs.manifest import write_json
 from steadymap.bench.witnesses import read_gallery, read_steps

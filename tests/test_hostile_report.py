@@ -21,7 +21,7 @@ from test_gate import call
 from test_report import BROWSER, DRIVER, Page, parsed
 
 from steadymap.bench.core.safe_csv import parse_csv, write_csv
-from steadymap.bench.report import Shown, fragment, markdown, render, write_figures
+from steadymap.bench.report.page import Shown, fragment, markdown, render, write_figures
 from steadymap.bench.runs.folder import TEXTS, read_run
 
 METHODS = ("gradient", "gradient_x_input", "integrated_gradients:baseline=black,steps=4")

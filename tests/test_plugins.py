@@ -40,9 +40,9 @@ from steadymap.bench.methods.registry import METHOD_SHELF, METHODS, bind_method
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS, Cell, attempt
 from steadymap.bench.plan.plan import ConfigError, Plan, make_experiment
 from steadymap.bench.records.schema import perturbed_images
+from steadymap.bench.report.terminal import footnotes, tables
 from steadymap.bench.runs.folder import read_run
 from steadymap.bench.runs.manifest import run_id
-from steadymap.bench.tables import footnotes, tables
 from steadymap.metrics import METRICS, Maps, Metric, TensorMaps, evaluate
 from steadymap.models import Classifier, ModelError
 

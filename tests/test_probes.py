@@ -35,7 +35,6 @@ from support import (
 from torch import Tensor, nn
 
 from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.answer import answer
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import from_tensor
 from steadymap.bench.measure import probes
@@ -50,8 +49,9 @@ from steadymap.bench.network.passes import Pass, count_passes, shared_pass
 from steadymap.bench.perturbations.corruptions import gaussian_blur
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
+from steadymap.bench.report.answer import answer
+from steadymap.bench.report.terminal import footnotes, tables
 from steadymap.bench.runs.manifest import run_id
-from steadymap.bench.tables import footnotes, tables
 from steadymap.metrics import METRICS, PROBES, Maps, Status, evaluate
 from steadymap.metrics.faithfulness import (
     BLUR_SHARE,

@@ -38,7 +38,7 @@ from steadymap.bench.plan.plan import ConfigError, Plan
 from steadymap.bench.records import scan as scanning
 from steadymap.bench.records.scan import COLUMNS, PAIR, Scan, as_scan, scan_run
 from steadymap.bench.records.schema import NULLS, SCHEMA, perturbed_images
-from steadymap.bench.report import Shown, curves_of, render
+from steadymap.bench.report.page import Shown, curves_of, render
 from steadymap.bench.runs import folder as store
 from steadymap.bench.runs.folder import RECORDS, read_run
 from steadymap.bench.witnesses import choose_witnesses

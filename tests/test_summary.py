@@ -14,7 +14,7 @@ from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.analysis.summary import full_summary, intervals, summarise
 from steadymap.bench.core.names import short_names
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.tables import MOST_ACROSS, footnotes, tables
+from steadymap.bench.report.terminal import MOST_ACROSS, footnotes, tables
 
 
 def make_records(rows: list[dict[str, object]]) -> pd.DataFrame:

@@ -18,12 +18,12 @@ import tables
 from claims import Network
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from steadymap.bench import figures
 from steadymap.bench.analysis.curves import breaking_points, severity_curves
 from steadymap.bench.analysis.ranks import save_diagram
 from steadymap.bench.analysis.whose_fault import BIAS
-from steadymap.bench.answer import metric_name
 from steadymap.bench.records.schema import to_frame
+from steadymap.bench.report import figures
+from steadymap.bench.report.answer import metric_name
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = "study.md.jinja"

@@ -15,7 +15,6 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from steadymap.bench import figures, pictures
 from steadymap.bench.analysis.calibration import is_control
 from steadymap.bench.analysis.costs import method_costs
 from steadymap.bench.analysis.curves import THRESHOLD, breaking_points, severity_curves
@@ -31,12 +30,13 @@ from steadymap.bench.analysis.leaderboard import (
     probe_lines,
     significant,
 )
-from steadymap.bench.answer import answer, metric_name
 from steadymap.bench.core.names import file_name, safe_markdown, short_names
 from steadymap.bench.core.plugins import known_metrics
 from steadymap.bench.perturbations.registry import severity_text
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.records.schema import CLEAN, INPUT, OVERALL
+from steadymap.bench.report import figures, pictures
+from steadymap.bench.report.answer import answer, metric_name
 from steadymap.bench.runs.folder import finished, write_file
 from steadymap.bench.witnesses import Gallery, read_gallery, read_steps
 from steadymap.metrics import METRICS, Status

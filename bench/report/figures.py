@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from steadymap.bench.analysis.curves import THRESHOLD
 from steadymap.bench.core.names import label, without_steps
 from steadymap.bench.perturbations.registry import PERTURBATIONS
-from steadymap.bench.pictures import DIVERGING, SEQUENTIAL
+from steadymap.bench.report.pictures import DIVERGING, SEQUENTIAL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
