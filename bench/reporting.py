@@ -13,12 +13,12 @@ from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core.console import console_of, line
 from steadymap.bench.core.plugins import load_model
 from steadymap.bench.data.open import open_image
+from steadymap.bench.gallery.show import default_output, show
 from steadymap.bench.plan.plan import ConfigError, make_experiment
 from steadymap.bench.report.figures import as_png
 from steadymap.bench.report.page import Shown, markdown, render, write_figures
 from steadymap.bench.runs import folder as store
 from steadymap.bench.runs.shard_files import make_folder
-from steadymap.bench.shown import default_output, show
 
 REPORT = "report.html"
 MARKDOWN = "report.md"

@@ -30,6 +30,7 @@ from steadymap.bench.core.console import (
 from steadymap.bench.core.plugins import known_metrics, load_model
 from steadymap.bench.data.masks import with_masks
 from steadymap.bench.data.open import open_images
+from steadymap.bench.gallery.keep import keep_witnesses
 from steadymap.bench.measure.estimate import count, estimate, estimate_table
 from steadymap.bench.measure.shard import map_count
 from steadymap.bench.network.passes import is_small
@@ -45,7 +46,6 @@ from steadymap.bench.runs.processes import Parallel, read_parallel
 from steadymap.bench.runs.resume import Work, interruptible, result_of, summarising
 from steadymap.bench.runs.shard_files import LOCK, kept, make_folder, only_writer
 from steadymap.bench.runs.table import Assembled, missing
-from steadymap.bench.witnesses import keep_witnesses
 from steadymap.metrics import Status
 from steadymap.models import Classifier, ModelError
 

@@ -808,7 +808,7 @@ MUTANTS = (
     ),
     Mutant(
         "witnesses in the wrong order",
-        "bench/witnesses.py",
+        "bench/gallery/keep.py",
         "np.lexsort((ids, moved))",
         "np.lexsort((ids, -moved))",
         "tests/test_report.py -k witnesses",
@@ -843,7 +843,7 @@ MUTANTS = (
     ),
     Mutant(
         "predictions of the clean image under every picture",
-        "bench/witnesses.py",
+        "bench/gallery/keep.py",
         "chances = seen(picture[None].to(device))",
         "chances = seen(pictures[:1].to(device))",
         "tests/test_report.py -k gallery",

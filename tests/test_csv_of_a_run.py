@@ -16,6 +16,7 @@ from test_gate import call
 from steadymap.bench import from_tensor, read_run
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core.safe_csv import csv_text, parse_csv
+from steadymap.bench.gallery.keep import keep_witnesses, read_gallery
 from steadymap.bench.gate.baseline_runs import image_scores, read_side
 from steadymap.bench.gate.comparison import compare
 from steadymap.bench.plan.plan import Experiment
@@ -25,7 +26,6 @@ from steadymap.bench.runs.folder import TEXTS, read_csv
 from steadymap.bench.runs.ledger import draw_up
 from steadymap.bench.runs.processes import Parallel
 from steadymap.bench.runs.resume import Work
-from steadymap.bench.witnesses import keep_witnesses, read_gallery
 from steadymap.models import Classifier
 
 FORMULA = "=cmd|' /C calc'!A0"

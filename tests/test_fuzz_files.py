@@ -30,6 +30,7 @@ from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core import plugins
 from steadymap.bench.core.plugins import PluginError, known_metrics
 from steadymap.bench.core.safe_csv import write_csv
+from steadymap.bench.gallery.keep import read_gallery, read_steps
 from steadymap.bench.gate.baseline_runs import Side, _seal, image_scores, read_side, write_side
 from steadymap.bench.plan.plan import make_experiment, read_config
 from steadymap.bench.records.scan import scan_run
@@ -37,7 +38,6 @@ from steadymap.bench.records.schema import SCHEMA
 from steadymap.bench.report.page import Shown, gallery_context, steps_drawing
 from steadymap.bench.runs.folder import read_run
 from steadymap.bench.runs.manifest import write_json
-from steadymap.bench.witnesses import read_gallery, read_steps
 from steadymap.models import ModelError, read_weights
 
 # Anything else is no answer, and fails a test.

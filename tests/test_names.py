@@ -21,6 +21,7 @@ from steadymap.bench.core.names import (
     printable,
     safe_markdown,
 )
+from steadymap.bench.gallery.show import default_output
 from steadymap.bench.gate.baseline_runs import baseline_folder
 from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS, bind_method
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell
@@ -29,7 +30,6 @@ from steadymap.bench.runs import folder as store
 from steadymap.bench.runs.ledger import Ledger
 from steadymap.bench.runs.manifest import run_id
 from steadymap.bench.runs.shard_files import make_folder
-from steadymap.bench.shown import default_output
 from steadymap.metrics import METRICS
 from steadymap.models import make_classifier
 

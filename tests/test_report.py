@@ -27,6 +27,7 @@ from steadymap.bench.analysis.calibration import is_control
 from steadymap.bench.analysis.curves import breaking_points, severity_curves
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.data.open import open_images
+from steadymap.bench.gallery.keep import KINDS, choose_witnesses
 from steadymap.bench.plan.plan import make_experiment
 from steadymap.bench.records.schema import CLEAN, NULLS, REFERENCES
 from steadymap.bench.report.answer import _listed, answer
@@ -34,7 +35,6 @@ from steadymap.bench.report.figures import as_png, as_svg, new_figure, pareto
 from steadymap.bench.report.page import Shown, board_grid, configuration, fragment, markdown, render
 from steadymap.bench.report.pictures import map_levels, map_picture, photo_levels, scale_of
 from steadymap.bench.runs.manifest import run_id
-from steadymap.bench.witnesses import KINDS, choose_witnesses
 from steadymap.models import load_classifier, make_classifier
 
 METHODS = ("gradient", "gradient_x_input", "integrated_gradients:baseline=black,steps=4")

@@ -28,6 +28,7 @@ from steadymap.bench.analysis.ranks import rank_methods
 from steadymap.bench.analysis.summary import full_summary, intervals
 from steadymap.bench.analysis.whose_fault import whose_fault
 from steadymap.bench.core.plugins import describe
+from steadymap.bench.gallery.keep import choose_witnesses
 from steadymap.bench.gate.baseline_runs import KEPT_METRICS, image_scores, read_side
 from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import registry as methods_module
@@ -41,7 +42,6 @@ from steadymap.bench.records.schema import NULLS, SCHEMA, perturbed_images
 from steadymap.bench.report.page import Shown, curves_of, render
 from steadymap.bench.runs import folder as store
 from steadymap.bench.runs.folder import RECORDS, read_run
-from steadymap.bench.witnesses import choose_witnesses
 from steadymap.metrics import METRICS
 from steadymap.models import Classifier, make_classifier
 

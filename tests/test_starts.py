@@ -19,6 +19,7 @@ from steadymap.bench.conformance import CHECKS, Subject
 from steadymap.bench.conformance import batch_of as known_batch
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import ImageSet
+from steadymap.bench.gallery.keep import completeness_by_steps
 from steadymap.bench.measure.estimate import count
 from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods.gradient import BASELINES, NOISY_BASELINE, Batch
@@ -28,7 +29,6 @@ from steadymap.bench.perturbations.registry import Cell, perturb
 from steadymap.bench.plan.plan import ConfigError, Plan
 from steadymap.bench.plan.setup import prepare
 from steadymap.bench.records.schema import FLOAT64
-from steadymap.bench.witnesses import completeness_by_steps
 from steadymap.models import Classifier
 
 IMAGES64 = random_images(4).double()

@@ -32,13 +32,13 @@ from steadymap.bench.analysis.leaderboard import (
 )
 from steadymap.bench.core.names import file_name, safe_markdown, short_names
 from steadymap.bench.core.plugins import known_metrics
+from steadymap.bench.gallery.keep import Gallery, read_gallery, read_steps
 from steadymap.bench.perturbations.registry import severity_text
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.records.schema import CLEAN, INPUT, OVERALL
 from steadymap.bench.report import figures, pictures
 from steadymap.bench.report.answer import answer, metric_name
 from steadymap.bench.runs.folder import finished, write_file
-from steadymap.bench.witnesses import Gallery, read_gallery, read_steps
 from steadymap.metrics import METRICS, Status
 
 if TYPE_CHECKING:

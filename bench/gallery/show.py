@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from steadymap.bench.core.names import file_name, picture_name, short_names
 from steadymap.bench.data.open import ImageSet
+from steadymap.bench.gallery.keep import CHEAPEST, predictions
 from steadymap.bench.measure.nulls import CLEAN_CELL
 from steadymap.bench.measure.runner import measure
 from steadymap.bench.perturbations.registry import Cell, severity_text
@@ -18,7 +19,6 @@ from steadymap.bench.plan.setup import prepare
 from steadymap.bench.records.schema import INPUT
 from steadymap.bench.report.figures import grid_figure
 from steadymap.bench.report.pictures import map_levels, photo_levels, scale_of
-from steadymap.bench.witnesses import CHEAPEST, predictions
 from steadymap.metrics import Status
 from steadymap.models import Classifier
 

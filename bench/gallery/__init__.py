@@ -1,0 +1,1 @@
+"""Pictures made after the run: the witnesses of a run, and `show`."""
