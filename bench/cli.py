@@ -14,8 +14,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from steadymap.bench.conformance import CHECKS, Finding, check_method, check_table, registered
-from steadymap.bench.conformance import Result as CheckResult
+from steadymap.bench.checks.checks import CHECKS, Finding, check_method, check_table, registered
+from steadymap.bench.checks.checks import Result as CheckResult
 from steadymap.bench.core.console import (
     EXIT_FAILED,
     EXIT_NO_BASELINE,

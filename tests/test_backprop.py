@@ -20,7 +20,7 @@ from support import CLASSES, SIDE, batch_of, image_set, pick, random_images, see
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from steadymap.bench.conformance import CHECKS, Subject
+from steadymap.bench.checks.checks import CHECKS, Subject
 from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import backprop
 from steadymap.bench.methods.backprop import lacks_differences, lacks_relu, lacks_shares

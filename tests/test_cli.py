@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from support import CLASSES, conv_network, random_images
 
 from steadymap.bench import cli, running
-from steadymap.bench.conformance import CHECKS
+from steadymap.bench.checks.checks import CHECKS
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import BASELINES, Batch
 from steadymap.bench.methods.registry import METHODS, Method

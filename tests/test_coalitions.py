@@ -29,7 +29,7 @@ from support import (
 from torch import Tensor, nn
 
 from steadymap.bench.analysis.costs import method_costs
-from steadymap.bench.conformance import check_method
+from steadymap.bench.checks.checks import check_method
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.measure.estimate import count
 from steadymap.bench.measure.runner import measure, run

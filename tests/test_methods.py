@@ -23,7 +23,7 @@ from support import (
 )
 from torch import Tensor, nn
 
-from steadymap.bench.conformance import CHECKS, check_method, registered
+from steadymap.bench.checks.checks import CHECKS, check_method, registered
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.methods.gradient import BASELINES, Batch
 from steadymap.bench.methods.registry import (

@@ -14,9 +14,9 @@ from scipy.stats import kstest
 from support import SIDE, batch_of, image_set, pick, random_images
 from torch import Tensor, nn
 
-from steadymap.bench import known
-from steadymap.bench.conformance import CHECKS, Subject
-from steadymap.bench.conformance import batch_of as known_batch
+from steadymap.bench.checks import networks as known
+from steadymap.bench.checks.checks import CHECKS, Subject
+from steadymap.bench.checks.checks import batch_of as known_batch
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import ImageSet
 from steadymap.bench.gallery.keep import completeness_by_steps

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steadymap.bench import known
+from steadymap.bench.checks import networks as known
 from steadymap.bench.network.graph import UntraceableError, rewritten, structure
 from steadymap.models import Classifier, make_classifier
 

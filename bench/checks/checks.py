@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
-from steadymap.bench import known
+from steadymap.bench.checks import networks as known
 from steadymap.bench.methods.gradient import BASELINES, Batch
 from steadymap.bench.methods.paths import SETTLED
 from steadymap.bench.methods.registry import (

@@ -1,0 +1,1 @@
+"""Conformance: is a method what it says it is?"""
