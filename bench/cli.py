@@ -31,7 +31,7 @@ from steadymap.bench.core.plugins import METRIC_SHELF, MODEL_SHELF, PluginError,
 from steadymap.bench.data.decode import DataError
 from steadymap.bench.data.masks import MASKS
 from steadymap.bench.data.open import DATA_FORMS, SPLITS, open_images
-from steadymap.bench.doctor import doctor_command
+from steadymap.bench.doctor.command import doctor_command
 from steadymap.bench.gate.baseline_runs import NoBaselineError
 from steadymap.bench.gating import baseline_app, compare_command, gate_command
 from steadymap.bench.measure.shard import INPUT_METRICS

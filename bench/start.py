@@ -25,7 +25,7 @@ def main() -> None:
 def _doctor() -> Callable[[], None]:
     """Return the one command that must speak where what the others load is broken."""
     try:
-        from steadymap.bench.doctor import main as run  # noqa: PLC0415 - what may be broken
+        from steadymap.bench.doctor.command import main as run  # noqa: PLC0415 - what may be broken
     except ImportError as error:
         advice = "pip install --force-reinstall steadymap"
         sys.exit(f"steadymap doctor: cannot start: {error}; {advice}")

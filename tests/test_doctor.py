@@ -29,16 +29,18 @@ from safetensors.torch import load_file
 from support import CLASSES, conv_network, seeded
 from torch import Tensor
 
-from steadymap.bench import cli, doctor, selftest
+from steadymap.bench import cli
 from steadymap.bench.core import plugins
 from steadymap.bench.core.console import console_of, line
-from steadymap.bench.doctor import Cores
-from steadymap.bench.facts import Fact, Probe, Result, hide, look, private_words
+from steadymap.bench.doctor import selftest
+from steadymap.bench.doctor.command import Cores
+from steadymap.bench.doctor.command import command as doctor
+from steadymap.bench.doctor.facts import Fact, Probe, Result, hide, look, private_words
+from steadymap.bench.doctor.selftest import CHECKS, Trial, make_trial
 from steadymap.bench.methods.gradient import Batch
 from steadymap.bench.methods.registry import METHODS, Method
 from steadymap.bench.network import passes
 from steadymap.bench.runs.manifest import PACKAGES
-from steadymap.bench.selftest import CHECKS, Trial, make_trial
 from steadymap.models import Classifier, make_classifier
 
 ROOT = Path(__file__).parent.parent

@@ -33,7 +33,7 @@ ALLOWED: dict[tuple[str, str], tuple[int, str]] = {
     ("bench/__init__.py", "importlib.import_module"): (1, "our own modules, by a literal table"),
     ("bench/methods/gradient.py", "importlib.import_module"): (1, "captum.attr, a literal"),
     ("bench/methods/occlusion.py", "importlib.import_module"): (2, "captum.attr, a literal"),
-    ("bench/doctor.py", "subprocess"): (1, "nvidia-smi, with fixed arguments"),
+    ("bench/doctor/command.py", "subprocess"): (1, "nvidia-smi, with fixed arguments"),
     ("bench/core/safe_yaml.py", "yaml.load"): (1, "with a subclass of the safe loader"),
     ("bench/runs/processes.py", "joblib"): (1, "our own processes, with our own arguments"),
     ("bench/core/machine.py", "ctypes"): (1, "mallopt of the C library"),

@@ -34,13 +34,13 @@ from rich.text import Text
 
 from steadymap.bench.core.console import EXIT_FAILED, RUNS, console_of, line
 from steadymap.bench.core.names import safe_markdown
-from steadymap.bench.facts import RESULTS, Fact, Probe, Result, look
+from steadymap.bench.doctor.facts import RESULTS, Fact, Probe, Result, look
 
 if TYPE_CHECKING:
     import torch
 
     from steadymap.bench.core.plugins import Shelf
-    from steadymap.bench.selftest import Outcome
+    from steadymap.bench.doctor.selftest import Outcome
 
 
 DOCTOR_VERSION = 1
@@ -692,7 +692,7 @@ def _plugin(shelf: Shelf[Any], name: str, label: str) -> Iterator[Fact]:
 
 def _self_test() -> Iterator[Fact]:
     started = time.monotonic()
-    from steadymap.bench.selftest import CHECKS, make_trial
+    from steadymap.bench.doctor.selftest import CHECKS, make_trial
 
     trial = make_trial()
     for name, check in CHECKS.items():
