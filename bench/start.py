@@ -17,7 +17,7 @@ def main() -> None:
     if sys.argv[1:2] == ["doctor"]:
         run = _doctor()
     else:
-        from steadymap.bench.cli import main as run  # noqa: PLC0415 - it loads torch
+        from steadymap.bench.commands.app import main as run  # noqa: PLC0415 - it loads torch
 
     run()
 

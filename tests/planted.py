@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from steadymap.bench.commands.train import Recipe, train
 from steadymap.bench.data.open import open_images
 from steadymap.bench.gate.baseline_runs import Side
 from steadymap.bench.gate.comparison import FAIL, INCONCLUSIVE, compare, differences
@@ -21,7 +22,6 @@ from steadymap.bench.methods.gradient import Batch
 from steadymap.bench.methods.registry import METHODS, Method
 from steadymap.bench.plan.plan import Plan, make_experiment, read_experiment
 from steadymap.bench.sides import measure_side
-from steadymap.bench.train import Recipe, train
 from steadymap.models import Classifier, load_classifier, make_classifier
 
 SETTINGS: dict[str, object] = {

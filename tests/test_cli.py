@@ -23,8 +23,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from support import CLASSES, conv_network, random_images
 
-from steadymap.bench import cli, running
 from steadymap.bench.checks.checks import CHECKS
+from steadymap.bench.commands import app as cli
+from steadymap.bench.commands import run as running
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import BASELINES, Batch
 from steadymap.bench.methods.registry import METHODS, Method

@@ -29,12 +29,11 @@ from safetensors.torch import load_file
 from support import CLASSES, conv_network, seeded
 from torch import Tensor
 
-from steadymap.bench import cli
+from steadymap.bench.commands import app as cli
 from steadymap.bench.core import plugins
 from steadymap.bench.core.console import console_of, line
 from steadymap.bench.doctor import selftest
 from steadymap.bench.doctor.command import Cores
-from steadymap.bench.doctor.command import command as doctor
 from steadymap.bench.doctor.facts import Fact, Probe, Result, hide, look, private_words
 from steadymap.bench.doctor.selftest import CHECKS, Trial, make_trial
 from steadymap.bench.methods.gradient import Batch

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from steadymap.bench import cli
+from steadymap.bench.commands import app as cli
 from steadymap.bench.measure.shard import Shard
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.gradient import Batch
@@ -331,7 +331,7 @@ def test_an_interruption_of_the_summary_loses_nothing(
         os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr("steadymap.bench.running.Findings.of", impatient)
+        patch.setattr("steadymap.bench.commands.run.Findings.of", impatient)
         assert steadymap(*RUN, "--output", "here") == 130
     assert "all is measured, and in here" in capsys.readouterr().err
     made = maps_made(monkeypatch)

@@ -50,7 +50,7 @@ ALLOWED: dict[tuple[str, str], tuple[int, str]] = {
     ("bench/methods/superpixels.py", "importlib.import_module"): (1, "skimage, a literal"),
     ("bench/measure/timing.py", "multiprocessing"): (1, "our own processes, with our own arguments"),
     ("bench/measure/timing.py", "course.load"): (4, "a classifier by its name"),
-    ("bench/cli.py", "course.load"): (1, "a classifier by its name"),
+    ("bench/commands/app.py", "course.load"): (1, "a classifier by its name"),
     ("bench/runs/resume.py", "multiprocessing"): (1, "to end our own processes"),
     ("models/loading.py", "importlib.import_module"): (1, "a module that the user named"),
     ("models/pretrained.py", "importlib.import_module"): (3, "packages of extras, literals"),

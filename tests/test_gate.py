@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from test_cli import Done
 
-from steadymap.bench import cli
+from steadymap.bench.commands import app as cli
 from steadymap.bench.gate.baseline_runs import open_baseline, write_side
 
 pytest_plugins = ["pytester"]

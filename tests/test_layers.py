@@ -18,7 +18,7 @@ from torchvision.models import DenseNet, ResNet, SwinTransformer, VisionTransfor
 from torchvision.models.regnet import BlockParams
 from torchvision.models.resnet import BasicBlock
 
-from steadymap.bench import cli
+from steadymap.bench.commands import app as cli
 from steadymap.bench.methods.gradient import Batch, captum_grad_cam, grad_cam
 from steadymap.bench.methods.registry import bind_method
 from steadymap.bench.network.passes import shared_pass

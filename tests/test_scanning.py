@@ -20,13 +20,13 @@ from test_fuzz_files import manifest
 from test_gate import call
 from torch import Tensor
 
-from steadymap.bench import running
 from steadymap.bench.analysis.calibration import calibrate
 from steadymap.bench.analysis.curves import severity_curves
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.analysis.ranks import rank_methods
 from steadymap.bench.analysis.summary import full_summary, intervals
 from steadymap.bench.analysis.whose_fault import whose_fault
+from steadymap.bench.commands import run as running
 from steadymap.bench.core.plugins import describe
 from steadymap.bench.gallery.keep import choose_witnesses
 from steadymap.bench.gate.baseline_runs import KEPT_METRICS, image_scores, read_side

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from steadymap.bench.analysis.findings import Findings
+from steadymap.bench.commands.report import write_report
 from steadymap.bench.core.console import (
     EXIT_CELLS_FAILED,
     EXIT_INTERRUPTED,
@@ -38,7 +39,6 @@ from steadymap.bench.plan.plan import ConfigError, Experiment
 from steadymap.bench.plan.setup import Setup, prepare
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.report.terminal import footnotes, tables
-from steadymap.bench.reporting import write_report
 from steadymap.bench.runs import folder as store
 from steadymap.bench.runs.ledger import draw_up, not_the_same
 from steadymap.bench.runs.manifest import completed, git_state, make_manifest, peak_memory, run_id

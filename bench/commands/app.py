@@ -16,6 +16,10 @@ from rich.table import Table
 
 from steadymap.bench.checks.checks import CHECKS, Finding, check_method, check_table, registered
 from steadymap.bench.checks.checks import Result as CheckResult
+from steadymap.bench.commands.gate import baseline_app, compare_command, gate_command
+from steadymap.bench.commands.report import report_command, show_command
+from steadymap.bench.commands.run import device_of, device_type, merge_command, run_experiment
+from steadymap.bench.commands.train import make_training, save, train
 from steadymap.bench.core.console import (
     EXIT_FAILED,
     EXIT_NO_BASELINE,
@@ -33,7 +37,6 @@ from steadymap.bench.data.masks import MASKS
 from steadymap.bench.data.open import DATA_FORMS, SPLITS, open_images
 from steadymap.bench.doctor.command import doctor_command
 from steadymap.bench.gate.baseline_runs import NoBaselineError
-from steadymap.bench.gating import baseline_app, compare_command, gate_command
 from steadymap.bench.measure.shard import INPUT_METRICS
 from steadymap.bench.measure.timing import (
     Course,
@@ -55,11 +58,8 @@ from steadymap.bench.plan.plan import (
     read_config,
     read_experiment,
 )
-from steadymap.bench.reporting import report_command, show_command
-from steadymap.bench.running import device_of, device_type, merge_command, run_experiment
 from steadymap.bench.runs.manifest import machine, write_json
 from steadymap.bench.runs.shard_files import make_folder
-from steadymap.bench.train import make_training, save, train
 from steadymap.metrics import METRICS, Metric
 from steadymap.models import MODEL_FORMS, MODELS, ModelError
 
