@@ -79,7 +79,7 @@ class Gate:
         Returns:
             The comparison, one row a method, family and metric; empty where the baseline was made.
         """
-        from steadymap.bench import baselines, comparison  # noqa: PLC0415 - large
+        from steadymap.bench.gate import baseline_runs, comparison  # noqa: PLC0415 - large
         from steadymap.bench.plan.plan import ConfigError  # noqa: PLC0415 - large
         from steadymap.bench.sides import measure_side  # noqa: PLC0415 - large
 
@@ -87,12 +87,12 @@ class Gate:
         if self.extra_info is not None:
             self.extra_info["steadymap"] = _means(side)
         try:
-            folder = baselines.baseline_folder(name, self.root)
+            folder = baseline_runs.baseline_folder(name, self.root)
             if self.update:
-                baselines.write_side(side, folder)
+                baseline_runs.write_side(side, folder)
                 return comparison.compare(side, side).iloc[:0]
-            before = baselines.open_baseline(name, self.root)
-        except baselines.NoBaselineError:
+            before = baseline_runs.open_baseline(name, self.root)
+        except baseline_runs.NoBaselineError:
             pytest.fail(
                 f"no baseline {name!r} in {self.root}; make it with --steadymap-update-baseline",
                 pytrace=False,

@@ -32,6 +32,7 @@ from torch import Tensor
 from steadymap.bench.commands import app as cli
 from steadymap.bench.core import plugins
 from steadymap.bench.core.console import console_of, line
+from steadymap.bench.doctor import command as doctor
 from steadymap.bench.doctor import selftest
 from steadymap.bench.doctor.command import Cores
 from steadymap.bench.doctor.facts import Fact, Probe, Result, hide, look, private_words

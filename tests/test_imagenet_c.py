@@ -15,8 +15,9 @@ from support import CLASSES, SIDE, global_numpy_state, image_set, random_images
 from torch import Tensor
 
 from steadymap.bench.commands.app import main
+from steadymap.bench.perturbations import imagenet_c
 from steadymap.bench.perturbations.imagenet_c import CORRUPTIONS
-from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell, imagenet_c, perturb
+from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell, perturb
 from steadymap.bench.plan.plan import ConfigError, Plan, make_experiment
 from steadymap.bench.plan.setup import prepare
 from steadymap.models import Classifier
