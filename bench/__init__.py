@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from steadymap.bench.analysis.summary import full_summary, summarise
-    from steadymap.bench.data.open import DataError, ImageSet, from_tensor, open_images
-    from steadymap.bench.methods.gradient import Batch
-    from steadymap.bench.methods.registry import METHODS, Method
-    from steadymap.bench.notebook import run
+    from steadymap.bench.api import run
+    from steadymap.bench.core.errors import ConfigError, DataError
+    from steadymap.bench.core.randomness import generator
+    from steadymap.bench.data.image_set import ImageSet, from_tensor
+    from steadymap.bench.data.open import open_images
+    from steadymap.bench.methods.batch import Batch
+    from steadymap.bench.methods.method import Method
+    from steadymap.bench.methods.registry import METHODS
     from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
-    from steadymap.bench.plan.plan import ConfigError, Experiment, Plan
-    from steadymap.bench.runs.folder import read_run
+    from steadymap.bench.plan.experiment import Experiment
+    from steadymap.bench.plan.plan import Plan
+    from steadymap.bench.records.read import read_run
 
 __version__ = version("steadymap")
 
@@ -27,19 +32,20 @@ __version__ = version("steadymap")
 _HOMES = {
     "METHODS": "methods.registry",
     "PERTURBATIONS": "perturbations.registry",
-    "Batch": "methods.gradient",
-    "ConfigError": "plan.plan",
-    "DataError": "data.open",
-    "Experiment": "plan.plan",
-    "ImageSet": "data.open",
-    "Method": "methods.registry",
+    "Batch": "methods.batch",
+    "ConfigError": "core.errors",
+    "DataError": "core.errors",
+    "Experiment": "plan.experiment",
+    "ImageSet": "data.image_set",
+    "Method": "methods.method",
     "Perturbation": "perturbations.registry",
     "Plan": "plan.plan",
-    "from_tensor": "data.open",
+    "from_tensor": "data.image_set",
     "full_summary": "analysis.summary",
+    "generator": "core.randomness",
     "open_images": "data.open",
-    "read_run": "runs.folder",
-    "run": "notebook",
+    "read_run": "records.read",
+    "run": "api",
     "summarise": "analysis.summary",
 }
 
@@ -57,6 +63,7 @@ __all__ = [
     "__version__",
     "from_tensor",
     "full_summary",
+    "generator",
     "open_images",
     "read_run",
     "run",

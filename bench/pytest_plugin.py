@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from steadymap.bench.data.open import ImageSet
-    from steadymap.bench.gate.baseline_runs import Side
-    from steadymap.bench.gate.comparison import Margins
+    from steadymap.bench.data.image_set import ImageSet
+    from steadymap.bench.gate.margins import Margins
+    from steadymap.bench.gate.side import Side
     from steadymap.bench.plan.plan import Plan
     from steadymap.models import Classifier
 
@@ -79,9 +79,10 @@ class Gate:
         Returns:
             The comparison, one row a method, family and metric; empty where the baseline was made.
         """
+        from steadymap.bench.api import measure_side  # noqa: PLC0415 - large
+        from steadymap.bench.core.errors import ConfigError, NoBaselineError  # noqa: PLC0415 - large
         from steadymap.bench.gate import baseline_runs, comparison  # noqa: PLC0415 - large
-        from steadymap.bench.plan.plan import ConfigError  # noqa: PLC0415 - large
-        from steadymap.bench.sides import measure_side  # noqa: PLC0415 - large
+        from steadymap.bench.gate.differences import differences  # noqa: PLC0415 - large
 
         side = measure_side(classifier, images, plan)
         if self.extra_info is not None:
@@ -92,14 +93,14 @@ class Gate:
                 baseline_runs.write_side(side, folder)
                 return comparison.compare(side, side).iloc[:0]
             before = baseline_runs.open_baseline(name, self.root)
-        except baseline_runs.NoBaselineError:
+        except NoBaselineError:
             pytest.fail(
                 f"no baseline {name!r} in {self.root}; make it with --steadymap-update-baseline",
                 pytrace=False,
             )
         except ConfigError as error:
             pytest.fail(str(error), pytrace=False)
-        differing = comparison.differences(before.manifest, side.manifest)
+        differing = differences(before.manifest, side.manifest)
         if differing.forbidding:
             reasons = "\n  ".join(differing.forbidding)
             pytest.fail(f"cannot be compared with {name!r}:\n  {reasons}", pytrace=False)

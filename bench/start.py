@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 
 # OpenMP's threads wait for each other by spinning. Beside any other busy process libgomp's default
 # of 300,000 turns made a pass ten times slower; 10,000 cost nothing on a quiet machine.
@@ -14,19 +13,9 @@ SPIN_COUNT = "10000"
 def main() -> None:
     """Run the command line."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    if sys.argv[1:2] == ["doctor"]:
-        run = _doctor()
-    else:
-        from steadymap.bench.commands.app import main as run  # noqa: PLC0415 - it loads torch
-
-    run()
-
-
-def _doctor() -> Callable[[], None]:
-    """Return the one command that must speak where what the others load is broken."""
     try:
-        from steadymap.bench.doctor.command import main as run  # noqa: PLC0415 - what may be broken
+        from steadymap.bench.commands.app import main as run  # noqa: PLC0415 - what may be broken
     except ImportError as error:
         advice = "pip install --force-reinstall steadymap"
-        sys.exit(f"steadymap doctor: cannot start: {error}; {advice}")
-    return run
+        sys.exit(f"steadymap: cannot start: {error}; {advice}")
+    run()

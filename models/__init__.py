@@ -1,17 +1,41 @@
 """Networks to explain, and the contract that they fulfil."""
 
-from steadymap.models.classifier import (
-    Classifier,
-    Framing,
-    ModelError,
-    Normalization,
-    PixelNetwork,
-    make_classifier,
-)
-from steadymap.models.layers import CamLayer
-from steadymap.models.loading import MODEL_FORMS, MODELS, Model, load_classifier
-from steadymap.models.pretrained import imagenet_names
-from steadymap.models.weights import Weights, fit_weights, read_weights, write_weights
+import importlib
+from typing import TYPE_CHECKING
+
+from steadymap.models.errors import ModelError
+
+if TYPE_CHECKING:
+    from steadymap.models.classifier import (
+        Classifier,
+        Framing,
+        Normalization,
+        PixelNetwork,
+        make_classifier,
+    )
+    from steadymap.models.layers import CamLayer
+    from steadymap.models.loading import MODEL_FORMS, MODELS, Model, load_classifier
+    from steadymap.models.pretrained import imagenet_names
+    from steadymap.models.weights import Weights, fit_weights, read_weights, write_weights
+
+# Loaded when first asked for: whoever reads the results of a run needs no torch.
+_HOMES = {
+    "MODELS": "loading",
+    "MODEL_FORMS": "loading",
+    "CamLayer": "layers",
+    "Classifier": "classifier",
+    "Framing": "classifier",
+    "Model": "loading",
+    "Normalization": "classifier",
+    "PixelNetwork": "classifier",
+    "Weights": "weights",
+    "fit_weights": "weights",
+    "imagenet_names": "pretrained",
+    "load_classifier": "loading",
+    "make_classifier": "classifier",
+    "read_weights": "weights",
+    "write_weights": "weights",
+}
 
 __all__ = [
     "MODELS",
@@ -31,3 +55,15 @@ __all__ = [
     "read_weights",
     "write_weights",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Load what is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return what there is, loaded or not."""
+    return __all__

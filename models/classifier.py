@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from steadymap.models.errors import ModelError
 from steadymap.models.layers import CamLayer, Layout
 
 PROBE_SEED = 20
@@ -19,10 +20,6 @@ LEAST_CLASSES = 2
 
 # Logits of an image alone and in a batch may differ by rounding, relative to the largest.
 BATCH_TOLERANCE = 1e-3
-
-
-class ModelError(ValueError):
-    """A network, a model name or a weights file that cannot be used, with what to do about it."""
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from torch import nn
 from steadymap.models.classifier import (
     Classifier,
     Framing,
-    ModelError,
     Normalization,
     make_classifier,
 )
+from steadymap.models.errors import ModelError
 from steadymap.models.layers import timm_layer
 from steadymap.models.pretrained import imagenet_names, load_extra
 from steadymap.models.weights import Weights, fit_weights, read_weights

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from steadymap.models.classifier import Classifier, ModelError, make_classifier
+from steadymap.models.classifier import Classifier, make_classifier
+from steadymap.models.errors import ModelError
 from steadymap.models.lite import LITE, open_lite
 from steadymap.models.networks import COMPACT_SIDE, HANDS, RPS_SIDE, compact, rps
 from steadymap.models.pretrained import open_hub, open_timm, open_torchvision

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from steadymap.models.classifier import (
     Classifier,
     Framing,
-    ModelError,
     Normalization,
     make_classifier,
     settle_norms,
 )
+from steadymap.models.errors import ModelError
 from steadymap.models.layers import CamLayer, hub_layer, timm_layer, torchvision_layer
 from steadymap.models.weights import Weights, fit_weights, read_weights
 

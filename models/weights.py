@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from steadymap.models.classifier import ModelError
+from steadymap.models.errors import ModelError
 
 MOST_SHOWN = 200
 

@@ -13,15 +13,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from steadymap.bench.api import measure_side
 from steadymap.bench.commands.train import Recipe, train
 from steadymap.bench.data.open import open_images
-from steadymap.bench.gate.baseline_runs import Side
-from steadymap.bench.gate.comparison import FAIL, INCONCLUSIVE, compare, differences
+from steadymap.bench.gate.comparison import FAIL, INCONCLUSIVE, compare
+from steadymap.bench.gate.differences import differences
+from steadymap.bench.gate.side import Side
+from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.controls import edge
-from steadymap.bench.methods.gradient import Batch
-from steadymap.bench.methods.registry import METHODS, Method
-from steadymap.bench.plan.plan import Plan, make_experiment, read_experiment
-from steadymap.bench.sides import measure_side
+from steadymap.bench.methods.method import Method
+from steadymap.bench.methods.registry import METHODS
+from steadymap.bench.plan.experiment import make_experiment, read_experiment
+from steadymap.bench.plan.plan import Plan
 from steadymap.models import Classifier, load_classifier, make_classifier
 
 SETTINGS: dict[str, object] = {

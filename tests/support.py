@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from steadymap.bench.data.open import ImageSet, from_tensor
-from steadymap.bench.methods.gradient import Batch
+from steadymap.bench.data.image_set import ImageSet, from_tensor
+from steadymap.bench.methods.batch import Batch
 from steadymap.metrics import Evidence
 from steadymap.metrics.faithfulness import Curve, Responses
 from steadymap.metrics.neighbours import Neighbours

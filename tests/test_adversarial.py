@@ -12,22 +12,19 @@ import torch
 from support import CLASSES, SIDE, conv_network, hook_counts, image_set, pick, random_images, seeded
 from torch import Tensor, nn
 
+from steadymap.bench.commands.run import estimate_table
+from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import open_images
-from steadymap.bench.measure.estimate import count, estimate, estimate_table
+from steadymap.bench.measure.estimate import count, estimate
 from steadymap.bench.measure.runner import measure, run
-from steadymap.bench.measure.view import ATTACK_PART
+from steadymap.bench.measure.worker import ATTACK_PART
 from steadymap.bench.network.passes import count_passes, shared_pass
 from steadymap.bench.perturbations import attack as adversarial
-from steadymap.bench.perturbations.attack import (
-    PASSES,
-    STEPS,
-    away_from_gradient,
-    random_sign,
-    smoothed,
-)
+from steadymap.bench.perturbations.attack import PASSES, STEPS, away_from_gradient, smoothed
+from steadymap.bench.perturbations.noise import random_sign
 from steadymap.bench.perturbations.registry import PERTURBATIONS
-from steadymap.bench.plan.plan import ConfigError, Plan
+from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
 from steadymap.models import Classifier, load_classifier, make_classifier
 

@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from steadymap.bench.core.errors import DataError
 from steadymap.bench.data import archive as archives
 from steadymap.bench.data.archive import (
     CHUNK,
@@ -34,7 +35,6 @@ from steadymap.bench.data.archive import (
     unpack,
     unsafe,
 )
-from steadymap.bench.data.decode import DataError
 from steadymap.bench.data.open import open_images
 from steadymap.models import Framing
 

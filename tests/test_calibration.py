@@ -20,27 +20,26 @@ from steadymap.bench.analysis.calibration import (
     UNRESOLVABLE,
     Instability,
     calibrate,
-    is_control,
     null_score,
     order,
 )
 from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.analysis.ranks import (
-    difference_figure,
-    rank_methods,
-    save_diagram,
-    within_image,
-)
-from steadymap.bench.analysis.summary import ratio_intervals
+from steadymap.bench.analysis.intervals import ratio_intervals
+from steadymap.bench.analysis.ranks import rank_methods, within_image
 from steadymap.bench.analysis.whose_fault import whose_fault
 from steadymap.bench.core.randomness import generator
+from steadymap.bench.methods.registry import METHODS
 from steadymap.bench.records.schema import (
+    CONTROLS,
     NULLS,
     OTHER_IMAGE,
     OTHER_SEED,
     RANDOM_NETWORK,
     RECOGNISED,
+    is_control,
 )
+from steadymap.bench.report.figures import save_diagram
+from steadymap.bench.report.rank_diagrams import difference_figure
 from steadymap.bench.report.terminal import footnotes, tables
 
 Row = dict[str, object]
@@ -283,10 +282,15 @@ def test_a_method_without_a_number_comes_last() -> None:
     assert null_score(calibrated, "ssim", OTHER_IMAGE) == pytest.approx(0.0)
     assert null_score(calibrated, "ssim", RANDOM_NETWORK) == pytest.approx((0.1 - 0.2) / 0.8)
     assert is_control("centre_blob")
+    assert is_control("random:seed=1")
     assert not is_control("gradient")
     # A name from a file of records loads no code.
     assert not is_control("antigravity.fly")
     assert "antigravity" not in sys.modules
+
+
+def test_the_controls_that_readers_know_are_those_of_the_registry() -> None:
+    assert [name for name, method in METHODS.items() if method.control] == list(CONTROLS)
 
 
 def test_records_without_nulls_are_not_calibrated() -> None:

@@ -27,13 +27,15 @@ from steadymap.bench.checks.checks import CHECKS
 from steadymap.bench.commands import app as cli
 from steadymap.bench.commands import run as running
 from steadymap.bench.methods import registry as methods_module
-from steadymap.bench.methods.gradient import BASELINES, Batch
-from steadymap.bench.methods.registry import METHODS, Method
-from steadymap.bench.network import passes
-from steadymap.bench.network.passes import SMALL_ACTIVATIONS
+from steadymap.bench.methods.baselines import BASELINES
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.method import Method
+from steadymap.bench.methods.registry import METHODS
+from steadymap.bench.network import memory
+from steadymap.bench.network.memory import SMALL_ACTIVATIONS
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
+from steadymap.bench.records.read import read_run
 from steadymap.bench.records.schema import REFERENCES, SCHEMA
-from steadymap.bench.runs.folder import read_run
 from steadymap.metrics import METRICS, Maps, Metric, evaluate
 from steadymap.models import MODELS, Classifier, load_classifier, write_weights
 
@@ -526,7 +528,7 @@ def test_small_networks_get_a_worker_a_thread_and_large_ones_one(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert running._jobs(small, 60) == 3  # noqa: SLF001 - the choice has no other door
     assert running._jobs(small, 2) == 2  # noqa: SLF001 - as above
-    monkeypatch.setattr(passes, "activation_bytes", lambda _classifier: SMALL_ACTIVATIONS + 1)
+    monkeypatch.setattr(memory, "activation_bytes", lambda _classifier: SMALL_ACTIVATIONS + 1)
     assert running._jobs(small, 60) == 1  # noqa: SLF001 - as above
 
 

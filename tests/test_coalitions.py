@@ -34,8 +34,10 @@ from steadymap.bench.core.randomness import generator
 from steadymap.bench.measure.estimate import count
 from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods import registry as methods_module
-from steadymap.bench.methods.gradient import BASELINES, Batch
-from steadymap.bench.methods.registry import Method, bind_method
+from steadymap.bench.methods.baselines import BASELINES
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.method import Method
+from steadymap.bench.methods.registry import bind_method
 from steadymap.bench.methods.superpixels import BLUR, COMPACTNESS, superpixels
 from steadymap.bench.methods.surrogates import lime_coalitions
 from steadymap.bench.network.passes import count_passes

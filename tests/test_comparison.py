@@ -18,15 +18,11 @@ from scipy.stats import bootstrap, ttest_1samp
 from scipy.stats import t as student
 from statsmodels.stats.multitest import multipletests
 
+from steadymap.bench.core.errors import ConfigError, NoBaselineError
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.gate.baseline_runs import (
-    KEPT_METRICS,
-    NoBaselineError,
-    Side,
     baseline_names,
-    image_scores,
     open_baseline,
-    read_side,
     write_side,
 )
 from steadymap.bench.gate.comparison import (
@@ -34,31 +30,33 @@ from steadymap.bench.gate.comparison import (
     FAIL,
     IMPROVED,
     INCONCLUSIVE,
-    INFORMATIVE,
-    MARGINS,
     MISSING,
     NEW,
     PASS,
-    RELATIVE_MARGINS,
     UNDEFINED,
     WORSE,
-    Margins,
     better,
     compare,
-    differences,
     timing_cases,
 )
-from steadymap.bench.gate.margins import read_margins
-from steadymap.bench.gate.verdict import (
+from steadymap.bench.gate.differences import differences
+from steadymap.bench.gate.formats import (
     SUMMARY_BYTES,
-    Verdict,
     as_bencher,
     as_benchmark,
     as_json,
     as_junit,
     as_markdown,
 )
-from steadymap.bench.plan.plan import ConfigError
+from steadymap.bench.gate.margins import (
+    INFORMATIVE,
+    MARGINS,
+    RELATIVE_MARGINS,
+    Margins,
+    read_margins,
+)
+from steadymap.bench.gate.side import KEPT_METRICS, Side, image_scores, read_side
+from steadymap.bench.gate.verdict import Verdict
 from steadymap.bench.plan.setup import recognising
 from steadymap.bench.records.schema import RECOGNISED
 from steadymap.metrics import METRICS

@@ -7,19 +7,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steadymap.bench.methods.gradient import BASELINES
+from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.safe_yaml import read_config
+from steadymap.bench.methods.baselines import BASELINES
 from steadymap.bench.methods.registry import CONTROLS, DEFAULT_METHODS, METHODS, bind_method
-from steadymap.bench.perturbations.registry import DEFAULT_FAMILIES, PERTURBATIONS, Cell
-from steadymap.bench.plan.plan import (
-    ConfigError,
+from steadymap.bench.perturbations.cell import Cell
+from steadymap.bench.perturbations.registry import DEFAULT_FAMILIES, PERTURBATIONS
+from steadymap.bench.plan.experiment import (
     Experiment,
-    Plan,
     about_experiment,
     experiment_names,
     make_experiment,
-    read_config,
     read_experiment,
 )
+from steadymap.bench.plan.plan import Plan
 from steadymap.metrics import METRICS
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from steadymap.bench.analysis.summary import Interval, intervals, ratio_intervals
+from steadymap.bench.analysis.intervals import Interval, intervals, ratio_intervals
 
 IMAGES = 100
 DATA_SETS = 2000

@@ -16,13 +16,14 @@ from test_gate import call
 from steadymap.bench import from_tensor, read_run
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core.safe_csv import csv_text, parse_csv
-from steadymap.bench.gallery.keep import keep_witnesses, read_gallery
-from steadymap.bench.gate.baseline_runs import image_scores, read_side
+from steadymap.bench.gallery.keep import keep_witnesses
 from steadymap.bench.gate.comparison import compare
-from steadymap.bench.plan.plan import Experiment
+from steadymap.bench.gate.side import image_scores, read_side
+from steadymap.bench.plan.experiment import Experiment
 from steadymap.bench.plan.setup import prepare
+from steadymap.bench.records.read import TEXTS, read_csv
+from steadymap.bench.report.gallery_files import read_gallery
 from steadymap.bench.runs import folder as store
-from steadymap.bench.runs.folder import TEXTS, read_csv
 from steadymap.bench.runs.ledger import draw_up
 from steadymap.bench.runs.processes import Parallel
 from steadymap.bench.runs.resume import Work

@@ -19,7 +19,7 @@ from steadymap.bench import Plan, from_tensor, run
 from steadymap.bench.data import labelled
 from steadymap.bench.data import open as images_module
 from steadymap.bench.data.open import open_images
-from steadymap.bench.runs.folder import read_run
+from steadymap.bench.records.read import read_run
 from steadymap.models import MODELS, Framing, make_classifier, write_weights
 
 SMALL = Framing((8, 8))

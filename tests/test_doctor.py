@@ -30,16 +30,19 @@ from support import CLASSES, conv_network, seeded
 from torch import Tensor
 
 from steadymap.bench.commands import app as cli
-from steadymap.bench.core import plugins
+from steadymap.bench.commands.app import main
+from steadymap.bench.core import metric_registry, plugins
 from steadymap.bench.core.console import console_of, line
 from steadymap.bench.doctor import command as doctor
-from steadymap.bench.doctor import selftest
-from steadymap.bench.doctor.command import Cores
-from steadymap.bench.doctor.facts import Fact, Probe, Result, hide, look, private_words
+from steadymap.bench.doctor import devices, folders, packages, selftest
+from steadymap.bench.doctor.devices import Cores
+from steadymap.bench.doctor.facts import Fact, Probe, Result, look
+from steadymap.bench.doctor.privacy import hide, private_words
 from steadymap.bench.doctor.selftest import CHECKS, Trial, make_trial
-from steadymap.bench.methods.gradient import Batch
-from steadymap.bench.methods.registry import METHODS, Method
-from steadymap.bench.network import passes
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.method import Method
+from steadymap.bench.methods.registry import METHODS
+from steadymap.bench.network import memory
 from steadymap.bench.runs.manifest import PACKAGES
 from steadymap.models import Classifier, make_classifier
 
@@ -61,7 +64,7 @@ def call(
     def call(*arguments: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["steadymap", "doctor", *arguments])
         with pytest.raises(SystemExit) as left:
-            doctor.main()
+            main()
         captured = capsys.readouterr()
         code = left.value.code
         return Done(code if isinstance(code, int) else 0, captured.out, captured.err)
@@ -265,13 +268,13 @@ def test_what_it_speaks_by_may_be_broken(tmp_path: Path) -> None:
 
 
 def test_the_packages_are_those_of_the_metadata() -> None:
-    names = {one.name for one in doctor.requirements()}
+    names = {one.name for one in packages.requirements()}
     assert names | {"steadymap"} >= set(PACKAGES)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
     for extra, needed in extras.items():
-        assert [one.name for one in doctor.requirements(extra)] == [
+        assert [one.name for one in packages.requirements(extra)] == [
             Requirement(text).name for text in needed
         ]
 
@@ -313,7 +316,7 @@ def test_damaged_metadata_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_builds_are_read_off_the_label(version: str, build: str) -> None:
-    assert doctor.torchvision_build(version) == build
+    assert packages.torchvision_build(version) == build
 
 
 @pytest.mark.parametrize(
@@ -324,7 +327,7 @@ def test_a_build_without_label_says_it_itself(
 ) -> None:
     ops = SimpleNamespace(torchvision=SimpleNamespace(_cuda_version=lambda: number))
     monkeypatch.setattr(torch, "ops", ops)
-    assert doctor.torchvision_build("0.29.2") == build
+    assert packages.torchvision_build("0.29.2") == build
 
 
 @pytest.mark.parametrize(
@@ -338,7 +341,7 @@ def test_a_build_without_label_says_it_itself(
     ],
 )
 def test_builds_are_the_same_by_device_and_first_number(one: str, other: str, same: bool) -> None:
-    assert doctor.same_build(one, other) == doctor.same_build(other, one) == same
+    assert packages.same_build(one, other) == packages.same_build(other, one) == same
 
 
 def test_torch_for_the_cpu_beside_torchvision_for_cuda_has_failed(
@@ -348,7 +351,7 @@ def test_torch_for_the_cpu_beside_torchvision_for_cuda_has_failed(
     monkeypatch.setattr(torchvision, "__version__", "0.29.2+cu132")
     fact = found("torch and torchvision")["torchvision's build"]
     assert fact.value == "0.29.2+cu132, for CUDA 13.2: torch is for CPU"
-    assert (fact.result, fact.advice) == ("failed", doctor.TOGETHER)
+    assert (fact.result, fact.advice) == ("failed", packages.TOGETHER)
     monkeypatch.setattr(torchvision, "__version__", "0.29.2+cpu")
     assert found("torch and torchvision")["torchvision's build"].result == "ok"
 
@@ -357,7 +360,10 @@ def test_torchvision_s_operators_must_work(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torchvision.ops, "nms", lambda *_given: torch.tensor([0, 1, 2]))
     fact = found("torch and torchvision")["torchvision::nms"]
     assert fact == Fact(
-        "torchvision::nms", "keeps boxes [0, 1, 2] of three, not 0 and 2", "failed", doctor.TOGETHER
+        "torchvision::nms",
+        "keeps boxes [0, 1, 2] of three, not 0 and 2",
+        "failed",
+        packages.TOGETHER,
     )
     missing = RuntimeError("operator torchvision::nms does not exist")
     monkeypatch.setattr(torchvision.ops, "nms", raises(missing))
@@ -397,7 +403,7 @@ def group(root: Path, files: dict[str, str]) -> tuple[Path, Path]:
 def test_the_quota_is_the_smallest_of_the_groups_above(
     files: dict[str, str], quota: float | None, tmp_path: Path
 ) -> None:
-    assert doctor.cpu_quota(*group(tmp_path, files)) == quota
+    assert devices.cpu_quota(*group(tmp_path, files)) == quota
 
 
 @pytest.mark.parametrize(
@@ -413,13 +419,13 @@ def test_the_quota_is_the_smallest_of_the_groups_above(
 def test_the_memory_limit_likewise(
     files: dict[str, str], limit: int | None, tmp_path: Path
 ) -> None:
-    assert doctor.memory_limit(*group(tmp_path, files)) == limit
+    assert devices.memory_limit(*group(tmp_path, files)) == limit
 
 
 def test_without_proc_nothing_is_limited(tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text("100000 100000\n")
-    assert doctor.cpu_quota(tmp_path, tmp_path / "none") is None
-    assert doctor.memory_limit(tmp_path, tmp_path / "none") is None
+    assert devices.cpu_quota(tmp_path, tmp_path / "none") is None
+    assert devices.memory_limit(tmp_path, tmp_path / "none") is None
 
 
 @pytest.mark.parametrize(
@@ -439,7 +445,7 @@ def test_usable_cores(cores: Cores, usable: int) -> None:
 def test_more_threads_than_can_run_are_too_many(
     threads: int, result: Result, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "cores_here", lambda: Cores(8, 4, 1.5))
+    monkeypatch.setattr(devices, "cores_here", lambda: Cores(8, 4, 1.5))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     fact = found("torch's threads")["torch's threads"]
     assert (fact.result, fact.number) == (result, threads)
@@ -452,7 +458,7 @@ def test_more_threads_than_can_run_are_too_many(
 def test_a_variable_of_threads_that_is_no_number_is_not_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in doctor.THREAD_VARIABLES:
+    for name in devices.THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     assert found("thread variables")["thread variables"] == Fact("thread variables", "none set")
     monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
@@ -494,7 +500,7 @@ UNKNOWN = "driver 580.1 is there, and torch sees no device"
 def test_without_cuda_one_line_says_why(
     built: str, driver: str | None, visible: str | None, result: Result, value: str
 ) -> None:
-    fact = doctor.why_no_cuda(built, driver, visible, "s")
+    fact = devices.why_no_cuda(built, driver, visible, "s")
     assert (fact.result, fact.value) == (result, value)
     assert bool(fact.advice) == (driver is not None)
 
@@ -508,7 +514,7 @@ def test_what_torch_warns_of_is_in_that_line(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(torch.cuda, "is_available", available)
     monkeypatch.setattr(torch.version, "cuda", "13.2")
-    monkeypatch.setattr(doctor, "driver_version", lambda _path: "450.80")
+    monkeypatch.setattr(devices, "driver_version", lambda _path: "450.80")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (fact,) = found("CUDA").values()
     assert "torch sees no device (CUDA initialization: the driver is too old)" in fact.value
@@ -520,15 +526,15 @@ def test_each_cuda_device_is_tried_and_may_fail(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: about)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (1 << 30, 3 << 30))
-    monkeypatch.setattr(doctor, "driver_version", lambda _path: None)
-    true = doctor.convolution
+    monkeypatch.setattr(devices, "driver_version", lambda _path: None)
+    true = devices.convolution
 
     def convolution(name: str, value: str, device: torch.device) -> Fact:
         if device.index == 1:
             raise RuntimeError("no kernel image is available for execution on the device")
         return true(name, value, torch.device("cpu"))
 
-    monkeypatch.setattr(doctor, "convolution", convolution)
+    monkeypatch.setattr(devices, "convolution", convolution)
     facts = found("CUDA")
     assert facts["cuda:0"] == Fact(
         "cuda:0",
@@ -541,7 +547,7 @@ def test_each_cuda_device_is_tried_and_may_fail(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_convolution_that_is_wrong_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.functional, "conv2d", lambda ones, _kernel: 7 * ones)
-    fact = doctor.convolution("cuda:0", "H200", torch.device("cpu"))
+    fact = devices.convolution("cuda:0", "H200", torch.device("cpu"))
     assert fact.result == "warning"
     assert fact.value == "H200; a convolution of ones gives 7, not 9"
 
@@ -551,17 +557,17 @@ def test_the_driver_s_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     kernel.write_text(
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue\nGCC 13.2.0\n"
     )
-    assert doctor.driver_version(kernel) == "550.54.15"
+    assert devices.driver_version(kernel) == "550.54.15"
     program = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor.driver_version(tmp_path / "none") is None
+    assert devices.driver_version(tmp_path / "none") is None
     program.write_text("#!/bin/sh\necho 580.95\n")
     program.chmod(0o755)
-    assert doctor.driver_version(tmp_path / "none") == "580.95"
+    assert devices.driver_version(tmp_path / "none") == "580.95"
     program.write_text("#!/bin/sh\necho 580.95\nexit 9\n")
-    assert doctor.driver_version(tmp_path / "none") is None
+    assert devices.driver_version(tmp_path / "none") is None
     program.write_text("no program")
-    assert doctor.driver_version(tmp_path / "none") is None
+    assert devices.driver_version(tmp_path / "none") is None
 
 
 # --- memory, caches, folders ----------------------------------------------------------------------
@@ -569,19 +575,19 @@ def test_the_driver_s_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("free", "result"),
-    [(None, "missing"), (doctor.LEAST_MEMORY - 1, "warning"), (doctor.LEAST_MEMORY, "ok")],
+    [(None, "missing"), (devices.LEAST_MEMORY - 1, "warning"), (devices.LEAST_MEMORY, "ok")],
 )
 def test_little_memory_is_said(
     free: int | None, result: Result, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "free_memory", lambda _device: free)
+    monkeypatch.setattr(memory, "free_memory", lambda _device: free)
     fact = found("memory")["free memory"]
     assert (fact.result, fact.number) == (result, free)
 
 
 @pytest.fixture
 def caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    for name in (*doctor.CACHES, "XDG_CACHE_HOME"):
+    for name in (*folders.CACHES, "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     home = tmp_path / "home"
     home.mkdir()
@@ -636,11 +642,11 @@ def test_a_walk_has_an_end(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_bytes(b"12345")
-    assert doctor.folder_size(tmp_path) == (15, True)
-    assert doctor.folder_size(tmp_path, most=6) == (15, True)
-    assert doctor.folder_size(tmp_path, most=5) == (10, False)
-    assert doctor.folder_size(tmp_path, seconds=-1.0) == (0, False)
-    assert doctor.folder_size(tmp_path / "none") == (0, True)
+    assert folders.folder_size(tmp_path) == (15, True)
+    assert folders.folder_size(tmp_path, most=6) == (15, True)
+    assert folders.folder_size(tmp_path, most=5) == (10, False)
+    assert folders.folder_size(tmp_path, seconds=-1.0) == (0, False)
+    assert folders.folder_size(tmp_path / "none") == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -654,7 +660,7 @@ def test_a_walk_has_an_end(tmp_path: Path) -> None:
     ],
 )
 def test_sizes(size: int, text: str) -> None:
-    assert doctor.size_text(size) == text
+    assert devices.size_text(size) == text
 
 
 def no_lock(_file: object, _flags: int) -> None:
@@ -664,21 +670,21 @@ def no_lock(_file: object, _flags: int) -> None:
 def test_a_folder_is_tried_and_left_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert doctor.what_fails(tmp_path) == []
+    assert folders.what_fails(tmp_path) == []
     (tmp_path / "file").write_text("")
-    assert doctor.what_fails(tmp_path / "file") == ["no file can be written: Not a directory"]
-    assert doctor.what_fails(tmp_path / "none") == [
+    assert folders.what_fails(tmp_path / "file") == ["no file can be written: Not a directory"]
+    assert folders.what_fails(tmp_path / "none") == [
         "no file can be written: No such file or directory"
     ]
     monkeypatch.setattr(fcntl, "flock", no_lock)
-    assert doctor.what_fails(tmp_path) == ["no file can be locked (flock): No locks available"]
+    assert folders.what_fails(tmp_path) == ["no file can be locked (flock): No locks available"]
     monkeypatch.setattr(Path, "replace", raises(PermissionError(errno.EPERM, "not permitted")))
-    assert doctor.what_fails(tmp_path) == [
+    assert folders.what_fails(tmp_path) == [
         "no file can be renamed: not permitted",
         "no file can be locked (flock): No locks available",
     ]
     monkeypatch.setattr(Path, "replace", lambda _self, _other: None)
-    assert "a renamed file has its old content" in doctor.what_fails(tmp_path)
+    assert "a renamed file has its old content" in folders.what_fails(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -752,7 +758,7 @@ def test_plug_ins_are_loaded_and_may_fail(monkeypatch: pytest.MonkeyPatch) -> No
         "ssim": (entry("ssim", "numpy:maximum"),),
     }
     monkeypatch.setattr(plugins, "offers", lambda kind: offered if kind == "metric" else {})
-    monkeypatch.setattr(plugins.METRIC_SHELF, "_found", {})
+    monkeypatch.setattr(metric_registry.METRIC_SHELF, "_found", {})
     facts = found("plug-ins")
     assert facts["metric gone"].result == "warning"
     assert "No module named 'no_such_module'" in facts["metric gone"].value
@@ -770,7 +776,7 @@ def test_a_plug_in_that_loads_has_its_place(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         plugins, "offers", lambda kind: {"mine": (one,)} if kind == "metric" else {}
     )
-    monkeypatch.setattr(plugins.METRIC_SHELF, "_found", {})
+    monkeypatch.setattr(metric_registry.METRIC_SHELF, "_found", {})
     fact = found("plug-ins")["metric mine"]
     assert fact == Fact("metric mine", f"an unnamed distribution ({__name__}:mine)")
 

@@ -11,9 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steadymap.bench import ConfigError
-from steadymap.bench.core.safe_yaml import MOST_CHARACTERS, MOST_DEPTH, MOST_NODES, parse_yaml
+from steadymap.bench.core.safe_yaml import (
+    MOST_CHARACTERS,
+    MOST_DEPTH,
+    MOST_NODES,
+    parse_yaml,
+    read_config,
+)
 from steadymap.bench.gate.margins import read_margins
-from steadymap.bench.plan.plan import EXPERIMENTS, experiment_names, read_config
+from steadymap.bench.plan.experiment import EXPERIMENTS, experiment_names
 
 
 def laughs(levels: int) -> str:

@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from steadymap.bench.measure.shard import Outcome, Shard
-from steadymap.bench.plan.plan import ConfigError
+from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.measure.outcome import Outcome
+from steadymap.bench.plan.shards import Shard
+from steadymap.bench.records.read import read_run
 from steadymap.bench.runs import processes as elsewhere
-from steadymap.bench.runs.folder import read_run
 from steadymap.bench.runs.processes import Parallel, read_parallel
 
 SCRIPT = str(Path(sys.executable).parent / "steadymap")

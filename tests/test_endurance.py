@@ -19,13 +19,14 @@ import pytest
 from PIL import Image
 
 from steadymap.bench.commands import app as cli
-from steadymap.bench.measure.shard import Shard
 from steadymap.bench.methods import registry as methods_module
-from steadymap.bench.methods.gradient import Batch
-from steadymap.bench.methods.registry import METHODS, Method
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.method import Method
+from steadymap.bench.methods.registry import METHODS
+from steadymap.bench.plan.shards import Shard
+from steadymap.bench.records.read import read_run
 from steadymap.bench.runs import folder as store
 from steadymap.bench.runs import shard_files as parts
-from steadymap.bench.runs.folder import read_run
 from steadymap.bench.runs.resume import Watch, Work
 from steadymap.models import Classifier
 

@@ -26,18 +26,24 @@ from support import (
 )
 from torch import Tensor, nn
 
+from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.machine import peak_memory
 from steadymap.bench.measure.estimate import count, estimate
+from steadymap.bench.measure.outcome import Outcome
 from steadymap.bench.measure.runner import measure, run
-from steadymap.bench.measure.shard import Outcome, ahead
-from steadymap.bench.measure.view import BASELINE_PART, METRICS_PART, SHARED
+from steadymap.bench.measure.shard import ahead
+from steadymap.bench.measure.worker import BASELINE_PART, METRICS_PART
 from steadymap.bench.methods import registry as methods_module
-from steadymap.bench.methods.gradient import Batch
-from steadymap.bench.methods.paths import NestedPath, Path, points_at
-from steadymap.bench.methods.registry import METHODS, Method
-from steadymap.bench.network.passes import activation_bytes, count_passes
-from steadymap.bench.plan.plan import ConfigError, Plan, make_experiment
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.method import Method
+from steadymap.bench.methods.paths import Line, NestedPath, points_at
+from steadymap.bench.methods.registry import METHODS
+from steadymap.bench.network.memory import activation_bytes
+from steadymap.bench.network.passes import count_passes
+from steadymap.bench.plan.experiment import make_experiment
+from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
-from steadymap.bench.runs.manifest import peak_memory
+from steadymap.bench.records.schema import SHARED
 from steadymap.models import Classifier, ModelError, make_classifier
 
 PLAN = Plan(
@@ -374,7 +380,7 @@ def test_both_maps_of_a_pair_use_the_same_nodes(classifier: Classifier) -> None:
         target = classifier(clean).argmax(dim=1)
         for severity in (-0.5, 0.5):
             paths = [
-                NestedPath(classifier, Path(torch.zeros_like(x), x, target, 32))
+                NestedPath(classifier, Line(torch.zeros_like(x), x, target, 32))
                 for x in (clean, clean + severity)
             ]
             level = max(path.settled[0] for path in paths)

@@ -28,16 +28,21 @@ from safetensors.torch import save
 from steadymap.bench import ConfigError, DataError
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core import plugins
-from steadymap.bench.core.plugins import PluginError, known_metrics
+from steadymap.bench.core.errors import PluginError
+from steadymap.bench.core.files import write_json
+from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.core.safe_csv import write_csv
-from steadymap.bench.gallery.keep import read_gallery, read_steps
-from steadymap.bench.gate.baseline_runs import Side, _seal, image_scores, read_side, write_side
-from steadymap.bench.plan.plan import make_experiment, read_config
+from steadymap.bench.core.safe_yaml import read_config
+from steadymap.bench.gate.baseline_runs import write_side
+from steadymap.bench.gate.side import Side, image_scores, read_side, seal_of
+from steadymap.bench.plan.experiment import make_experiment
+from steadymap.bench.records.read import read_run
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.records.schema import SCHEMA
-from steadymap.bench.report.page import Shown, gallery_context, steps_drawing
-from steadymap.bench.runs.folder import read_run
-from steadymap.bench.runs.manifest import write_json
+from steadymap.bench.report.finished_run import FinishedRun
+from steadymap.bench.report.gallery_files import read_gallery, read_steps
+from steadymap.bench.report.sections.curves import steps_drawing
+from steadymap.bench.report.sections.gallery import gallery_context
 from steadymap.models import ModelError, read_weights
 
 # Anything else is no answer, and fails a test.
@@ -198,11 +203,11 @@ def baseline_of(folder: Path) -> None:
 
 
 @cache
-def shown() -> Shown:
+def shown() -> FinishedRun:
     """Return a run's report without what is read of its witnesses."""
     findings = Findings.of(records(), known_metrics(manifest()))
     nothing = pd.DataFrame()
-    return Shown(findings, manifest(), nothing, nothing, nothing, None, nothing)
+    return FinishedRun(findings, manifest(), nothing, nothing, nothing, None, nothing, {})
 
 
 def witnesses_of(folder: Path) -> None:
@@ -399,7 +404,7 @@ def seal_again(folder: Path) -> None:
         digest = hashlib.sha256((folder / "scores.csv").read_bytes()).hexdigest()
         content["baseline"]["scores_sha256"] = digest
         content["baseline"].pop("manifest_sha256", None)
-        content["baseline"]["manifest_sha256"] = _seal(content)
+        content["baseline"]["manifest_sha256"] = seal_of(content)
         (folder / "manifest.json").write_text(json.dumps(content))
     except (ValueError, KeyError, TypeError, AttributeError):
         return

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from steadymap.bench.data.decode import DataError
+from steadymap.bench.core.errors import DataError
 from steadymap.bench.data.labelled import file_reader
 
 # Files of the ordinary suite, and of the slow one.

@@ -18,8 +18,9 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from steadymap.bench.gate.baseline_runs import KEY, Side
-from steadymap.bench.gate.comparison import FAIL, MARGINS, RELATIVE_MARGINS, compare
+from steadymap.bench.gate.comparison import FAIL, compare
+from steadymap.bench.gate.margins import MARGINS, RELATIVE_MARGINS
+from steadymap.bench.gate.side import KEY, Side
 
 REPETITIONS = 400
 IMAGES = 60

@@ -13,11 +13,12 @@ from scipy.ndimage import affine_transform
 from support import CLASSES, SIDE, image_set, pick, random_images
 from torch import Tensor, nn
 
-from steadymap.bench.data.open import from_tensor
+from steadymap.bench.data.image_set import from_tensor
 from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods import registry as methods_module
-from steadymap.bench.methods.registry import Method
-from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell, perturb
+from steadymap.bench.methods.method import Method
+from steadymap.bench.perturbations.cell import Cell, perturb
+from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.perturbations.warp import (
     Warp,
     Window,

@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import gradient as attributions
+from steadymap.bench.methods import integrated_gradients
 from steadymap.bench.methods import registry as methods_module
-from steadymap.bench.methods.gradient import Batch
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.method import Engine, Method, Share, foreign
 from steadymap.bench.methods.paths import NestedPath
-from steadymap.bench.methods.registry import METHODS, Engine, Method, Share, bind_method
-from steadymap.bench.network.guard import SETTINGS, Guard, foreign, is_ours, left_as_it_was
+from steadymap.bench.methods.registry import METHODS, bind_method
+from steadymap.bench.network.guard import Guard, is_ours, left_as_it_was
 from steadymap.bench.network.passes import Pass
+from steadymap.bench.network.torch_settings import SETTINGS
 from steadymap.bench.perturbations import registry as perturbations_module
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
 from steadymap.bench.plan.plan import Plan
@@ -115,7 +118,7 @@ def _read(seen: Pass) -> Tensor:
 
 
 def _nested(classifier: Classifier, batch: Batch) -> NestedPath:
-    return attributions.nested_path(classifier, batch)
+    return integrated_gradients.nested_path(classifier, batch)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +334,7 @@ def test_one_of_ours_that_changed_the_network_would_end_the_run(
         classifier.module.network.get_parameter("0.weight").data.add_(1)
         return explained(classifier, batch)
 
-    monkeypatch.setattr("steadymap.bench.measure.view.foreign", lambda _method: False)
+    monkeypatch.setattr("steadymap.bench.measure.explain.foreign", lambda _method: False)
     add_method(monkeypatch, Method(faulty, "", ""))
     plan = PLAN.model_copy(update={"method": ("rude",), "nulls": 0, "metric": ("spearman",)})
     with pytest.raises(ModelError, match=r"normed changed while .* others: weight 0.weight;"):

@@ -21,8 +21,10 @@ from test_gate import call
 from test_report import BROWSER, DRIVER, Page, parsed
 
 from steadymap.bench.core.safe_csv import parse_csv, write_csv
-from steadymap.bench.report.page import Shown, fragment, markdown, render, write_figures
-from steadymap.bench.runs.folder import TEXTS, read_run
+from steadymap.bench.records.read import TEXTS, read_run
+from steadymap.bench.report.finished_run import FinishedRun
+from steadymap.bench.report.markdown import fragment, markdown
+from steadymap.bench.report.page import render, write_figures
 
 METHODS = ("gradient", "gradient_x_input", "integrated_gradients:baseline=black,steps=4")
 OWN = "own_metric"
@@ -163,7 +165,7 @@ def keys_of(value: Any) -> list[str]:
 @dataclass(frozen=True)
 class Attack:
     run: Path
-    shown: Shown
+    shown: FinishedRun
     text: str
 
 
@@ -172,13 +174,13 @@ def attack(
     home: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Attack:
     run = spoil(home, tmp_path_factory.mktemp("spoilt"), request.param)
-    shown = Shown.of(run)
+    shown = FinishedRun.of(run)
     return Attack(run, shown, render([shown]))
 
 
 @pytest.fixture(scope="module")
 def usual(home: Path) -> Page:
-    return parsed(render([Shown.of(home)]))
+    return parsed(render([FinishedRun.of(home)]))
 
 
 def count(page: Page, wanted: str) -> int:
@@ -231,7 +233,7 @@ def test_markdown_and_notebooks_have_no_elements(attack: Attack, tmp_path: Path)
 
 
 def test_the_policy_names_the_pages_one_script(home: Path) -> None:
-    page = parsed(render([Shown.of(home)]))
+    page = parsed(render([FinishedRun.of(home)]))
     (policy,) = [a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a]
     assert policy is not None
     script = next(part for part in policy.split("; ") if part.startswith("script-src"))
@@ -272,7 +274,7 @@ def test_a_browser_runs_nothing_of_it(attack: Attack, driver: Any, tmp_path: Pat
 
 def test_what_got_past_the_escaping_would_not_run(home: Path, driver: Any, tmp_path: Path) -> None:
     """The page's policy, alone."""
-    text = render([Shown.of(home)])
+    text = render([FinishedRun.of(home)])
     for planted in (
         PAYLOADS[0],
         '<img src="x" onerror="window.pwned=1">',

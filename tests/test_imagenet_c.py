@@ -15,10 +15,13 @@ from support import CLASSES, SIDE, global_numpy_state, image_set, random_images
 from torch import Tensor
 
 from steadymap.bench.commands.app import main
+from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.perturbations import imagenet_c
+from steadymap.bench.perturbations.cell import Cell, perturb
 from steadymap.bench.perturbations.imagenet_c import CORRUPTIONS
-from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell, perturb
-from steadymap.bench.plan.plan import ConfigError, Plan, make_experiment
+from steadymap.bench.perturbations.registry import PERTURBATIONS
+from steadymap.bench.plan.experiment import make_experiment
+from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
 from steadymap.models import Classifier
 

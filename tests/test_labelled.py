@@ -14,10 +14,12 @@ import pytest
 from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
+from steadymap.bench.core.errors import DataError
 from steadymap.bench.data import labelled
-from steadymap.bench.data.decode import DataError
-from steadymap.bench.data.labelled import TORCHVISION_SETS, intervals
-from steadymap.bench.data.open import DATA_FORMS, SPLITS, ImageSet, open_images
+from steadymap.bench.data.image_set import ImageSet
+from steadymap.bench.data.labelled import intervals
+from steadymap.bench.data.open import DATA_FORMS, SPLITS, open_images
+from steadymap.bench.data.torchvision_sets import TORCHVISION_SETS
 from steadymap.models import Framing
 
 SMALL = Framing((32, 32))

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from steadymap.bench.data.decode import DataError
+from steadymap.bench.core.errors import ConfigError, DataError
 from steadymap.bench.data.hands import hand
 from steadymap.bench.data.masks import MASKS, green_screen, with_masks
 from steadymap.bench.data.open import open_images
-from steadymap.bench.plan.plan import ConfigError, make_experiment
+from steadymap.bench.plan.experiment import make_experiment
 from steadymap.models import Framing
 
 FRAMING = Framing((8, 6))

@@ -16,14 +16,15 @@ import torch
 from support import CLASSES, SIDE, conv_network, image_set, pick, seeded
 from torch import Tensor, nn
 
-from steadymap.bench.data.open import from_tensor
+from steadymap.bench.data.image_set import from_tensor
 from steadymap.bench.measure import probes
+from steadymap.bench.measure.outcome import Outcome
 from steadymap.bench.measure.runner import measure, run
-from steadymap.bench.measure.shard import Outcome
 from steadymap.bench.methods import registry as methods_module
-from steadymap.bench.methods.gradient import Batch
-from steadymap.bench.methods.registry import METHODS, Method
-from steadymap.bench.network.passes import is_out_of_memory
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.method import Method
+from steadymap.bench.methods.registry import METHODS
+from steadymap.bench.network.memory import is_out_of_memory
 from steadymap.bench.perturbations import registry as perturbations_module
 from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.plan.plan import Plan
@@ -199,7 +200,7 @@ def test_in_an_attack(monkeypatch: pytest.MonkeyPatch, classifier: Classifier) -
 def test_in_the_evidence_of_probes(
     monkeypatch: pytest.MonkeyPatch, classifier: Classifier, kind: str
 ) -> None:
-    def full(_subject: probes.Subject) -> probes.Made:
+    def full(_subject: probes.CleanBatch) -> probes.Made:
         raise MemoryError("Unable to allocate 9 GiB for an array")
 
     monkeypatch.setitem(probes.PROBERS, kind, full)

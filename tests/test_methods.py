@@ -25,16 +25,10 @@ from torch import Tensor, nn
 
 from steadymap.bench.checks.checks import CHECKS, check_method, registered
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.methods.gradient import BASELINES, Batch
-from steadymap.bench.methods.registry import (
-    DEFAULT_METHODS,
-    METHODS,
-    BoundMethod,
-    Engine,
-    Method,
-    Share,
-    bind_method,
-)
+from steadymap.bench.methods.baselines import BASELINES
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.method import BoundMethod, Engine, Method, Share
+from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS, bind_method
 from steadymap.metrics import METRICS, Maps, evaluate
 from steadymap.models import Classifier, load_classifier, make_classifier
 

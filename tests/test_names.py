@@ -13,6 +13,7 @@ from support import conv_network, image_set, seeded
 
 from steadymap.bench import ConfigError, Plan
 from steadymap.bench.analysis.findings import Findings
+from steadymap.bench.core.files import make_folder, refuse_links, write_file
 from steadymap.bench.core.names import (
     clipped,
     file_name,
@@ -24,12 +25,12 @@ from steadymap.bench.core.names import (
 from steadymap.bench.gallery.show import default_output
 from steadymap.bench.gate.baseline_runs import baseline_folder
 from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS, bind_method
-from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell
+from steadymap.bench.perturbations.cell import Cell
+from steadymap.bench.perturbations.registry import PERTURBATIONS
+from steadymap.bench.plan.identity import run_id
 from steadymap.bench.records.scan import Scan
 from steadymap.bench.runs import folder as store
 from steadymap.bench.runs.ledger import Ledger
-from steadymap.bench.runs.manifest import run_id
-from steadymap.bench.runs.shard_files import make_folder
 from steadymap.metrics import METRICS
 from steadymap.models import make_classifier
 
@@ -175,7 +176,7 @@ def test_a_link_out_of_the_folder_is_not_written_through(tmp_path: Path, planted
     link.parent.mkdir(parents=True)
     for target in (outside / "kept.csv", outside, outside / "new.csv", "../" * 9 + "x"):
         link.symlink_to(target)
-        for write in (findings().write, store.refuse_links):
+        for write in (findings().write, refuse_links):
             with pytest.raises(ConfigError, match="is a link that leads out of") as caught:
                 write(run)
             assert str(link) in str(caught.value)
@@ -192,8 +193,8 @@ def test_links_within_a_folder_and_to_it_are_fine(tmp_path: Path) -> None:
     (run / "b").symlink_to("a")
     (run / "loop").symlink_to("loop")
     (tmp_path / "link").symlink_to(run)
-    store.refuse_links(run)
-    store.refuse_links(tmp_path / "link")
+    refuse_links(run)
+    refuse_links(tmp_path / "link")
 
 
 def ledger(name: str) -> Ledger:
@@ -215,7 +216,7 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
             make_folder(tmp_path / name)
         assert str(caught.value).isprintable()
         with pytest.raises(ConfigError, match="cannot write"):
-            store.write_file(tmp_path / name, "text")
+            write_file(tmp_path / name, "text")
 
 
 @given(st.lists(st.text(max_size=20), max_size=6, unique=True))

@@ -21,24 +21,23 @@ from support import (
 )
 from torch import Tensor, nn
 
-from steadymap.bench.methods.gradient import BASELINES
+from steadymap.bench.methods.baselines import BASELINES
 from steadymap.bench.methods.paths import (
     MOST_DOUBLINGS,
     SETTLED,
     SMALL_ERROR,
+    Line,
     NestedPath,
     points_at,
 )
-from steadymap.bench.methods.paths import Path as Line
 from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS, bind_method
-from steadymap.bench.network.passes import (
+from steadymap.bench.network.memory import (
     activation_bytes,
-    count_passes,
     free_host_memory,
     images_at_once,
     is_out_of_memory,
-    shared_pass,
 )
+from steadymap.bench.network.passes import count_passes, shared_pass
 from steadymap.models import Classifier, make_classifier
 
 IMAGES64 = random_images(5).double()
@@ -298,7 +297,7 @@ def test_activations_are_what_the_backward_pass_keeps() -> None:
 def test_as_many_go_at_once_as_memory_holds(
     monkeypatch: pytest.MonkeyPatch, conv: Classifier, free: int | None, expected: int
 ) -> None:
-    monkeypatch.setattr("steadymap.bench.network.passes.free_memory", lambda _device: free)
+    monkeypatch.setattr("steadymap.bench.network.memory.free_memory", lambda _device: free)
     assert images_at_once(conv) == expected
 
 
@@ -306,7 +305,7 @@ def test_at_once_is_a_power_of_two_below_what_fits(
     monkeypatch: pytest.MonkeyPatch, conv: Classifier
 ) -> None:
     seven = int(7.9 * activation_bytes(conv) * 2 / 0.5)
-    monkeypatch.setattr("steadymap.bench.network.passes.free_memory", lambda _device: seven)
+    monkeypatch.setattr("steadymap.bench.network.memory.free_memory", lambda _device: seven)
     assert images_at_once(conv) == 4
 
 

@@ -17,8 +17,11 @@ from support import CLASSES, conv_network, global_numpy_state, random_images, se
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from steadymap.bench.perturbations import registry as perturbations_module
-from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell, draw_of, severity_text
+from steadymap.bench.core.names import severity_text
+from steadymap.bench.perturbations.cell import Cell, draw_of
+from steadymap.bench.perturbations.cell import perturb as apply_cell
+from steadymap.bench.perturbations.registry import PERTURBATIONS
+from steadymap.bench.records.manifest_schema import unit_of
 from steadymap.models import make_classifier
 
 IMAGE = random_images(1, 64)[0]
@@ -42,7 +45,7 @@ def perturb(image: Tensor, cell: Cell, image_id: str, seed: int) -> Tensor:
     """Apply a cell as a run does: an attack gets a classifier and what that predicts."""
     attack = PERTURBATIONS[cell.family].attack
     if attack is None:
-        return perturbations_module.perturb(image, cell, image_id, seed)
+        return apply_cell(image, cell, image_id, seed)
     draw = draw_of(cell, image_id, seed)
     target = torch.zeros(1, dtype=torch.int64)
     if image.shape[1:] == CLASSIFIER.input_size:
@@ -92,7 +95,8 @@ def test_the_limits_have_a_unit_and_moving_families_degrees_or_shares(name: str)
     low, high = family.bounds
     assert family.limits == f"{low:g} to {high:g} {family.unit}"
     assert family.unit.split()[0] in {"in", "as"}
-    assert severity_text(name, 20.0) == ("20°" if name == "rotation" else "20")
+    assert severity_text(20.0, family.unit) == ("20°" if name == "rotation" else "20")
+    assert unit_of({}, name) == family.unit, "of a run whose manifest holds no units"
     if family.whole:
         assert all(level == int(level) for level in family.severities)
 

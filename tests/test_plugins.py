@@ -24,25 +24,21 @@ from support import COUNT, SIDE, image_set, pick, random_images
 from torch import Tensor
 
 from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.core import plugins
-from steadymap.bench.core.plugins import (
-    METRIC_SHELF,
-    MODEL_SHELF,
-    PluginError,
-    Shelf,
-    describe,
-    known_metrics,
-    load_model,
-)
+from steadymap.bench.core import metric_registry, plugins
+from steadymap.bench.core.errors import ConfigError, PluginError
+from steadymap.bench.core.metric_registry import METRIC_SHELF, describe, known_metrics
+from steadymap.bench.core.plugins import Shelf
 from steadymap.bench.measure.runner import run
-from steadymap.bench.measure.shard import INPUT_METRICS, STEPS
 from steadymap.bench.methods.registry import METHOD_SHELF, METHODS, bind_method
-from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS, Cell, attempt
-from steadymap.bench.plan.plan import ConfigError, Plan, make_experiment
-from steadymap.bench.records.schema import perturbed_images
+from steadymap.bench.network.loading import MODEL_SHELF, load_model
+from steadymap.bench.perturbations.cell import Cell, attempt
+from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS
+from steadymap.bench.plan.experiment import make_experiment
+from steadymap.bench.plan.identity import run_id
+from steadymap.bench.plan.plan import Plan
+from steadymap.bench.records.read import read_run
+from steadymap.bench.records.schema import INPUT_METRICS, STEPS, perturbed_images
 from steadymap.bench.report.terminal import footnotes, tables
-from steadymap.bench.runs.folder import read_run
-from steadymap.bench.runs.manifest import run_id
 from steadymap.metrics import METRICS, Maps, Metric, TensorMaps, evaluate
 from steadymap.models import Classifier, ModelError
 
@@ -442,8 +438,8 @@ def test_a_description_that_is_none_is_one_line() -> None:
     metric = replace(METRICS["spearman"], identity=None, better="lower")
     described = json.loads(json.dumps(describe({"mine": metric})))
     read = known_metrics({"own_metrics": described})
-    assert [getattr(read["mine"], key) for key in plugins.DESCRIBED] == [
-        getattr(metric, key) for key in plugins.DESCRIBED
+    assert [getattr(read["mine"], key) for key in metric_registry.DESCRIBED] == [
+        getattr(metric, key) for key in metric_registry.DESCRIBED
     ]
     with pytest.raises(TypeError, match="can be read, not computed"):
         evaluate_alone(read["mine"])

@@ -15,7 +15,8 @@ from support import random_images
 from torch import nn
 
 from steadymap.bench.data.open import open_images
-from steadymap.bench.methods.gradient import Batch, grad_cam
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.cam import grad_cam
 from steadymap.models import (
     MODEL_FORMS,
     Framing,

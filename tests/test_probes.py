@@ -36,22 +36,23 @@ from torch import Tensor, nn
 
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.data.open import from_tensor
+from steadymap.bench.data.image_set import from_tensor
 from steadymap.bench.measure import probes
 from steadymap.bench.measure.estimate import count, estimate
 from steadymap.bench.measure.probes import PROBES_PART, grey_noise, neighbour
 from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods import registry as methods_module
-from steadymap.bench.methods.gradient import Batch
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.method import Method
 from steadymap.bench.methods.paths import NestedPath
-from steadymap.bench.methods.registry import METHODS, Method, bind_method
+from steadymap.bench.methods.registry import METHODS, bind_method
 from steadymap.bench.network.passes import Pass, count_passes, shared_pass
 from steadymap.bench.perturbations.corruptions import gaussian_blur
+from steadymap.bench.plan.identity import run_id
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
 from steadymap.bench.report.answer import answer
 from steadymap.bench.report.terminal import footnotes, tables
-from steadymap.bench.runs.manifest import run_id
 from steadymap.metrics import METRICS, PROBES, Maps, Status, evaluate
 from steadymap.metrics.faithfulness import (
     BLUR_SHARE,

@@ -23,16 +23,19 @@ from support import (
 )
 from torch import nn
 
-from steadymap.bench.data.open import from_tensor
+from steadymap.bench.data.image_set import from_tensor
 from steadymap.bench.measure import nulls as references_module
 from steadymap.bench.measure.estimate import count
 from steadymap.bench.measure.nulls import other_seed, randomised_twins
 from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods import registry as methods_module
-from steadymap.bench.methods.gradient import BASELINES, Batch
+from steadymap.bench.methods.baselines import BASELINES
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.method import Method
 from steadymap.bench.methods.registry import bind_method
 from steadymap.bench.network.passes import count_passes
 from steadymap.bench.perturbations.registry import PERTURBATIONS
+from steadymap.bench.plan import blocks
 from steadymap.bench.plan.blocks import batches, block_size, cut
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare, recognising
@@ -332,14 +335,14 @@ def test_batches_are_of_whole_blocks(count: int, nulls: int, batch_size: int) ->
 def test_the_methods_of_a_shard_are_as_many_as_memory_holds(
     monkeypatch: pytest.MonkeyPatch, classifier: Classifier
 ) -> None:
-    monkeypatch.setattr(references_module, "free_memory", lambda _device: 10**6)
+    monkeypatch.setattr(blocks, "free_memory", lambda _device: 10**6)
     # 2 kinds x 2 nulls x 5 images x 7 forms x 8 bytes x 16 x 16, and a quarter of a megabyte.
-    assert references_module.most_methods(classifier, 5, 2) == 1
-    monkeypatch.setattr(references_module, "free_memory", lambda _device: 10**7)
-    assert references_module.most_methods(classifier, 5, 2) == 2_500_000 // 286_720
-    assert references_module.most_methods(classifier, 5, 0) is None
-    monkeypatch.setattr(references_module, "free_memory", lambda _device: None)
-    assert references_module.most_methods(classifier, 5, 2) is None
+    assert blocks.most_methods(classifier, 5, 2) == 1
+    monkeypatch.setattr(blocks, "free_memory", lambda _device: 10**7)
+    assert blocks.most_methods(classifier, 5, 2) == 2_500_000 // 286_720
+    assert blocks.most_methods(classifier, 5, 0) is None
+    monkeypatch.setattr(blocks, "free_memory", lambda _device: None)
+    assert blocks.most_methods(classifier, 5, 2) is None
 
 
 def test_a_method_that_fails_on_unrelated_maps_costs_those_alone(
@@ -353,7 +356,7 @@ def test_a_method_that_fails_on_unrelated_maps_costs_those_alone(
             raise RuntimeError("not this network")
         return usual.explain(network, batch)
 
-    method = methods_module.Method(picky, "", "")
+    method = Method(picky, "", "")
     monkeypatch.setitem(methods_module.METHODS, "picky", method)
     plan = PLAN.model_copy(update={"method": ("picky",)})
     records = pick(run(classifier, image_set(), plan), method="picky")

@@ -23,18 +23,21 @@ from test_gate import call
 
 import steadymap.bench
 from steadymap.bench import Plan, from_tensor, read_run
-from steadymap.bench.analysis.calibration import is_control
 from steadymap.bench.analysis.curves import breaking_points, severity_curves
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.data.open import open_images
 from steadymap.bench.gallery.keep import KINDS, choose_witnesses
-from steadymap.bench.plan.plan import make_experiment
-from steadymap.bench.records.schema import CLEAN, NULLS, REFERENCES
+from steadymap.bench.plan.experiment import make_experiment
+from steadymap.bench.plan.identity import run_id
+from steadymap.bench.records.schema import CLEAN, NULLS, REFERENCES, is_control
 from steadymap.bench.report.answer import _listed, answer
 from steadymap.bench.report.figures import as_png, as_svg, new_figure, pareto
-from steadymap.bench.report.page import Shown, board_grid, configuration, fragment, markdown, render
+from steadymap.bench.report.finished_run import FinishedRun
+from steadymap.bench.report.markdown import fragment, markdown
+from steadymap.bench.report.page import render
 from steadymap.bench.report.pictures import map_levels, map_picture, photo_levels, scale_of
-from steadymap.bench.runs.manifest import run_id
+from steadymap.bench.report.sections.leaderboard import board_grid
+from steadymap.bench.report.sections.trust import configuration
 from steadymap.models import load_classifier, make_classifier
 
 METHODS = ("gradient", "gradient_x_input", "integrated_gradients:baseline=black,steps=4")
@@ -54,8 +57,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shown(home: Path) -> Shown:
-    return Shown.of(home)
+def shown(home: Path) -> FinishedRun:
+    return FinishedRun.of(home)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +173,7 @@ def test_the_leaderboard_has_the_numbers_of_the_records(home: Path) -> None:
 
 
 def test_every_other_table_has_the_numbers_of_what_was_found(
-    home: Path, shown: Shown, records: pd.DataFrame
+    home: Path, shown: FinishedRun, records: pd.DataFrame
 ) -> None:
     page = parsed((home / "report.html").read_text())
     statuses = next(rows for name, rows in page.tables.items() if name.startswith("All values"))
@@ -202,7 +205,7 @@ def test_every_other_table_has_the_numbers_of_what_was_found(
         assert next(line for line in family if line[0] == name)[place] == text
 
 
-def test_passes_that_do_not_come_back_are_called_so(shown: Shown) -> None:
+def test_passes_that_do_not_come_back_are_called_so(shown: FinishedRun) -> None:
     costs = shown.costs[:3].assign(
         passes=[0, 1, 4], forward_only=[51, 0, 2], shared=[False, True, False]
     )
@@ -214,7 +217,7 @@ def test_passes_that_do_not_come_back_are_called_so(shown: Shown) -> None:
         assert cells[shown.names()[spec]] == cell
 
 
-def test_the_answer_is_made_of_the_numbers(shown: Shown, records: pd.DataFrame) -> None:
+def test_the_answer_is_made_of_the_numbers(shown: FinishedRun, records: pd.DataFrame) -> None:
     held, moved, uncertain = answer(shown.findings)
     scores = {method: by_hand(records, method, "ssim") for method in METHODS}
     best, worst = max(scores, key=scores.__getitem__), min(scores, key=scores.__getitem__)
@@ -244,7 +247,9 @@ def test_an_answer_without_calibration_says_so(home: Path) -> None:
     assert "scores are raw" in uncertain
 
 
-def test_curves_are_means_over_images_at_each_severity(shown: Shown, records: pd.DataFrame) -> None:
+def test_curves_are_means_over_images_at_each_severity(
+    shown: FinishedRun, records: pd.DataFrame
+) -> None:
     calibrated = shown.findings.calibrated
     curves = shown.curves
     chosen = curves[(curves["metric"] == "ssim") & (curves["family"] == "bias")]
@@ -331,7 +336,7 @@ def test_one_image_is_every_witness_at_once(home: Path) -> None:
 
 
 def test_the_gallery_shows_what_the_network_said_and_what_changed(
-    shown: Shown, records: pd.DataFrame
+    shown: FinishedRun, records: pd.DataFrame
 ) -> None:
     gallery = shown.gallery
     assert gallery is not None
@@ -377,7 +382,9 @@ def test_a_picture_of_a_map_has_the_colours_of_its_sign(tmp_path: Path) -> None:
     assert photo_levels(image).ravel().tolist() == [0, 128, 255]
 
 
-def test_completeness_falls_with_steps_as_measured(shown: Shown, records: pd.DataFrame) -> None:
+def test_completeness_falls_with_steps_as_measured(
+    shown: FinishedRun, records: pd.DataFrame
+) -> None:
     steps = shown.steps
     assert steps["steps"].unique().tolist() == [4, 8, 16, 32, 64]
     assert steps["image_id"].nunique() == 6
@@ -437,7 +444,7 @@ def spoilt(records: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def hostile(shown: Shown, records: pd.DataFrame) -> Shown:
+def hostile(shown: FinishedRun, records: pd.DataFrame) -> FinishedRun:
     """The run with names that would break out, wherever a user gives names."""
     manifest = json.loads(json.dumps(shown.manifest))
     manifest["model"] |= {"name": HOSTILE[0], "class_names": list(HOSTILE[:3])}
@@ -450,7 +457,7 @@ def hostile(shown: Shown, records: pd.DataFrame) -> Shown:
     return replace(shown, manifest=manifest, findings=Findings.of(spoilt(records)))
 
 
-def test_no_name_can_break_or_script_the_page(shown: Shown, records: pd.DataFrame) -> None:
+def test_no_name_can_break_or_script_the_page(shown: FinishedRun, records: pd.DataFrame) -> None:
     usual, attacked = parsed(render([shown])), parsed(render([hostile(shown, records)]))
 
     def scripts(page: Page) -> int:
@@ -465,7 +472,7 @@ def test_no_name_can_break_or_script_the_page(shown: Shown, records: pd.DataFram
 
 
 def test_no_name_can_break_markdown_or_a_notebook(
-    shown: Shown, tmp_path: Path, records: pd.DataFrame
+    shown: FinishedRun, tmp_path: Path, records: pd.DataFrame
 ) -> None:
     attacked = hostile(shown, records)
     text = markdown(attacked, tmp_path)
@@ -475,7 +482,7 @@ def test_no_name_can_break_markdown_or_a_notebook(
     assert "<img" not in fragment(spoilt(records))
 
 
-def test_mathematics_in_a_name_is_no_mathematics(shown: Shown, records: pd.DataFrame) -> None:
+def test_mathematics_in_a_name_is_no_mathematics(shown: FinishedRun, records: pd.DataFrame) -> None:
     """A name like $\\frac$ must not be typeset: it would fail."""
     named = records.astype({"method": str})
     named["method"] = named["method"].replace({"gradient": r"$\frac$"})
@@ -623,7 +630,7 @@ def test_a_page_is_the_same_in_every_process(home: Path, tmp_path: Path) -> None
     assert pages[0] == pages[1]
 
 
-def test_what_is_uncertain_of_many_is_said_once(shown: Shown) -> None:
+def test_what_is_uncertain_of_many_is_said_once(shown: FinishedRun) -> None:
     findings = shown.findings
     seeds = findings.calibrated["low"] - 1
     text = answer(replace(findings, calibrated=findings.calibrated.assign(other_seed=seeds)))[2]
@@ -653,7 +660,7 @@ def test_an_answer_claims_no_more_than_is_known(records: pd.DataFrame) -> None:
 
 
 def test_an_answer_about_another_metric_says_nothing_of_steadiness(
-    shown: Shown, records: pd.DataFrame
+    shown: FinishedRun, records: pd.DataFrame
 ) -> None:
     findings = Findings.of(records[records["metric"] == "completeness_error"])
     held, _, uncertain = answer(findings)

@@ -21,15 +21,18 @@ from support import (
 )
 from torch import Tensor, nn
 
-from steadymap.bench.data.decode import DataError
-from steadymap.bench.data.open import from_tensor
+from steadymap.bench.core.errors import ConfigError, DataError
+from steadymap.bench.data.image_set import from_tensor
 from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import registry as methods_module
-from steadymap.bench.methods.gradient import BASELINES, Batch
-from steadymap.bench.methods.registry import METHODS, Method, bind_method
+from steadymap.bench.methods.baselines import BASELINES
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.method import Method
+from steadymap.bench.methods.registry import METHODS, bind_method
 from steadymap.bench.perturbations import registry as perturbations_module
-from steadymap.bench.perturbations.registry import PERTURBATIONS, Cell, Perturbation, perturb
-from steadymap.bench.plan.plan import ConfigError, Plan
+from steadymap.bench.perturbations.cell import Cell, perturb
+from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
+from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
 from steadymap.bench.records.schema import SCHEMA, SCHEMA_VERSION
 from steadymap.metrics import METRICS, Maps, evaluate

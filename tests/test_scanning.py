@@ -23,25 +23,29 @@ from torch import Tensor
 from steadymap.bench.analysis.calibration import calibrate
 from steadymap.bench.analysis.curves import severity_curves
 from steadymap.bench.analysis.findings import Findings
+from steadymap.bench.analysis.intervals import intervals
 from steadymap.bench.analysis.ranks import rank_methods
-from steadymap.bench.analysis.summary import full_summary, intervals
+from steadymap.bench.analysis.summary import full_summary
 from steadymap.bench.analysis.whose_fault import whose_fault
-from steadymap.bench.commands import run as running
-from steadymap.bench.core.plugins import describe
+from steadymap.bench.commands import finish
+from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.metric_registry import describe
 from steadymap.bench.gallery.keep import choose_witnesses
-from steadymap.bench.gate.baseline_runs import KEPT_METRICS, image_scores, read_side
+from steadymap.bench.gate.side import KEPT_METRICS, image_scores, read_side
 from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import registry as methods_module
-from steadymap.bench.methods.gradient import Batch
-from steadymap.bench.methods.registry import Method
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.method import Method
 from steadymap.bench.perturbations.registry import PERTURBATIONS
-from steadymap.bench.plan.plan import ConfigError, Plan
+from steadymap.bench.plan.plan import Plan
+from steadymap.bench.records import read as reading
 from steadymap.bench.records import scan as scanning
+from steadymap.bench.records.read import RECORDS, read_run
 from steadymap.bench.records.scan import COLUMNS, PAIR, Scan, as_scan, scan_run
 from steadymap.bench.records.schema import NULLS, SCHEMA, perturbed_images
-from steadymap.bench.report.page import Shown, curves_of, render
-from steadymap.bench.runs import folder as store
-from steadymap.bench.runs.folder import RECORDS, read_run
+from steadymap.bench.report.finished_run import FinishedRun, curves_of
+from steadymap.bench.report.page import render
+from steadymap.bench.report.rank_diagrams import rank_diagrams, write_diagrams
 from steadymap.metrics import METRICS
 from steadymap.models import Classifier, make_classifier
 
@@ -279,7 +283,7 @@ def test_the_summary_of_a_run_holds_one_metric_at_a_time(
     held: list[weakref.ref[pd.DataFrame]] = []
     read: list[str] = []
     sizes: list[int] = []
-    of, as_records = Scan.of, store.as_records
+    of, as_schema = Scan.of, reading.as_records
 
     def watched(scan: Scan, metric: str) -> pd.DataFrame:
         assert not [one for one in held if one() is not None], f"others are held beside {metric}"
@@ -291,7 +295,7 @@ def test_the_summary_of_a_run_holds_one_metric_at_a_time(
 
     def few(table: pa.Table) -> pa.Table:
         sizes.append(len(table))
-        return as_records(table)
+        return as_schema(table)
 
     def whole(_folder: Path) -> None:
         raise AssertionError("the whole table is read")
@@ -300,7 +304,7 @@ def test_the_summary_of_a_run_holds_one_metric_at_a_time(
     monkeypatch.setattr(scanning, "ROWS_AT_ONCE", FEW)
     monkeypatch.setattr(Scan, "of", watched)
     monkeypatch.setattr(scanning, "as_records", few)
-    monkeypatch.setattr(store, "as_records", whole)
+    monkeypatch.setattr(reading, "as_records", whole)
     ours = ["run", "--limit", "3", "--steps", "4", "--nulls", "1", "--family", "bias"]
     ours += ["--method", "gradient", "--method", "integrated_gradients", "--no-controls"]
     assert call(monkeypatch, *ours, "--output", "run") == 0
@@ -434,15 +438,16 @@ def test_a_run_that_is_summarised_from_its_folder_is_that_of_its_records(
     records: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write(tmp_path / "run", records)
-    running._report(folder, None)  # noqa: SLF001 - what a run does in the end
+    finish.print_findings(folder, None)
     printed = capsys.readouterr().out
     assert "ssim" in printed
     expected = Findings.of(records, KNOWN)
     other = tmp_path / "other"
     other.mkdir()
     expected.write(other)
+    write_diagrams(rank_diagrams(expected), other)
     for path in other.iterdir():
         assert (folder / path.name).read_bytes() == path.read_bytes()
     assert len(list(other.iterdir())) >= 5
-    page = render([Shown.of(folder)])
-    assert render([Shown.of(folder, expected)]) == page
+    page = render([FinishedRun.of(folder)])
+    assert render([FinishedRun.of(folder, expected)]) == page

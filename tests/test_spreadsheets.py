@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from steadymap.bench import ConfigError
 from steadymap.bench.core.safe_csv import csv_text, parse_csv, write_csv
-from steadymap.bench.runs.folder import read_csv
+from steadymap.bench.records.read import read_csv
 
 BEGINNINGS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 

@@ -17,16 +17,18 @@ from torch import Tensor, nn
 from steadymap.bench.checks import networks as known
 from steadymap.bench.checks.checks import CHECKS, Subject
 from steadymap.bench.checks.checks import batch_of as known_batch
+from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.data.open import ImageSet
-from steadymap.bench.gallery.keep import completeness_by_steps
+from steadymap.bench.data.image_set import ImageSet
+from steadymap.bench.gallery.steps import completeness_by_steps
 from steadymap.bench.measure.estimate import count
 from steadymap.bench.measure.runner import measure, run
-from steadymap.bench.methods.gradient import BASELINES, NOISY_BASELINE, Batch
+from steadymap.bench.methods.baselines import BASELINES, NOISY_BASELINE
+from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.registry import bind_method
 from steadymap.bench.network.passes import count_passes
-from steadymap.bench.perturbations.registry import Cell, perturb
-from steadymap.bench.plan.plan import ConfigError, Plan
+from steadymap.bench.perturbations.cell import Cell, perturb
+from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
 from steadymap.bench.records.schema import FLOAT64
 from steadymap.models import Classifier

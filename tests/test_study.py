@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import spearmanr
 
-from steadymap.bench.analysis.summary import Interval
+from steadymap.bench.analysis.intervals import Interval
 from steadymap.bench.records.schema import SCHEMA
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

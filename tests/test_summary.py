@@ -11,7 +11,8 @@ from rich.console import Console
 from scipy.stats import bootstrap
 
 from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.analysis.summary import full_summary, intervals, summarise
+from steadymap.bench.analysis.intervals import intervals
+from steadymap.bench.analysis.summary import full_summary, summarise
 from steadymap.bench.core.names import short_names
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.report.terminal import MOST_ACROSS, footnotes, tables

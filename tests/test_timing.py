@@ -18,7 +18,9 @@ from rich.console import Console
 from support import CLASSES, SIDE, linear_network, random_images, seeded
 from torch import Tensor
 
-from steadymap.bench.data.open import from_tensor
+from steadymap.bench.commands.time import agreement_table, timing_notes, timing_table
+from steadymap.bench.core.machine import fingerprint, machine, peak_memory
+from steadymap.bench.data.image_set import from_tensor
 from steadymap.bench.measure import timing
 from steadymap.bench.measure.timing import (
     Agreement,
@@ -27,17 +29,14 @@ from steadymap.bench.measure.timing import (
     Timed,
     Where,
     agreement,
-    agreement_table,
     difference,
     first_batch,
     report,
     time_device,
-    timing_notes,
-    timing_table,
 )
-from steadymap.bench.methods.gradient import Batch
-from steadymap.bench.methods.registry import METHODS, BoundMethod, Method
-from steadymap.bench.runs.manifest import fingerprint, machine, peak_memory
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.method import BoundMethod, Method
+from steadymap.bench.methods.registry import METHODS
 from steadymap.models import Classifier, make_classifier
 
 SPECS = ("gradient", "integrated_gradients:baseline=black,steps=3", "grad_cam:relu=true")

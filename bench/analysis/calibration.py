@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steadymap.bench.analysis.summary import ratio_intervals
-from steadymap.bench.core.plugins import known_metrics
-from steadymap.bench.methods.registry import METHODS
+from steadymap.bench.analysis.intervals import ratio_intervals
+from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.records.schema import (
     CLEAN,
     NULLS,
@@ -22,6 +21,7 @@ from steadymap.bench.records.schema import (
     OVERALL,
     RECOGNISED,
     REFERENCES,
+    is_control,
 )
 from steadymap.metrics import METRICS, Metric, Status
 
@@ -217,16 +217,6 @@ def calibrate(
             "interval": one.kind,
         }
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def is_control(spec: str) -> bool:
-    """Return whether a spec names a control.
-
-    A method that is not registered is none. Its module is not imported to see: specs come from the
-    files of a run, and nothing in them may load code.
-    """
-    name = spec.partition(":")[0]
-    return name in METHODS and METHODS[name].control
 
 
 @dataclass(frozen=True)

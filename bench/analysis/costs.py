@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steadymap.bench.measure.view import SHARED
-from steadymap.bench.records.schema import CLEAN, REFERENCES
-from steadymap.bench.runs.folder import TIMINGS, read_csv
+from steadymap.bench.records.read import TIMINGS, read_csv
+from steadymap.bench.records.schema import CLEAN, REFERENCES, SHARED
 
 COLUMNS = ["method", "milliseconds", "passes", "shared", "forward_only"]
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from steadymap.bench.analysis.calibration import OK, UNRESOLVABLE, is_control
+from steadymap.bench.analysis.calibration import OK, UNRESOLVABLE
 from steadymap.bench.analysis.summary import summarise
-from steadymap.bench.core.plugins import known_metrics
-from steadymap.bench.records.schema import CLEAN, OVERALL, REFERENCES
+from steadymap.bench.core.metric_registry import known_metrics
+from steadymap.bench.records.schema import CLEAN, OVERALL, REFERENCES, is_control
 from steadymap.metrics import Metric
 
 # Halfway from a map that did not move to unrelated ones.

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from steadymap.bench.analysis.calibration import Instability, calibrate, is_control, order
-from steadymap.bench.analysis.ranks import difference_figure, rank_methods, save_diagram
+from steadymap.bench.analysis.calibration import Instability, calibrate, order
+from steadymap.bench.analysis.ranks import rank_methods
 from steadymap.bench.analysis.summary import full_summary
 from steadymap.bench.analysis.whose_fault import whose_fault
-from steadymap.bench.core.names import file_name
-from steadymap.bench.core.plugins import known_metrics
+from steadymap.bench.core.files import refuse_links
+from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.core.safe_csv import write_csv
-from steadymap.bench.measure.shard import STEPS
 from steadymap.bench.records.scan import Scan, as_scan
-from steadymap.bench.records.schema import CLEAN, INPUT, NULLS, RECOGNISED, REFERENCES
-from steadymap.bench.runs.folder import refuse_links
+from steadymap.bench.records.schema import (
+    CLEAN,
+    INPUT,
+    NULLS,
+    RECOGNISED,
+    REFERENCES,
+    STEPS,
+    is_control,
+)
 from steadymap.metrics import METRICS, PROBES, Metric
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 SUMMARISED = ["subset", "method", "family", "metric"]
 HEADLINES = ("ssim", "spearman", "completeness_error")
@@ -126,18 +126,8 @@ class Findings:
             specs = order(self.calibrated, metric, specs)
         return [s for s in specs if not is_control(s)], [s for s in specs if is_control(s)]
 
-    @cached_property
-    def diagrams(self) -> dict[str, Figure]:
-        """By headline metric, the diagram of ranks, where there is one; each is drawn once."""
-        wanted = self.metrics() if len(self.ranks) else []
-        found = {
-            name: difference_figure(self.scan.of(name), self.calibrated, name, self.known)
-            for name in wanted
-        }
-        return {name: figure for name, figure in found.items() if figure is not None}
-
     def write(self, folder: Path) -> None:
-        """Write what there is as CSV, and for each headline metric the diagram of ranks.
+        """Write what there is as CSV.
 
         Raises:
             ConfigError: a link in the folder leads out of it.
@@ -152,8 +142,6 @@ class Findings:
         for name, frame in named.items():
             if len(frame):
                 write_csv(frame, folder / f"{name}.csv")
-        for metric, figure in self.diagrams.items():
-            save_diagram(figure, folder / f"ranks-{file_name(metric)}.svg")
 
 
 def _derived(

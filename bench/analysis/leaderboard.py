@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steadymap.bench.analysis.calibration import OK, UNRESOLVABLE, is_control, null_score
+from steadymap.bench.analysis.calibration import OK, UNRESOLVABLE, null_score
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core.names import short_names
-from steadymap.bench.records.schema import CLEAN, NULLS, OVERALL, REFERENCES
+from steadymap.bench.records.schema import CLEAN, NULLS, OVERALL, REFERENCES, is_control
 from steadymap.metrics import METRICS, PROBES, Status
 
 NULL_NAMES = dict(zip(NULLS, ("another image's map", "randomised network's map"), strict=True))
@@ -41,7 +41,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Line:
+class LeaderboardRow:
     """One line of the leaderboard.
 
     Attributes:
@@ -65,7 +65,7 @@ class Line:
     coverage: float
 
 
-def leaderboard(findings: Findings) -> list[Line]:
+def leaderboard(findings: Findings) -> list[LeaderboardRow]:
     """Return the methods, the steadiest first, then the controls and the nulls.
 
     Scores are those of the headline metrics that are calibrated; without any, the raw means.
@@ -79,7 +79,7 @@ def leaderboard(findings: Findings) -> list[Line]:
     return lines
 
 
-def probe_lines(findings: Findings) -> list[Line]:
+def probe_lines(findings: Findings) -> list[LeaderboardRow]:
     """Return methods and controls with the raw means of the metrics of the clean image alone.
 
     The steadiest come first, as on the leaderboard; empty where the run has no such metric.
@@ -93,7 +93,7 @@ def probe_lines(findings: Findings) -> list[Line]:
     for spec in [*methods, *controls]:
         control = is_control(spec)
         lines.append(
-            Line(
+            LeaderboardRow(
                 f"control: {names[spec]}" if control else names[spec],
                 spec,
                 control,
@@ -118,7 +118,7 @@ def board_metrics(findings: Findings) -> list[str]:
     return calibrated or findings.metrics()
 
 
-def _line(findings: Findings, metrics: list[str], spec: str, name: str) -> Line:
+def _line(findings: Findings, metrics: list[str], spec: str, name: str) -> LeaderboardRow:
     calibrated, ranks = findings.calibrated, findings.ranks
     rows = {
         str(row["metric"]): row
@@ -128,7 +128,7 @@ def _line(findings: Findings, metrics: list[str], spec: str, name: str) -> Line:
     }
     placed = {str(row["metric"]): row for row in ranks[ranks["method"] == spec].to_dict("records")}
     control = is_control(spec)
-    return Line(
+    return LeaderboardRow(
         f"control: {name}" if control else name,
         spec,
         control,
@@ -198,14 +198,14 @@ def coverage(counts: pd.DataFrame, spec: str, metrics: Sequence[str]) -> float:
     return float(known / chosen["size"].sum()) if len(chosen) else np.nan
 
 
-def _null_line(findings: Findings, metrics: list[str], family: str) -> Line:
+def _null_line(findings: Findings, metrics: list[str], family: str) -> LeaderboardRow:
     scores = {
         metric: Score(
             null_score(findings.calibrated, metric, family, findings.known[metric].identity)
         )
         for metric in metrics
     }
-    return Line(
+    return LeaderboardRow(
         f"control: {NULL_NAMES[family]}", "", control=True, scores=scores,
         ranks={}, recognised={}, completeness=None, coverage=math.nan,
     )  # fmt: skip

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,22 +10,14 @@ from numpy.typing import NDArray
 from scipy.stats import friedmanchisquare, rankdata
 
 from steadymap.bench.analysis.calibration import OK, UNRESOLVABLE, Instability
-from steadymap.bench.analysis.summary import CONFIDENCE, RESAMPLES
-from steadymap.bench.core.names import clipped, label, short_names
+from steadymap.bench.analysis.intervals import CONFIDENCE, RESAMPLES
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.records.schema import NULLS, OVERALL
 from steadymap.metrics import Metric
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
 COLUMNS = ["metric", "method", "rank", "low", "high", "mean_rank", "images", "friedman_p"]
 
 # Friedman's test compares three or more.
-# Characters of a name in the diagram: longer ones would leave no room for it.
-MOST_DRAWN = 40
-
 LEAST_METHODS = 3
 LEAST_IMAGES = 2
 
@@ -141,68 +130,3 @@ def _interval(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
         ranks, [tail, 1 - tail], axis=0, method="closest_observation"
     )
     return ends
-
-
-def difference_figure(
-    records: pd.DataFrame,
-    calibrated: pd.DataFrame,
-    metric: str,
-    metrics: Mapping[str, Metric] | None = None,
-) -> Figure | None:
-    """Draw which methods differ: Nemenyi's test after Friedman's, a bar over those that do not.
-
-    Source: Demsar 2006; scikit-posthocs draws it.
-
-    Args:
-        records: of the run.
-        calibrated: as `calibrate` returns it for them.
-        metric: the metric by which methods are ranked.
-        metrics: as for `calibrate`.
-
-    Returns:
-        None where there is nothing to compare: fewer than three methods, or than two images that
-        have them all.
-    """
-    methods = ranked_methods(calibrated, metric)
-    within = within_image(Instability.of(records, metrics), metric, methods)
-    if len(methods) < LEAST_METHODS or len(within) < LEAST_IMAGES:
-        return None
-    # Loaded here: they take seconds, and most of what is run draws nothing.
-    from matplotlib.figure import Figure  # noqa: PLC0415
-    from matplotlib.text import Text  # noqa: PLC0415
-    from scikit_posthocs import (  # noqa: PLC0415
-        critical_difference_diagram,
-        posthoc_nemenyi_friedman,
-    )
-
-    names = [label(name) for name in short_names(methods).values()]
-    within.columns = pd.Index(clipped(names, MOST_DRAWN))
-    differing = posthoc_nemenyi_friedman(within)
-    mean_ranks = within.rank(axis=1).mean()
-    figure = Figure(figsize=(8, 0.9 + 0.25 * len(methods)), layout="constrained")
-    drawn = critical_difference_diagram(
-        mean_ranks,
-        differing,
-        ax=figure.subplots(),
-        # In ink: bright colours are hard to read as text.
-        color_palette=dict.fromkeys(within.columns, "black"),
-    )
-    for (bar,) in drawn["crossbars"]:
-        # It joins the methods in the order of a set, which changes from process to process.
-        bar.set_xdata(sorted(bar.get_xdata()))
-    title = clipped([label(metric)], MOST_DRAWN)[0]
-    figure.suptitle(f"{title}: mean rank within an image; joined: not shown to differ")
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a dollar sign in a name is a dollar sign
-    # Laid out once: each drawing would lay it out anew, a little otherwise than the one before.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    return figure
-
-
-def save_diagram(figure: Figure, path: Path) -> None:
-    """Write a figure to a file, .svg or .png."""
-    import matplotlib as mpl  # noqa: PLC0415 - takes a second
-
-    with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "steadymap"}):
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

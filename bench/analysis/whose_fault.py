@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from steadymap.bench.analysis.calibration import Instability
-from steadymap.bench.analysis.summary import ratio_intervals
+from steadymap.bench.analysis.intervals import ratio_intervals
 from steadymap.metrics import Metric, Status
 
 BIAS = "bias"

@@ -19,16 +19,11 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from steadymap.bench.checks import networks as known
-from steadymap.bench.methods.gradient import BASELINES, Batch
+from steadymap.bench.methods.baselines import BASELINES
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.method import BoundMethod, Capability, Engine
 from steadymap.bench.methods.paths import SETTLED
-from steadymap.bench.methods.registry import (
-    DEFAULT_METHODS,
-    METHODS,
-    BoundMethod,
-    Capability,
-    Engine,
-    bind_method,
-)
+from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS, bind_method
 from steadymap.bench.network.passes import shared_pass
 from steadymap.models import Classifier
 

@@ -1,4 +1,4 @@
-"""The commands that measure: `steadymap run` and `steadymap merge`."""
+"""`steadymap run`: measure how steady saliency maps are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from rich import box
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,36 +18,38 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
-from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.commands.report import write_report
+from steadymap.bench.commands.finish import print_findings, put_together, see_errors
+from steadymap.bench.commands.interrupts import interruptible, summarising
 from steadymap.bench.core.console import (
-    EXIT_CELLS_FAILED,
     EXIT_INTERRUPTED,
     RUNS,
     console_of,
-    line,
     say,
 )
-from steadymap.bench.core.plugins import known_metrics, load_model
+from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.files import make_folder
+from steadymap.bench.core.machine import git_state, peak_memory, retain_heap
+from steadymap.bench.core.names import nearest
+from steadymap.bench.core.safe_yaml import read_config
 from steadymap.bench.data.masks import with_masks
-from steadymap.bench.data.open import open_images
-from steadymap.bench.gallery.keep import keep_witnesses
-from steadymap.bench.measure.estimate import count, estimate, estimate_table
-from steadymap.bench.measure.shard import map_count
-from steadymap.bench.network.passes import is_small
-from steadymap.bench.plan.plan import ConfigError, Experiment
+from steadymap.bench.data.open import SPLITS, open_images
+from steadymap.bench.measure.estimate import Estimate, count, estimate
+from steadymap.bench.network.devices import device_of
+from steadymap.bench.network.loading import load_model
+from steadymap.bench.network.memory import is_small
+from steadymap.bench.plan.experiment import Experiment, make_experiment, read_experiment
+from steadymap.bench.plan.identity import run_id
 from steadymap.bench.plan.setup import Setup, prepare
-from steadymap.bench.records.scan import scan_run
-from steadymap.bench.report.terminal import footnotes, tables
+from steadymap.bench.plan.shards import map_count
 from steadymap.bench.runs import folder as store
-from steadymap.bench.runs.ledger import draw_up, not_the_same
-from steadymap.bench.runs.manifest import completed, git_state, make_manifest, peak_memory, run_id
+from steadymap.bench.runs.ledger import draw_up
+from steadymap.bench.runs.manifest import make_manifest
 from steadymap.bench.runs.processes import Parallel, read_parallel
-from steadymap.bench.runs.resume import Work, interruptible, result_of, summarising
-from steadymap.bench.runs.shard_files import LOCK, kept, make_folder, only_writer
-from steadymap.bench.runs.table import Assembled, missing
-from steadymap.metrics import Status
+from steadymap.bench.runs.resume import Work
+from steadymap.bench.runs.shard_files import only_writer
+from steadymap.bench.runs.table import Assembled
 from steadymap.models import Classifier, ModelError
 
 # Each job holds activations of its own.
@@ -122,14 +125,14 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
             say(f"shard {experiment.shard} is done; join them: steadymap merge {folder} ...")
             return
         found = _summarise(folder, setup, page=page)
-    _see_errors(found, experiment.allow_failed)
+    see_errors(found, experiment.allow_failed)
 
 
 def _summarise(folder: Path, setup: Setup, *, page: bool) -> Assembled:
     try:
         with summarising():
-            found = _finish(folder, peak_memory(setup.classifier.module.mean.device))
-            _report(folder, setup if page else None)
+            found = put_together(folder, peak_memory(setup.classifier.module.mean.device))
+            print_findings(folder, setup if page else None)
     except KeyboardInterrupt:
         say(f"interrupted: all is measured, and in {folder}; the same command summarises it")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -141,59 +144,6 @@ def _manifest(experiment: Experiment, setup: Setup) -> dict[str, Any]:
     manifest = make_manifest(experiment, setup.classifier, setup.images)
     passes = {"passes": asdict(count(setup)), "passes_by_method": setup.passes()}
     return manifest | {"metrics": setup.metrics(), **passes, "git": git_state()}
-
-
-def _finish(folder: Path, peak: dict[str, int]) -> Assembled:
-    """Put the table of a run together from its shards."""
-    ledger, manifest = store.read_ledger(folder)
-
-    def describe(found: Assembled) -> dict[str, Any]:
-        more = {"machines": found.machines, "peak_memory_bytes": peak}
-        return completed(manifest, result_of(found)) | more
-
-    return store.finish(folder, ledger, say, describe)
-
-
-def _see_errors(found: Assembled, allowed: float) -> None:
-    errors = found.statuses[Status.ERROR.value]
-    if errors > allowed * found.rows:
-        say(
-            f"{errors} values failed: see `detail` in the records; "
-            "the same command tries these again"
-        )
-        raise typer.Exit(EXIT_CELLS_FAILED)
-
-
-def merge_command(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of one run, of several machines.")],
-    output: Annotated[Path, typer.Option(help="Folder of the joined run.")],
-) -> None:
-    """Join the shards of one run that several machines have computed."""
-    ledger, manifest = store.read_ledger(runs[0])
-    for other in runs[1:]:
-        theirs, _ = store.read_ledger(other)
-        if reasons := not_the_same(ledger, theirs):
-            raise ConfigError(
-                f"merge: {other} is of another run than {runs[0]}: {', '.join(reasons)} differ"
-            )
-    make_folder(output)
-    with only_writer(output):
-        store.claim_folder(output, ledger)
-        store.begin(output, ledger, manifest)
-        for folder in runs:
-            if folder.resolve() != output.resolve():
-                store.take_over(folder, output, say)
-        lost, every = missing(ledger, kept(output, say))
-        if lost:
-            say(
-                f"{lost} of {every} units are missing; {output} has the others: merge it "
-                "with the shards that are not there yet, or run the same experiment with "
-                f"--output {output}"
-            )
-            raise typer.Exit(EXIT_CELLS_FAILED)
-        found = _finish(output, {})
-        _report(output, None)
-    _see_errors(found, manifest["configuration"].get("allow_failed", 0.0))
 
 
 def _jobs(classifier: Classifier, images: int) -> int:
@@ -235,49 +185,149 @@ def _measure(work: Work, folder: Path, enough: threading.Event) -> bool:
     return done == len(shards)
 
 
-def _report(folder: Path, setup: Setup | None) -> None:
-    """Summarise a finished run, print its tables, make its page and say where everything is.
-
-    Args:
-        folder: of the run.
-        setup: of the run, to keep the witnesses' maps and make the page; None for no page.
-    """
-    scan, manifest = scan_run(folder)
-    findings = Findings.of(scan, known_metrics(manifest))
-    findings.write(folder)
-    console = console_of()
-    for title, table in tables(findings):
-        console.print(title, style="bold", markup=False, highlight=False)
-        console.print(table)
-    for note in footnotes(findings):
-        line(console, f"- {note}")
-    if setup is not None:
-        keep_witnesses(setup, scan, folder)
-        line(console, f"the page to open: {write_report(folder, findings)}")
-    files = ", ".join(sorted(path.name for path in folder.iterdir() if path.name != LOCK))
-    line(console, f"{manifest['wall_seconds']:.0f} s; {folder}: {files}")
+RETAIN_HELP = "Keep freed memory in the process (Linux with glibc): faster, and never smaller."
+DEFAULT_EXPERIMENT = "hands"
 
 
-def device_of(name: str) -> torch.device:
-    """Return a device by name.
+def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signature
+    experiment: Annotated[
+        str | None,
+        typer.Argument(help="An experiment of the package; the default is the embedded one."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file; flags override it.")] = None,
+    model: Annotated[str | None, typer.Option(help="See `steadymap list models`.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights to load.")] = None,
+    data: Annotated[str | None, typer.Option(help="See `steadymap list data`.")] = None,
+    split: Annotated[str | None, typer.Option(help=", ".join(SPLITS))] = None,
+    mask: Annotated[str | None, typer.Option(help="See `steadymap list masks`.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME or NAME:key=value,...; repeat for more."),
+    ] = None,
+    family: Annotated[list[str] | None, typer.Option(help="Repeat for more.")] = None,
+    severity: Annotated[
+        list[str] | None,
+        typer.Option(help="0.1,0.3 for all families, or FAMILY=0.1,0.3; repeat for more."),
+    ] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Repeat for more.")] = None,
+    controls: Annotated[
+        bool | None,
+        typer.Option("--controls/--no-controls", help="Run the controls, too; on unless told."),
+    ] = None,
+    nulls: Annotated[
+        int | None, typer.Option(help="Unrelated maps of either kind to calibrate by; 0 for none.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="How many images at most.")] = None,
+    draws: Annotated[int | None, typer.Option(help="Draws of a stochastic family.")] = None,
+    steps: Annotated[str | None, typer.Option(help="Steps of path methods, or auto.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images of a batch.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Batches worked on at a time.")] = None,
+    engine: Annotated[str | None, typer.Option(help="own, or captum for comparison.")] = None,
+    precision: Annotated[str | None, typer.Option(help="On a GPU: ieee, or tf32.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    save_maps: Annotated[
+        bool, typer.Option("--save-maps", help="Keep images and raw attributions.")
+    ] = False,
+    shard: Annotated[
+        str | None, typer.Option(help="K/N: one part of N, for `steadymap merge`.")
+    ] = None,
+    allow_failed: Annotated[
+        float | None, typer.Option(help="Share of values that may fail before exit code 3.")
+    ] = None,
+    parallel_config: Annotated[
+        Path | None, typer.Option(help="YAML file: processes, dask or SLURM; docs/scale-out.md.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run; goes on there.")] = None,
+    page: Annotated[
+        bool, typer.Option("--report/--no-report", help="Keep the witnesses' maps, make the page.")
+    ] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Leave out what is in the folder already.")
+    ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Estimate passes, time and memory; run nothing.")
+    ] = False,
+    keep_heap: Annotated[
+        bool, typer.Option("--retain-heap/--no-retain-heap", help=RETAIN_HELP)
+    ] = True,
+) -> None:
+    """Measure how steady saliency maps are, and print the table."""
+    flags = {
+        "model": model,
+        "weights": weights,
+        "data": data,
+        "split": split,
+        "mask": mask,
+        "method": method or None,
+        "family": family or None,
+        "severity": _severities(severity) if severity else None,
+        "metric": metric or None,
+        "controls": controls,
+        "nulls": nulls,
+        "limit": limit,
+        "draws": draws,
+        "steps": steps,
+        "seed": seed,
+        "batch_size": batch_size,
+        "jobs": jobs,
+        "engine": engine,
+        "precision": precision,
+        "device": device,
+        "threads": threads,
+        "save_maps": save_maps or None,
+        "shard": shard,
+        "allow_failed": allow_failed,
+        "parallel_config": parallel_config,
+        "output": output,
+    }
+    if experiment is not None and config is not None:
+        raise ConfigError("give an experiment or --config, not both; --config may hold all keys")
+    base = read_config(config) if config else read_experiment(experiment or DEFAULT_EXPERIMENT)
+    given = {key: value for key, value in flags.items() if value is not None}
+    chosen = make_experiment([base, given])
+    by_family = flags["severity"] if isinstance(flags["severity"], dict) else {}
+    for name in by_family:
+        if name not in chosen.family:
+            raise ConfigError(f"severity: {name} does not run here; {nearest(name, chosen.family)}")
+    if keep_heap:
+        retain_heap()
+    run_experiment(chosen, dry=dry_run, page=page, resume=resume)
 
-    Raises:
-        ConfigError: there is no such device here.
-    """
-    kind, device = device_type(name), torch.device(name)
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: cuda was asked for, but torch sees no CUDA device here")
-    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device: {name}: there are {torch.cuda.device_count()} CUDA devices")
-    return device
+
+def _severities(texts: list[str]) -> dict[str, tuple[float, ...]] | tuple[float, ...]:
+    """Parse `0.1,0.3`, or `family=0.1,0.3`, given once or more."""
+    by_family: dict[str, tuple[float, ...]] = {}
+    for text in texts:
+        family, _, levels = text.rpartition("=")
+        try:
+            parsed = tuple(float(level) for level in levels.split(","))
+        except ValueError as error:
+            raise ConfigError(f"severity: expected numbers like 0.1,0.3, got {text!r}") from error
+        by_family[family] = (*by_family.get(family, ()), *parsed)
+    if "" not in by_family:
+        return by_family
+    if len(by_family) > 1:
+        raise ConfigError("severity: give one list for all families, or FAMILY=... for each")
+    return by_family[""]
 
 
-def device_type(name: str) -> str:
-    """Return cpu or cuda, or say that there is no such kind of device."""
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        raise ConfigError(f"device: unknown name {name!r}; known: cpu, cuda, cuda:1") from error
-    if kind not in ("cpu", "cuda"):
-        raise ConfigError(f"device: {name!r} is not supported; known: cpu, cuda, cuda:1")
-    return kind
+def estimate_table(expected: Estimate) -> Table:
+    """Return an estimate as a table for a terminal."""
+    passes = expected.passes
+    least = "at least " if passes.at_least else ""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table.add_column("what")
+    table.add_column("how much", justify="right")
+    table.add_row("maps", f"{expected.maps:,}")
+    table.add_row("forward passes of an image", f"{least}{passes.forward:,}")
+    table.add_row("backward passes of an image", f"{least}{passes.backward:,}")
+    table.add_row("time in passes", f"{least}{expected.pass_seconds:.1f} s")
+    table.add_row("time in metrics", f"{expected.metric_seconds:.1f} s")
+    table.add_row("time for images", f"{expected.image_seconds:.1f} s")
+    if expected.attack_seconds:
+        table.add_row("time in attacks", f"{least}{expected.attack_seconds:.1f} s")
+    table.add_row("time, summary not included", f"{least}{expected.seconds:.0f} s")
+    table.add_row("peak memory", f"{expected.memory / 2**20:,.0f} MiB")
+    return table

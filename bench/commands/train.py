@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from steadymap.bench.core.console import RUNS, console_of, line, say
+from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.files import make_folder, write_json
 from steadymap.bench.core.names import nearest
-from steadymap.bench.data.open import ImageSet, open_images
-from steadymap.bench.plan.plan import ConfigError, first_line
-from steadymap.bench.runs.manifest import write_json
+from steadymap.bench.core.safe_yaml import read_config
+from steadymap.bench.data.image_set import ImageSet
+from steadymap.bench.data.open import open_images
+from steadymap.bench.network.devices import device_of
+from steadymap.bench.plan.experiment import first_line
 from steadymap.models import MODELS, Framing, write_weights
 
 
@@ -209,3 +216,45 @@ def save(network: nn.Module, card: dict[str, Any], path: Path) -> None:
     write_weights(path, network, tuple(card["class_names"]))
     hashed = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     write_json(path.with_suffix(".json"), card | hashed)
+
+
+def train_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signature
+    recipe: Annotated[
+        Path | None, typer.Option(help="YAML file with the keys of these flags; flags override it.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help=", ".join(MODELS))] = None,
+    data: Annotated[str | None, typer.Option(help="See `steadymap list data`; hands:4000.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Weights file, .safetensors.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak of the cycle.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order and flips.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+) -> None:
+    """Train a network of the project; write its weights and a card."""
+    flags = {
+        "model": model,
+        "data": data,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    chosen = make_training([read_config(recipe) if recipe else {}, given])
+    # The data's last name: of folder:a/b it is b.
+    last = re.split("[:/]", chosen.data.rstrip("/"))[-1]
+    path = output or RUNS / f"{chosen.model}-{last}.safetensors"
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"output: weights are written as .safetensors, got {path.name}")
+    for file in (path, path.with_suffix(".json")):
+        if file.exists():
+            raise ConfigError(f"output: {file} exists; choose another --output")
+    make_folder(path.parent)
+    if threads:
+        torch.set_num_threads(threads)
+    network, card = train(chosen.model, chosen.data, chosen.recipe, device_of(device), say)
+    save(network, card, path)
+    scores = ", ".join(f"{name} {value:.2%}" for name, value in card["accuracy"].items())
+    line(console_of(), f"accuracy: {scores}; {path}")

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import json
+import os
 import platform
+import subprocess
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
 
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
@@ -25,3 +35,83 @@ def retain_heap() -> bool:
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, TOP_PAD_BYTES))
     mallopt = ctypes.CDLL(None).mallopt
     return all(mallopt(name, value) == 1 for name, value in settings)
+
+
+ID_LENGTH = 8
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Return what the speed depends on; nothing that names the machine or its owner."""
+    facts: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+    }
+    if device.type == "cuda":
+        facts["device_name"] = torch.cuda.get_device_name(device)
+        facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Return the most memory the process has held so far, in bytes: resident, and on its GPU.
+
+    Where nobody says what is resident, that is left out.
+    """
+    peak = {}
+    resident = _peak_resident(Path("/proc/self/status"))
+    if resident is not None:
+        peak["resident"] = resident
+    if device.type == "cuda":
+        peak["cuda_allocated"] = torch.cuda.max_memory_allocated(device)
+        peak["cuda_reserved"] = torch.cuda.max_memory_reserved(device)
+    return peak
+
+
+def _peak_resident(status: Path) -> int | None:
+    """Return the process's own peak; `getrusage` would give that of the process it came from."""
+    try:
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """Return 8 hex digits that stand for a machine; timings of two of them are never pooled."""
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or "unknown"
+    names = Counter(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    return names.most_common(1)[0][0] if names else platform.machine()
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return the commit of the folder that the run was started in; None where it is no checkout."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "changed": bool(_git("status", "--porcelain"))}
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git says, None where it fails or is not there."""
+    try:
+        done = subprocess.run(  # noqa: S603 - fixed arguments
+            ["git", *arguments],  # noqa: S607 - the user's own git
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

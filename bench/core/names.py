@@ -116,3 +116,16 @@ def safe_markdown(text: str) -> str:
         text = text.replace(sign, f"\\{sign}")
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return printable(text)
+
+
+IN_DEGREES = "in degrees"
+
+
+def severity_text(severity: float, unit: str | None) -> str:
+    """Return a severity as people read it: degrees have their sign.
+
+    Args:
+        severity: of a family of perturbations.
+        unit: of the family's severities; None where nobody says.
+    """
+    return f"{severity:g}{'°' if unit == IN_DEGREES else ''}"

@@ -15,21 +15,16 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
-import numpy as np
-import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
 
+from steadymap.bench.core.errors import PluginError, one_line
 from steadymap.bench.core.names import nearest
-from steadymap.metrics import METRICS, Maps, Metric, TensorMaps
-from steadymap.metrics.maps import Array
-from steadymap.models import MODELS, Classifier, Model, ModelError, load_classifier
 
 Kind = Literal["method", "family", "metric", "model"]
 
@@ -42,14 +37,9 @@ GROUPS: dict[Kind, str] = {
 
 # Dots, colons and commas mean something in a spec.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-MESSAGE_LENGTH = 300
 YOUR_OWN = "your own"
 
 T = TypeVar("T")
-
-
-class PluginError(ValueError):
-    """A plug-in that cannot be had: which, of whom, and why."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +74,6 @@ def offers(kind: Kind) -> Mapping[str, tuple[EntryPoint, ...]]:
 def warn(text: str) -> None:
     """Print a line on stderr."""
     sys.stderr.write(f"steadymap: {text}\n")
-
-
-def one_line(error: BaseException) -> str:
-    """Return an exception's type and message in one line."""
-    text = " ".join(str(error).split())[:MESSAGE_LENGTH]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class Shelf(Generic[T]):
@@ -243,127 +227,3 @@ def summary_of(found: object) -> str:
     """Return the first line of what something says of itself; its name where it says nothing."""
     name = str(getattr(found, "__name__", type(found).__name__))
     return (inspect.getdoc(found) or name).partition("\n")[0]
-
-
-# --- metrics --------------------------------------------------------------------------------------
-
-
-def _as_metric(found: object) -> Metric:
-    """Make an entry of a `Metric`, or of a function of the clean and the perturbed maps.
-
-    Of a function nothing is known but that it compares two maps: higher is taken for better, it is
-    not calibrated, because nobody says what a perfect score is, and no map is recognised by it.
-    """
-    if isinstance(found, Metric):
-        check_fields(found)
-        if found.identity is not None and not np.isfinite(found.identity):
-            raise TypeError(f"identity: must be a finite number or None, got {found.identity}")
-        metric = found
-    else:
-        check_function(found, "clean, perturbed")
-        metric = Metric(
-            found,  # type: ignore[arg-type] # seen to be a function of two
-            "signed",
-            "map",
-            "higher",
-            None,
-            symmetric=False,
-            summary=summary_of(found),
-            source=YOUR_OWN,
-        )
-    on_tensors = metric.on_tensors and _on_copies(metric.on_tensors)
-    return replace(metric, compute=_on_copies(metric.compute), on_tensors=on_tensors)
-
-
-def _on_copies(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a function maps of its own: what it writes into them changes no other metric."""
-
-    def on_copies(*given: Maps | TensorMaps | Array | Tensor) -> object:
-        return compute(*map(_copy, given))
-
-    return on_copies
-
-
-def _copy(given: Maps | TensorMaps | Array | Tensor) -> Maps | TensorMaps | Array | Tensor:
-    if isinstance(given, Maps):
-        return Maps(given.signed.copy())
-    if isinstance(given, TensorMaps):
-        return TensorMaps(given.signed.clone())
-    return given.clone() if isinstance(given, Tensor) else given.copy()
-
-
-# All but what computes.
-DESCRIBED = tuple(
-    field.name for field in fields(Metric) if field.name not in ("compute", "on_tensors")
-)
-
-# What records hold beside metrics of maps: of the input, and of paths.
-METRIC_SHELF = Shelf("metric", METRICS, _as_metric, ("input_change", "saturated_share", "steps"))
-
-
-def describe(metrics: Mapping[str, Metric]) -> dict[str, dict[str, object]]:
-    """Return what must be known of metrics to read their values, for a manifest."""
-    return {
-        name: {key: getattr(metric, key) for key in DESCRIBED} for name, metric in metrics.items()
-    }
-
-
-def known_metrics(*manifests: Mapping[str, Any]) -> dict[str, Metric]:
-    """Return the metrics whose values can be read: ours, and those that manifests describe.
-
-    Nothing is loaded for a name in a manifest: a metric that is described there can be read, not
-    computed. Without a manifest, those that have been loaded already are known, too.
-
-    Raises:
-        PluginError: a description that is none.
-    """
-    found = {} if manifests else METRIC_SHELF.loaded()
-    for manifest in manifests:
-        own = manifest.get("own_metrics") or {}
-        if not isinstance(own, Mapping):
-            raise PluginError("own_metrics: the manifest does not describe metrics")
-        for name, described in own.items():
-            try:
-                given = {**described, "compute": _elsewhere}
-                found[name] = _described().validate_python(given)
-            except (ValidationError, TypeError) as error:
-                raise PluginError(f"metric {name!r}: the manifest does not describe it") from error
-    return METRICS | {name: metric for name, metric in found.items() if name not in METRICS}
-
-
-@cache
-def _described() -> TypeAdapter[Metric]:
-    return TypeAdapter(Metric)
-
-
-def _elsewhere(_maps: Maps, _other: Maps) -> Array:
-    raise TypeError("a metric that a manifest describes can be read, not computed")
-
-
-# --- models ---------------------------------------------------------------------------------------
-
-
-def _as_factory(found: object) -> Model | Callable[[], Classifier]:
-    check_function(found, "")
-    return found  # type: ignore[return-value] # seen to be a function; what it returns is seen later
-
-
-MODEL_SHELF: Shelf[Model | Callable[[], Classifier]] = Shelf("model", MODELS, _as_factory)
-
-
-def load_model(
-    spec: str, weights: Path | None = None, device: str | torch.device = "cpu"
-) -> Classifier:
-    """Load a classifier by name, as `load_classifier` does, or the plug-in of that name.
-
-    Raises:
-        ModelError: as `load_classifier`, or a plug-in that cannot be loaded.
-    """
-    if spec in MODELS or ":" in spec or spec not in offers("model"):
-        return load_classifier(spec, weights, device)
-    try:
-        MODEL_SHELF.find(spec)
-    except PluginError as error:
-        raise ModelError(str(error)) from error
-    place = offers("model")[spec][0].value
-    return replace(load_classifier(place, weights, device), name=spec)

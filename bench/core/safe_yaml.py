@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from steadymap.bench.core.errors import ConfigError
 
 # Settings are pages, not books; beyond these a file is a slip, or meant to do harm.
 MOST_CHARACTERS = 200_000
@@ -97,3 +100,28 @@ def parse_yaml(text: str) -> object:
         raise
     except Exception as error:  # a date or a number that is none raises anything
         raise yaml.YAMLError(f"a value is not what its form says: {error}") from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the settings of a YAML file.
+
+    Raises:
+        ConfigError: no such file, not YAML, or not keys with values.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_CHARACTERS + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config: cannot read {path}: {error}") from error
+    return parse_mapping(text, path.name)
+
+
+def parse_mapping(text: str, name: str) -> dict[str, Any]:
+    try:
+        content = parse_yaml(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"config: {name} is not YAML: {reason}") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"config: {name} must hold keys with values, e.g. 'limit: 60'")
+    return content

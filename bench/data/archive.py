@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
-from steadymap.bench.data.decode import DataError
+from steadymap.bench.core.errors import DataError
 
 T = TypeVar("T")
 

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
+from steadymap.bench.core.errors import DataError
+
 # Where Pillow begins to warn of a bomb: with another limit of ours it would depend on what is done
 # with warnings whether a picture between the two is taken.
 MAX_PIXELS = 89_478_485
@@ -16,10 +18,6 @@ MAX_PIXELS = 89_478_485
 # What the content of a file may be, whatever its name says. Pillow knows some forty types more, one
 # of which starts Ghostscript.
 TYPES = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-
-
-class DataError(ValueError):
-    """Data that cannot be used, with what to do about it."""
 
 
 def decode(path: Path) -> NDArray[np.uint8]:

@@ -8,26 +8,20 @@ import importlib
 import importlib.metadata
 import os
 import re
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from steadymap.bench.core.names import nearest
-from steadymap.bench.data.decode import DataError, decode, path_of, pixels_of, reason_of
+from steadymap.bench.core.errors import DataError, one_line
+from steadymap.bench.data.decode import decode, path_of, reason_of
 from steadymap.models import imagenet_names
-from steadymap.models.pretrained import reach
 
 # Seconds to wait for a server that says nothing.
 PATIENCE = 10.0
-
-Arguments = Mapping[str, object]
 
 
 def name_hash(name: str) -> int:
@@ -111,7 +105,7 @@ def intervals(parts: Sequence[str]) -> dict[str, tuple[float, float]]:
     return {"train": (0.0, 0.7), "validation": (0.7, 0.9), "test": (0.9, 1.0)}
 
 
-def _in_parts(
+def in_parts(
     name: str,
     class_names: tuple[str, ...],
     labels: Mapping[str, Sequence[int]],
@@ -146,160 +140,6 @@ def _in_parts(
     )
 
 
-# --- torchvision ----------------------------------------------------------------------------------
-
-BY_FLAG: dict[str, Arguments] = {"train": {"train": True}, "test": {"train": False}}
-BY_SPLIT: dict[str, Arguments] = {"train": {"split": "train"}, "test": {"split": "test"}}
-IN_THREE: dict[str, Arguments] = {
-    "train": {"split": "train"},
-    "validation": {"split": "val"},
-    "test": {"split": "test"},
-}
-UNDIVIDED: dict[str, Arguments] = {"train": {}}
-
-# Classification sets that torchvision can fetch, with the arguments of their parts.
-TORCHVISION_SETS: dict[str, dict[str, Arguments]] = {
-    "CIFAR10": BY_FLAG,
-    "CIFAR100": BY_FLAG,
-    "DTD": IN_THREE,
-    "EuroSAT": UNDIVIDED,
-    "FGVCAircraft": IN_THREE,
-    "FashionMNIST": BY_FLAG,
-    "Flowers102": IN_THREE,
-    "Food101": BY_SPLIT,
-    "GTSRB": BY_SPLIT,
-    "Imagenette": {"train": {"split": "train"}, "validation": {"split": "val"}},
-    "KMNIST": BY_FLAG,
-    "MNIST": BY_FLAG,
-    "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
-    "STL10": BY_SPLIT,
-    "SVHN": BY_SPLIT,
-}
-
-
-def open_torchvision(rest: str) -> Labelled:
-    """Open `NAME` or `NAME:ROOT`; downloaded into torch's cache, or ROOT, where it is missing.
-
-    Raises:
-        DataError: an unknown name, or a set that is not there and cannot be downloaded.
-    """
-    name, _, root_text = rest.partition(":")
-    if name not in TORCHVISION_SETS:
-        raise DataError(
-            f"data: torchvision: unknown data set {name!r}; {nearest(name, TORCHVISION_SETS)}"
-        )
-    root = path_of(root_text) if root_text else Path(torch.hub.get_dir()).parent / "datasets"
-    datasets = importlib.import_module("torchvision.datasets")
-    parts = {
-        part: _torchvision_part(getattr(datasets, name), root, arguments)
-        for part, arguments in TORCHVISION_SETS[name].items()
-    }
-    labels = {part: _labels(found) for part, found in parts.items()}
-    classes = getattr(next(iter(parts.values())), "classes", None)
-    if classes is None:
-        classes = range(1 + max(label for part in labels.values() for label in part))
-
-    def read(part: str, index: int) -> NDArray[np.uint8]:
-        return pixels_of(parts[part][index][0])
-
-    return _in_parts(f"torchvision:{name}", tuple(map(_class_name, classes)), labels, read)
-
-
-def _torchvision_part(make: Callable[..., Any], root: Path, arguments: Arguments) -> Any:  # noqa: ANN401 - torchvision is not typed
-    try:
-        return make(root, **arguments)
-    except (RuntimeError, OSError, TypeError):
-        pass  # not there, or not whole: fetched below
-    name = make.__name__
-    try:
-        with _patience():
-            return make(root, **arguments, download=True)
-    except Exception as error:  # a server, a disk and an archive fail in many ways
-        raise DataError(
-            f"data: torchvision:{name} is not in {root} and cannot be downloaded "
-            f"({_short(error)}); put it there, or give torchvision:{name}:ROOT"
-        ) from error
-
-
-def _labels(found: Any) -> list[int]:  # noqa: ANN401 - as above
-    """Return the labels of a part, without decoding its pictures where it has a list of them."""
-    for attribute in ("targets", "labels"):
-        known = getattr(found, attribute, None)
-        if known is not None:
-            return [int(label) for label in known]
-    return [int(found[index][1]) for index in range(len(found))]
-
-
-def _class_name(name: object) -> str:
-    """Return a class's name; Imagenette has several for each."""
-    return str(name[0]) if isinstance(name, tuple) else str(name)
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Let no server keep silent for longer than `PATIENCE`, as long as the context lasts."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-# --- the hub --------------------------------------------------------------------------------------
-
-
-def open_hub(rest: str) -> Labelled:
-    """Open a data set of the Hugging Face hub, or one that `save_to_disk` left in a folder.
-
-    The picture is the column of the type Image; the label the one of the type ClassLabel, or one
-    called label.
-
-    Raises:
-        DataError: datasets is missing, a set out of reach, or no such columns.
-    """
-    try:
-        datasets = importlib.import_module("datasets")
-    except ImportError as error:
-        raise DataError("data: hf: needs datasets: pip install 'steadymap[hf]'") from error
-    folder = path_of(rest)
-    name = f"hf:{folder.resolve().name if folder.is_dir() else rest}"
-    try:
-        if folder.is_dir():
-            found = datasets.load_from_disk(str(folder))
-        else:
-            _reach_hub(datasets, rest)
-            found = datasets.load_dataset(rest)
-    except Exception as error:  # the library raises many kinds; each means the same here
-        raise DataError(
-            f"data: {name} is not on this machine and cannot be downloaded ({_short(error)}); "
-            "load it once with a network, or give the folder of one saved by save_to_disk"
-        ) from error
-    whole = found if isinstance(found, Mapping) else {"train": found}
-    parts = {PARTS[part]: table for part, table in whole.items() if part in PARTS}
-    if not parts:
-        raise DataError(f"data: {name} has no part called train or test, but {', '.join(whole)}")
-    features = next(iter(parts.values())).features
-    image = column(name, features, "Image", ("image", "img"))
-    label = column(name, features, "ClassLabel", ("label", "labels"))
-    columns = {part: table[label] for part, table in parts.items()}
-    classes = getattr(features[label], "names", None)
-    if classes is None:
-        classes = sorted({str(value) for values in columns.values() for value in values})
-        places = {value: place for place, value in enumerate(classes)}
-        labels = {p: [places[str(value)] for value in values] for p, values in columns.items()}
-    else:
-        labels = {
-            p: [-1 if value is None else int(value) for value in values]
-            for p, values in columns.items()
-        }
-
-    def read(part: str, index: int) -> NDArray[np.uint8]:
-        return pixels_of(parts[part][index][image])
-
-    return _in_parts(name, tuple(classes), labels, read)
-
-
 def column(name: str, features: Mapping[str, object], kind: str, usual: Sequence[str]) -> str:
     """Return the one column of a type, or else one of a usual name."""
     found = [column for column, feature in features.items() if type(feature).__name__ == kind]
@@ -309,20 +149,6 @@ def column(name: str, features: Mapping[str, object], kind: str, usual: Sequence
         columns = ", ".join(f"{column}: {type(kind).__name__}" for column, kind in features.items())
         raise DataError(f"data: {name} has not one column of the type {kind}, but {columns}")
     return found[0]
-
-
-def _reach_hub(datasets: Any, repository: str) -> None:  # noqa: ANN401 - as above
-    """Refuse to wait for a hub that is out of reach: its client tries again for a minute.
-
-    Raises:
-        ConnectionError: the set is not in the cache, and the hub does not answer.
-    """
-    cache = Path(datasets.config.HF_DATASETS_CACHE)
-    if (cache / repository.replace("/", "___")).is_dir():
-        return
-    if datasets.config.HF_HUB_OFFLINE:
-        raise ConnectionError("HF_HUB_OFFLINE is set")
-    reach(datasets.config.HF_ENDPOINT, PATIENCE)
 
 
 # --- a table --------------------------------------------------------------------------------------
@@ -344,7 +170,7 @@ def open_csv(rest: str) -> Labelled:
             header = list(reader.fieldnames or ())
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"data: cannot read {path}: {_short(error)}") from error
+        raise DataError(f"data: cannot read {path}: {one_line(error)}") from error
     for column in ("path", "label"):
         if header.count(column) != 1:
             raise DataError(
@@ -438,9 +264,3 @@ def open_foolbox() -> Labelled:
         file_reader({name: path for name, (_, path) in numbers.items()}),
         "foolbox's photographs",
     )
-
-
-def _short(error: Exception) -> str:
-    """Return the beginning of what an exception says, on one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__

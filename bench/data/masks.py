@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steadymap.bench.data.decode import DataError
-from steadymap.bench.data.open import Frame, ImageSet
+from steadymap.bench.core.errors import DataError
+from steadymap.bench.data.image_set import Frame, ImageSet
 
 # How much more green than red and blue a pixel of the screen is, of 1. A shadow on the screen has
 # less of all three, but still this much more green; a white sleeve that it shines on has less.

@@ -2,55 +2,46 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
+from steadymap.bench.core.errors import DataError
 from steadymap.bench.core.names import nearest
 from steadymap.bench.data.archive import check_folder, unpack
-from steadymap.bench.data.decode import MAX_PIXELS, DataError, decode, path_of, reason_of
+from steadymap.bench.data.decode import decode, path_of, reason_of
 from steadymap.bench.data.hands import HAND_CLASSES, hand
+from steadymap.bench.data.hub import open_hub
+from steadymap.bench.data.image_set import (
+    OWN,
+    Frame,
+    ImageSet,
+    Picture,
+    frame_image,
+    image_tensor,
+    pixel_hash,
+    resized_size,
+    without_duplicates,
+)
 from steadymap.bench.data.labelled import (
     Labelled,
     file_reader,
     name_hash,
     open_csv,
     open_foolbox,
-    open_hub,
-    open_torchvision,
     split_point,
 )
+from steadymap.bench.data.torchvision_sets import open_torchvision
 from steadymap.models import Framing
-
-__all__ = [
-    "DATA_FORMS",
-    "SPLITS",
-    "DataError",
-    "Frame",
-    "ImageSet",
-    "Picture",
-    "decode",
-    "from_tensor",
-    "open_image",
-    "open_images",
-]
 
 SPLITS = {"train": (0.0, 0.7), "validation": (0.7, 0.9), "test": (0.9, 1.0), "all": (0.0, 1.0)}
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 HANDS_COUNT = 1000
 MOST_HANDS = 1_000_000
-
-# Of masks: they come with the pictures.
-OWN = "own"
 
 DATA_FORMS: dict[str, str] = {
     "hands[:COUNT]": "embedded rock, paper and scissors hands with masks; 1000, or COUNT",
@@ -74,130 +65,6 @@ LABELLED: dict[str, Callable[[str], Labelled]] = {
     "torchvision": open_torchvision,
     "hf": open_hub,
 }
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture of a set.
-
-    Attributes:
-        name: file name below the data's root, or the hand's name.
-        image_id: 16 hex digits of the SHA-256 of its decoded pixels, before any resizing.
-        label: index into the set's `class_names`; None where nothing is known.
-    """
-
-    name: str
-    image_id: str
-    label: int | None
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One picture as a classifier takes it.
-
-    Attributes:
-        image: (3, H, W), float32 in [0, 1].
-        mask: (H, W) in [0, 1], 1 inside the object; None where the data has no masks.
-    """
-
-    image: Tensor
-    mask: NDArray[np.float64] | None
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Pictures of known content, read one by one as they are needed.
-
-    Attributes:
-        name: what records call the data set.
-        class_names: the data's own classes, in the order of their labels.
-        pictures: what there is, in the order of the run.
-        read: gives picture number i, framed.
-        masks: where the frames' masks are from: `own`, a key of `MASKS`, or "" without masks.
-        excluded: (name, reason) of what was left out.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-    pictures: tuple[Picture, ...]
-    read: Callable[[int], Frame]
-    masks: str = ""
-    excluded: tuple[tuple[str, str], ...] = ()
-
-    def __len__(self) -> int:
-        """Return the number of pictures."""
-        return len(self.pictures)
-
-    def images(self, indices: Sequence[int]) -> Tensor:
-        """Return pictures (B, 3, H, W), float32 in [0, 1]."""
-        return torch.stack([self.read(index).image for index in indices])
-
-    def data_hash(self) -> str:
-        """SHA-256 over the pictures' ids and class names, whatever their order."""
-        lines = sorted(
-            f"{picture.image_id} {'' if picture.label is None else self.class_names[picture.label]}"
-            for picture in self.pictures
-        )
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def from_tensor(
-    images: Tensor,
-    labels: Sequence[int] | None = None,
-    class_names: tuple[str, ...] = (),
-    masks: NDArray[np.float64] | None = None,
-) -> ImageSet:
-    """Make an image set of your own tensors.
-
-    Args:
-        images: (N, 3, H, W), float32 in [0, 1], at the classifier's input size.
-        labels: N indices into `class_names`.
-        class_names: what the labels mean; needed with `labels`.
-        masks: (N, H, W) in [0, 1].
-
-    Raises:
-        DataError: another shape or type, values outside [0, 1], or two equal images.
-    """
-    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.float32:  # noqa: PLR2004 - (N, 3, H, W)
-        raise DataError(
-            f"images: expected float32 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}"
-        )
-    if len(images) == 0:
-        raise DataError("images: there are none")
-    if not (images.min() >= 0 and images.max() <= 1):
-        raise DataError(
-            f"images: values must lie in [0, 1], these reach from {images.min():.3g} to "
-            f"{images.max():.3g}; normalisation belongs inside the classifier"
-        )
-    indices = None if labels is None else [int(label) for label in labels]
-    if indices is not None and (
-        len(indices) != len(images) or not set(indices) <= set(range(len(class_names)))
-    ):
-        raise DataError(
-            f"labels: expected {len(images)} indices below {len(class_names)} (class_names)"
-        )
-    inside = None if masks is None else np.asarray(masks, dtype=np.float64)
-    if inside is not None and inside.shape != (len(images), *images.shape[2:]):
-        raise DataError(f"masks: expected (N, H, W) as the images, got {inside.shape}")
-    if inside is not None and not (inside.min() >= 0 and inside.max() <= 1):
-        raise DataError(f"masks: must lie in [0, 1], reach {inside.min():g} to {inside.max():g}")
-    stored = images.detach().cpu().clone()
-    pictures = tuple(
-        Picture(
-            f"image-{index}",
-            _pixel_hash(image.numpy()),
-            None if indices is None else indices[index],
-        )
-        for index, image in enumerate(stored)
-    )
-    kept, excluded = _without_duplicates(pictures)
-    if excluded:
-        raise DataError(f"images: {excluded[0][0]} is a {excluded[0][1]}; give each image once")
-
-    def read(index: int) -> Frame:
-        return Frame(stored[index], None if inside is None else inside[index])
-
-    return ImageSet("tensor", class_names, kept, read, masks="" if inside is None else OWN)
 
 
 def open_images(
@@ -276,8 +143,8 @@ def open_image(text: str, framing: Framing) -> ImageSet:
         except Exception as error:
             reason = reason_of(error, path, name)
             raise DataError(f"image: {name} cannot be decoded: {reason}") from error
-    framed = _tensor(pixels, framing)
-    picture = Picture(name, _pixel_hash(pixels), None)
+    framed = image_tensor(pixels, framing)
+    picture = Picture(name, pixel_hash(pixels), None)
     return ImageSet(name, (), (picture,), lambda _index: Frame(framed, None))
 
 
@@ -297,14 +164,14 @@ def _open_hands(
             f"data: hands:{count} has no picture in its {choice[0]} split; ask for more"
         )
     pictures = tuple(
-        Picture(name, known.get(name) or _pixel_hash(hand(names[name])[0]), labels[name])
+        Picture(name, known.get(name) or pixel_hash(hand(names[name])[0]), labels[name])
         for name in chosen
     )
 
     def read(index: int) -> Frame:
         pixels, mask, _ = hand(names[pictures[index].name])
-        framed = _frame(Image.fromarray(mask.astype(np.uint8) * 255), framing)
-        return Frame(_tensor(pixels, framing), framed / 255.0)
+        framed = frame_image(Image.fromarray(mask.astype(np.uint8) * 255), framing)
+        return Frame(image_tensor(pixels, framing), framed / 255.0)
 
     name = "hands" if count == HANDS_COUNT else f"hands:{count}"
     return ImageSet(name, HAND_CLASSES, pictures, read, masks=OWN)
@@ -340,12 +207,12 @@ def _open_labelled(
             continue
         try:
             pixels = source.read(name)
-            _resized((pixels.shape[1], pixels.shape[0]), framing)
+            resized_size((pixels.shape[1], pixels.shape[0]), framing)
         except Exception as error:  # noqa: BLE001 - decoders raise anything; it is written down
             excluded.append((name, _said(error)))
         else:
-            pictures.append(Picture(name, _pixel_hash(pixels), source.labels[name]))
-    kept, twice = _without_duplicates(tuple(pictures))
+            pictures.append(Picture(name, pixel_hash(pixels), source.labels[name]))
+    kept, twice = without_duplicates(tuple(pictures))
     if not kept:
         failed = (*excluded, *source.excluded)
         first = f"; the first that failed: {failed[0][0]} ({failed[0][1]})" if failed else ""
@@ -359,12 +226,12 @@ def _open_labelled(
             raise DataError(
                 f"data: {picture.name} can no longer be read: {_said(error)}"
             ) from error
-        if _pixel_hash(pixels) != picture.image_id:
+        if pixel_hash(pixels) != picture.image_id:
             raise DataError(
                 f"data: {picture.name} has changed since the data set was opened; run again, with "
                 "nothing writing there"
             )
-        return Frame(_tensor(pixels, framing), None)
+        return Frame(image_tensor(pixels, framing), None)
 
     return ImageSet(
         source.name,
@@ -452,57 +319,3 @@ def _choose(
             queues.setdefault(labels[name], []).append(name)
     turns = [(turn, label) for label, queue in queues.items() for turn in range(len(queue))]
     return [queues[label][turn] for turn, label in sorted(turns)][:limit]
-
-
-def _pixel_hash(pixels: NDArray[np.generic]) -> str:
-    digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}\n".encode())
-    digest.update(np.ascontiguousarray(pixels).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _without_duplicates(
-    pictures: tuple[Picture, ...],
-) -> tuple[tuple[Picture, ...], list[tuple[str, str]]]:
-    """Keep the first of equal pictures: an id must name one row of the records, not two."""
-    first: dict[str, Picture] = {}
-    excluded = []
-    for picture in pictures:
-        kept = first.setdefault(picture.image_id, picture)
-        if kept is not picture:
-            excluded.append((picture.name, f"duplicate of {kept.name}"))
-    return tuple(first.values()), excluded
-
-
-def _tensor(pixels: NDArray[np.uint8], framing: Framing) -> Tensor:
-    framed = _frame(Image.fromarray(pixels), framing)
-    return torch.from_numpy(framed.transpose(2, 0, 1).copy()).float() / 255
-
-
-def _frame(image: Image.Image, framing: Framing) -> NDArray[np.uint8]:
-    """Resize and crop to the classifier's input size."""
-    height, width = framing.size
-    resample = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-    resized = image.resize(_resized(image.size, framing), resample[framing.interpolation])
-    left = round((resized.width - width) / 2)
-    top = round((resized.height - height) / 2)
-    return np.asarray(resized.crop((left, top, left + width, top + height)))
-
-
-def _resized(size: tuple[int, int], framing: Framing) -> tuple[int, int]:
-    """Return width and height before the crop.
-
-    Raises:
-        DataError: a strip so narrow that all of it, enlarged, would fill the memory.
-    """
-    height, width = framing.size
-    if framing.short_side is None:
-        return width, height
-    # As torchvision's Resize does: the longer side is rounded down.
-    scale, short = framing.short_side, min(size)
-    wide, high = int(scale * size[0] / short), int(scale * size[1] / short)
-    if wide * high > MAX_PIXELS:
-        raise DataError(
-            f"{size[0]} x {size[1]} pixels become {wide} x {high} where the short side is {scale}; "
-            "crop it"
-        )
-    return wide, high

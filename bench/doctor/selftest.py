@@ -16,12 +16,11 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
-from steadymap.bench.core.plugins import load_model
 from steadymap.bench.data.open import open_images
 from steadymap.bench.measure.runner import run
-from steadymap.bench.measure.shard import INPUT_METRICS
+from steadymap.bench.network.loading import load_model
 from steadymap.bench.plan.plan import Plan
-from steadymap.bench.records.schema import SCHEMA, to_frame
+from steadymap.bench.records.schema import INPUT_METRICS, SCHEMA, to_frame
 from steadymap.metrics import Status
 from steadymap.models import Classifier
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from steadymap.bench.core.names import file_name, picture_name, short_names
-from steadymap.bench.data.open import ImageSet
+from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.names import file_name, picture_name, severity_text, short_names
+from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.gallery.keep import CHEAPEST, predictions
-from steadymap.bench.measure.nulls import CLEAN_CELL
 from steadymap.bench.measure.runner import measure
-from steadymap.bench.perturbations.registry import Cell, severity_text
-from steadymap.bench.plan.plan import ConfigError, Plan
+from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
+from steadymap.bench.perturbations.registry import FAMILY_SHELF
+from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
 from steadymap.bench.records.schema import INPUT
 from steadymap.bench.report.figures import grid_figure
@@ -75,7 +76,8 @@ def show(classifier: Classifier, image: ImageSet, plan: Plan, cell: Cell) -> Fig
         f"{_class_name(classifier, int(str(row[4])))} {float(str(row[5])):.0%}" for row in said
     )
     changed = "" if said[0][4] == said[1][4] else "\nchanged"
-    perturbed = f"{cell.family.replace('_', ' ')} {severity_text(cell.family, cell.severity)}"
+    severity = severity_text(cell.severity, FAMILY_SHELF.find(cell.family).unit)
+    perturbed = f"{cell.family.replace('_', ' ')} {severity}"
     rows = (f"clean\n{clean}", f"{perturbed}\n{moved}{changed}")
     return grid_figure(rows, columns)
 

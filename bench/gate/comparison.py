@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
-from steadymap.bench.analysis.summary import CONFIDENCE, intervals
-from steadymap.bench.core.names import without_steps
-from steadymap.bench.core.plugins import PluginError, known_metrics
-from steadymap.bench.gate.baseline_runs import Side
+from steadymap.bench.analysis.intervals import CONFIDENCE, intervals
+from steadymap.bench.core.errors import PluginError
+from steadymap.bench.core.machine import fingerprint
+from steadymap.bench.core.metric_registry import known_metrics
+from steadymap.bench.gate.differences import value_at
+from steadymap.bench.gate.margins import TIME_FACTOR, Margins
+from steadymap.bench.gate.side import Side
 from steadymap.bench.records.schema import RECOGNISED
-from steadymap.bench.runs.manifest import fingerprint
 from steadymap.metrics import METRICS, Metric
 from steadymap.metrics.maps import CONSTANT_SPREAD
 
@@ -25,57 +27,6 @@ ALPHA = 1 - CONFIDENCE
 POWER = 0.8
 ROUNDING = 1e-9
 LEAST_IMAGES = 2
-
-# How much worse is still as good. Absolute where the scale is the same for every network: a
-# twentieth of the way from no likeness to identity is hardly seen; of recognition, one image in
-# ten. Shares of the baseline's own mean where the scale is the network's, or has no upper end.
-MARGINS: dict[str, float] = {
-    "ssim": 0.05,
-    "spearman": 0.05,
-    "spearman_magnitude": 0.05,
-    "kendall": 0.05,
-    "top_k_intersection": 0.05,
-    "cosine": 0.05,
-    "pearson": 0.05,
-    # Of the diagonal: on the embedded hands unrelated maps have their centres 0.03 to 0.1 apart.
-    "centre_shift": 0.01,
-    "mask_mass": 0.05,
-    # Areas under a probability: a twentieth is one of their steps, wholly lost.
-    "deletion": 0.05,
-    "insertion": 0.05,
-    **{
-        name + RECOGNISED: 0.1
-        for name in (
-            "ssim",
-            "spearman",
-            "spearman_magnitude",
-            "top_k_intersection",
-            "cosine",
-            "pearson",
-            "centre_shift",
-        )
-    },
-}
-RELATIVE_MARGINS: dict[str, float] = {
-    "relative_l2": 0.2,
-    "completeness_error": 0.25,
-    "completeness_error_relative": 0.25,
-    # A largest of few neighbours wanders more than a mean; the last is in logits squared.
-    "max_sensitivity": 0.25,
-    "local_lipschitz": 0.25,
-    "infidelity": 0.25,
-}
-# Informative only, unless a margin is given: a pixel that was all but 0 decides a relative change,
-# and from one image to the next such values differ by powers of ten. A mean of them gates nothing.
-INFORMATIVE = (
-    "relative_input_stability",
-    "relative_output_stability",
-    "relative_representation_stability",
-)
-COVERAGE_MARGIN = 0.05
-
-# How many times as long a method may take, in shared passes of its own run.
-TIME_FACTOR = 2.0
 
 # Verdicts of a comparison.
 IMPROVED = "improved"
@@ -110,121 +61,6 @@ COLUMNS = [
     "gate",
     "reason",
 ]
-
-
-@dataclass(frozen=True)
-class Margins:
-    """How much worse is still as good.
-
-    Attributes:
-        absolute: by metric, in its own unit.
-        relative: by metric, as a share of the baseline's mean.
-        coverage: how far the share of defined pairs may fall.
-    """
-
-    absolute: Mapping[str, float] = field(default_factory=lambda: dict(MARGINS))
-    relative: Mapping[str, float] = field(default_factory=lambda: dict(RELATIVE_MARGINS))
-    coverage: float = COVERAGE_MARGIN
-
-    def of(self, metric: str, before: float) -> float:
-        """Return a metric's margin, in its own unit; NaN where it has none."""
-        if metric in self.absolute:
-            return self.absolute[metric]
-        return self.relative.get(metric, np.nan) * abs(before)
-
-
-@dataclass(frozen=True)
-class Differences:
-    """What differs between two manifests.
-
-    Attributes:
-        forbidding: what makes a comparison meaningless.
-        explaining: what may be why the scores differ.
-    """
-
-    forbidding: tuple[str, ...]
-    explaining: tuple[str, ...]
-
-
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Differences:
-    """Hold two manifests against each other."""
-    forbidding = [
-        _unlike(what, _at(before, *path), _at(after, *path))
-        for what, path in {
-            "schema version": ("schema_version",),
-            "data": ("data", "sha256"),
-            "seed": ("seed",),
-            "draws": ("configuration", "draws"),
-            "null maps": ("configuration", "nulls"),
-            "masks": ("configuration", "mask"),
-        }.items()
-        if _at(before, *path) != _at(after, *path)
-    ]
-    forbidding += _unlike_entries("severities of", _at(before, "severities"), after["severities"])
-    forbidding += _unlike_entries("metric", _at(before, "metrics"), _at(after, "metrics"))
-    forbidding += _unlike_entries("scale of", _at(before, "own_metrics"), _at(after, "own_metrics"))
-    forbidding += _other_steps(before["methods"], after["methods"])
-    explaining = [
-        _unlike(what, _at(before, *path), _at(after, *path))
-        for what, path in {
-            "model": ("model", "name"),
-            "weights": ("model", "weights_sha256"),
-            "layer for Grad-CAM": ("model", "cam_layer"),
-            "input size": ("model", "input_size"),
-            "engine": ("configuration", "engine"),
-            "precision": ("configuration", "precision"),
-            "device": ("machine", "device"),
-            "processor": ("machine", "processor"),
-            "commit": ("git", "commit"),
-        }.items()
-        if _at(before, *path) != _at(after, *path)
-    ]
-    explaining += _unlike_entries("version of", before["versions"], after["versions"])
-    explaining += _unlike_entries("plug-in", _at(before, "plugins"), _at(after, "plugins"))
-    return Differences(tuple(forbidding), tuple(explaining))
-
-
-def _at(manifest: Mapping[str, Any], *path: str) -> Any:  # noqa: ANN401 - JSON
-    found: Any = manifest
-    for key in path:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
-
-
-def _unlike(what: str, before: object, after: object) -> str:
-    return f"{what}: {_short(before)} and {_short(after)}"
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    # A hash says no more when it is whole.
-    return text[:12] if len(text) in (40, 64) and " " not in text else text
-
-
-def _unlike_entries(
-    what: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
-) -> list[str]:
-    """Name the entries that both have and that differ."""
-    first, second = before or {}, after or {}
-    return [
-        _unlike(f"{what} {name}", first[name], second[name])
-        for name in first
-        if name in second and first[name] != second[name]
-    ]
-
-
-def _other_steps(before: Sequence[str], after: Sequence[str]) -> list[str]:
-    """Name the methods that both have with another number of steps."""
-    sides: list[dict[str, set[str]]] = [{}, {}]
-    for side, specs in zip(sides, (before, after), strict=True):
-        for spec in specs:
-            side.setdefault(without_steps(spec), set()).add(spec)
-    first, second = sides
-    return [
-        f"steps: {', '.join(sorted(first[name]))} and {', '.join(sorted(second[name]))}"
-        for name in first
-        if name in second and not first[name] & second[name]
-    ]
 
 
 def compare(before: Side, after: Side, margins: Margins | None = None) -> pd.DataFrame:
@@ -416,8 +252,11 @@ def timing_cases(before: Side, after: Side) -> list[Case]:
     """
     first, second = before.manifest, after.manifest
     cases = []
-    passes = _at(first, "passes"), _at(second, "passes")
-    alike = all(_at(first, key) == _at(second, key) for key in ("methods", "severities", "metrics"))
+    passes = value_at(first, "passes"), value_at(second, "passes")
+    alike = all(
+        value_at(first, key) == value_at(second, key)
+        for key in ("methods", "severities", "metrics")
+    )
     if alike and all(passes):
         more = any(passes[1][way] > passes[0][way] for way in ("forward", "backward"))
         result = FAIL if more else PASS

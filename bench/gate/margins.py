@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.names import nearest
-from steadymap.bench.gate.comparison import INFORMATIVE, MARGINS, RELATIVE_MARGINS, Margins
-from steadymap.bench.plan.plan import ConfigError, read_config
+from steadymap.bench.core.safe_yaml import read_config
+from steadymap.bench.records.schema import RECOGNISED
 
 
 def read_margins(
@@ -70,3 +74,76 @@ def _number(name: str, value: object) -> float:
     if not 0 <= number < float("inf"):
         raise ConfigError(f"margin: {name}: must be 0 or more, got {value}")
     return number
+
+
+# How much worse is still as good. Absolute where the scale is the same for every network: a
+# twentieth of the way from no likeness to identity is hardly seen; of recognition, one image in
+# ten. Shares of the baseline's own mean where the scale is the network's, or has no upper end.
+MARGINS: dict[str, float] = {
+    "ssim": 0.05,
+    "spearman": 0.05,
+    "spearman_magnitude": 0.05,
+    "kendall": 0.05,
+    "top_k_intersection": 0.05,
+    "cosine": 0.05,
+    "pearson": 0.05,
+    # Of the diagonal: on the embedded hands unrelated maps have their centres 0.03 to 0.1 apart.
+    "centre_shift": 0.01,
+    "mask_mass": 0.05,
+    # Areas under a probability: a twentieth is one of their steps, wholly lost.
+    "deletion": 0.05,
+    "insertion": 0.05,
+    **{
+        name + RECOGNISED: 0.1
+        for name in (
+            "ssim",
+            "spearman",
+            "spearman_magnitude",
+            "top_k_intersection",
+            "cosine",
+            "pearson",
+            "centre_shift",
+        )
+    },
+}
+RELATIVE_MARGINS: dict[str, float] = {
+    "relative_l2": 0.2,
+    "completeness_error": 0.25,
+    "completeness_error_relative": 0.25,
+    # A largest of few neighbours wanders more than a mean; the last is in logits squared.
+    "max_sensitivity": 0.25,
+    "local_lipschitz": 0.25,
+    "infidelity": 0.25,
+}
+# Informative only, unless a margin is given: a pixel that was all but 0 decides a relative change,
+# and from one image to the next such values differ by powers of ten. A mean of them gates nothing.
+INFORMATIVE = (
+    "relative_input_stability",
+    "relative_output_stability",
+    "relative_representation_stability",
+)
+COVERAGE_MARGIN = 0.05
+
+# How many times as long a method may take, in shared passes of its own run.
+TIME_FACTOR = 2.0
+
+
+@dataclass(frozen=True)
+class Margins:
+    """How much worse is still as good.
+
+    Attributes:
+        absolute: by metric, in its own unit.
+        relative: by metric, as a share of the baseline's mean.
+        coverage: how far the share of defined pairs may fall.
+    """
+
+    absolute: Mapping[str, float] = field(default_factory=lambda: dict(MARGINS))
+    relative: Mapping[str, float] = field(default_factory=lambda: dict(RELATIVE_MARGINS))
+    coverage: float = COVERAGE_MARGIN
+
+    def of(self, metric: str, before: float) -> float:
+        """Return a metric's margin, in its own unit; NaN where it has none."""
+        if metric in self.absolute:
+            return self.absolute[metric]
+        return self.relative.get(metric, np.nan) * abs(before)

@@ -10,20 +10,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich import box
-from rich.table import Table
 from torch import Tensor
 
-from steadymap.bench.data.open import ImageSet
-from steadymap.bench.measure.probes import probe_passes, wanted
-from steadymap.bench.measure.runner import float32, threads_each
-from steadymap.bench.measure.view import explained, score
-from steadymap.bench.methods.registry import BoundMethod
-from steadymap.bench.network.passes import TIMES_HELD, Pass, Read, activation_bytes, shared_pass
+from steadymap.bench.core.machine import peak_memory
+from steadymap.bench.data.image_set import ImageSet
+from steadymap.bench.measure.probes import probe_passes
+from steadymap.bench.measure.scores import score
+from steadymap.bench.measure.view import explained
+from steadymap.bench.methods.method import BoundMethod
+from steadymap.bench.network.memory import TIMES_HELD, activation_bytes
+from steadymap.bench.network.passes import Pass, Read, shared_pass
+from steadymap.bench.network.torch_settings import float32, threads_each
 from steadymap.bench.perturbations.attack import differentiable_twice, smoothed
-from steadymap.bench.perturbations.registry import FAMILY_SHELF, attempt, draw_of
-from steadymap.bench.plan.setup import Setup
-from steadymap.bench.runs.manifest import peak_memory
+from steadymap.bench.perturbations.cell import attempt, draw_of
+from steadymap.bench.perturbations.registry import FAMILY_SHELF
+from steadymap.bench.plan.setup import Setup, wanted
 from steadymap.metrics import PROBES
 from steadymap.models import Classifier
 
@@ -265,23 +266,3 @@ def _attack_work(classifier: Classifier, setup: Setup) -> Callable[[], int]:
         return 1
 
     return work
-
-
-def estimate_table(expected: Estimate) -> Table:
-    """Return an estimate as a table for a terminal."""
-    passes = expected.passes
-    least = "at least " if passes.at_least else ""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
-    table.add_column("what")
-    table.add_column("how much", justify="right")
-    table.add_row("maps", f"{expected.maps:,}")
-    table.add_row("forward passes of an image", f"{least}{passes.forward:,}")
-    table.add_row("backward passes of an image", f"{least}{passes.backward:,}")
-    table.add_row("time in passes", f"{least}{expected.pass_seconds:.1f} s")
-    table.add_row("time in metrics", f"{expected.metric_seconds:.1f} s")
-    table.add_row("time for images", f"{expected.image_seconds:.1f} s")
-    if expected.attack_seconds:
-        table.add_row("time in attacks", f"{least}{expected.attack_seconds:.1f} s")
-    table.add_row("time, summary not included", f"{least}{expected.seconds:.0f} s")
-    table.add_row("peak memory", f"{expected.memory / 2**20:,.0f} MiB")
-    return table

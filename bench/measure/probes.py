@@ -14,22 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steadymap.bench.core.plugins import one_line
+from steadymap.bench.core.errors import one_line
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.measure.nulls import CLEAN_CELL, predictions
-from steadymap.bench.measure.view import (
-    Explained,
-    Failure,
-    Shown,
-    View,
-    Worker,
-    logits_of,
-    look,
-    same_size,
-)
-from steadymap.bench.methods.registry import BoundMethod
-from steadymap.bench.network.passes import Read, is_out_of_memory
+from steadymap.bench.measure.explain import same_size
+from steadymap.bench.measure.nulls import predictions
+from steadymap.bench.measure.view import Explained, Failure, ShownImages, View, logits_of, look
+from steadymap.bench.measure.worker import Worker
+from steadymap.bench.methods.method import BoundMethod
+from steadymap.bench.network.memory import is_out_of_memory
+from steadymap.bench.network.passes import Read
+from steadymap.bench.perturbations.cell import CLEAN_CELL
 from steadymap.bench.perturbations.corruptions import gaussian_blur
+from steadymap.bench.plan.setup import wanted
 from steadymap.metrics import PROBES, Evidence, Maps, Metric, Scores, Status, TensorMaps, evaluate
 from steadymap.metrics.faithfulness import (
     BLUR_SHARE,
@@ -54,7 +50,7 @@ Scored = dict[str, dict[str, Scores]]
 
 
 @dataclass(frozen=True)
-class Subject:
+class CleanBatch:
     """Clean images with their maps.
 
     Attributes:
@@ -93,19 +89,13 @@ class Subject:
         return self.picked(logits.double().softmax(dim=1))
 
 
-def wanted(metrics: Mapping[BoundMethod, Mapping[str, Metric]]) -> set[str]:
-    """Return which of `PROBES` a run's metrics need."""
-    every = {one.against for by_name in metrics.values() for one in by_name.values()}
-    return {kind for kind in PROBES if kind in every}
-
-
 def reads(kinds: Collection[str], view_of: Worker) -> tuple[Read, ...]:
     """Return what the clean pass must bring for the probes, beyond what methods read."""
     layered = "neighbours" in kinds and view_of.classifier.cam_layer is not None
     return ("activations",) if layered else ()
 
 
-def probe(subject: Subject, metrics: Mapping[BoundMethod, Mapping[str, Metric]]) -> Scored:
+def probe(subject: CleanBatch, metrics: Mapping[BoundMethod, Mapping[str, Metric]]) -> Scored:
     """Score the clean maps by every metric that needs the network: by method and metric."""
     worker, view = subject.worker, subject.view
     kinds = [kind for kind in PROBES if kind in wanted(metrics)]
@@ -123,7 +113,7 @@ def probe(subject: Subject, metrics: Mapping[BoundMethod, Mapping[str, Metric]])
         }
 
 
-def _made(kind: str, subject: Subject) -> Made:
+def _made(kind: str, subject: CleanBatch) -> Made:
     """Make evidence of a kind for all methods; where memory does not hold it, say so."""
     try:
         return PROBERS[kind](subject)
@@ -164,7 +154,7 @@ def neighbour(image: Tensor, image_id: str, seed: int, draw: int) -> Tensor:
     return image + torch.from_numpy(noise).to(image)
 
 
-def _neighbours(subject: Subject) -> Made:
+def _neighbours(subject: CleanBatch) -> Made:
     """Explain every neighbour with every method; of its maps distances alone are kept."""
     view = subject.view
     facts: dict[str, list[Array]] = {}
@@ -202,7 +192,7 @@ def _neighbours(subject: Subject) -> Made:
     return made
 
 
-def _look_beside(subject: Subject, draw: int) -> View:
+def _look_beside(subject: CleanBatch, draw: int) -> View:
     view, batch = subject.view, subject.view.batch
     images = torch.stack(
         [
@@ -210,7 +200,7 @@ def _look_beside(subject: Subject, draw: int) -> View:
             for image, image_id in zip(view.images, batch.image_ids, strict=True)
         ]
     )
-    shown = Shown(CLEAN_CELL, images, images.to(batch.images), batch.image_ids, batch.seed)
+    shown = ShownImages(CLEAN_CELL, images, images.to(batch.images), batch.image_ids, batch.seed)
     also: tuple[Read, ...] = () if view.seen.activations is None else ("activations",)
     return look(subject.worker, shown, batch.targets, also, view.refused)
 
@@ -247,7 +237,7 @@ def grey_noise(size: tuple[int, int], image_id: str, seed: int, draw: int) -> Ar
     return NOISE_SPREAD * drawn
 
 
-def _responses(subject: Subject) -> Made:
+def _responses(subject: CleanBatch) -> Made:
     """Take noise off the images, the same for all methods."""
     view, batch = subject.view, subject.view.batch
     height, width = view.images.shape[2:]
@@ -284,19 +274,21 @@ def blurred(images: Tensor) -> Tensor:
     return torch.stack([gaussian_blur(image, BLUR_SHARE, unused) for image in images])
 
 
-def _deletion(subject: Subject) -> Made:
+def _deletion(subject: CleanBatch) -> Made:
     images = subject.view.batch.images
     gone = mean_colour(images)
     return _curves(subject, (images, gone), (subject.view.logits, subject.logits(gone)))
 
 
-def _insertion(subject: Subject) -> Made:
+def _insertion(subject: CleanBatch) -> Made:
     images = subject.view.batch.images
     hidden = blurred(subject.view.images).to(images)
     return _curves(subject, (hidden, images), (subject.logits(hidden), subject.view.logits))
 
 
-def _curves(subject: Subject, images: tuple[Tensor, Tensor], ends: tuple[Tensor, Tensor]) -> Made:
+def _curves(
+    subject: CleanBatch, images: tuple[Tensor, Tensor], ends: tuple[Tensor, Tensor]
+) -> Made:
     """Follow the target's probability while pixels go over to the second image of each pair.
 
     Args:
@@ -330,7 +322,7 @@ def _mixed(images: tuple[Tensor, Tensor], ranks: NDArray[np.int64], step: int) -
     return torch.where(gone[:, None], after, before)
 
 
-PROBERS: dict[str, Callable[[Subject], Made]] = {
+PROBERS: dict[str, Callable[[CleanBatch], Made]] = {
     "neighbours": _neighbours,
     "noise": _responses,
     "deletion": _deletion,
@@ -338,7 +330,7 @@ PROBERS: dict[str, Callable[[Subject], Made]] = {
 }
 
 
-def _filled(subject: Subject, made: Mapping[BoundMethod, Evidence]) -> Made:
+def _filled(subject: CleanBatch, made: Mapping[BoundMethod, Evidence]) -> Made:
     """Add why the other methods have none: their clean maps are missing."""
     lacking = {m: found for m, found in subject.clean.items() if isinstance(found, Failure)}
     return {**made, **lacking}

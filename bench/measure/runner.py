@@ -10,18 +10,20 @@ from queue import SimpleQueue
 import joblib
 import pandas as pd
 import pyarrow as pa
-import torch
 from torch import Tensor
 
-from steadymap.bench.data.open import ImageSet, from_tensor
+from steadymap.bench.data.image_set import ImageSet, from_tensor
 from steadymap.bench.measure.nulls import randomised_twins
-from steadymap.bench.measure.shard import Outcome, Shard, measure_shard, whole
-from steadymap.bench.measure.view import Worker
+from steadymap.bench.measure.outcome import Outcome
+from steadymap.bench.measure.shard import measure_shard
+from steadymap.bench.measure.worker import Worker
+from steadymap.bench.network.torch_settings import float32, threads_each
 from steadymap.bench.perturbations.attack import differentiable_twice
+from steadymap.bench.plan.identity import run_id
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import Setup, prepare
+from steadymap.bench.plan.shards import Shard, whole
 from steadymap.bench.records.schema import Source, to_frame, to_part, with_source
-from steadymap.bench.runs.manifest import run_id
 from steadymap.models import Classifier
 
 
@@ -212,37 +214,3 @@ def crew(setup: Setup) -> Iterator[Worker]:
     for place, own in enumerate(setup.classifiers()):
         theirs = [setup.another(twin) if place else twin for twin in twins]
         yield worker(own, tuple(worker(twin, ()) for twin in theirs))
-
-
-@contextmanager
-def threads_each(jobs: int) -> Iterator[None]:
-    """Share torch's threads among the jobs, as long as the context lasts."""
-    before = torch.get_num_threads()
-    each = max(1, before // jobs)
-    if each == before:
-        yield
-        return
-    torch.set_num_threads(each)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def float32(device: torch.device, *, exact: bool) -> Iterator[None]:
-    """Compute in float32 proper on a GPU, or in TF32, as long as the context lasts.
-
-    Convolutions are in TF32 there unless told otherwise, and its rounding is as large as the effect
-    of a small perturbation.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32 = matmul.allow_tf32 = not exact
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from steadymap.bench.measure.view import Explained, Failure
+from steadymap.bench.measure.view import Explained, Failure, View, failure_of, logits_of
+from steadymap.bench.measure.worker import BASELINE_PART, Worker
+from steadymap.bench.methods.method import BoundMethod
+from steadymap.bench.network.memory import is_out_of_memory
 from steadymap.bench.perturbations.warp import Warp, in_common, maps_back, maps_inside, masks_inside
-from steadymap.metrics import Maps, Status, TensorMaps
-from steadymap.metrics.maps import Array
+from steadymap.metrics import Maps, Metric, Scores, Status, TensorMaps, evaluate, recognise
+from steadymap.metrics.maps import Array, Flags
 
 
 @dataclass(frozen=True)
@@ -54,3 +59,101 @@ def in_place(compared: Compared, warp: Warp) -> Compared:
         tuple(maps_inside(maps, window) for maps in compared.nulls),
         evidence,
     )
+
+
+def score(
+    metric: Metric,
+    clean: Explained | Failure,
+    current: Explained | Failure,
+    evidence: Mapping[str, Array | Tensor],
+) -> Scores:
+    """Score the maps of a view, against the clean ones or the evidence that the metric reads."""
+    if isinstance(current, Failure):
+        return current.scores()
+    if metric.against != "map":
+        return _evaluate(metric, current.maps, evidence[metric.against])
+    if isinstance(clean, Failure):
+        return clean.scores("clean image: ")
+    return _evaluate(metric, clean.maps, current.maps)
+
+
+def _evaluate(
+    metric: Metric, maps: Maps | TensorMaps, against: Maps | TensorMaps | Array | Tensor
+) -> Scores:
+    """Apply a metric; to half as many maps at a time where memory runs out."""
+    try:
+        return evaluate(metric, maps, against)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        failure = failure_of(error, len(maps))
+    if len(maps) == 1:
+        return failure.scores()
+    first = np.arange(len(maps)) < len(maps) // 2
+    parts = [
+        _evaluate(metric, maps.select(chosen), _select(against, chosen))
+        for chosen in (first, ~first)
+    ]
+    return Scores(
+        np.concatenate([part.values for part in parts]),
+        sum((part.statuses for part in parts), ()),
+        sum((part.details for part in parts), ()),
+    )
+
+
+def _select(
+    against: Maps | TensorMaps | Array | Tensor, chosen: Flags
+) -> Maps | TensorMaps | Array | Tensor:
+    if isinstance(against, Maps | TensorMaps):
+        return against.select(chosen)
+    return against[torch.from_numpy(chosen)] if isinstance(against, Tensor) else against[chosen]
+
+
+def recognised(
+    metric: Metric,
+    own: Scores,
+    nulls: Sequence[Maps | TensorMaps],
+    current: Explained | Failure,
+) -> Scores:
+    """Say of each map whether it is closer to its clean self than to every unrelated map."""
+    if isinstance(current, Failure):
+        return current.scores()
+    try:
+        return recognise(metric, own, nulls, current.maps)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return failure_of(error, len(current.maps)).scores()
+
+
+def deltas(worker: Worker, method: BoundMethod, view: View) -> Array:
+    """(B,), in logits: what complete attributions must add up to.
+
+    The logits at a baseline are computed once a batch: no perturbation changes them, unless the
+    baseline is made of the image; but the shift of a compensated family does.
+    """
+    start = method.start
+    if start is None:
+        raise TypeError(f"{method.spec} is not complete: it has no baseline")
+    key = (start, view.classifier.module.shift, view.cell if start.of_image else None)
+    if key not in worker.baseline_logits:
+        with worker.clock(view.cell, BASELINE_PART, len(view.images)):
+            total = torch.zeros_like(view.logits, dtype=torch.float64)
+            for images in start.images(view.batch):
+                total += logits_of(worker, view.classifier, images).double()
+        worker.baseline_logits[key] = total / start.draws
+    difference = view.logits.double() - worker.baseline_logits[key].double()
+    found: Array = difference.gather(1, view.batch.targets[:, None])[:, 0].cpu().numpy()
+    return found
+
+
+def input_scores(clean: View, view: View) -> dict[str, Scores]:
+    """Score the perturbed image itself: its change, and its share of values beyond the bounds."""
+    low, high = view.classifier.bounds
+    change = (view.images - clean.images).double().square().mean(dim=(1, 2, 3)).sqrt()
+    outside = (view.images <= low) | (view.images >= high)
+    values = {"input_change": change, "saturated_share": outside.double().mean(dim=(1, 2, 3))}
+    return {
+        name: Scores(value.numpy(), (Status.OK,) * len(value), ("",) * len(value))
+        for name, value in values.items()
+    }

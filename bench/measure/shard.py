@@ -2,177 +2,57 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from steadymap.bench.core.plugins import one_line
-from steadymap.bench.data.open import Picture
+from steadymap.bench.core.errors import one_line
+from steadymap.bench.measure.explain import Adaptive, explain, same_size
 from steadymap.bench.measure.nulls import (
-    BESIDE,
-    CLEAN_CELL,
-    NUMERIC,
-    NUMERIC_IMAGES,
     Reference,
     comparable,
     make_panel,
-    most_methods,
-    numerics,
     predictions,
     references,
     show,
 )
-from steadymap.bench.measure.probes import Subject, probe, reads, wanted
-from steadymap.bench.measure.scores import Compared, in_place
-from steadymap.bench.measure.view import (
-    METRICS_PART,
-    Adaptive,
-    Explained,
-    Failure,
-    Shown,
-    Timing,
-    View,
-    Worker,
-    attacked,
+from steadymap.bench.measure.numerics import numerics
+from steadymap.bench.measure.outcome import (
+    Outcome,
+    ScoredView,
+    failed,
+    records_of,
+    stack_maps,
+    without_failed,
+)
+from steadymap.bench.measure.probes import CleanBatch, probe, reads
+from steadymap.bench.measure.scores import (
+    Compared,
     deltas,
-    explain,
+    in_place,
     input_scores,
-    look,
     recognised,
-    same_size,
     score,
 )
-from steadymap.bench.methods.registry import BoundMethod
-from steadymap.bench.perturbations.registry import FAMILY_SHELF, Cell, attempt
+from steadymap.bench.measure.view import Explained, Failure, ShownImages, View, attacked, look
+from steadymap.bench.measure.worker import METRICS_PART, Worker
+from steadymap.bench.methods.method import BoundMethod
+from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell, attempt
+from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.plan.blocks import block_size
-from steadymap.bench.plan.setup import Setup, recognising
-from steadymap.bench.records.schema import (
-    BATCH_OF_ONE,
-    INPUT,
-    NULLS,
-    OTHER_IMAGE,
-    OTHER_SEED,
-    RANDOM_NETWORK,
-    RECOGNISED,
-    REFERENCES,
-    Record,
-)
+from steadymap.bench.plan.setup import Setup, recognising, wanted
+from steadymap.bench.plan.shards import NUMERIC, Shard
+from steadymap.bench.records.schema import INPUT, NULLS, RECOGNISED, STEPS, Record
 from steadymap.metrics import PROBES, Maps, Metric, Scores, Status, TensorMaps
 from steadymap.metrics.maps import Array
-from steadymap.metrics.neighbours import NEIGHBOURS
 from steadymap.models import ModelError
 
-# About the perturbed image itself, once a cell.
-INPUT_METRICS: dict[str, str] = {
-    "input_change": "root mean square of perturbed minus clean image, in image units",
-    "saturated_share": "share of the perturbed image's values at or beyond black or white",
-}
-
-# Of a method with steps=auto: points of the path at which a map took gradients.
-STEPS = "steps"
-
-NO_LOGITS = (math.nan, Status.NONFINITE, "the network's logits are not finite")
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A piece of a run that is computed and written as a whole.
-
-    Attributes:
-        indices: places of its images in the set: a block of it.
-        methods: specs of the methods; `input` stands for what is recorded of the perturbed image
-            itself.
-        views: the clean view, `BESIDE` for what clean maps are held against, perturbations; or
-            `NUMERIC` alone. What is not among them and needed is computed and not recorded.
-    """
-
-    indices: tuple[int, ...]
-    methods: tuple[str, ...]
-    views: tuple[Cell, ...]
-
-    @property
-    def cells(self) -> tuple[Cell, ...]:
-        """The perturbations among its views."""
-        return tuple(v for v in self.views if v not in (CLEAN_CELL, BESIDE, NUMERIC))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a shard came to.
-
-    Attributes:
-        shard: which.
-        records: image by image; within an image in the order of the plan, the clean one first.
-        images: (B, cells, 3, H, W), the clean cell first; None unless maps are kept.
-        masks: (B, H, W); None unless maps are kept and the data has masks.
-        attributions: by method, (B, cells, C, h, w), NaN where a map is missing, None where all
-            are; empty unless maps are kept.
-        deltas: by complete method, (B, cells), what its attributions must add up to, in logits.
-        timings: where the time went.
-        at_once: how many images went through the network together, at the end.
-        halved: how many times that was halved because memory ran out.
-        failed: why nothing could be computed; None where something was.
-        machine: that computed it, where that is another process.
-    """
-
-    shard: Shard
-    records: list[Record]
-    images: Tensor | None = None
-    masks: Tensor | None = None
-    attributions: dict[str, Tensor | None] = field(default_factory=dict)
-    deltas: dict[str, Tensor] = field(default_factory=dict)
-    timings: tuple[Timing, ...] = ()
-    at_once: int = 0
-    halved: int = 0
-    failed: str | None = None
-    machine: Mapping[str, Any] | None = None
-
-
-def whole(setup: Setup) -> list[Shard]:
-    """Cut a run into its shards, in the order of the records."""
-    specs = tuple(method.spec for method in setup.methods)
-    beside = (BESIDE,) if setup.plan.nulls else ()
-    views = (CLEAN_CELL, *beside, *setup.plan.cells())
-    found = [Shard(tuple(block), (INPUT, *specs), views) for block in setup.blocks()]
-    few = numeric_images(setup)
-    return within_memory(setup, [*found, Shard(few, specs, (NUMERIC,))] if few else found)
-
-
-def within_memory(setup: Setup, shards: Sequence[Shard]) -> list[Shard]:
-    """Cut shards into such of fewer methods where memory does not hold the null maps of all."""
-    found = []
-    for shard in shards:
-        nulls = setup.plan.jobs * setup.plan.nulls
-        most = most_methods(setup.classifier, len(shard.indices), nulls) or len(shard.methods)
-        parts = range(0, len(shard.methods), most)
-        found += [replace(shard, methods=shard.methods[low : low + most]) for low in parts]
-    return found
-
-
-def numeric_images(setup: Setup) -> tuple[int, ...]:
-    """Return the places of the few images whose maps are computed in several ways."""
-    return tuple(setup.blocks()[0])[:NUMERIC_IMAGES] if setup.plan.nulls else ()
-
-
-def map_count(setup: Setup, shard: Shard) -> int:
-    """Return how many maps a shard makes: what `advance` adds up to."""
-    chosen = [method for method in setup.methods if method.spec in shard.methods]
-    count = len(shard.indices)
-    if shard.views == (NUMERIC,):
-        ways = 4 if setup.classifier.module.mean.device.type == "cpu" else 5
-        return len(chosen) * count * ways
-    near = NEIGHBOURS if CLEAN_CELL in shard.views and "neighbours" in wanted(setup.methods) else 0
-    drawing = sum(method.can("stochastic") for method in chosen)
-    views = 1 + len(shard.cells) + near + setup.plan.nulls
-    return count * (len(chosen) * views + drawing * setup.plan.nulls)
 
 
 def measure_shard(
@@ -227,12 +107,12 @@ def _numerics(
     for method in setup.methods:
         clean[method] = explain(worker, method, view)
         advance(len(shard.indices))
-    scored = [_Scored(CLEAN_CELL, predictions(view), {}, refused=view.refused)]
+    scored = [ScoredView(CLEAN_CELL, predictions(view), {}, refused=view.refused)]
     scored += [
         _held_against(setup, clean, reference)
         for reference in numerics(worker, shown, view.batch.targets, advance)
     ]
-    return _outcome(worker, shard, list(_records(setup, shard, scored)))
+    return _outcome(worker, shard, list(records_of(setup, shard, scored)))
 
 
 def _measure(
@@ -253,7 +133,7 @@ def _measure(
         evidence["mask"] = (
             torch.from_numpy(inside).to(worker.classifier.module.mean.device) if on_gpu else inside
         )
-    taking = _Taking(setup, worker, evidence, keep_maps=keep_maps)
+    taking = BatchScorer(setup, worker, evidence, keep_maps=keep_maps)
     images = torch.stack([frame.image for frame in frames])
     kinds = wanted(setup.methods) if CLEAN_CELL in shard.views else set()
     ids = {index: setup.images.pictures[index].image_id for index in shard.indices}
@@ -278,7 +158,7 @@ def _measure(
 
 def _shown(
     setup: Setup, images: Tensor, ids: tuple[str, ...], cells: Sequence[Cell]
-) -> Iterator[Shown]:
+) -> Iterator[ShownImages]:
     """Yield the images as one cell after the other makes them, the clean one first.
 
     For an attack they are still clean: it needs the classifier, which others use meanwhile.
@@ -286,7 +166,7 @@ def _shown(
     device = setup.classifier.module.mean.device
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     clean = _moved(images, device, stream)
-    yield Shown(CLEAN_CELL, images, clean, ids, setup.plan.seed)
+    yield ShownImages(CLEAN_CELL, images, clean, ids, setup.plan.seed)
     for cell in cells:
         family = FAMILY_SHELF.find(cell.family)
         shown, failed = images, {}
@@ -305,7 +185,7 @@ def _shown(
         # Where things move, what was cut into parts has moved, too.
         origin = clean if family.warp is None else None
         on_device = _moved(shown, device, stream)
-        yield Shown(cell, shown, on_device, ids, setup.plan.seed, origin, failed)
+        yield ShownImages(cell, shown, on_device, ids, setup.plan.seed, origin, failed)
 
 
 def _moved(images: Tensor, device: torch.device, stream: torch.cuda.Stream | None) -> Tensor:
@@ -333,37 +213,7 @@ def ahead(items: Iterator[T], *, in_thread: bool) -> Iterator[T]:
             yield item
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """What remains of a view once its maps are scored.
-
-    Attributes:
-        cell: the perturbation.
-        predictions: B classes; None where a logit is not finite.
-        scores: by method and metric.
-        failed: as in `Shown`.
-        refused: as in `View`.
-    """
-
-    cell: Cell
-    predictions: list[int | None]
-    scores: dict[str, dict[str, Scores]]
-    failed: Mapping[int, str] = field(default_factory=dict)
-    refused: Mapping[int, str] = field(default_factory=dict)
-
-    def broken(self, position: int, clean: _Scored, method: str) -> str:
-        """Return why an image has no value here; empty where it may have one.
-
-        What a network refuses is still an image, of which the change is known.
-        """
-        if position in clean.refused:
-            return f"clean image: {clean.refused[position]}"
-        if position in self.failed:
-            return self.failed[position]
-        return self.refused.get(position, "") if method != INPUT else ""
-
-
-class _Taking:
+class BatchScorer:
     """Takes the views of one batch as they come, the clean one first, and scores their maps.
 
     Of a perturbed view nothing stays but its scores, unless maps are kept: memory does not grow
@@ -388,7 +238,7 @@ class _Taking:
         self.adaptive = {
             method: Adaptive(worker, method) for method in setup.methods if method.adaptive
         }
-        self.scored: list[_Scored] = []
+        self.scored: list[ScoredView] = []
         self.images: list[Tensor] = []
         self.attributions: dict[str, list[Tensor | None]] = {m.spec: [] for m in setup.methods}
         self.deltas: dict[str, list[Array]] = {}
@@ -403,9 +253,11 @@ class _Taking:
         for method in self.setup.methods:
             rows[method.spec] = self._score(method, view)
             advance(len(view.images))
-        self.scored.append(_Scored(view.cell, predictions(view), rows, view.failed, view.refused))
+        self.scored.append(
+            ScoredView(view.cell, predictions(view), rows, view.failed, view.refused)
+        )
         if self.keep_maps:
-            self.images.append(_without(view.images, view.failed))
+            self.images.append(without_failed(view.images, view.failed))
 
     def take_probes(self, advance: Callable[[int], None]) -> None:
         """Score the clean maps by the metrics that need the network, too."""
@@ -417,7 +269,7 @@ class _Taking:
         ) -> tuple[Explained | Failure, Explained | Failure]:
             return self._explain(method, view)[:2]
 
-        subject = Subject(self.worker, self.clean_view, self.clean, explain_beside, advance)
+        subject = CleanBatch(self.worker, self.clean_view, self.clean, explain_beside, advance)
         for spec, scores in probe(subject, self.setup.methods).items():
             self.scored[0].scores[spec].update(scores)
 
@@ -454,7 +306,7 @@ class _Taking:
         if self.keep_maps:
             maps = current.attributions.cpu() if isinstance(current, Explained) else None
             self.attributions[method.spec].append(
-                None if maps is None else _without(maps, {**view.failed, **view.refused})
+                None if maps is None else without_failed(maps, {**view.failed, **view.refused})
             )
         return scores if steps is None else scores | {STEPS: steps}
 
@@ -485,7 +337,7 @@ class _Taking:
     def outcome(self, shard: Shard) -> Outcome:
         """Return what the batch came to."""
         worker = self.worker
-        outcome = _outcome(worker, shard, list(_records(self.setup, shard, self.scored)))
+        outcome = _outcome(worker, shard, list(records_of(self.setup, shard, self.scored)))
         if not self.keep_maps:
             return outcome
         mask = self.evidence.get("mask")
@@ -493,7 +345,7 @@ class _Taking:
             outcome,
             images=torch.stack(self.images, dim=1),
             masks=None if mask is None else torch.as_tensor(mask).cpu(),
-            attributions={spec: _stack(maps) for spec, maps in self.attributions.items()},
+            attributions={spec: stack_maps(maps) for spec, maps in self.attributions.items()},
             deltas={
                 spec: torch.from_numpy(np.stack(rows, axis=1)) for spec, rows in self.deltas.items()
             },
@@ -513,18 +365,9 @@ def _score(metric: Metric, compared: Compared) -> Scores:
     return score(metric, compared.clean, compared.current, compared.evidence)
 
 
-def _without(images: Tensor, failed: Mapping[int, str]) -> Tensor:
-    """Return images or maps (B, ...), NaN where the family failed."""
-    if not failed:
-        return images
-    left = images.clone()
-    left[list(failed)] = torch.nan
-    return left
-
-
 def _held_against(
     setup: Setup, clean: Mapping[BoundMethod, Explained | Failure], reference: Reference
-) -> _Scored:
+) -> ScoredView:
     """Score clean maps against those of a reference, by every metric that compares two maps."""
     rows: dict[str, dict[str, Scores]] = {}
     for method, found in reference.found.items():
@@ -534,111 +377,4 @@ def _held_against(
             for name, metric in setup.methods[method].items()
             if metric.against == "map"
         }
-    return _Scored(reference.cell, reference.predictions, rows, refused=reference.refused)
-
-
-def _stack(cells: list[Tensor | None]) -> Tensor | None:
-    """(B, cells, C, h, w), NaN where a map is missing; None where all are."""
-    known = [maps for maps in cells if maps is not None]
-    if not known:
-        return None
-    missing = torch.full_like(known[0], torch.nan)
-    return torch.stack([missing if maps is None else maps for maps in cells], dim=1)
-
-
-def _records(setup: Setup, shard: Shard, scored: list[_Scored]) -> Iterator[Record]:
-    recorded = [view for view in scored if recorded_as(view.cell) in shard.views]
-    for position, index in enumerate(shard.indices):
-        picture = setup.images.pictures[index]
-        label = _label(picture, setup)
-        target = scored[0].predictions[position]
-        for view in recorded:
-            predicted = None if position in view.failed else view.predictions[position]
-            lost = target is None or predicted is None
-            for method, by_metric in view.scores.items():
-                if method == INPUT and INPUT not in shard.methods:
-                    continue
-                for metric, scores in by_metric.items():
-                    value, status, detail = (
-                        NO_LOGITS if lost and method != INPUT else scores.at(position)
-                    )
-                    if broken := view.broken(position, scored[0], method):
-                        value, status, detail = math.nan, Status.ERROR, broken
-                    yield Record(
-                        image_id=picture.image_id,
-                        label=label,
-                        target=target,
-                        pred_clean=target,
-                        pred_perturbed=predicted,
-                        kept=not lost and predicted == target,
-                        method=method,
-                        family=view.cell.family,
-                        severity=view.cell.severity,
-                        draw=view.cell.draw,
-                        metric=metric,
-                        value=value,
-                        status=status,
-                        detail=detail,
-                    )
-
-
-def _label(picture: Picture, setup: Setup) -> int | None:
-    """Return the picture's class as the classifier counts; None where it knows no such name.
-
-    Nor does a name that stands for two classes say which (ImageNet has "crane" twice).
-    """
-    if picture.label is None:
-        return None
-    name, known = setup.images.class_names[picture.label], setup.classifier.class_names
-    return known.index(name) if known.count(name) == 1 else None
-
-
-def recorded_as(cell: Cell) -> Cell:
-    """Return the view of a shard that the records of a cell belong to."""
-    if cell.family not in REFERENCES:
-        return cell
-    return BESIDE if cell.family in (*NULLS, OTHER_SEED) else NUMERIC
-
-
-def failed(setup: Setup, shard: Shard, reason: str) -> Outcome:
-    """Return the records of a shard of which nothing could be computed.
-
-    Args:
-        setup: of the run, or of the shard's methods.
-        shard: which.
-        reason: what all its records say.
-    """
-    methods = {m: x for m, x in setup.methods.items() if m.spec in shard.methods}
-    size = len(shard.indices)
-    nothing = Failure(Status.ERROR, reason, size).scores()
-    calibrated = setup.plan.nulls > 0
-
-    def of(metrics: Mapping[str, Metric], view: Cell) -> dict[str, Scores]:
-        if view == CLEAN_CELL:
-            names = [name for name, one in metrics.items() if one.against != "map"]
-        elif view.family in REFERENCES:
-            names = [name for name, one in metrics.items() if one.against == "map"]
-        else:
-            names = [name for name, one in metrics.items() if one.against not in PROBES]
-            names += [name + RECOGNISED for name in recognising(metrics) if calibrated]
-        return dict.fromkeys(names, nothing)
-
-    scored = [_Scored(CLEAN_CELL, [None] * size, {})] if CLEAN_CELL not in shard.views else []
-    for view in _families_of(setup, shard):
-        rows = {method.spec: of(metrics, view) for method, metrics in methods.items()}
-        if view in shard.cells and INPUT in shard.methods:
-            rows = {INPUT: dict.fromkeys(INPUT_METRICS, nothing)} | rows
-        scored.append(_Scored(view, [None] * size, rows, dict.fromkeys(range(size), reason)))
-    return Outcome(shard, list(_records(setup, shard, scored)), failed=reason)
-
-
-def _families_of(setup: Setup, shard: Shard) -> Iterator[Cell]:
-    """Yield the cells that a shard has records of, as far as they are known beforehand."""
-    for view in shard.views:
-        if view == BESIDE:
-            for family in (OTHER_IMAGE, RANDOM_NETWORK):
-                yield from (Cell(family, 0.0, draw) for draw in range(setup.plan.nulls))
-        elif view == NUMERIC:
-            yield Cell(BATCH_OF_ONE, 0.0, 0)
-        else:
-            yield view
+    return ScoredView(reference.cell, reference.predictions, rows, refused=reference.refused)

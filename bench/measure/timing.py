@@ -16,24 +16,22 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from steadymap.bench.core.machine import retain_heap
-from steadymap.bench.core.names import short_names
-from steadymap.bench.core.plugins import load_model, one_line
-from steadymap.bench.data.open import ImageSet
-from steadymap.bench.measure.nulls import DATA_REFERENCES
-from steadymap.bench.measure.runner import float32
-from steadymap.bench.methods.gradient import Batch
-from steadymap.bench.methods.registry import BoundMethod, bind_method
-from steadymap.bench.network.guard import Guard, LeftChangedError, foreign, left_as_it_was
-from steadymap.bench.network.passes import count_passes, images_at_once, is_out_of_memory
-from steadymap.bench.perturbations.registry import Cell, perturb
-from steadymap.bench.runs.manifest import fingerprint, machine, peak_memory
+from steadymap.bench.core.errors import one_line
+from steadymap.bench.core.machine import fingerprint, machine, peak_memory, retain_heap
+from steadymap.bench.data.image_set import ImageSet
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.method import BoundMethod, foreign
+from steadymap.bench.methods.registry import bind_method
+from steadymap.bench.network.guard import Guard, LeftChangedError, left_as_it_was
+from steadymap.bench.network.loading import load_model
+from steadymap.bench.network.memory import images_at_once, is_out_of_memory
+from steadymap.bench.network.passes import count_passes
+from steadymap.bench.network.torch_settings import float32
+from steadymap.bench.perturbations.cell import Cell, perturb
+from steadymap.bench.plan.setup import DATA_REFERENCES
 from steadymap.models import Classifier
 
 T = TypeVar("T")
@@ -547,89 +545,3 @@ def report(course: Course, rows: Sequence[Timed], parity: Sequence[Agreement]) -
         "rows": [asdict(row) for row in rows],
         "agreement": [asdict(one) for one in parity],
     }
-
-
-def timing_table(rows: Sequence[Timed]) -> Table:
-    """Return methods and devices down, figures across; times are of one image."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("method", no_wrap=True)
-    table.add_column("device")
-    for name in ("ms an image", "[quartiles]", "on device", "best", "passes", "cold", "memory"):
-        table.add_column(escape(name), justify="right")
-    names = short_names([row.method for row in rows])
-    for row in rows:
-        table.add_row(names[row.method], row.device, *_figures(row))
-    return table
-
-
-def _figures(row: Timed) -> list[str]:
-    if row.missing or row.warm is None or row.best is None:
-        return ["-"]
-    steady = "" if row.warm.steady else " unstable"
-    each = 1000 / row.batch
-    inside = row.device_only
-    return [
-        f"{row.warm.median * each:.3g}{steady}",
-        escape(f"[{row.warm.low * each:.3g}, {row.warm.high * each:.3g}]"),
-        f"{inside.median * each:.3g}" if inside else "",
-        f"{1000 * row.best.median / (row.best_batch or 1):.3g} at {row.best_batch}"
-        + ("" if row.best.steady else " unstable"),
-        f"{row.forward:g} + {row.backward:g}",
-        f"{1000 * row.fresh.seconds:.0f} ms" if row.fresh else "",
-        f"{_memory(row.fresh) / 2**20:,.0f} MiB" if row.fresh else "",
-    ]
-
-
-def _memory(fresh: Fresh) -> int:
-    return fresh.peak.get("cuda_allocated", fresh.peak.get("resident", 0))
-
-
-def timing_notes(
-    course: Course, facts: dict[str, Any], rows: Sequence[Timed], parity: Sequence[Agreement]
-) -> list[str]:
-    """Return what a reader of the tables must know."""
-    reasons = dict.fromkeys((row.device, row.missing) for row in rows if row.missing)
-    notes = [f"-: not timed on {device}: {reason}" for device, reason in reasons]
-    notes += [
-        f"-: {one.method} on {one.device} not compared: {one.missing}"
-        for one in parity
-        if one.missing
-    ]
-    notes += [
-        (
-            f"times are by the clock, of one image in batches of {course.batch}, from host memory "
-            f"to host memory: median and quartiles of {course.repeats} warm runs in turns, on "
-            "inputs not seen before; unstable: the quartiles are over 10% apart"
-        ),
-        (
-            "best: at the batch at which an image is fastest; passes: forward + backward of one "
-            "image for one map; a run shares one pass between the methods that need no more"
-        ),
-    ]
-    if course.fresh:
-        notes.append(
-            "cold: the first batch of a process of its own; memory: the most it held, libraries "
-            "included on a CPU, tensors alone on a GPU"
-        )
-    heap = ", heap retained" if course.keep_heap else ""
-    precision = "float32" if course.exact else "TF32 on a GPU"
-    notes.append(
-        f"{facts['processor']}, {facts['threads']} threads{heap}; {precision}; "
-        f"fingerprint {fingerprint(facts)}"
-    )
-    if not parity:
-        notes.append("one device: nothing to compare its maps with")
-    return notes
-
-
-def agreement_table(parity: Sequence[Agreement]) -> Table:
-    """Return how far the maps of two devices are apart."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("method", no_wrap=True)
-    for name in ("device", "largest relative L2 to the CPU", "smallest rank correlation"):
-        table.add_column(name, justify="right")
-    names = short_names([one.method for one in parity])
-    for one in parity:
-        figures = (f"{one.relative_l2:.1e}", f"{one.rank:.6f}") if not one.missing else ("-", "-")
-        table.add_row(names[one.method], one.device, *figures)
-    return table

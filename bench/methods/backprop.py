@@ -16,16 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steadymap.bench.methods.baselines import BASELINES, BaselineName, Start
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.cam import grad_cam
 from steadymap.bench.methods.expected_gradients import Baselines
-from steadymap.bench.methods.gradient import (
-    BASELINES,
-    BaselineName,
-    Batch,
-    Start,
-    captum_attr,
-    grad_cam,
-    own_copy,
-)
+from steadymap.bench.methods.gradient import captum_attr, own_copy
 from steadymap.bench.network.graph import UntraceableError, rewritten, structure
 from steadymap.bench.network.passes import shared_pass
 from steadymap.models import Classifier

@@ -19,7 +19,8 @@ from pydantic import Field
 from torch import Tensor
 
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.methods.gradient import BASELINES, BaselineName, Batch
+from steadymap.bench.methods.baselines import BASELINES, BaselineName
+from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.smooth_grad import Samples
 from steadymap.bench.methods.superpixels import segment_count, superpixels
 from steadymap.bench.network.passes import shared_pass

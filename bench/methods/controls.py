@@ -8,7 +8,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.methods.gradient import Batch
+from steadymap.bench.methods.batch import Batch
 from steadymap.models import Classifier
 
 # The blob's standard deviation, as a share of the image's sides.

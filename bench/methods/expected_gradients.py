@@ -12,8 +12,10 @@ from pydantic import Field
 from torch import Tensor
 
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.methods.gradient import MOST_STEPS, Batch, Start
-from steadymap.bench.methods.paths import Path, gauss_legendre, path_sum
+from steadymap.bench.methods.baselines import Start
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.integrated_gradients import MOST_STEPS
+from steadymap.bench.methods.paths import Line, gauss_legendre, path_sum
 from steadymap.bench.methods.smooth_grad import Samples, Spread
 from steadymap.bench.network.passes import shared_pass
 from steadymap.models import Classifier
@@ -41,7 +43,7 @@ def integrated_gradients_averaged(
     nodes, shares = gauss_legendre(steps, batch.images)
     total = torch.zeros_like(batch.images)
     for start in Start(baseline, baselines).images(batch):
-        path = Path(start, batch.images, batch.targets, batch.at_once)
+        path = Line(start, batch.images, batch.targets, batch.at_once)
         total += path_sum(classifier, path, nodes, shares) * (batch.images - start)
     return total / baselines
 

@@ -13,6 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from steadymap.bench.methods.baselines import BASELINES, BaselineName
+from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.coalitions import (
     Parts,
     Segments,
@@ -22,7 +24,6 @@ from steadymap.bench.methods.coalitions import (
     size_of,
     superpixel_parts,
 )
-from steadymap.bench.methods.gradient import BASELINES, BaselineName, Batch
 from steadymap.models import Classifier
 
 Window = Annotated[float, Field(ge=0.05, le=1)]

@@ -23,7 +23,7 @@ SMALL_ERROR = 0.01
 
 
 @dataclass(frozen=True)
-class Path:
+class Line:
     """Straight lines from baselines to images.
 
     Attributes:
@@ -42,13 +42,13 @@ class Path:
         """Return the number of lines."""
         return len(self.starts)
 
-    def select(self, rows: Sequence[int]) -> Path:
+    def select(self, rows: Sequence[int]) -> Line:
         """Return some of the lines."""
         chosen = list(rows)
-        return Path(self.starts[chosen], self.ends[chosen], self.targets[chosen], self.at_once)
+        return Line(self.starts[chosen], self.ends[chosen], self.targets[chosen], self.at_once)
 
 
-def path_sum(classifier: Classifier, path: Path, nodes: Tensor, shares: Tensor) -> Tensor:
+def path_sum(classifier: Classifier, path: Line, nodes: Tensor, shares: Tensor) -> Tensor:
     """Sum weighted gradients at the nodes of each line.
 
     All points of all lines are one queue, cut into pieces of `at_once`, so that the network always
@@ -144,7 +144,7 @@ class NestedPath:
     """
 
     classifier: Classifier
-    path: Path
+    path: Line
     maps: list[Tensor] = field(init=False)
     settled: list[int] = field(init=False)
     reached: list[int] = field(init=False)

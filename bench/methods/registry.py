@@ -3,45 +3,41 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, cast, get_type_hints
+from collections.abc import Callable
+from typing import Any, cast, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from steadymap.bench.core.errors import PluginError, one_line
 from steadymap.bench.core.names import nearest
-from steadymap.bench.core.plugins import (
-    YOUR_OWN,
-    PluginError,
-    Shelf,
-    check_function,
-    offers,
-    one_line,
-    summary_of,
+from steadymap.bench.core.plugins import YOUR_OWN, Shelf, check_function, offers, summary_of
+from steadymap.bench.methods import (
+    backprop,
+    cam,
+    coalitions,
+    controls,
+    integrated_gradients,
+    surrogates,
 )
-from steadymap.bench.methods import backprop, coalitions, controls, surrogates
 from steadymap.bench.methods import expected_gradients as expectations
 from steadymap.bench.methods import gradient as attributions
 from steadymap.bench.methods import occlusion as ablation
 from steadymap.bench.methods import smooth_grad as smoothing
-from steadymap.bench.methods.gradient import BASELINES, BaselineName, Batch, Start, Steps
-from steadymap.bench.methods.paths import NestedPath, points_at
-from steadymap.bench.network.passes import Pass, Read
+from steadymap.bench.methods.baselines import BASELINES, BaselineName, Start
+from steadymap.bench.methods.integrated_gradients import Steps
+from steadymap.bench.methods.method import (
+    BoundMethod,
+    Capability,
+    Method,
+    Parameters,
+    Share,
+    one_baseline,
+)
+from steadymap.bench.methods.paths import points_at
 from steadymap.bench.records.schema import INPUT, OVERALL
 from steadymap.models import Classifier
-
-Engine = Literal["own", "captum"]
-
-# What a method promises, and `steadymap check` holds it to:
-#   complete         attributions add up to the logit at the image minus the logit at the baseline
-#   shift_invariant  an image moved by a constant, to a network that takes it off, has the same map
-#   signed           maps have values of either sign; without it none is negative
-#   stochastic       another seed gives another map
-#   needs_baseline   there is a parameter `baseline`; where image and baseline agree the map is 0
-Capability = Literal["complete", "shift_invariant", "signed", "stochastic", "needs_baseline"]
-Parameters = Mapping[str, object]
 
 
 def _always(*capabilities: Capability) -> Callable[[Parameters], frozenset[Capability]]:
@@ -104,10 +100,6 @@ def _baselines(parameters: Parameters) -> int:
     return int(str(parameters["baselines"]))
 
 
-def _one_baseline(parameters: Parameters) -> Start:
-    return Start(cast("BaselineName", parameters["baseline"]))
-
-
 def _drawn_baselines(parameters: Parameters) -> Start:
     return Start(cast("BaselineName", parameters["baseline"]), _baselines(parameters))
 
@@ -117,81 +109,9 @@ def _every(_parameters: Parameters) -> bool:
     return True
 
 
-def _baseline_of_data(parameters: Parameters) -> bool:
-    """Return whether the baseline, where there is one, is made of images of the data set."""
-    baseline = BASELINES.get(str(parameters.get("baseline")))
-    return baseline is not None and baseline.of_data
-
-
 def _none(_parameters: Parameters) -> int:
     """Return no passes: a control does not look at the network."""
     return 0
-
-
-@dataclass(frozen=True)
-class Share:
-    """How a method takes part in the one pass that a run makes of each view.
-
-    Attributes:
-        reads: what of the pass it needs.
-        read: takes the pass, and the method's keyword-only parameters; returns what `explain`
-            would.
-    """
-
-    reads: Read
-    read: Callable[..., Tensor]
-
-
-@dataclass(frozen=True)
-class Method:
-    """A saliency method, or a control.
-
-    Attributes:
-        explain: takes the classifier and a batch, and keyword-only parameters; returns signed
-            attributions (B, C, h, w) at the method's own resolution, detached.
-        summary: one line for `steadymap list`.
-        source: the paper.
-        capabilities: from the parameters, what the method promises; None promises nothing, and
-            `steadymap check` then leaves out the checks of promises.
-        control: whether it is there to be beaten: it ignores the network or the image.
-        on_linear: on a network that is linear, with weights (B, 3, H, W) of each target, the map
-            that must come out, or None where the parameters leave it open; gets those of the
-            method's parameters that it has as keyword-only ones; not needed where the method is
-            complete.
-        degree: the power of the logits' scale that maps have: 1, 2 for squares, None for none.
-        inapplicable: says why a classifier cannot be explained with it, or None.
-        captum: the same through captum, with the same parameters, where `explain` is our own.
-        captum_inapplicable: says what captum cannot do that `explain` can, or None.
-        share: where one forward and one backward pass of the image itself, which other methods
-            may use too, is all it takes.
-        passes: from the parameters, how many times one image goes forward and backward for one
-            map; once, where `share` is given.
-        forward_only: from the parameters and the image's height and width, how many times beside
-            that one image goes forward, and not back.
-        start: from the parameters of a complete method, where its maps start.
-        needs_references: from the parameters, whether it takes images of the data set.
-        exempt: checks that cannot hold, by the nature of the method, each with the reason.
-        nested: where `steps` may be `auto`, the path that can be doubled further; called as
-            `explain` is, without `steps`.
-    """
-
-    explain: Callable[..., Tensor]
-    summary: str
-    source: str
-    capabilities: Callable[[Parameters], frozenset[Capability]] | None = None
-    control: bool = False
-    on_linear: Callable[..., Tensor | None] | None = None
-    degree: int | None = 1
-    inapplicable: Callable[[Classifier], str | None] = lambda _classifier: None
-    captum: Callable[..., Tensor] | None = None
-    captum_inapplicable: Callable[[Classifier], str | None] = lambda _classifier: None
-    share: Share | None = None
-    passes: Callable[[Parameters], int] = lambda _parameters: 1
-    forward_only: Callable[[Parameters, tuple[int, int]], int] = lambda _parameters, _size: 0
-    start: Callable[[Parameters], Start] = _one_baseline
-    needs_references: Callable[[Parameters], bool] = _baseline_of_data
-    exempt: Mapping[str, str] = field(default_factory=dict, hash=False)
-    nested: Callable[..., NestedPath] | None = None
 
 
 METHODS: dict[str, Method] = {
@@ -214,48 +134,48 @@ METHODS: dict[str, Method] = {
         share=Share("gradient", attributions.read_gradient_x_input),
     ),
     "integrated_gradients": Method(
-        attributions.integrated_gradients,
+        integrated_gradients.integrated_gradients,
         "gradients averaged from a baseline to the image, times the way",
         "Sundararajan et al. 2017",
         _complete_from("needs_baseline"),
-        captum=attributions.captum_integrated_gradients,
+        captum=integrated_gradients.captum_integrated_gradients,
         passes=_steps,
-        nested=attributions.nested_path,
+        nested=integrated_gradients.nested_path,
     ),
     "grad_cam": Method(
-        attributions.grad_cam,
+        cam.grad_cam,
         "gradient-weighted activations of the last convolution",
         "Selvaraju et al. 2017",
         _grad_cam_can,
         inapplicable=_lacks_cam_layer,
-        captum=attributions.captum_grad_cam,
+        captum=cam.captum_grad_cam,
         captum_inapplicable=_captum_lacks_grid,
-        share=Share("layer", attributions.read_grad_cam),
+        share=Share("layer", cam.read_grad_cam),
     ),
     "grad_cam_plus_plus": Method(
-        attributions.grad_cam_plus_plus,
+        cam.grad_cam_plus_plus,
         "Grad-CAM with a weight for every place",
         "Chattopadhyay et al. 2018",
         _always("shift_invariant"),
         degree=None,
         inapplicable=_lacks_cam_layer,
-        share=Share("layer", attributions.read_grad_cam_plus_plus),
+        share=Share("layer", cam.read_grad_cam_plus_plus),
     ),
     "hires_cam": Method(
-        attributions.hires_cam,
+        cam.hires_cam,
         "gradient times activations of the last convolution, place by place",
         "Draelos and Carin 2020",
         _grad_cam_can,
         inapplicable=_lacks_cam_layer,
-        share=Share("layer", attributions.read_hires_cam),
+        share=Share("layer", cam.read_hires_cam),
     ),
     "layer_cam": Method(
-        attributions.layer_cam,
+        cam.layer_cam,
         "positive gradient times activations of the last convolution, place by place",
         "Jiang et al. 2021",
         _always("shift_invariant"),
         inapplicable=_lacks_cam_layer,
-        share=Share("layer", attributions.read_layer_cam),
+        share=Share("layer", cam.read_layer_cam),
     ),
     "smooth_grad": Method(
         smoothing.smooth_grad,
@@ -459,94 +379,6 @@ DEFAULT_METHODS = (
 )
 
 
-@dataclass(frozen=True)
-class BoundMethod:
-    """A method with its parameters set.
-
-    Attributes:
-        spec: its name with every parameter, e.g. `integrated_gradients:baseline=white,steps=32`.
-        method: the entry of `METHODS`.
-        parameters: values by name.
-    """
-
-    spec: str
-    method: Method
-    parameters: tuple[tuple[str, object], ...]
-
-    def explain(self, classifier: Classifier, batch: Batch, engine: Engine = "own") -> Tensor:
-        """Return signed attributions (B, C, h, w)."""
-        function = self.method.captum if engine == "captum" else None
-        return (function or self.method.explain)(classifier, batch, **dict(self.parameters))
-
-    def unfit(self, classifier: Classifier, engine: Engine = "own") -> str | None:
-        """Say why a classifier cannot be explained with it, or return None."""
-        reason = self.method.inapplicable(classifier)
-        if reason is None and engine == "captum" and self.method.captum is not None:
-            reason = self.method.captum_inapplicable(classifier)
-        return reason
-
-    def read(self, seen: Pass) -> Tensor:
-        """Return signed attributions (B, C, h, w) read off a pass.
-
-        Raises:
-            TypeError: the method takes more than that.
-        """
-        if self.method.share is None:
-            raise TypeError(f"{self.spec} cannot be read off one pass")
-        return self.method.share.read(seen, **dict(self.parameters))
-
-    @property
-    def control(self) -> bool:
-        """Whether it is there to be beaten."""
-        return self.method.control
-
-    def can(self, capability: Capability) -> bool:
-        """Whether the method promises that."""
-        promised = self.method.capabilities
-        return promised is not None and capability in promised(dict(self.parameters))
-
-    @property
-    def passes(self) -> int:
-        """How many times one image goes forward and backward for one map."""
-        return self.method.passes(dict(self.parameters))
-
-    def forward_only(self, size: tuple[int, int]) -> int:
-        """Return how many times beside that one image of (H, W) pixels goes forward alone."""
-        return self.method.forward_only(dict(self.parameters), size)
-
-    @property
-    def needs_references(self) -> bool:
-        """Whether the method takes images of the data set."""
-        return self.method.needs_references(dict(self.parameters))
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether the method takes as many steps as each image needs."""
-        return self.method.nested is not None and dict(self.parameters).get("steps") == "auto"
-
-    def nested(self, classifier: Classifier, batch: Batch) -> NestedPath:
-        """Return paths that are settled and can be doubled further.
-
-        Raises:
-            TypeError: the method has none.
-        """
-        if self.method.nested is None:
-            raise TypeError(f"{self.spec} has no nested path")
-        parameters = {name: value for name, value in self.parameters if name != "steps"}
-        return self.method.nested(classifier, batch, **parameters)
-
-    @property
-    def start(self) -> Start | None:
-        """Where the maps of a complete method start; None of any other."""
-        return self.method.start(dict(self.parameters)) if self.can("complete") else None
-
-    @property
-    def baseline_name(self) -> BaselineName | None:
-        """The key of `BASELINES` of a complete method that has a single one; None of any other."""
-        start = self.start
-        return start.baseline if start is not None and start.draws == 1 else None
-
-
 def _as_method(found: object) -> Method:
     """Make an entry of a `Method`, or of a function that explains.
 
@@ -577,7 +409,7 @@ def _check_promises(bound: BoundMethod) -> None:
         complete, _ = bound.can("complete"), bound.passes
     except Exception as error:  # a plug-in may raise anything; the line says what
         raise TypeError(f"capabilities or passes: {one_line(error)}") from error
-    own_start = bound.method.start is not _one_baseline
+    own_start = bound.method.start is not one_baseline
     if complete and not own_start and dict(bound.parameters).get("baseline") not in BASELINES:
         raise TypeError(
             f"a method that is complete has a parameter baseline: {', '.join(BASELINES)}"

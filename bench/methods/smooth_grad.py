@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.methods.gradient import Batch
+from steadymap.bench.methods.batch import Batch
 from steadymap.bench.network.passes import shared_pass
 from steadymap.models import Classifier
 

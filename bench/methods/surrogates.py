@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from steadymap.bench.methods.baselines import BaselineName
+from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.coalitions import (
     Segments,
     Size,
@@ -26,7 +28,6 @@ from steadymap.bench.methods.coalitions import (
     sums_on_linear,
     superpixel_parts,
 )
-from steadymap.bench.methods.gradient import BaselineName, Batch
 from steadymap.bench.methods.smooth_grad import Samples
 from steadymap.bench.methods.superpixels import segment_count
 from steadymap.models import Classifier

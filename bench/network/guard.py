@@ -8,7 +8,6 @@ was. Our own methods are looked at once a batch.
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steadymap.bench.methods.registry import Method
+from steadymap.bench.network.torch_settings import SETTINGS, keep_generators, put_back, refill
 from steadymap.models import Classifier, ModelError
 
 PACKAGE = "steadymap"
@@ -51,16 +49,6 @@ def is_ours(function: Callable[..., object]) -> bool:
     return str(home).partition(".")[0] == PACKAGE
 
 
-def foreign(method: Method) -> bool:
-    """Return whether anything of a method that is given the network is not the package's own.
-
-    Captum's functions are called by ours, which put back what captum changes.
-    """
-    read = method.share.read if method.share else None
-    given = (method.explain, method.captum, method.nested, read)
-    return not all(is_ours(function) for function in given if function is not None)
-
-
 class LeftChangedError(Exception):
     """Something that is not ours has left changed what belongs to all."""
 
@@ -80,13 +68,13 @@ def left_as_it_was(guard: Guard, images: Tensor) -> Iterator[None]:
         LeftChangedError: the code has come to its end, and left something changed; says what.
     """
     with _turn:
-        generators = _keep_generators()
+        generators = keep_generators()
         before = {name: setting.read() for name, setting in SETTINGS.items()}
         try:
             yield
         finally:
             generators()
-            changed = _put_back(before)
+            changed = put_back(before)
             found = guard.put_back(images)
     if found:
         changed.insert(0, f"the network changed: {_few(found)}")
@@ -256,7 +244,7 @@ class Guard:
                 del own[name]
             own.update(part.values)
             for name, held in part.held.items():
-                _refill(own[name], held)
+                refill(own[name], held)
         for kept in self._tensors:
             if kept.tensor.grad_fn is not None:
                 kept.tensor.detach_()
@@ -301,16 +289,6 @@ def _held(value: Any) -> Iterator[Any]:  # noqa: ANN401 - what a module holds ma
             yield one
     else:
         yield from value
-
-
-def _refill(value: Any, held: tuple[Any, ...]) -> None:  # noqa: ANN401 - as above
-    value.clear()
-    if isinstance(value, dict):
-        value.update(zip(held[::2], held[1::2], strict=True))
-    elif isinstance(value, set):
-        value.update(held)
-    else:
-        value.extend(held)
 
 
 def _same(then: object, now: object) -> bool:
@@ -360,140 +338,3 @@ def _sums(flat: Tensor) -> Tensor:
     square = body[: len(body) // WIDTH * WIDTH].view(-1, WIDTH)
     rest = body[square.numel() :], flat[8 * len(body) :].to(torch.int64)
     return torch.cat([square.sum(dim=0), square.sum(dim=1), *rest])
-
-
-# --- the process ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Something that holds for all that a thread or the process computes.
-
-    Attributes:
-        read: returns it.
-        write: sets it.
-        told: whether a record says that it was left changed: where others' numbers would differ.
-    """
-
-    read: Callable[[], Any]
-    write: Callable[[Any], object]
-    told: bool = False
-
-
-AUTOCAST = ("cpu", "cuda")
-
-
-def _set_autocast(wanted: tuple[bool, ...]) -> None:
-    for kind, on in zip(AUTOCAST, wanted, strict=True):
-        torch.set_autocast_enabled(kind, on)
-    torch.clear_autocast_cache()
-
-
-# A context of inference mode that was entered and never left can only be covered by another.
-_covers: list[torch.inference_mode] = []
-
-
-def _set_inference_mode(wanted: bool) -> None:
-    cover = torch.inference_mode(mode=wanted)
-    cover.__enter__()
-    _covers.append(cover)
-
-
-def _set_default_device(wanted: torch.device) -> None:
-    # A default of "cpu" that is set slows every call; the default without one is the CPU.
-    torch.set_default_device(None if wanted.type == "cpu" else wanted)
-
-
-GLOBAL_HOOKS = (
-    "_global_forward_hooks",
-    "_global_forward_pre_hooks",
-    "_global_backward_hooks",
-    "_global_backward_pre_hooks",
-)
-
-
-def _global_hooks() -> tuple[tuple[tuple[int, object], ...], ...]:
-    # No public name reads them.
-    return tuple(tuple(getattr(nn.modules.module, name).items()) for name in GLOBAL_HOOKS)
-
-
-def _set_global_hooks(wanted: tuple[tuple[tuple[int, object], ...], ...]) -> None:
-    for name, items in zip(GLOBAL_HOOKS, wanted, strict=True):
-        _refill(getattr(nn.modules.module, name), tuple(x for pair in items for x in pair))
-
-
-def _attribute(owner: object, name: str) -> Setting:
-    return Setting(partial(getattr, owner, name), partial(setattr, owner, name))
-
-
-def _anomaly() -> tuple[bool, bool]:
-    return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
-
-
-def _determinism() -> tuple[bool, bool]:
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    return torch.are_deterministic_algorithms_enabled(), warn_only
-
-
-_cuda, _cudnn = torch.backends.cuda, torch.backends.cudnn
-
-SETTINGS: dict[str, Setting] = {
-    # First: what follows may compute.
-    "inference mode": Setting(torch.is_inference_mode_enabled, _set_inference_mode, told=True),
-    "grad mode": Setting(torch.is_grad_enabled, torch.set_grad_enabled, told=True),
-    "autocast": Setting(
-        lambda: tuple(torch.is_autocast_enabled(kind) for kind in AUTOCAST),
-        _set_autocast,
-        told=True,
-    ),
-    "default device": Setting(lambda: torch.empty(0).device, _set_default_device, told=True),
-    "default dtype": Setting(torch.get_default_dtype, torch.set_default_dtype, told=True),
-    "a hook on all layers": Setting(_global_hooks, _set_global_hooks, told=True),
-    "threads": Setting(torch.get_num_threads, torch.set_num_threads),
-    "determinism": Setting(
-        _determinism,
-        lambda on: torch.use_deterministic_algorithms(on[0], warn_only=on[1]),
-    ),
-    "anomaly mode": Setting(
-        _anomaly, lambda on: torch.autograd.set_detect_anomaly(on[0], check_nan=on[1])
-    ),
-    "cudnn": _attribute(_cudnn, "enabled"),
-    "cudnn's search": _attribute(_cudnn, "benchmark"),
-    "cudnn's determinism": _attribute(_cudnn, "deterministic"),
-    "onednn": _attribute(torch.backends.mkldnn, "enabled"),
-    "flash attention": Setting(_cuda.flash_sdp_enabled, _cuda.enable_flash_sdp),
-    "lean attention": Setting(_cuda.mem_efficient_sdp_enabled, _cuda.enable_mem_efficient_sdp),
-    "plain attention": Setting(_cuda.math_sdp_enabled, _cuda.enable_math_sdp),
-    "cudnn's attention": Setting(_cuda.cudnn_sdp_enabled, _cuda.enable_cudnn_sdp),
-    "TF32 in convolutions": _attribute(_cudnn, "allow_tf32"),
-    "TF32 in products": _attribute(_cuda.matmul, "allow_tf32"),
-    "numpy's errors": Setting(np.geterr, lambda on: np.seterr(**on)),
-}
-
-
-def _put_back(before: Mapping[str, object]) -> list[str]:
-    """Put settings back, and return those of which a record must say that they were changed."""
-    changed = []
-    for name, setting in SETTINGS.items():
-        if setting.read() != before[name]:
-            setting.write(before[name])
-            if setting.told:
-                changed.append(name if name.startswith("a ") else f"{name} changed")
-    return changed
-
-
-def _keep_generators() -> Callable[[], None]:
-    """Return what puts the global random numbers back to where they are now."""
-    numbers = random.getstate()
-    words = np.random.get_state()  # noqa: NPY002 - the global generator is the one to put back
-    state = torch.get_rng_state()
-    on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-
-    def put_back() -> None:
-        random.setstate(numbers)
-        np.random.set_state(words)  # noqa: NPY002 - as above
-        torch.set_rng_state(state)
-        if on_gpu:
-            torch.cuda.set_rng_state_all(on_gpu)
-
-    return put_back

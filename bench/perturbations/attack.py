@@ -34,11 +34,6 @@ _lock = threading.Lock()
 _smoothed: WeakKeyDictionary[nn.Module, Classifier] = WeakKeyDictionary()
 
 
-def random_sign(image: Tensor, severity: float, rng: np.random.Generator) -> Tensor:
-    """Add or take off the severity at every value, as a coin says."""
-    return image + severity * _signs(image, rng)
-
-
 def away_from_gradient(
     classifier: Classifier,
     image: Tensor,
@@ -71,7 +66,7 @@ def away_from_gradient(
     if severity == 0:
         return image.clone()
     reference = _gradient_map(classifier, image, target)[0]
-    point = image + severity * _signs(image[0], rng).to(image.device)[None]
+    point = image + severity * random_signs(image[0], rng).to(image.device)[None]
     best, farthest = image.clone(), 0.0
     for step in range(STEPS + 1):
         if step:
@@ -85,7 +80,7 @@ def away_from_gradient(
     return best
 
 
-def _signs(image: Tensor, rng: np.random.Generator) -> Tensor:
+def random_signs(image: Tensor, rng: np.random.Generator) -> Tensor:
     """Return minus or plus 1 for each value of an image (3, H, W)."""
     return torch.from_numpy(rng.integers(0, 2, tuple(image.shape))).to(image.dtype) * 2 - 1
 

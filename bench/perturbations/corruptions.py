@@ -104,21 +104,6 @@ def jpeg(image: Tensor, severity: float, _rng: np.random.Generator) -> Tensor:
         return _image(picture)
 
 
-def shot_noise(image: Tensor, severity: float, rng: np.random.Generator) -> Tensor:
-    """Count photons: Poisson with a variance of the severity at white, less in the dark."""
-    if severity == 0:
-        return image.clone()
-    light = image.double().clamp(min=0) / severity
-    counts = rng.poisson(light.numpy())
-    return torch.from_numpy(counts * severity).to(image.dtype)
-
-
-def speckle_noise(image: Tensor, severity: float, rng: np.random.Generator) -> Tensor:
-    """Multiply by 1 + normal noise whose standard deviation is the severity."""
-    noise = rng.standard_normal(tuple(image.shape), dtype=np.float32)
-    return image + image * (severity * torch.from_numpy(noise))
-
-
 def _picture(image: Tensor) -> Image.Image:
     """Return an image as one in 8 bits."""
     values = (image.clamp(0, 1) * 255).round().to(torch.uint8)

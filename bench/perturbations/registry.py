@@ -13,21 +13,20 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from steadymap.bench.core.plugins import (
-    YOUR_OWN,
-    Shelf,
-    check_fields,
-    check_function,
-    one_line,
-    summary_of,
-)
-from steadymap.bench.core.randomness import generator
+from steadymap.bench.core.names import IN_DEGREES
+from steadymap.bench.core.plugins import YOUR_OWN, Shelf, check_fields, check_function, summary_of
 from steadymap.bench.perturbations import attack as adversarial
-from steadymap.bench.perturbations import corruptions, imagenet_c
+from steadymap.bench.perturbations import corruptions, imagenet_c, noise
 from steadymap.bench.perturbations import warp as geometry
+from steadymap.bench.perturbations.noise import (
+    bias,
+    gaussian_noise,
+    needs_classifier,
+    salt_and_pepper,
+    uniform_noise,
+)
 from steadymap.bench.perturbations.warp import Warp
 from steadymap.bench.records.schema import CLEAN, INPUT, OVERALL, REFERENCES
 from steadymap.models import Classifier
@@ -87,41 +86,6 @@ class Perturbation:
         return f"{low:g} to {high:g} {self.unit}"
 
 
-def bias(image: Tensor, severity: float, _rng: np.random.Generator) -> Tensor:
-    """Add the severity to every value of every channel."""
-    return image + severity
-
-
-def gaussian_noise(image: Tensor, severity: float, rng: np.random.Generator) -> Tensor:
-    """Add normal noise whose standard deviation is the severity."""
-    noise = rng.standard_normal(tuple(image.shape), dtype=np.float32)
-    return image + severity * torch.from_numpy(noise)
-
-
-def uniform_noise(image: Tensor, severity: float, rng: np.random.Generator) -> Tensor:
-    """Add noise that is uniform between minus and plus the severity."""
-    noise = 2 * rng.random(tuple(image.shape), dtype=np.float32) - 1
-    return image + severity * torch.from_numpy(noise)
-
-
-def salt_and_pepper(image: Tensor, severity: float, rng: np.random.Generator) -> Tensor:
-    """Turn that share of the pixels black or white, all channels together."""
-    size = tuple(image.shape[1:])
-    hit = torch.from_numpy(rng.random(size) < severity)
-    colour = torch.from_numpy(rng.integers(0, 2, size)).to(image.dtype)
-    return torch.where(hit, colour, image)
-
-
-def needs_classifier(_image: Tensor, _severity: float, _rng: np.random.Generator) -> Tensor:
-    """Stand in `apply`'s place where there is an attack.
-
-    Raises:
-        TypeError: always.
-    """
-    raise TypeError("this family attacks a classifier: call its `attack`")
-
-
-IN_DEGREES = "in degrees"
 MAGNITUDES = (0.05, 0.1, 0.2, 0.3, 0.5)
 BOTH_SIGNS = (*(-size for size in reversed(MAGNITUDES)), *MAGNITUDES)
 
@@ -167,7 +131,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         unit="as a share of the pixels",
     ),
     "shot_noise": Perturbation(
-        corruptions.shot_noise,
+        noise.shot_noise,
         (0.005, 0.01, 0.02, 0.05, 0.1),
         (0.0, 1.0),
         "Poisson noise of light; severity is its variance at white",
@@ -175,7 +139,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         stochastic=True,
     ),
     "speckle_noise": Perturbation(
-        corruptions.speckle_noise,
+        noise.speckle_noise,
         MAGNITUDES,
         (0.0, 1.0),
         "normal noise in proportion to the light; severity is its standard deviation at white",
@@ -294,7 +258,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         passes=adversarial.PASSES,
     ),
     "random_sign": Perturbation(
-        adversarial.random_sign,
+        noise.random_sign,
         (0.002, 0.005, 0.01, 0.02, 0.05),
         (0.0, 1.0),
         "the typical change of that size: minus or plus the severity at every value",
@@ -345,50 +309,3 @@ def _as_family(found: object) -> Perturbation:
 
 
 FAMILY_SHELF = Shelf("family", PERTURBATIONS, _as_family, (CLEAN, INPUT, OVERALL, *REFERENCES))
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One perturbation of every image: a family at a severity, and which of its draws."""
-
-    family: str
-    severity: float
-    draw: int
-
-
-def severity_text(family: str, severity: float) -> str:
-    """Write a severity as people read it: degrees have their sign."""
-    known = FAMILY_SHELF.known(family)
-    return f"{severity:g}{'°' if known and known.unit == IN_DEGREES else ''}"
-
-
-def perturb(image: Tensor, cell: Cell, image_id: str, seed: int) -> Tensor:
-    """Apply a cell to one image (3, H, W) on the CPU; the draw is the image's own."""
-    rng = draw_of(cell, image_id, seed)
-    return FAMILY_SHELF.find(cell.family).apply(image, cell.severity, rng)
-
-
-def draw_of(cell: Cell, image_id: str, seed: int) -> np.random.Generator:
-    """Return the generator of an image's own draw of a cell."""
-    return generator(seed, image_id, cell.family, cell.severity, cell.draw)
-
-
-def attempt(image: Tensor, cell: Cell, image_id: str, seed: int) -> Tensor | str:
-    """Apply a cell as `perturb` does; where the family fails, return why.
-
-    The family works on a copy: one that writes into the image it is given harms no other.
-    """
-    given = image.clone()
-    try:
-        found: object = perturb(given, cell, image_id, seed)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a family may raise anything; its records say what
-        return f"the family raised {one_line(error)}"
-    if not isinstance(found, Tensor):
-        return f"the family returned {type(found).__name__}, expected a tensor"
-    if found.shape != image.shape or found.dtype != image.dtype or found.device != image.device:
-        kinds = [f"{one.dtype} {tuple(one.shape)} on {one.device}" for one in (found, image)]
-        return f"the family returned {kinds[0]}, expected {kinds[1]}"
-    # Values that are not finite are told from each other by their bits alone.
-    if not torch.equal(given.view(torch.int32), image.view(torch.int32)):
-        return "the family changed the image that it was given"
-    return found.detach()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from steadymap.bench.network.memory import free_memory
+from steadymap.models import Classifier
+
 # Images whose maps are held against each other's. Small enough that a piece is quickly done, large
 # enough that each image has several others, and that a batch fills a CPU.
 BLOCK = 8
@@ -44,3 +47,25 @@ def batches(count: int, size: int, batch_size: int) -> list[range]:
     pieces, each = cut(count, size), max(1, batch_size // size)
     groups = [pieces[low : low + each] for low in range(0, len(pieces), each)]
     return [range(group[0].start, group[-1].stop) for group in groups]
+
+
+# The share of the free memory that null maps may take; and in how many forms a map is kept: signed,
+# magnitude, the ranks of either, local means and variances, the strongest pixels.
+MEMORY_SHARE = 0.25
+FORMS = 7
+
+
+def most_methods(classifier: Classifier, images: int, nulls: int) -> int | None:
+    """Return of how many methods memory holds the null maps; None where nobody says.
+
+    Args:
+        classifier: its input is as large as a map can be.
+        images: how many maps there are of each method and null.
+        nulls: of either kind, of all workers.
+    """
+    free = free_memory(classifier.module.mean.device)
+    if free is None or not nulls:
+        return None
+    height, width = classifier.input_size
+    one_method = 2 * nulls * images * FORMS * 8 * height * width
+    return max(1, int(MEMORY_SHARE * free / one_method))

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.resources
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.metric_registry import METRIC_SHELF
 from steadymap.bench.core.names import nearest
-from steadymap.bench.core.plugins import METRIC_SHELF
-from steadymap.bench.core.safe_yaml import MOST_CHARACTERS, parse_yaml
-from steadymap.bench.data.masks import MASKS
-from steadymap.bench.methods.gradient import Steps
-from steadymap.bench.methods.registry import (
-    CONTROLS,
-    DEFAULT_METHODS,
-    BoundMethod,
-    Engine,
-    bind_method,
-)
-from steadymap.bench.perturbations.registry import DEFAULT_FAMILIES, FAMILY_SHELF, Cell
+from steadymap.bench.methods.integrated_gradients import Steps
+from steadymap.bench.methods.method import BoundMethod, Engine
+from steadymap.bench.methods.registry import CONTROLS, DEFAULT_METHODS, bind_method
+from steadymap.bench.perturbations.cell import Cell
+from steadymap.bench.perturbations.registry import DEFAULT_FAMILIES, FAMILY_SHELF
 from steadymap.metrics import METRICS
-
-EXPERIMENTS = importlib.resources.files("steadymap.bench.experiments")
 
 # Beyond these a number is a slip, and would ask for more memory than there is.
 MOST_DRAWS = 1000
@@ -35,10 +24,6 @@ MOST_THREADS = 1024
 MOST_SHOWN = 200
 # Each image is held against as many others, and they make blocks of twice as many.
 MOST_NULLS = 60
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run, with the key, the rule and the value."""
 
 
 class Plan(BaseModel):
@@ -142,7 +127,7 @@ class Plan(BaseModel):
         for name in self.severity if isinstance(self.severity, dict) else ():
             # One that does not run is not loaded for it.
             if name not in self.family and ":" not in name:
-                _known("family in severity", name, FAMILY_SHELF.names())
+                check_known("family in severity", name, FAMILY_SHELF.names())
         chosen = {}
         for name in dict.fromkeys(self.family):
             family = FAMILY_SHELF.find(name)
@@ -172,65 +157,6 @@ class Plan(BaseModel):
         )
 
 
-class Experiment(Plan):
-    """A plan, the model and the images it is for, and where the result goes.
-
-    Attributes:
-        model: see `steadymap list`.
-        weights: a file of weights; left out, those that the model brings.
-        data: see `steadymap list`.
-        split: train, validation, test or all.
-        mask: how the object is found in pictures that come without masks: see `steadymap list`.
-        limit: how many images at most, taken from each class in turn; left out, the whole split.
-        device: cpu, cuda, cuda:1, ...
-        threads: CPU threads; left out, torch's own choice.
-        save_maps: keep images, perturbed images and raw attributions.
-        shard: `K/N` computes every N-th block of images alone, from the K-th on, for one of N
-            machines whose runs `steadymap merge` joins.
-        allow_failed: the share of values that may be errors before a run ends with exit code 3.
-        parallel_config: a file that says who computes: see docs/scale-out.md.
-        output: folder of the run; left out, runs/NAME-HASH.
-    """
-
-    model: str = "compact"
-    weights: Path | None = None
-    data: str = "hands"
-    split: str = "test"
-    mask: str | None = None
-    limit: Annotated[int, Field(ge=1)] | None = None
-    device: str = "cpu"
-    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
-    save_maps: bool = False
-    shard: str | None = None
-    allow_failed: Annotated[float, Field(ge=0, le=1)] = 0.0
-    parallel_config: Path | None = None
-    output: Path | None = None
-
-    @field_validator("mask")
-    @classmethod
-    def _mask_is_known(cls, value: str | None) -> str | None:
-        if value is not None:
-            _known("mask", value, list(MASKS))
-        return value
-
-    @field_validator("shard")
-    @classmethod
-    def _shard_is_one_of_some(cls, value: str | None) -> str | None:
-        if value is not None:
-            first, _, last = value.partition("/")
-            whole = first.isdecimal() and last.isdecimal()
-            if not whole or not 1 <= int(first) <= int(last):
-                raise ConfigError(f"shard: expected K/N, K from 1 to N, e.g. 1/4, got {value!r}")
-        return value
-
-    def is_mine(self, place: int) -> bool:
-        """Return whether this machine computes the block of images at a place."""
-        if self.shard is None:
-            return True
-        first, _, count = self.shard.partition("/")
-        return place % int(count) == int(first) - 1
-
-
 def _listed(value: Any) -> Any:  # noqa: ANN401 - as above
     return [value] if isinstance(value, str | int | float) else value
 
@@ -241,114 +167,6 @@ def _some(key: str, value: tuple[Any, ...]) -> tuple[Any, ...]:
     return value
 
 
-def _known(key: str, name: str, known: Sequence[str]) -> None:
+def check_known(key: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
         raise ConfigError(f"unknown {key} {name!r}; {nearest(name, known)}")
-
-
-def make_experiment(layers: list[Mapping[str, Any]]) -> Experiment:
-    """Merge layers of settings, later ones over earlier ones, and check the result.
-
-    Severities by family are merged family by family; families that do not run need none.
-
-    Raises:
-        ConfigError: one line for the first thing wrong.
-    """
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        base, given = merged.get("severity"), layer.get("severity")
-        merged |= layer
-        if isinstance(base, dict) and isinstance(given, dict):
-            merged["severity"] = base | given
-    for key in merged:
-        if key not in Experiment.model_fields:
-            raise ConfigError(f"unknown key {key!r}; {nearest(key, Experiment.model_fields)}")
-    try:
-        experiment = Experiment.model_validate(merged)
-    except ValidationError as error:
-        raise ConfigError(first_line(error)) from error
-    experiment.severities()
-    return experiment
-
-
-def first_line(error: ValidationError) -> str:
-    """Return the first thing wrong with settings: the key, the rule and the value."""
-    first = error.errors()[0]
-    if isinstance(cause := first.get("ctx", {}).get("error"), ValueError):
-        return str(cause)
-    key = str(first["loc"][0])
-    return f"{key}: {first['msg']}, got {repr(first['input'])[:MOST_SHOWN]}"
-
-
-def experiment_names() -> tuple[str, ...]:
-    """Return the names of the experiments that come with the package."""
-    return tuple(
-        sorted(
-            file.name.removesuffix(".yaml")
-            for file in EXPERIMENTS.iterdir()
-            if file.name.endswith(".yaml")
-        )
-    )
-
-
-def read_experiment(name: str) -> dict[str, Any]:
-    """Read the settings of an experiment that comes with the package.
-
-    Raises:
-        ConfigError: no such experiment; names the nearest one.
-    """
-    if name not in experiment_names():
-        raise ConfigError(f"unknown experiment {name!r}; {nearest(name, experiment_names())}")
-    return _mapping(EXPERIMENTS.joinpath(f"{name}.yaml").read_text(encoding="utf-8"), name)
-
-
-@dataclass(frozen=True)
-class About:
-    """What the comment lines at the head of an experiment say.
-
-    Attributes:
-        summary: one line on what it does.
-        needs: what must be there beside the package.
-        takes: how long it takes.
-    """
-
-    summary: str
-    needs: str
-    takes: str
-
-    @property
-    def limits(self) -> str:
-        """What it needs and how long it takes."""
-        return f"{self.needs} {self.takes}"
-
-
-def about_experiment(name: str) -> About:
-    """Return what an experiment says of itself, in its first three lines."""
-    text = EXPERIMENTS.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    lines = [line.removeprefix("#").strip() for line in text.split("\n")[:3]]
-    return About(*lines)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read the settings of a YAML file.
-
-    Raises:
-        ConfigError: no such file, not YAML, or not keys with values.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(MOST_CHARACTERS + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config: cannot read {path}: {error}") from error
-    return _mapping(text, path.name)
-
-
-def _mapping(text: str, name: str) -> dict[str, Any]:
-    try:
-        content = parse_yaml(text)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"config: {name} is not YAML: {reason}") from error
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError(f"config: {name} must hold keys with values, e.g. 'limit: 60'")
-    return content

@@ -8,18 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steadymap.bench.core.plugins import MESSAGE_LENGTH, METRIC_SHELF, one_line
-from steadymap.bench.data.decode import DataError
-from steadymap.bench.data.open import ImageSet
-from steadymap.bench.measure.nulls import data_references, views_beside
-from steadymap.bench.measure.probes import wanted
-from steadymap.bench.methods.registry import BoundMethod
-from steadymap.bench.network.guard import foreign, is_ours
-from steadymap.bench.network.passes import images_at_once
+from steadymap.bench.core.errors import MESSAGE_LENGTH, ConfigError, DataError, one_line
+from steadymap.bench.core.metric_registry import METRIC_SHELF
+from steadymap.bench.data.image_set import ImageSet
+from steadymap.bench.methods.method import BoundMethod, foreign
+from steadymap.bench.network.guard import is_ours
+from steadymap.bench.network.memory import images_at_once
 from steadymap.bench.perturbations.attack import differentiable_twice, smoothed
-from steadymap.bench.perturbations.registry import FAMILY_SHELF, Cell, draw_of
+from steadymap.bench.perturbations.cell import Cell, draw_of
+from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.plan.blocks import ON_GPU, batches, block_size
-from steadymap.bench.plan.plan import ConfigError, Plan
+from steadymap.bench.plan.plan import Plan
 from steadymap.metrics import PROBES, Metric
 from steadymap.metrics.neighbours import NEIGHBOURS
 from steadymap.models import Classifier
@@ -250,3 +249,39 @@ def _refuse_attacks(setup: Setup) -> None:
             raise ConfigError(
                 f"family: {name} cannot attack {classifier.name}: {reason}"
             ) from error
+
+
+NUMERIC_IMAGES = 8
+
+# Images of the data set for methods that compare with it.
+DATA_REFERENCES = 16
+
+
+# --- other images ---------------------------------------------------------------------------------
+
+
+def data_references(images: ImageSet) -> Tensor:
+    """Read the images of the data set that some methods compare with: (R, 3, H, W), on the CPU.
+
+    The first ones, which more images leave as they are; in the order of their ids.
+    """
+    first = range(min(DATA_REFERENCES, len(images)))
+    return images.images(sorted(first, key=lambda index: images.pictures[index].image_id))
+
+
+# --- how much that is -----------------------------------------------------------------------------
+
+
+def views_beside(blocks: Sequence[Sequence[int]], nulls: int, device: torch.device) -> int:
+    """Return how many times a run looks at an image to make reference maps with every method."""
+    if not nulls:
+        return 0
+    few = min(len(blocks[0]), NUMERIC_IMAGES)
+    ways = 4 if device.type == "cpu" else 5  # in a batch, alone, rounded, in float64, on the CPU
+    return sum(map(len, blocks)) * nulls + few * ways
+
+
+def wanted(metrics: Mapping[BoundMethod, Mapping[str, Metric]]) -> set[str]:
+    """Return which of `PROBES` a run's metrics need."""
+    every = {one.against for by_name in metrics.values() for one in by_name.values()}
+    return {kind for kind in PROBES if kind in every}

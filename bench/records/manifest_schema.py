@@ -58,6 +58,7 @@ class _Manifest(_Shape):
     configuration: dict[str, Any]
     methods: list[str]
     severities: dict[str, list[float]]
+    units: dict[str, str] = {}
     model: _Network
     data: _Images
     versions: dict[str, str]
@@ -90,3 +91,38 @@ def misshapen(manifest: Mapping[str, Any]) -> str:
         key = ".".join(map(str, first["loc"]))
         return " ".join(f"{key}: {first['msg']}".split())
     return ""
+
+
+# Units of our families, for manifests from before units stood in them; a test holds them to
+# the registry.
+_UNITS_BEFORE = {
+    "salt_and_pepper": "as a share of the pixels",
+    "brightness": "as a share of the light",
+    "contrast": "as a share of the distance",
+    "saturation": "as a share of the distance",
+    "hue": "as a share of the circle",
+    "gaussian_blur": "as a share of the shorter side",
+    "pixelate": "as a share of the side",
+    "translation": "as a share of the side",
+    "jpeg": "as a share of the quality",
+    "rotation": "in degrees",
+    "zoom": "as a share of the size",
+}
+_IN_IMAGE_UNITS = (
+    "bias", "compensated_bias", "gaussian_noise", "uniform_noise", "shot_noise", "speckle_noise",
+    "red_bias", "green_bias", "blue_bias", "adversarial", "random_sign",
+)  # fmt: skip
+
+
+def unit_of(manifest: Mapping[str, Any], family: str) -> str | None:
+    """Return what the severities of a family are counted in; None where nobody says.
+
+    Args:
+        manifest: of the run; one from before 0.2.0 holds no units.
+        family: of perturbations.
+    """
+    if "units" in manifest:
+        return str(manifest["units"][family]) if family in manifest["units"] else None
+    if family in _IN_IMAGE_UNITS:
+        return "in image units"
+    return "in whole levels" if family.startswith("imagenet_c_") else _UNITS_BEFORE.get(family)

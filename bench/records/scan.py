@@ -15,6 +15,7 @@ import pyarrow.dataset as ds
 from pandas.api.types import union_categoricals
 from pyarrow.fs import LocalFileSystem
 
+from steadymap.bench.records.read import RECORDS, as_records, finished, in_one_line
 from steadymap.bench.records.schema import (
     CLEAN,
     INPUT,
@@ -23,7 +24,6 @@ from steadymap.bench.records.schema import (
     perturbed_images,
     to_frame,
 )
-from steadymap.bench.runs.folder import RECORDS, as_records, finished, in_one_line
 from steadymap.metrics import Status
 
 # Rows of a file that are looked at together.

@@ -65,6 +65,10 @@ COMMON = ("run_id", "model", "dataset")
 PART_SCHEMA = pa.schema([field for field in SCHEMA if field.name not in COMMON])
 
 
+# Methods that are there to be beaten: they ignore the network or the image.
+CONTROLS = ("constant", "random", "edge", "centre_blob")
+
+
 @dataclass(frozen=True)
 class Source:
     """What all records of a run have in common."""
@@ -135,3 +139,24 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
         types_mapper={pa.int32(): pd.Int32Dtype()}.get
     )
     return frame
+
+
+# About the perturbed image itself, once a cell.
+INPUT_METRICS: dict[str, str] = {
+    "input_change": "root mean square of perturbed minus clean image, in image units",
+    "saturated_share": "share of the perturbed image's values at or beyond black or white",
+}
+
+# Of a method with steps=auto: points of the path at which a map took gradients.
+STEPS = "steps"
+
+# Names of parts of the work, beside the methods' specs.
+SHARED = "shared pass"
+
+
+def is_control(spec: str) -> bool:
+    """Return whether the spec of a method names a control.
+
+    Nothing is loaded to see: specs come from the files of a run.
+    """
+    return spec.partition(":")[0] in CONTROLS

@@ -6,18 +6,18 @@ import math
 
 import pandas as pd
 
-from steadymap.bench.analysis.calibration import UNRESOLVABLE, is_control
+from steadymap.bench.analysis.calibration import UNRESOLVABLE
 from steadymap.bench.analysis.findings import Findings
+from steadymap.bench.analysis.intervals import ROUGH_BELOW
 from steadymap.bench.analysis.leaderboard import (
-    Line,
+    LeaderboardRow,
     board_metrics,
     is_probe,
     leaderboard,
     percent,
     significant,
 )
-from steadymap.bench.analysis.summary import ROUGH_BELOW
-from steadymap.bench.records.schema import INPUT, OVERALL, REFERENCES
+from steadymap.bench.records.schema import INPUT, OVERALL, REFERENCES, is_control
 from steadymap.metrics import Status
 
 # More are counted: a sentence of twenty names is not read.
@@ -80,7 +80,7 @@ def _who_held(findings: Findings) -> str:
     return text + "."
 
 
-def _number(line: Line, metric: str) -> str:
+def _number(line: LeaderboardRow, metric: str) -> str:
     score = line.scores[metric]
     if is_probe(metric):
         return significant(score.value)
@@ -147,7 +147,7 @@ def _what_is_uncertain(findings: Findings) -> str:
     return "Nothing of this run is marked as uncertain."
 
 
-def _tied(line: Line, metric: str) -> bool:
+def _tied(line: LeaderboardRow, metric: str) -> bool:
     rank = line.ranks.get(metric)
     return rank is not None and rank.low < rank.high
 

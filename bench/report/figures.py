@@ -11,6 +11,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 
 from steadymap.bench.analysis.curves import THRESHOLD
 from steadymap.bench.core.names import label, without_steps
-from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.report.pictures import DIVERGING, SEQUENTIAL
 
 if TYPE_CHECKING:
@@ -52,7 +52,11 @@ def new_figure(size: tuple[float, float] = FIGURE_SIZE) -> Figure:
 
 
 def curve_figure(
-    curves: pd.DataFrame, breaking: pd.DataFrame, names: Mapping[str, str], label: str
+    curves: pd.DataFrame,
+    breaking: pd.DataFrame,
+    names: Mapping[str, str],
+    label: str,
+    unit: str | None,
 ) -> Figure:
     """Draw scores against severity: one line a method with its band, breaking points marked.
 
@@ -61,6 +65,7 @@ def curve_figure(
         breaking: of the same, see `breaking_points`.
         names: of the methods, in the order in which they are drawn.
         label: of the vertical axis.
+        unit: of severities; None where nobody says.
     """
     figure = new_figure()
     axes = figure.subplots()
@@ -97,9 +102,7 @@ def curve_figure(
     if len(curves) and bool(curves["calibrated"].all()):
         axes.axhline(THRESHOLD, color=INK, linewidth=0.6, linestyle=(0, (1, 3)))
         axes.axhline(0, color=INK, linewidth=0.6)
-    families = curves["family"].unique()
-    known = PERTURBATIONS.get(str(families[0])) if len(families) == 1 else None
-    axes.set_xlabel(f"severity {known.unit}" if known else "severity")
+    axes.set_xlabel(f"severity {unit}" if unit else "severity")
     axes.set_ylabel(label, fontsize=9)
     axes.tick_params(labelsize=8)
     _name_ends(axes, ends)
@@ -348,3 +351,11 @@ def inline(svg: str, description: str) -> str:
     body = re.sub(r"fill: #ffffff(; stroke: #ffffff)?", "fill: none", body)
     body = body.replace(INK, "currentColor").replace("#000000", "currentColor")
     return body.replace("<svg ", f'<svg role="img" aria-label="{description}" ', 1)
+
+
+def save_diagram(figure: Figure, path: Path) -> None:
+    """Write a figure to a file, .svg or .png."""
+    import matplotlib as mpl  # noqa: PLC0415 - takes a second
+
+    with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "steadymap"}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

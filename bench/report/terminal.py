@@ -10,14 +10,9 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from steadymap.bench.analysis.calibration import (
-    OK,
-    UNCALIBRATED,
-    UNINFORMATIVE,
-    UNRESOLVABLE,
-    is_control,
-)
+from steadymap.bench.analysis.calibration import OK, UNCALIBRATED, UNINFORMATIVE, UNRESOLVABLE
 from steadymap.bench.analysis.findings import Findings
+from steadymap.bench.analysis.intervals import CONFIDENCE, ROUGH_BELOW
 from steadymap.bench.analysis.leaderboard import (
     PROBES_TITLE,
     Score,
@@ -28,9 +23,8 @@ from steadymap.bench.analysis.leaderboard import (
     probe_lines,
     significant,
 )
-from steadymap.bench.analysis.summary import CONFIDENCE, ROUGH_BELOW
 from steadymap.bench.core.names import short_names
-from steadymap.bench.records.schema import CLEAN, INPUT, OVERALL, REFERENCES
+from steadymap.bench.records.schema import CLEAN, INPUT, OVERALL, REFERENCES, is_control
 from steadymap.metrics import METRICS, Status
 
 # Families that go side by side on a screen.

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap, kendalltau, rankdata
 from statsmodels.stats.proportion import proportion_confint
 
-from steadymap.bench.analysis.calibration import Instability, calibrate, is_control
+from steadymap.bench.analysis.calibration import Instability, calibrate
 from steadymap.bench.analysis.curves import severity_curves
-from steadymap.bench.analysis.summary import CONFIDENCE, RESAMPLES, Interval, intervals
+from steadymap.bench.analysis.intervals import CONFIDENCE, RESAMPLES, Interval, intervals
 from steadymap.bench.analysis.whose_fault import BIAS, whose_fault
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.records.schema import CLEAN, NULLS, OVERALL, perturbed_images
+from steadymap.bench.records.schema import CLEAN, NULLS, OVERALL, is_control, perturbed_images
 from steadymap.metrics import METRICS, Status
 
 Values = NDArray[np.float64]

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from steadymap.bench.core.names import file_name
 from steadymap.bench.data.masks import with_masks
 from steadymap.bench.data.open import open_images
+from steadymap.bench.records.read import read_run
 from steadymap.bench.records.schema import CLEAN, RECOGNISED, SCHEMA, to_frame
-from steadymap.bench.runs.folder import read_run
 from steadymap.metrics import Status
 from steadymap.models import MODELS, Framing
 

@@ -19,11 +19,11 @@ from claims import Network
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from steadymap.bench.analysis.curves import breaking_points, severity_curves
-from steadymap.bench.analysis.ranks import save_diagram
 from steadymap.bench.analysis.whose_fault import BIAS
 from steadymap.bench.records.schema import to_frame
 from steadymap.bench.report import figures
 from steadymap.bench.report.answer import metric_name
+from steadymap.bench.report.figures import save_diagram
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = "study.md.jinja"
@@ -74,7 +74,7 @@ def _draw_curves(network: Network, folder: Path) -> None:
     for metric in claims.STEADINESS:
         chosen = [table[table["metric"] == metric] for table in (curves, breaking)]
         label = f"calibrated {metric_name(metric)}"
-        figure = figures.curve_figure(chosen[0], chosen[1], names, label)
+        figure = figures.curve_figure(chosen[0], chosen[1], names, label, "in image units")
         save_diagram(figure, folder / f"bias-{metric}-{network.name}.svg")
 
 

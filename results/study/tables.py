@@ -10,7 +10,7 @@ import numpy as np
 from claims import Network
 
 from steadymap.bench.analysis.calibration import OK
-from steadymap.bench.analysis.summary import Interval
+from steadymap.bench.analysis.intervals import Interval
 from steadymap.bench.analysis.whose_fault import BIAS, COMPENSATED
 from steadymap.bench.records.schema import CLEAN, OVERALL
 

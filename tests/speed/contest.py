@@ -27,8 +27,7 @@ from peers import JOBS, Work, make_work
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from steadymap.bench.core.machine import retain_heap
-from steadymap.bench.runs.manifest import fingerprint, machine
+from steadymap.bench.core.machine import fingerprint, machine, retain_heap
 
 IMAGES = {("ig", "rps"): 1, ("ig", "compact"): 16, ("cheap", "rps"): 16, ("cheap", "compact"): 32}
 CEILING_REPEATS = 5

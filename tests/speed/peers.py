@@ -18,9 +18,10 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 from steadymap.bench import Plan, from_tensor, run
-from steadymap.bench.methods.gradient import BASELINES, Batch
+from steadymap.bench.methods.baselines import BASELINES
+from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.registry import bind_method
-from steadymap.bench.network.passes import images_at_once
+from steadymap.bench.network.memory import images_at_once
 from steadymap.metrics import magnitude
 from steadymap.models import Classifier, load_classifier, make_classifier, networks
 

@@ -21,11 +21,10 @@ import torch
 from torch import nn
 
 from steadymap.bench import Plan, from_tensor
-from steadymap.bench.core.machine import retain_heap
+from steadymap.bench.core.machine import fingerprint, machine, peak_memory, retain_heap
 from steadymap.bench.measure.estimate import estimate
 from steadymap.bench.measure.runner import measure
 from steadymap.bench.plan.setup import prepare
-from steadymap.bench.runs.manifest import fingerprint, machine, peak_memory
 from steadymap.models import make_classifier, networks
 
 BASE: dict[str, Any] = {

@@ -16,7 +16,7 @@ from peers import JOBS, make_work
 from support import probe_evidence
 
 from steadymap.bench import Plan, from_tensor, run
-from steadymap.bench.methods.gradient import Batch
+from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS, bind_method
 from steadymap.bench.network.passes import count_passes
 from steadymap.metrics import METRICS, PROBES, Maps, evaluate

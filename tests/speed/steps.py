@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from steadymap.bench.data.open import open_images
-from steadymap.bench.methods.gradient import BASELINES, Batch
-from steadymap.bench.methods.paths import Path, path_sum, points_at
+from steadymap.bench.methods.baselines import BASELINES
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.paths import Line, path_sum, points_at
 from steadymap.bench.methods.registry import bind_method
 from steadymap.models import load_classifier
 
@@ -32,7 +33,7 @@ def reference(batch: Batch, baseline: str) -> Tensor:
     nodes = torch.linspace(0, 1, INTERVALS + 1)
     shares = torch.full_like(nodes, 1 / INTERVALS)
     shares[[0, -1]] /= 2
-    path = Path(starts, batch.images, batch.targets, batch.at_once)
+    path = Line(starts, batch.images, batch.targets, batch.at_once)
     return path_sum(classifier, path, nodes, shares) * (batch.images - starts)
 
 

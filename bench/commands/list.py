@@ -1,0 +1,117 @@
+"""`steadymap list`: everything that can be named, with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from steadymap.bench.checks.checks import CHECKS
+from steadymap.bench.commands.run import DEFAULT_EXPERIMENT
+from steadymap.bench.core.console import console_of
+from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.metric_registry import METRIC_SHELF
+from steadymap.bench.core.names import nearest
+from steadymap.bench.core.plugins import summary_of
+from steadymap.bench.data.masks import MASKS
+from steadymap.bench.data.open import DATA_FORMS
+from steadymap.bench.methods.baselines import BASELINES
+from steadymap.bench.methods.registry import METHOD_SHELF, METHODS
+from steadymap.bench.network.loading import MODEL_SHELF
+from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS, Perturbation
+from steadymap.bench.plan.experiment import about_experiment, experiment_names
+from steadymap.bench.records.schema import INPUT_METRICS
+from steadymap.metrics import METRICS, Metric
+from steadymap.models import MODEL_FORMS, MODELS
+
+
+def list_command(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            help="experiments, models, data, families, methods, baselines, metrics, checks; or all."
+        ),
+    ] = None,
+) -> None:
+    """Show what there is, with a line on each and its source."""
+    if what is not None and what not in SECTIONS:
+        raise ConfigError(f"unknown list {what!r}; {nearest(what, SECTIONS)}")
+    console = console_of()
+    for title, section in SECTIONS.items():
+        if what in (None, title):
+            table = Table(title=title, title_justify="left", title_style="bold", box=None)
+            last = "needs" if title == "experiments" else "source"
+            for column in ("name", "what it is", last):
+                table.add_column(column, overflow="fold")
+            for row in section():
+                table.add_row(*(escape(text) for text in row))
+            console.print(table)
+            console.print()
+
+
+Row = tuple[str, str, str]
+
+
+def _family_row(name: str, family: Perturbation, source: str) -> Row:
+    span = f" ({family.limits})" if family.severities else "; give its severities"
+    return name, family.summary + span, source
+
+
+def _metric_row(name: str, metric: Metric, source: str) -> Row:
+    costly = "; costly: runs where it is named" if metric.costly else ""
+    return name, f"{metric.summary}; {metric.better} is better{costly}", source
+
+
+def _experiments() -> list[Row]:
+    return [
+        (name + " (default)" * (name == DEFAULT_EXPERIMENT), about.summary, about.limits)
+        for name, about in ((name, about_experiment(name)) for name in experiment_names())
+    ]
+
+
+def _models() -> list[Row]:
+    rows = [(name, model.summary, model.source) for name, model in MODELS.items()]
+    rows += [
+        (name, summary_of(found.entry), found.source)
+        for name, found in MODEL_SHELF.installed().items()
+    ]
+    return [*rows, *((form, text, "") for form, text in MODEL_FORMS.items())]
+
+
+def _families() -> list[Row]:
+    rows = [_family_row(name, one, one.source) for name, one in PERTURBATIONS.items()]
+    plugged = FAMILY_SHELF.installed().items()
+    return [*rows, *(_family_row(name, one.entry, one.source) for name, one in plugged)]
+
+
+def _methods() -> list[Row]:
+    rows = [(name, method.summary, method.source) for name, method in METHODS.items()]
+    plugged = METHOD_SHELF.installed().items()
+    return [*rows, *((name, one.entry.summary, one.source) for name, one in plugged)]
+
+
+def _metrics() -> list[Row]:
+    rows = [_metric_row(name, metric, metric.source) for name, metric in METRICS.items()]
+    plugged = METRIC_SHELF.installed().items()
+    rows += [_metric_row(name, one.entry, one.source) for name, one in plugged]
+    return [
+        *rows,
+        *((name, f"{text}; always recorded", "") for name, text in INPUT_METRICS.items()),
+    ]
+
+
+# Each is looked up when it is shown: plug-ins are loaded for it.
+SECTIONS: dict[str, Callable[[], list[Row]]] = {
+    "experiments": _experiments,
+    "models": _models,
+    "data": lambda: [(form, text, "") for form, text in DATA_FORMS.items()],
+    "masks": lambda: [(name, mask.summary, mask.source) for name, mask in MASKS.items()],
+    "families": _families,
+    "methods": _methods,
+    "baselines": lambda: [(name, one.summary, one.source) for name, one in BASELINES.items()],
+    "metrics": _metrics,
+    "checks": lambda: [(name, check.summary, check.source) for name, check in CHECKS.items()],
+}

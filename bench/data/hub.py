@@ -1,0 +1,84 @@
+"""Data sets of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steadymap.bench.core.errors import DataError, one_line
+from steadymap.bench.data.decode import path_of, pixels_of
+from steadymap.bench.data.labelled import PARTS, PATIENCE, Labelled, column, in_parts
+from steadymap.models.pretrained import reach
+
+# --- the hub --------------------------------------------------------------------------------------
+
+
+def open_hub(rest: str) -> Labelled:
+    """Open a data set of the Hugging Face hub, or one that `save_to_disk` left in a folder.
+
+    The picture is the column of the type Image; the label the one of the type ClassLabel, or one
+    called label.
+
+    Raises:
+        DataError: datasets is missing, a set out of reach, or no such columns.
+    """
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError as error:
+        raise DataError("data: hf: needs datasets: pip install 'steadymap[hf]'") from error
+    folder = path_of(rest)
+    name = f"hf:{folder.resolve().name if folder.is_dir() else rest}"
+    try:
+        if folder.is_dir():
+            found = datasets.load_from_disk(str(folder))
+        else:
+            _reach_hub(datasets, rest)
+            found = datasets.load_dataset(rest)
+    except Exception as error:  # the library raises many kinds; each means the same here
+        raise DataError(
+            f"data: {name} is not on this machine and cannot be downloaded ({one_line(error)}); "
+            "load it once with a network, or give the folder of one saved by save_to_disk"
+        ) from error
+    whole = found if isinstance(found, Mapping) else {"train": found}
+    parts = {PARTS[part]: table for part, table in whole.items() if part in PARTS}
+    if not parts:
+        raise DataError(f"data: {name} has no part called train or test, but {', '.join(whole)}")
+    features = next(iter(parts.values())).features
+    image = column(name, features, "Image", ("image", "img"))
+    label = column(name, features, "ClassLabel", ("label", "labels"))
+    columns = {part: table[label] for part, table in parts.items()}
+    classes = getattr(features[label], "names", None)
+    if classes is None:
+        classes = sorted({str(value) for values in columns.values() for value in values})
+        places = {value: place for place, value in enumerate(classes)}
+        labels = {p: [places[str(value)] for value in values] for p, values in columns.items()}
+    else:
+        labels = {
+            p: [-1 if value is None else int(value) for value in values]
+            for p, values in columns.items()
+        }
+
+    def read(part: str, index: int) -> NDArray[np.uint8]:
+        return pixels_of(parts[part][index][image])
+
+    return in_parts(name, tuple(classes), labels, read)
+
+
+def _reach_hub(datasets: Any, repository: str) -> None:  # noqa: ANN401 - as above
+    """Refuse to wait for a hub that is out of reach: its client tries again for a minute.
+
+    Raises:
+        ConnectionError: the set is not in the cache, and the hub does not answer.
+    """
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
+    if (cache / repository.replace("/", "___")).is_dir():
+        return
+    if datasets.config.HF_HUB_OFFLINE:
+        raise ConnectionError("HF_HUB_OFFLINE is set")
+    reach(datasets.config.HF_ENDPOINT, PATIENCE)

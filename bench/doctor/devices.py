@@ -1,0 +1,306 @@
+"""Probes of processors, threads, memory and GPUs."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import subprocess
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steadymap.bench.doctor.facts import Fact, Probe, look
+from steadymap.bench.doctor.packages import torch_build
+
+if TYPE_CHECKING:
+    import torch
+
+
+WITHOUT_GPU = "--device cpu works; for the GPU see https://pytorch.org/get-started"
+
+# Of OpenMP, its two implementations, MKL and OpenBLAS: how many threads, and how they wait.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OMP_PROC_BIND",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+    "GOMP_CPU_AFFINITY",
+    "KMP_BLOCKTIME",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+)
+THREAD_VALUE = re.compile(r"[0-9][0-9, -]*|[A-Za-z]{1,12}")
+
+# The embedded experiment held 1.2 to 1.4 GiB, libraries included.
+LEAST_MEMORY = 3 << 29
+
+GROUP = Path("/sys/fs/cgroup")
+OWN_GROUP = Path("/proc/self/cgroup")
+DRIVER = Path("/proc/driver/nvidia/version")
+# From here on a limit of the first version of control groups is none.
+NO_LIMIT = 1 << 60
+PATIENCE = 5.0
+
+
+# --- devices --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cores:
+    """CPU cores.
+
+    Attributes:
+        there: of the machine.
+        bound: those that the process may be scheduled on.
+        quota: cores' worth of time that the container has; None where nobody limits it.
+    """
+
+    there: int
+    bound: int
+    quota: float | None
+
+    @property
+    def usable(self) -> int:
+        """How many threads can run at a time."""
+        return self.bound if self.quota is None else min(self.bound, max(1, math.ceil(self.quota)))
+
+
+def cores_here() -> Cores:
+    """Count the cores of the machine, and those that this process may use."""
+    there = os.cpu_count() or 1
+    bound = getattr(os, "sched_getaffinity", None)  # Linux has it
+    return Cores(there, len(bound(0)) if bound else there, cpu_quota(GROUP, OWN_GROUP))
+
+
+def cpu_quota(group: Path, own: Path) -> float | None:
+    """Return the cores' worth of time that control groups allow; None where they set no limit."""
+    quotas = []
+    for text in _limits(group, own, "cpu.max"):
+        most, _, period = text.partition(" ")
+        if most != "max":
+            quotas.append(int(most) / int(period))
+    try:
+        most = (group / "cpu/cpu.cfs_quota_us").read_text(encoding="ascii")
+        period = (group / "cpu/cpu.cfs_period_us").read_text(encoding="ascii")
+    except OSError:  # not the first version of control groups
+        return min(quotas, default=None)
+    if int(most) > 0:
+        quotas.append(int(most) / int(period))
+    return min(quotas, default=None)
+
+
+def memory_limit(group: Path, own: Path) -> int | None:
+    """Return the memory that control groups allow, in bytes; None where they set no limit."""
+    found = [int(text) for text in _limits(group, own, "memory.max") if text != "max"]
+    with suppress(OSError):  # not the first version of control groups
+        found.append(int((group / "memory/memory.limit_in_bytes").read_text(encoding="ascii")))
+    return min((limit for limit in found if limit < NO_LIMIT), default=None)
+
+
+def _limits(group: Path, own: Path, name: str) -> Iterator[str]:
+    """Yield a limit of the process's control group (version 2) and of each one above it."""
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return
+    for entry in lines:
+        if not entry.startswith("0::"):
+            continue
+        inner = group / entry.removeprefix("0::").lstrip("/")
+        for folder in (inner, *inner.parents):
+            with suppress(OSError):  # the root has none, and what a container cannot see
+                yield (folder / name).read_text(encoding="ascii").strip()
+            if folder == group:
+                break
+
+
+def probe_cores() -> Iterator[Fact]:
+    cores = cores_here()
+    parts = [f"{cores.there}"]
+    if cores.bound < cores.there:
+        parts.append(f"{cores.bound} that this process is bound to")
+    if cores.quota is not None:
+        parts.append(f"the container's quota is {cores.quota:g}")
+    yield Fact("CPU cores", ", ".join(parts), number=cores.usable)
+
+
+def probe_threads() -> Iterator[Fact]:
+    import torch
+
+    threads, usable = torch.get_num_threads(), cores_here().usable
+    value = f"{threads} in an operation, {torch.get_num_interop_threads()} operations at a time"
+    if threads > usable:
+        yield Fact(
+            "torch's threads",
+            f"{value}; {usable} can run",
+            "warning",
+            f"they wait for each other: give --threads {usable}, or set OMP_NUM_THREADS={usable}",
+            threads,
+        )
+    else:
+        yield Fact("torch's threads", value, number=threads)
+
+
+def probe_thread_variables() -> Iterator[Fact]:
+    known = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
+    # What is neither a number nor a word is not shown: nobody knows what it is.
+    odd = [name for name, value in known.items() if not THREAD_VALUE.fullmatch(value)]
+    parts = [f"{name}={value}" for name, value in known.items() if name not in odd]
+    if odd:
+        yield Fact(
+            "thread variables",
+            ", ".join([*parts, *(f"{name} is set to no number" for name in odd)]),
+            "warning",
+            f"unset {' '.join(odd)}, or give a number",
+        )
+    else:
+        yield Fact("thread variables", ", ".join(parts) or "none set")
+
+
+def probe_load() -> Iterator[Fact]:
+    ask = getattr(os, "getloadavg", None)
+    if ask is None:  # Windows
+        yield Fact("load", "this system does not say", "missing")
+        return
+    now, cores = ask()[0], os.cpu_count() or 1
+    if now > cores:
+        value = f"{now:.1f}, on {cores} cores: others are working here"
+        advice = "runs take longer and timings are not steady: wait, or time elsewhere"
+        yield Fact("load", value, "warning", advice, now)
+    else:
+        yield Fact("load", f"{now:.1f}, on {cores} cores", number=now)
+
+
+def probe_cuda() -> Iterator[Fact]:
+    import torch
+
+    driver = driver_version(DRIVER)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        built = torch_build(torch.version.cuda, getattr(torch.version, "hip", None))
+        spoken = " ".join(str(said[-1].message).split()) if said else ""
+        yield why_no_cuda(built, driver, os.environ.get("CUDA_VISIBLE_DEVICES"), spoken)
+        return
+    yield Fact("CUDA driver", driver or "of an unknown version")
+    for index in range(count):
+        yield from look(Probe(f"cuda:{index}", partial(_cuda_device, index), False, WITHOUT_GPU))
+
+
+def why_no_cuda(built: str, driver: str | None, visible: str | None, said: str) -> Fact:
+    """Say why there is no CUDA device.
+
+    Args:
+        built: what torch was built for.
+        driver: the version of the driver; None where there is none.
+        visible: CUDA_VISIBLE_DEVICES; None where it is not set.
+        said: what torch warned of when asked.
+    """
+    if not built.startswith("CUDA"):
+        advice = WITHOUT_GPU if driver else ""
+        return Fact("CUDA", f"none: this torch is for {built}", "missing", advice)
+    if driver is None:
+        return Fact("CUDA", "none: there is no NVIDIA driver here", "missing")
+    note = f" ({said})" if said else ""
+    if visible is not None:
+        value = f"none: CUDA_VISIBLE_DEVICES leaves none to be seen{note}"
+        advice = "unset CUDA_VISIBLE_DEVICES, or name a device in it (0)"
+        return Fact("CUDA", value, "warning", advice)
+    value = f"none: driver {driver} is there, and torch sees no device{note}"
+    advice = "does nvidia-smi list one? Is the driver new enough for this torch? " + WITHOUT_GPU
+    return Fact("CUDA", value, "warning", advice)
+
+
+def driver_version(path: Path) -> str | None:
+    """Return the version of NVIDIA's driver, as the kernel or else nvidia-smi says it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:  # not Linux, no driver, or a container that does not show it
+        text = _nvidia_smi()
+    found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", text)
+    return found[0] if found else None
+
+
+def _nvidia_smi() -> str:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    try:
+        done = subprocess.run(  # noqa: S603 - fixed arguments
+            [program, "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _cuda_device(index: int) -> Iterator[Fact]:
+    import torch
+
+    device = torch.device("cuda", index)
+    about = torch.cuda.get_device_properties(device)
+    free, total = torch.cuda.mem_get_info(device)
+    value = (
+        f"{about.name}, {size_text(free)} of {size_text(total)} free, "
+        f"compute capability {about.major}.{about.minor}"
+    )
+    yield convolution(f"cuda:{index}", value, device)
+
+
+def convolution(name: str, value: str, device: torch.device) -> Fact:
+    """Return whether a convolution of ones gives nine, as it must with any precision.
+
+    Args:
+        name: of the fact.
+        value: what is known of the device.
+        device: where.
+    """
+    import torch
+
+    ones = torch.ones(1, 1, 5, 5, device=device)
+    kernel = torch.ones(1, 1, 3, 3, device=device)
+    sums = torch.nn.functional.conv2d(ones, kernel).cpu()
+    if bool((sums == kernel.numel()).all()):
+        return Fact(name, f"{value}; a convolution runs there")
+    value += f"; a convolution of ones gives {float(sums[0, 0, 1, 1]):g}, not 9"
+    return Fact(name, value, "warning", f"trust no number of it; {WITHOUT_GPU}")
+
+
+# --- memory, caches, folders ----------------------------------------------------------------------
+
+
+def size_text(size: float) -> str:
+    """Return bytes for people."""
+    for unit, bytes_of in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size >= bytes_of:
+            return f"{size / bytes_of:.1f} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def probe_memory() -> Iterator[Fact]:
+    limit = memory_limit(GROUP, OWN_GROUP)
+    value = "none" if limit is None else size_text(limit)
+    yield Fact("the container's limit", value, number=limit)
+    import torch
+
+    from steadymap.bench.network.memory import free_memory
+
+    free = free_memory(torch.device("cpu"))
+    if free is None:
+        yield Fact("free memory", "this system does not say", "missing")
+    elif free < LEAST_MEMORY:
+        advice = "close other programs, or give --jobs 1 --batch-size 4"
+        yield Fact("free memory", size_text(free), "warning", advice, free)
+    else:
+        yield Fact("free memory", size_text(free), number=free)

@@ -1,0 +1,186 @@
+"""One side of a comparison: the scores of a run or of a baseline, image by image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from steadymap.bench.analysis.costs import seconds_by_part
+from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.metric_registry import known_metrics
+from steadymap.bench.core.safe_csv import parse_csv
+from steadymap.bench.records.manifest_schema import misshapen
+from steadymap.bench.records.read import MANIFEST, RECORDS
+from steadymap.bench.records.scan import scan_run
+from steadymap.bench.records.schema import (
+    INPUT,
+    RECOGNISED,
+    REFERENCES,
+    SCHEMA_VERSION,
+    SHARED,
+    is_control,
+)
+from steadymap.metrics import Metric, Status
+
+SCORES = "scores.csv"
+
+# What a baseline keeps unless told otherwise: the headlines, and whether maps are recognised by
+# them, without which a map that ignores the image would pass for a steady one.
+KEPT_METRICS = (
+    "ssim",
+    "spearman",
+    "completeness_error",
+    "ssim" + RECOGNISED,
+    "spearman" + RECOGNISED,
+)
+KEY = ["method", "family", "metric", "image_id"]
+DIGITS = "%.6g"
+COLUMNS = [*KEY, "value", "valid", "pairs"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two runs that are compared.
+
+    Attributes:
+        name: what it is called.
+        scores: one row a method, family, metric and image: `value` is the mean over severities and
+            draws of the values with status `ok` (missing where there is none), `valid` their
+            number, `pairs` how many there could have been.
+        manifest: of the run.
+        ratios: by method, seconds an image beyond the shared pass over those of that pass, both in
+            the same run.
+    """
+
+    name: str
+    scores: pd.DataFrame
+    manifest: Mapping[str, Any]
+    ratios: Mapping[str, float]
+
+
+def image_scores(
+    records: pd.DataFrame,
+    metrics: Sequence[str] | None = None,
+    readable: Mapping[str, Metric] | None = None,
+) -> pd.DataFrame:
+    """Average records within an image: the scores of a `Side`, sorted.
+
+    Args:
+        records: of a run.
+        metrics: which to take; None takes all of methods, with what says whether maps are
+            recognised by them.
+        readable: the metrics whose values can be read; left out, ours and those that are loaded.
+    """
+    kept = ~records["family"].isin(REFERENCES) & (records["method"] != INPUT)
+    kept &= ~records["method"].astype(str).map(is_control)
+    chosen = records[kept].astype(dict.fromkeys(KEY, str))
+    every = known_metrics() if readable is None else readable
+    known = chosen["metric"].str.removesuffix(RECOGNISED).isin(every)
+    chosen = chosen[known if metrics is None else chosen["metric"].isin(metrics)]
+    valid = chosen["status"] == Status.OK.value
+    groups = chosen.assign(value=chosen["value"].where(valid), valid=valid).groupby(KEY)
+    table = groups.agg(value=("value", "mean"), valid=("valid", "sum"), pairs=("valid", "size"))
+    # As they will be written, so that a run compared with its own baseline has not changed.
+    table["value"] = table["value"].map(lambda value: float(DIGITS % value))
+    return table.reset_index()[COLUMNS]
+
+
+def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
+    """Read a run or a baseline.
+
+    Raises:
+        ConfigError: neither is there, or what is there has been cut or edited.
+    """
+    if (folder / RECORDS).is_file():
+        scan, manifest = scan_run(folder)
+        known = known_metrics(manifest)
+        wanted = known if metrics is None else {one.removesuffix(RECOGNISED) for one in metrics}
+        every = (
+            image_scores(scan.of(name), metrics, known) for name in scan.metrics() if name in wanted
+        )
+        parts = [part for part in every if len(part)]
+        if not any(part["value"].notna().any() for part in parts):
+            raise ConfigError(f"{folder}: the run has no scores to compare")
+        scores = pd.concat(parts).sort_values(KEY, ignore_index=True)
+        ratios = _time_ratios(folder, manifest["methods"])
+        return Side(folder.name, scores, manifest, ratios)
+    if not (folder / SCORES).is_file() or not (folder / MANIFEST).is_file():
+        raise ConfigError(
+            f"{folder} holds neither a finished run ({RECORDS}, {MANIFEST}) nor a baseline "
+            f"({SCORES}, {MANIFEST})"
+        )
+    manifest = _read_sealed(folder / MANIFEST)
+    text = (folder / SCORES).read_bytes()
+    if hashlib.sha256(text).hexdigest() != manifest["baseline"]["scores_sha256"]:
+        raise ConfigError(
+            f"{folder / SCORES} is not what was saved (cut or edited): save the baseline again"
+        )
+    scores = _scores(folder / SCORES, text)
+    if metrics is not None:
+        scores = scores[scores["metric"].isin(metrics)].reset_index(drop=True)
+    return Side(folder.name, scores, manifest, manifest["baseline"]["time_ratios"])
+
+
+def _scores(path: Path, text: bytes) -> pd.DataFrame:
+    """Read the scores of a baseline, as `image_scores` makes them.
+
+    Raises:
+        ConfigError: that is not what is there.
+    """
+    try:
+        scores = parse_csv(text, KEY)
+    except (ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
+        raise ConfigError(f"{path} is no table of scores: save the baseline again") from error
+    whole = ["valid", "pairs"]
+    if (
+        list(scores.columns) != COLUMNS
+        or scores[[*KEY, *whole]].isna().any(axis=None)
+        or not all(pd.api.types.is_integer_dtype(scores[name].dtype) for name in whole)
+        or not pd.api.types.is_numeric_dtype(scores["value"].dtype)
+    ):
+        raise ConfigError(
+            f"{path} does not hold {', '.join(COLUMNS)}, names and numbers: save the baseline again"
+        )
+    return scores.astype({"value": float})
+
+
+def _read_sealed(path: Path) -> dict[str, Any]:
+    """Read a baseline's manifest, and see that it is as it was written."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        schema = manifest["schema_version"]
+        seal = manifest["baseline"].pop("manifest_sha256")
+        found = seal_of(manifest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path} is no manifest of a baseline: save it again") from error
+    if schema != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path} has schema version {schema!r}, this steadymap writes {SCHEMA_VERSION}: "
+            "save the baseline again"
+        )
+    if found != seal:
+        raise ConfigError(f"{path} has been edited since it was saved: save the baseline again")
+    if wrong := misshapen(manifest):
+        raise ConfigError(f"{path} is no manifest of a baseline: {wrong}")
+    return dict(manifest)
+
+
+def seal_of(manifest: Mapping[str, Any]) -> str:
+    text = json.dumps(manifest, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _time_ratios(folder: Path, specs: Sequence[str]) -> dict[str, float]:
+    """Return what each method costs beyond the shared pass, in units of that pass."""
+    per_image = seconds_by_part(folder)
+    if not per_image.get(SHARED):
+        return {}
+    ratios = {spec: per_image.get(spec, 0.0) / per_image[SHARED] for spec in specs}
+    # What is read off the shared pass costs next to nothing, and its time is noise.
+    return {spec: float(ratio) for spec, ratio in ratios.items() if ratio >= 1}

@@ -1,0 +1,122 @@
+"""Maps computed in other ways, which tell what is mere rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from steadymap.bench.core.errors import MESSAGE_LENGTH
+from steadymap.bench.measure.nulls import Reference, all_methods, explained_by_all
+from steadymap.bench.measure.view import Explained, Failure, ShownImages, explained, look
+from steadymap.bench.measure.worker import Worker
+from steadymap.bench.methods.method import BoundMethod
+from steadymap.bench.network.memory import LIKE_A_CPU
+from steadymap.bench.perturbations.cell import Cell
+from steadymap.bench.records.schema import BATCH_OF_ONE, FLOAT64, ON_CPU, ROUNDED
+from steadymap.metrics import Status
+
+# No float32: moving an image by it and back rounds the image, as a perturbation does.
+THIRD = 1 / 3
+
+
+# --- the same, computed in another way ------------------------------------------------------------
+
+
+def numerics(
+    worker: Worker, shown: ShownImages, targets: Tensor, advance: Callable[[int], None]
+) -> Iterator[Reference]:
+    """Yield maps of the same images: one by one, rounded, in double precision, and off the GPU."""
+    classifier, device = worker.classifier, worker.classifier.module.mean.device
+    single = [
+        all_methods(worker, _part(shown, place, BATCH_OF_ONE), targets[place : place + 1], advance)
+        for place in range(len(shown.images))
+    ]
+    yield _joined(single)
+    there_and_back = (shown.on_device + THIRD) - THIRD
+    yield all_methods(
+        worker,
+        # Rounded images are perturbed ones: what is read off the image itself stays.
+        replace(
+            shown,
+            cell=Cell(ROUNDED, 0.0, 0),
+            on_device=there_and_back,
+            clean=shown.on_device if shown.clean is None else shown.clean,
+        ),
+        targets,
+        advance,
+    )
+    ways = [(FLOAT64, device, torch.float64)]
+    if device.type != "cpu":
+        ways.append((ON_CPU, torch.device("cpu"), torch.float32))
+    # Twice as large in float64, and a CPU may have less memory than the GPU.
+    at_once = max(1, min(worker.at_once // 2, LIKE_A_CPU))
+    for family, place, dtype in ways:
+        moved = replace(shown, cell=Cell(family, 0.0, 0), on_device=shown.images.to(place, dtype))
+        try:
+            other = replace(
+                worker,
+                classifier=classifier.to(place, dtype),
+                at_once=at_once,
+                halved=0,
+                timings=[],
+                twins=(),
+            )
+            view = look(other, moved, targets.to(place))
+            reason = view.lost.detail if view.lost else ""
+        except Exception as error:  # noqa: BLE001 - a network may know one type or device alone
+            reason = " ".join(str(error).split())
+        if reason:
+            advance(len(worker.methods) * len(shown.images))
+            yield _not_in_this_way(worker.methods, moved, targets.tolist(), reason)
+            continue
+        reference = explained_by_all(other, view, advance)
+        worker.timings += other.timings
+        worker.halved += other.halved
+        yield replace(reference, found={m: _back(x, device) for m, x in reference.found.items()})
+
+
+def _not_in_this_way(
+    methods: Sequence[BoundMethod], shown: ShownImages, labels: list[int | None], reason: str
+) -> Reference:
+    """Say that maps cannot be computed in a way; the floor is that of the others."""
+    size = len(shown.images)
+    said = f"the network does not run so: {reason}"[:MESSAGE_LENGTH]
+    failure = Failure(Status.SKIPPED, said, size)
+    return Reference(shown.cell, labels, dict.fromkeys(methods, failure))
+
+
+def _part(shown: ShownImages, place: int, family: str) -> ShownImages:
+    chosen = slice(place, place + 1)
+    return ShownImages(
+        Cell(family, 0.0, 0),
+        shown.images[chosen],
+        shown.on_device[chosen],
+        shown.image_ids[chosen],
+        shown.seed,
+        None if shown.clean is None else shown.clean[chosen],
+    )
+
+
+def _joined(parts: list[Reference]) -> Reference:
+    """Put images that were explained one by one together."""
+    found: dict[BoundMethod, Explained | Failure] = {}
+    for method in parts[0].found:
+        pieces = [part.found[method] for part in parts]
+        failed = [piece for piece in pieces if isinstance(piece, Failure)]
+        maps = [piece.attributions for piece in pieces if isinstance(piece, Explained)]
+        found[method] = (
+            replace(failed[0], size=len(parts))
+            if failed
+            else explained(torch.cat(maps), len(parts))
+        )
+    return Reference(parts[0].cell, [part.predictions[0] for part in parts], found)
+
+
+def _back(found: Explained | Failure, device: torch.device) -> Explained | Failure:
+    """Bring maps to where those are that they are compared with."""
+    if isinstance(found, Failure) or found.attributions.device == device:
+        return found
+    return explained(found.attributions.to(device), len(found.attributions))

@@ -1,0 +1,161 @@
+"""Experiments: a plan with a model and data, merged from YAML and flags."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.names import nearest
+from steadymap.bench.core.safe_yaml import parse_mapping
+from steadymap.bench.data.masks import MASKS
+from steadymap.bench.plan.plan import MOST_SHOWN, MOST_THREADS, Plan, check_known
+
+EXPERIMENTS = importlib.resources.files("steadymap.bench.experiments")
+
+
+class Experiment(Plan):
+    """A plan, the model and the images it is for, and where the result goes.
+
+    Attributes:
+        model: see `steadymap list`.
+        weights: a file of weights; left out, those that the model brings.
+        data: see `steadymap list`.
+        split: train, validation, test or all.
+        mask: how the object is found in pictures that come without masks: see `steadymap list`.
+        limit: how many images at most, taken from each class in turn; left out, the whole split.
+        device: cpu, cuda, cuda:1, ...
+        threads: CPU threads; left out, torch's own choice.
+        save_maps: keep images, perturbed images and raw attributions.
+        shard: `K/N` computes every N-th block of images alone, from the K-th on, for one of N
+            machines whose runs `steadymap merge` joins.
+        allow_failed: the share of values that may be errors before a run ends with exit code 3.
+        parallel_config: a file that says who computes: see docs/scale-out.md.
+        output: folder of the run; left out, runs/NAME-HASH.
+    """
+
+    model: str = "compact"
+    weights: Path | None = None
+    data: str = "hands"
+    split: str = "test"
+    mask: str | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    device: str = "cpu"
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
+    save_maps: bool = False
+    shard: str | None = None
+    allow_failed: Annotated[float, Field(ge=0, le=1)] = 0.0
+    parallel_config: Path | None = None
+    output: Path | None = None
+
+    @field_validator("mask")
+    @classmethod
+    def _mask_is_known(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_known("mask", value, list(MASKS))
+        return value
+
+    @field_validator("shard")
+    @classmethod
+    def _shard_is_one_of_some(cls, value: str | None) -> str | None:
+        if value is not None:
+            first, _, last = value.partition("/")
+            whole = first.isdecimal() and last.isdecimal()
+            if not whole or not 1 <= int(first) <= int(last):
+                raise ConfigError(f"shard: expected K/N, K from 1 to N, e.g. 1/4, got {value!r}")
+        return value
+
+    def is_mine(self, place: int) -> bool:
+        """Return whether this machine computes the block of images at a place."""
+        if self.shard is None:
+            return True
+        first, _, count = self.shard.partition("/")
+        return place % int(count) == int(first) - 1
+
+
+def make_experiment(layers: list[Mapping[str, Any]]) -> Experiment:
+    """Merge layers of settings, later ones over earlier ones, and check the result.
+
+    Severities by family are merged family by family; families that do not run need none.
+
+    Raises:
+        ConfigError: one line for the first thing wrong.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        base, given = merged.get("severity"), layer.get("severity")
+        merged |= layer
+        if isinstance(base, dict) and isinstance(given, dict):
+            merged["severity"] = base | given
+    for key in merged:
+        if key not in Experiment.model_fields:
+            raise ConfigError(f"unknown key {key!r}; {nearest(key, Experiment.model_fields)}")
+    try:
+        experiment = Experiment.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(first_line(error)) from error
+    experiment.severities()
+    return experiment
+
+
+def first_line(error: ValidationError) -> str:
+    """Return the first thing wrong with settings: the key, the rule and the value."""
+    first = error.errors()[0]
+    if isinstance(cause := first.get("ctx", {}).get("error"), ValueError):
+        return str(cause)
+    key = str(first["loc"][0])
+    return f"{key}: {first['msg']}, got {repr(first['input'])[:MOST_SHOWN]}"
+
+
+def experiment_names() -> tuple[str, ...]:
+    """Return the names of the experiments that come with the package."""
+    return tuple(
+        sorted(
+            file.name.removesuffix(".yaml")
+            for file in EXPERIMENTS.iterdir()
+            if file.name.endswith(".yaml")
+        )
+    )
+
+
+def read_experiment(name: str) -> dict[str, Any]:
+    """Read the settings of an experiment that comes with the package.
+
+    Raises:
+        ConfigError: no such experiment; names the nearest one.
+    """
+    if name not in experiment_names():
+        raise ConfigError(f"unknown experiment {name!r}; {nearest(name, experiment_names())}")
+    return parse_mapping(EXPERIMENTS.joinpath(f"{name}.yaml").read_text(encoding="utf-8"), name)
+
+
+@dataclass(frozen=True)
+class ExperimentSummary:
+    """What the comment lines at the head of an experiment say.
+
+    Attributes:
+        summary: one line on what it does.
+        needs: what must be there beside the package.
+        takes: how long it takes.
+    """
+
+    summary: str
+    needs: str
+    takes: str
+
+    @property
+    def limits(self) -> str:
+        """What it needs and how long it takes."""
+        return f"{self.needs} {self.takes}"
+
+
+def about_experiment(name: str) -> ExperimentSummary:
+    """Return what an experiment says of itself, in its first three lines."""
+    text = EXPERIMENTS.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    lines = [line.removeprefix("#").strip() for line in text.split("\n")[:3]]
+    return ExperimentSummary(*lines)

@@ -1,0 +1,82 @@
+"""The name of a run, made of all that its records depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import re
+from dataclasses import asdict
+from typing import Any
+
+from steadymap.bench.core.machine import ID_LENGTH
+from steadymap.bench.core.metric_registry import METRIC_SHELF
+from steadymap.bench.core.plugins import Shelf
+from steadymap.bench.data.image_set import ImageSet
+from steadymap.bench.data.masks import MASKS
+from steadymap.bench.methods.registry import METHOD_SHELF
+from steadymap.bench.network.loading import MODEL_SHELF
+from steadymap.bench.perturbations.registry import FAMILY_SHELF
+from steadymap.bench.plan.plan import Plan
+from steadymap.bench.records.schema import SCHEMA_VERSION
+from steadymap.models import Classifier
+
+# A file system has names of 255 bytes, and a letter has up to four.
+MOST_NAME = 60
+
+
+def run_id(plan: Plan, classifier: Classifier, images: ImageSet) -> str:
+    """Name a run by what it computes: data set, model, and a hash of everything that matters.
+
+    Threads and batch size are left out: they change the speed alone.
+    """
+    parts = [
+        re.sub("^(folder|kaggle|torchvision):", "", part) for part in (images.name, classifier.name)
+    ]
+    name = re.sub(r"[^\w-]+", "-", "-".join(parts))[:MOST_NAME]
+    text = json.dumps(_identity(plan, classifier, images), sort_keys=True)
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]}"
+
+
+def _identity(plan: Plan, classifier: Classifier, images: ImageSet) -> dict[str, Any]:
+    plugins = loaded_plugins(plan, classifier)
+    found = {"masks": images.masks} if images.masks in MASKS else {}
+    return (
+        found
+        | ({"plugins": plugins} if plugins else {})
+        | {
+            "schema": SCHEMA_VERSION,
+            "steadymap": importlib.metadata.version("steadymap"),
+            "methods": [method.spec for method in plan.bound_methods()],
+            "cells": [asdict(cell) for cell in plan.cells()],
+            "metrics": sorted(plan.metrics()),
+            "nulls": plan.nulls,
+            "seed": plan.seed,
+            "engine": plan.engine,
+            "precision": plan.precision,
+            "weights": classifier.weights_hash(),
+            "framing": asdict(classifier.framing),
+            "normalization": asdict(classifier.module.normalization),
+            "cam_layer": classifier.cam_layer,
+            "data": images.data_hash(),
+            "device": classifier.module.mean.device.type,
+        }
+    )
+
+
+def loaded_plugins(plan: Plan, classifier: Classifier) -> dict[str, str]:
+    """Return the plug-ins of a run, with their distribution and its version."""
+    methods = [method.spec.partition(":")[0] for method in plan.bound_methods()]
+    places = [":".join(name.rsplit(".", 1)) for name in methods]
+    asked: tuple[tuple[Shelf[Any], list[str]], ...] = (
+        (METHOD_SHELF, places),
+        (FAMILY_SHELF, list(plan.family)),
+        (METRIC_SHELF, list(plan.metric or ())),
+        (MODEL_SHELF, [classifier.name]),
+    )
+    return {
+        f"{shelf.kind} {name}": found.source
+        for shelf, names in asked
+        for name in names
+        if (found := shelf.where(name)) is not None
+    }

@@ -1,0 +1,152 @@
+"""The reader of a finished run, of its manifest and of its CSV files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.names import printable
+from steadymap.bench.core.safe_csv import parse_csv
+from steadymap.bench.records.manifest_schema import NEEDED, misshapen
+from steadymap.bench.records.schema import SCHEMA, SCHEMA_VERSION, to_frame
+
+RECORDS = "records.parquet"
+MANIFEST = "manifest.json"
+TIMINGS = "timings.csv"
+
+
+MESSAGE_LENGTH = 300
+
+# Columns of CSV files that hold names and identifiers.
+TEXTS = ("image_id", "method", "family", "metric", "kind", "part", "machine")
+# Columns of the records that may be missing: classes, where there is none.
+NULLABLE = ("label", "target", "pred_clean", "pred_perturbed")
+# A row takes a byte or two; a file that unpacks to more than this would fill the memory.
+MOST_ROWS_A_BYTE = 1000
+
+
+def read_run(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read a finished run: its records, all in memory, and its manifest.
+
+    Raises:
+        ConfigError: no finished run there, or one that is damaged or of another schema version.
+    """
+    manifest = finished(folder)
+    with in_one_line(folder / RECORDS):
+        frame = to_frame(as_records(pq.read_table(folder / RECORDS)))
+    return frame, manifest
+
+
+def finished(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a finished run, whose records have not been looked at yet.
+
+    Raises:
+        ConfigError: no finished run there, one that is damaged or of another schema version, or a
+            table of another run, or of more rows than it could hold.
+    """
+    path = folder / RECORDS
+    if not path.is_file() or not (folder / MANIFEST).is_file():
+        raise ConfigError(f"{folder} holds no finished run ({RECORDS} and {MANIFEST})")
+    manifest = read_manifest(folder / MANIFEST)
+    with in_one_line(path):
+        whose = _run_of(path)
+        rows, size = pq.read_metadata(path).num_rows, path.stat().st_size
+        if rows > MOST_ROWS_A_BYTE * size:
+            raise ValueError(f"it claims {rows} rows in {size} bytes")
+    if whose not in ("", manifest["run_id"]):
+        raise ConfigError(
+            f"{folder} holds the records of {printable(whose)} and the manifest of "
+            f"{printable(manifest['run_id'])}: it was being replaced; run the same command again"
+        )
+    return manifest
+
+
+@contextmanager
+def in_one_line(path: Path) -> Iterator[None]:
+    """Say in one line what is wrong with a file of records, whatever its reader says.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
+        raise ConfigError(f"{path} is damaged: {message_of(error)}") from error
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest of a run or of a baseline.
+
+    Raises:
+        ConfigError: it is damaged, or of another schema version.
+    """
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in NEEDED if key not in manifest]
+        # Escapes of JSON can say what is no text, which no page could be written with.
+        json.dumps(manifest, ensure_ascii=False).encode()
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged: {message_of(error)}") from error
+    if missing:
+        raise ConfigError(f"{path} is damaged: it lacks {', '.join(missing)}")
+    if manifest["schema_version"] != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path} has schema version {manifest['schema_version']!r}, this steadymap "
+            f"reads {SCHEMA_VERSION}: run it again"
+        )
+    if wrong := misshapen(manifest):
+        raise ConfigError(f"{path} is damaged: {wrong[:MESSAGE_LENGTH]}")
+    return dict(manifest)
+
+
+def _run_of(path: Path) -> str:
+    """Return the run that a file of records is of; empty where it does not say."""
+    name = (pq.read_schema(path).metadata or {}).get(b"run_id", b"")
+    return str(name.decode(errors="replace"))
+
+
+def as_records(table: pa.Table) -> pa.Table:
+    """Return rows of a file as `SCHEMA` has them.
+
+    Raises:
+        pa.ArrowException: as Arrow says.
+        ValueError: values are missing.
+    """
+    records = table.cast(SCHEMA)
+    records.validate(full=True)
+    gone = [name for name in SCHEMA.names if name not in NULLABLE and records[name].null_count]
+    if gone:
+        raise ValueError(f"values of {', '.join(gone)} are gone")
+    return records
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a CSV of a run, whose names and identifiers are text and all else numbers.
+
+    Raises:
+        ConfigError: it is not there, is cut, or lacks a column.
+    """
+    try:
+        table = parse_csv(path.read_bytes(), TEXTS)
+    except (OSError, ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
+        raise ConfigError(f"{path} is damaged: {message_of(error)}") from error
+    missing = [column for column in columns if column not in table]
+    if missing or table[list(columns)].isna().any(axis=None):
+        raise ConfigError(f"{path} is damaged: values of {', '.join(missing or columns)} are gone")
+    for column in columns:
+        if column not in TEXTS and not pd.api.types.is_numeric_dtype(table[column].dtype):
+            raise ConfigError(f"{path} is damaged: {column} holds what is no number")
+    return table
+
+
+def message_of(error: Exception) -> str:
+    """Return what an exception says, in one line."""
+    return " ".join(str(error).split())[:MESSAGE_LENGTH] or type(error).__name__

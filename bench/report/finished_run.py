@@ -1,0 +1,99 @@
+"""A finished run, with everything that a report derives from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from steadymap.bench.analysis.costs import method_costs
+from steadymap.bench.analysis.curves import breaking_points, severity_curves
+from steadymap.bench.analysis.findings import Findings, joined
+from steadymap.bench.analysis.leaderboard import board_metrics
+from steadymap.bench.core.metric_registry import known_metrics
+from steadymap.bench.core.names import short_names
+from steadymap.bench.records.read import finished
+from steadymap.bench.records.scan import scan_run
+from steadymap.bench.records.schema import INPUT, is_control
+from steadymap.bench.report.gallery_files import Gallery, read_gallery, read_steps
+from steadymap.bench.report.rank_diagrams import rank_diagrams
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run with all that a report needs.
+
+    Attributes:
+        findings: derived from its records.
+        manifest: of the run.
+        curves: see `severity_curves`.
+        breaking: see `breaking_points`.
+        costs: see `method_costs`.
+        gallery: the witnesses; None where none were kept.
+        steps: completeness errors by number of steps, may be empty.
+        diagrams: of ranks, by metric.
+    """
+
+    findings: Findings
+    manifest: Mapping[str, Any]
+    curves: pd.DataFrame
+    breaking: pd.DataFrame
+    costs: pd.DataFrame
+    gallery: Gallery | None
+    steps: pd.DataFrame
+    diagrams: Mapping[str, Figure]
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        findings: Findings | None = None,
+        diagrams: Mapping[str, Figure] | None = None,
+    ) -> FinishedRun:
+        """Read a finished run; what is derived from its records is derived unless it is given.
+
+        Raises:
+            ConfigError: no finished run there.
+        """
+        if findings is None:
+            scan, manifest = scan_run(folder)
+            findings = Findings.of(scan, known_metrics(manifest))
+        else:
+            manifest = finished(folder)
+        curves = curves_of(findings)
+        return cls(
+            findings,
+            manifest,
+            curves,
+            breaking_points(curves),
+            method_costs(folder, manifest),
+            read_gallery(folder),
+            read_steps(folder),
+            rank_diagrams(findings) if diagrams is None else diagrams,
+        )
+
+    def names(self) -> dict[str, str]:
+        """Return short names of the methods, the steadiest first, controls left out."""
+        methods, _ = self.findings.methods(board_metrics(self.findings)[0])
+        every = dict.fromkeys([*methods, *self._all_methods()])
+        return short_names(list(every))
+
+    def _all_methods(self) -> list[str]:
+        specs = [str(spec) for spec in self.findings.scan.counts["method"].unique()]
+        return [spec for spec in specs if spec != INPUT and not is_control(spec)]
+
+
+def curves_of(findings: Findings) -> pd.DataFrame:
+    """Return scores against severity of every metric of a run; see `severity_curves`."""
+    return joined(
+        [
+            severity_curves(findings.scan.of(name), findings.calibrated, findings.known)
+            for name in findings.scan.metrics()
+        ]
+    )

@@ -1,0 +1,124 @@
+"""The files of the witnesses, as a report reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.records.read import read_csv
+from steadymap.bench.records.schema import CLEAN
+
+FOLDER = "witnesses"
+CHOICE = "witnesses.csv"
+PREDICTIONS = "predictions.csv"
+PICTURES = "pictures.safetensors"
+SCALES = "scales.csv"
+STEPS = "steps.csv"
+
+MESSAGE_LENGTH = 300
+CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures and maps of the witnesses.
+
+    Attributes:
+        kinds: what each image stands for, by its id.
+        rows: one row a picture: image_id, family, severity, draw, prediction (index of the class),
+            confidence; the clean one of an image has family `clean`.
+        scales: one row an image and method: image_id, method, signed, most; see `Scale`.
+        images: (rows, 3, H, W), in 8 bits.
+        maps: by method, places on the scale (rows, h, w), in 8 bits.
+        known: by method, (rows,), whether there is a map.
+    """
+
+    kinds: Mapping[str, str]
+    rows: pd.DataFrame
+    scales: pd.DataFrame
+    images: NDArray[np.uint8]
+    maps: Mapping[str, NDArray[np.uint8]]
+    known: Mapping[str, NDArray[np.bool_]]
+
+
+def read_gallery(folder: Path) -> Gallery | None:
+    """Read the witnesses of a run; None where none were kept.
+
+    Raises:
+        ConfigError: a file of theirs is gone or damaged.
+    """
+    home = folder / FOLDER
+    if not home.is_dir():
+        return None
+    kinds = read_csv(home / CHOICE, ("image_id", "kind"))
+    rows = read_csv(home / PREDICTIONS, ("image_id", "family", "severity", "draw", "prediction"))
+    scales = read_csv(home / SCALES, ("image_id", "method", "signed", "most"))
+    try:
+        tensors = load_file(home / PICTURES)
+    except Exception as error:  # broken files raise anything; each means the same here
+        reason = " ".join(str(error).split())[:MESSAGE_LENGTH]
+        raise ConfigError(f"{home / PICTURES} is damaged: {reason}") from error
+    if not _belong_together(kinds, rows, scales, tensors):
+        raise ConfigError(f"{home} is damaged: its files do not belong together; run it again")
+
+    def named(prefix: str) -> dict[str, NDArray[Any]]:
+        found = {name: value for name, value in tensors.items() if name.startswith(prefix)}
+        return {name.removeprefix(prefix): value for name, value in found.items()}
+
+    return Gallery(
+        dict(zip(kinds["image_id"], kinds["kind"], strict=True)),
+        rows,
+        scales,
+        tensors["images"],
+        named("map "),
+        named("known "),
+    )
+
+
+def _belong_together(
+    kinds: pd.DataFrame,
+    rows: pd.DataFrame,
+    scales: pd.DataFrame,
+    tensors: Mapping[str, NDArray[Any]],
+) -> bool:
+    """Whether the files of a gallery are about the same pictures, and of the types they have."""
+    clean = rows[rows["family"] == CLEAN]["image_id"]
+    whole = pd.api.types.is_integer_dtype(rows["prediction"].dtype)
+    if set(kinds["image_id"]) - set(clean) or not whole or (rows["prediction"] < 0).any():
+        return False
+    # A picture that could not be made has none, so it may be missing.
+    if "confidence" not in rows or not pd.api.types.is_numeric_dtype(rows["confidence"].dtype):
+        return False
+    expected = {"images": ("uint8", 4), "map": ("uint8", 3), "known": ("bool", 1)}
+    for name, tensor in tensors.items():
+        found = (str(tensor.dtype), tensor.ndim)
+        if found != expected.get(name.partition(" ")[0]) or len(tensor) != len(rows):
+            return False
+        if tensor.size == 0:
+            return False
+    methods = {name.removeprefix("map ") for name in tensors if name.startswith("map ")}
+    known = {name.removeprefix("known ") for name in tensors if name.startswith("known ")}
+    pairs = {(image, method) for image in kinds["image_id"] for method in methods}
+    scaled = set(zip(scales["image_id"], scales["method"], strict=True))
+    return (
+        "images" in tensors
+        and tensors["images"].shape[1] == CHANNELS
+        and methods == known
+        and pairs <= scaled
+    )
+
+
+def read_steps(folder: Path) -> pd.DataFrame:
+    """Read the completeness errors by number of steps; empty where none were kept."""
+    path = folder / FOLDER / STEPS
+    if not path.is_file():
+        return pd.DataFrame()
+    return read_csv(path, ("method", "steps", "image_id", "completeness_error"))
