@@ -56,7 +56,7 @@ def test_a_changed_line_in_any_room_changes_the_hash(room: str, copies: list[Pat
 
 
 def test_a_module_that_moves_to_another_room_changes_the_hash(copies: list[Path]) -> None:
-    source = copies[0] / "randomness.py"
+    source = copies[0] / "core" / "randomness.py"
     moved = source.rename(copies[1] / source.name)
     assert hash_of_modules(copies) != code_hash()
     moved.rename(source)
