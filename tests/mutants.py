@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from support import ROOT
+
 FOLDERS = ("bench", "metrics", "models")
 AT_ONCE = 2
 CONSOLE = "from steadymap.bench.start import main; main()"
@@ -43,8 +44,8 @@ class Mutant:
     caught_by: str
 
 
-GUARD_TESTS = "tests/test_guards.py"
-COALITION_TESTS = "tests/test_coalitions.py"
+GUARD_TESTS = "tests/network/test_guard.py"
+COALITION_TESTS = "tests/methods/test_coalitions.py"
 IG = "integrated_gradients:baseline=black"
 WHITE = "integrated_gradients:baseline=white"
 RANDOM = "integrated_gradients:baseline=random"
@@ -53,11 +54,11 @@ BACKPROP = "bench/methods/backprop.py"
 PATHS = "bench/methods/paths.py"
 PASSES = "bench/network/passes.py"
 SIMILARITY = "metrics/similarity.py"
-METRIC_TESTS = "tests/test_metrics.py"
-CALIBRATION_TESTS = "tests/test_calibration.py"
-ENDURANCE_TESTS = "tests/test_endurance.py"
-REFERENCE_TESTS = "tests/test_references.py"
-COMPARISON_TESTS = "tests/test_comparison.py"
+METRIC_TESTS = "tests/metrics/test_registry.py"
+CALIBRATION_TESTS = "tests/analysis/test_calibration.py"
+ENDURANCE_TESTS = "tests/runs/test_resume.py"
+REFERENCE_TESTS = "tests/measure/test_nulls.py"
+COMPARISON_TESTS = "tests/gate/test_comparison.py"
 
 MUTANTS = (
     # Methods, caught by their properties.
@@ -262,7 +263,7 @@ MUTANTS = (
         METHODS,
         "generator(batch.seed, image_id, purpose)",
         "generator(batch.seed, purpose)",
-        "tests/test_methods.py -k baselines_are_what",
+        "tests/methods/test_registry.py -k baselines_are_what",
     ),
     Mutant(
         "Grad-CAM keeps negative evidence",
@@ -321,35 +322,35 @@ MUTANTS = (
         "bench/perturbations/registry.py",
         "    return image + severity\n",
         "    return (image + severity).clamp(0, 1)\n",
-        "tests/test_perturbations.py",
+        "tests/perturbations/test_registry.py",
     ),
     Mutant(
         "noise shared across images",
         "bench/perturbations/registry.py",
         "return generator(seed, image_id, cell.family, cell.severity, cell.draw)",
         "return generator(seed, cell.family, cell.severity, cell.draw)",
-        "tests/test_perturbations.py",
+        "tests/perturbations/test_registry.py",
     ),
     Mutant(
         "noise of the variance asked for, not of the deviation",
         "bench/perturbations/registry.py",
         "noise = rng.standard_normal(tuple(image.shape), dtype=np.float32)",
         "noise = severity * rng.standard_normal(tuple(image.shape), dtype=np.float32)",
-        "tests/test_perturbations.py",
+        "tests/perturbations/test_registry.py",
     ),
     Mutant(
         "uniform noise that only brightens",
         "bench/perturbations/registry.py",
         "noise = 2 * rng.random(tuple(image.shape), dtype=np.float32) - 1",
         "noise = rng.random(tuple(image.shape), dtype=np.float32)",
-        "tests/test_perturbations.py",
+        "tests/perturbations/test_registry.py",
     ),
     Mutant(
         "salt and pepper on all pixels but the share",
         "bench/perturbations/registry.py",
         "rng.random(size) < severity",
         "rng.random(size) > severity",
-        "tests/test_perturbations.py",
+        "tests/perturbations/test_registry.py",
     ),
     # Maps and metrics.
     Mutant(
@@ -365,7 +366,7 @@ MUTANTS = (
         "    attributions = attributions.detach().float()\n",
         "    attributions = torch.nn.functional.interpolate(\n"
         '        attributions.detach().float(), scale_factor=2, mode="bilinear"\n    )\n',
-        "tests/test_runner.py tests/test_references.py",
+        "tests/measure/test_runner.py tests/measure/test_nulls.py",
     ),
     Mutant(
         "ranks without ties",
@@ -456,7 +457,7 @@ MUTANTS = (
         BACKPROP,
         "gained + _through(call, reference, back * (out - larger))",
         "gained + _through(call, values, back * (out - larger))",
-        "tests/test_backprop.py",
+        "tests/methods/test_backprop.py",
     ),
     Mutant(
         "relevance that a reference has left behind",
@@ -470,7 +471,7 @@ MUTANTS = (
         METHODS,
         "replace(batch, seed=draw_seed(batch.seed, draw))",
         "batch",
-        "tests/test_starts.py",
+        "tests/methods/test_baselines.py",
     ),
     Mutant(
         "images that draw from one another's numbers",
@@ -484,14 +485,14 @@ MUTANTS = (
         "bench/measure/view.py",
         "view.cell if start.of_image else None",
         "None",
-        "tests/test_starts.py",
+        "tests/methods/test_baselines.py",
     ),
     Mutant(
         "networks traced while others run",
         "bench/measure/runner.py",
         "            method.method.inapplicable(own)\n",
         "            pass\n",
-        "tests/test_backprop.py -k traced",
+        "tests/methods/test_backprop.py -k traced",
     ),
     # The run.
     Mutant(
@@ -499,21 +500,21 @@ MUTANTS = (
         "bench/measure/shard.py",
         "targets = taking.clean_view.batch.targets if taking.clean_view else None",
         "targets = None",
-        "tests/test_runner.py",
+        "tests/measure/test_runner.py",
     ),
     Mutant(
         "the network is not told of the compensated shift",
         "bench/measure/view.py",
         "if family is not None and family.compensated:",
         "if family is not None and family.compensated and not shown:",
-        "tests/test_runner.py",
+        "tests/measure/test_runner.py",
     ),
     Mutant(
         "completeness held against the perturbed logit alone",
         "bench/measure/view.py",
         "view.logits.double() - worker.baseline_logits[key].double()",
         "view.logits.double()",
-        "tests/test_runner.py",
+        "tests/measure/test_runner.py",
     ),
     # References and recognition.
     Mutant(
@@ -634,14 +635,14 @@ MUTANTS = (
         "bench/analysis/summary.py",
         'means = valid.groupby([*by, "image_id"], observed=True, sort=False)["value"].mean()',
         'means = valid.set_index([*by, "image_id"])["value"]',
-        "tests/test_summary.py",
+        "tests/analysis/test_summary.py",
     ),
     Mutant(
         "values without a status of ok counted as covered",
         "bench/analysis/summary.py",
         "coverage = (known.reindex(sizes.index, fill_value=0) / sizes).tolist()",
         "coverage = [1.0] * len(sizes)",
-        "tests/test_summary.py",
+        "tests/analysis/test_summary.py",
     ),
     Mutant(
         "the lower of the two nulls",
@@ -804,49 +805,49 @@ MUTANTS = (
         "bench/report/page.py",
         "autoescape=True,",
         "autoescape=False,",
-        "tests/test_report.py -k no_name_can_break_or_script",
+        "tests/report/test_page.py -k no_name_can_break_or_script",
     ),
     Mutant(
         "witnesses in the wrong order",
         "bench/gallery/keep.py",
         "np.lexsort((ids, moved))",
         "np.lexsort((ids, -moved))",
-        "tests/test_report.py -k witnesses",
+        "tests/report/test_page.py -k witnesses",
     ),
     Mutant(
         "a method that breaks at its last crossing",
         "bench/analysis/curves.py",
         "at = int(below[0])",
         "at = int(below[-1])",
-        "tests/test_report.py -k breaks_where",
+        "tests/report/test_page.py -k breaks_where",
     ),
     Mutant(
         "curves that are not calibrated",
         "bench/analysis/curves.py",
         "ends = [1 - abs(value - perfect) / room for value in ends]",
         "ends = list(ends)",
-        "tests/test_report.py -k curves",
+        "tests/report/test_page.py -k curves",
     ),
     Mutant(
         "a front that looks at the score alone",
         "bench/report/figures.py",
         "key=lambda one: (one[1], -one[2])",
         "key=lambda one: -one[2]",
-        "tests/test_report.py -k front",
+        "tests/report/test_page.py -k front",
     ),
     Mutant(
         "a scale of the perturbed map",
         "bench/report/pictures.py",
         "known = clean[np.isfinite(clean)]",
         "known = np.stack(every)[np.isfinite(np.stack(every))] / 2",
-        "tests/test_report.py -k scale",
+        "tests/report/test_page.py -k scale",
     ),
     Mutant(
         "predictions of the clean image under every picture",
         "bench/gallery/keep.py",
         "chances = seen(picture[None].to(device))",
         "chances = seen(pictures[:1].to(device))",
-        "tests/test_report.py -k gallery",
+        "tests/report/test_page.py -k gallery",
     ),
 )
 

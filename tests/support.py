@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from steadymap.bench.commands.app import main
 from steadymap.bench.data.image_set import ImageSet, from_tensor
 from steadymap.bench.methods.batch import Batch
 from steadymap.metrics import Evidence
@@ -17,6 +22,9 @@ from steadymap.metrics.faithfulness import Curve, Responses
 from steadymap.metrics.neighbours import Neighbours
 
 Array = NDArray[np.float64]
+
+# Of the repository.
+ROOT = Path(__file__).resolve().parents[1]
 
 SIDE = 16
 CLASSES = ("a", "b", "c")
@@ -98,3 +106,20 @@ def pick(records: pd.DataFrame, **values: object) -> pd.DataFrame:
     for column, value in values.items():
         records = records[records[column] == value]
     return records
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command ended with, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call(patch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run a command of the command line in this process; return its exit code."""
+    patch.setattr(sys, "argv", ["steadymap", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return left.value.code if isinstance(left.value.code, int) else 0

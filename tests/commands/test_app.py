@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from support import CLASSES, conv_network, random_images
+from support import CLASSES, Done, conv_network, random_images
 
 from steadymap.bench.checks.checks import CHECKS
 from steadymap.bench.commands import app as cli
@@ -42,13 +41,6 @@ from steadymap.models import MODELS, Classifier, load_classifier, write_weights
 QUICK = ["--limit", "3", "--method", "gradient", "--family", "bias", "--severity", "0.1"]
 # Nothing beside what was asked for: no controls, no null maps.
 QUICK += ["--no-controls", "--nulls", "0", "--no-report"]
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import CLASSES, SIDE, conv_network, image_set, seeded
-from test_fuzz_files import manifest
-from test_gate import call
+from small_run import manifest
+from support import CLASSES, SIDE, call, conv_network, image_set, seeded
 from torch import Tensor
 
 from steadymap.bench.analysis.calibration import calibrate

@@ -26,7 +26,7 @@ import torch
 import torchvision
 from packaging.requirements import Requirement
 from safetensors.torch import load_file
-from support import CLASSES, conv_network, seeded
+from support import CLASSES, ROOT, conv_network, seeded
 from torch import Tensor
 
 from steadymap.bench.commands import app as cli
@@ -46,7 +46,6 @@ from steadymap.bench.network import memory
 from steadymap.bench.runs.manifest import PACKAGES
 from steadymap.models import Classifier, make_classifier
 
-ROOT = Path(__file__).parent.parent
 START = "from steadymap.bench.start import main; main()"
 
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-from support import COUNT, SIDE, image_set, pick, random_images
+from support import COUNT, ROOT, SIDE, image_set, pick, random_images
 from torch import Tensor
 
 from steadymap.bench.analysis.findings import Findings
@@ -42,7 +42,7 @@ from steadymap.bench.report.terminal import footnotes, tables
 from steadymap.metrics import METRICS, Maps, Metric, TensorMaps, evaluate
 from steadymap.models import Classifier, ModelError
 
-HERE = Path(__file__).parent
+HERE = ROOT / "tests"
 GOOD, BROKEN = HERE / "plugin", HERE / "broken_plugin"
 DOCS = HERE.parent / "docs" / "plugins.md"
 

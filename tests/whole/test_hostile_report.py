@@ -16,9 +16,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pages import BROWSER, DRIVER, Page, parsed
 from safetensors.numpy import load_file, save_file
-from test_gate import call
-from test_report import BROWSER, DRIVER, Page, parsed
+from support import call
 
 from steadymap.bench.core.safe_csv import parse_csv, write_csv
 from steadymap.bench.records.read import TEXTS, read_run

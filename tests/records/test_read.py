@@ -10,8 +10,7 @@ from threading import Event
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from support import random_images
-from test_gate import call
+from support import ROOT, call, random_images
 
 from steadymap.bench import from_tensor, read_run
 from steadymap.bench.analysis.findings import Findings
@@ -139,11 +138,10 @@ def test_what_a_run_writes_as_it_goes_holds_no_formula(
 
 
 def test_nothing_else_writes_csv() -> None:
-    root = Path(__file__).parents[1]
     callers = {
         path.name
         for folder in ("bench", "models", "metrics")
-        for path in (root / folder).rglob("*.py")
+        for path in (ROOT / folder).rglob("*.py")
         if ".to_csv(" in path.read_text(encoding="utf-8") or "csv.writer" in path.read_text("utf-8")
     }
     assert callers == set()

@@ -10,12 +10,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 
 import pytest
+from support import ROOT
 
 audit = importlib.util.module_from_spec(
-    spec := importlib.util.spec_from_file_location("audit", Path(__file__).parent / "audit.py")  # type: ignore[arg-type] # it is there
+    spec := importlib.util.spec_from_file_location("audit", ROOT / "tests" / "audit.py")  # type: ignore[arg-type] # it is there
 )
 spec.loader.exec_module(audit)  # type: ignore[union-attr] # as above
 
@@ -97,7 +97,7 @@ def advisories(vulnerable: str) -> Iterator[str]:
 
 
 def audited(url: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(Path(__file__).parent / "audit.py"), "-s", "osv"]
+    command = [sys.executable, str(ROOT / "tests" / "audit.py"), "-s", "osv"]
     return subprocess.run(  # noqa: S603 - our own script
         [*command, "--osv-url", url], capture_output=True, text=True, check=False
     )

@@ -8,8 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
-from html.parser import HTMLParser
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from pages import BROWSER, DRIVER, Page, parsed
 from PIL import Image
-from support import CLASSES, conv_network, random_images, seeded
-from test_gate import call
+from support import CLASSES, call, conv_network, random_images, seeded
 
 import steadymap.bench
 from steadymap.bench import Plan, from_tensor, read_run
@@ -64,54 +63,6 @@ def shown(home: Path) -> FinishedRun:
 @pytest.fixture(scope="module")
 def records(home: Path) -> pd.DataFrame:
     return read_run(home)[0]
-
-
-@dataclass
-class Page(HTMLParser):
-    """What is on a page: tables by caption, as rows of texts; tags; what it would load."""
-
-    tables: dict[str, list[list[str]]] = field(default_factory=dict)
-    tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__init__()
-        self._rows: list[list[str]] = []
-        self._inside = ""
-        self._caption = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "table":
-            self._rows, self._caption = [], ""
-        if tag == "tr":
-            self._rows.append([])
-        if tag in ("td", "th"):
-            self._rows[-1].append("")
-        if tag in ("td", "th", "caption", "script", "style"):
-            self._inside = tag
-        if tag == "small":
-            self._rows[-1][-1] += " "
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th", "caption", "script", "style"):
-            self._inside = ""
-        if tag == "table":
-            self.tables[self._caption] = self._rows
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "caption":
-            self._caption += data
-        elif self._inside in ("td", "th"):
-            self._rows[-1][-1] += data
-        elif not self._inside:
-            self.texts.append(data)
-
-
-def parsed(text: str) -> Page:
-    page = Page()
-    page.feed(text)
-    return page
 
 
 def board_of(page: Page) -> tuple[list[str], dict[str, list[str]]]:
@@ -672,9 +623,6 @@ def test_an_answer_about_another_metric_says_nothing_of_steadiness(
 
 
 # --- in a browser ---------------------------------------------------------------------------------
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
-ROOT = Path(__file__).parent.parent
 FOLDERS = ("bench", "metrics", "models")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 DATA = sorted(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from support import ROOT
 
 # Modules that run what a file or a text holds; whoever needs one says why below.
 MODULES = {

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
-ROOT = Path(__file__).parents[1]
 ROWS = [
     [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
     for line in (ROOT / "docs" / "faults.md").read_text(encoding="utf-8").splitlines()
@@ -29,7 +29,7 @@ def test_there_is_a_table() -> None:
 @pytest.mark.parametrize("row", ROWS, ids=[row[0][:60] for row in ROWS])
 def test_each_promise_has_a_test(row: list[str]) -> None:
     assert len(row) == 3, "fault, promise, test"
-    named = re.findall(r"`(tests/\w+\.py)::(\w+)`", row[2])
+    named = re.findall(r"`(tests/\w+/\w+\.py)::(\w+)`", row[2])
     assert named or any(words in row[1] for words in NO_PROMISE), row
     for file, name in named:
         assert name in functions_of(ROOT / file), f"{file} has no {name}"

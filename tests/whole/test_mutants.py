@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from mutants import MUTANTS, ROOT, Mutant
+from mutants import MUTANTS, Mutant
+from support import ROOT
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

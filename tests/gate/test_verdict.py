@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,8 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from test_cli import Done
+from support import Done, call
 
-from steadymap.bench.commands import app as cli
 from steadymap.bench.gate.baseline_runs import open_baseline, write_side
 
 pytest_plugins = ["pytester"]
@@ -37,13 +35,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert call(patch, *RUN, *extra, "--output", f"runs/{name}") == 0
         assert call(patch, "baseline", "save", "runs/a", "first") == 0
     return folder
-
-
-def call(patch: pytest.MonkeyPatch, *arguments: str) -> int:
-    patch.setattr(sys, "argv", ["steadymap", *arguments])
-    with pytest.raises(SystemExit) as left:
-        cli.main()
-    return left.value.code if isinstance(left.value.code, int) else 0
 
 
 @pytest.fixture

@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import spearmanr
+from support import ROOT
 
 from steadymap.bench.analysis.intervals import Interval
 from steadymap.bench.records.schema import SCHEMA
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+RESULTS = ROOT / "results"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""The folder of a run: ledger, shard files, resume, processes, manifest."""

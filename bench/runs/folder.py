@@ -1,0 +1,157 @@
+"""The folder of a run: records, manifest, summary and, if asked for, the maps themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.files import make_folder, refuse_links, write_whole
+from steadymap.bench.records.read import MANIFEST, RECORDS, TIMINGS, message_of
+from steadymap.bench.runs.ledger import Ledger, different
+from steadymap.bench.runs.map_files import write_maps
+from steadymap.bench.runs.shard_files import LOCK, PARTS, kept, read_parts, read_records, tidy
+from steadymap.bench.runs.table import Assembled, assemble, write_timings
+
+LEDGER = "ledger.json"
+MAPS = "maps"
+# Names of files in a message.
+MANY = 3
+
+
+def claim_folder(folder: Path, ledger: Ledger) -> None:
+    """See that a folder is empty, or holds a run that this one can go on with; by its only writer.
+
+    Raises:
+        ConfigError: the folder holds something else, or a link that leads out of it.
+    """
+    # Not those with a dot in front: .DS_Store and the like say nothing.
+    there = sorted(one.name for one in folder.iterdir() if one.name[0] != "." and one.name != LOCK)
+    if LEDGER in there:
+        held, _ = read_ledger(folder)
+        if differing := different(held, ledger):
+            raise ConfigError(
+                f"output: {folder} holds {held.run_id}, which has another {', '.join(differing)} "
+                f"than this run; choose another folder"
+            )
+    elif there and _held_run(folder) != ledger.run_id:
+        few = ", ".join(there[:MANY]) + (", ..." if len(there) > MANY else "")
+        raise ConfigError(
+            f"output: {folder} already holds files that are not of this run ({few}); choose "
+            "another folder"
+        )
+    refuse_links(folder)
+
+
+def begin(folder: Path, ledger: Ledger, manifest: Mapping[str, Any]) -> None:
+    """Write down what a run consists of, before anything of it is computed.
+
+    Args:
+        folder: of the run.
+        ledger: what it consists of.
+        manifest: as far as it is known.
+    """
+    make_folder(folder / PARTS)
+    tidy(folder)
+    content = {"ledger": ledger.to_json(), "manifest": dict(manifest)}
+    text = json.dumps(content, ensure_ascii=False).encode()
+    write_whole(folder / LEDGER, lambda file: file.write(text))
+
+
+def forget(folder: Path, ledger: Ledger, mine: Callable[[int], bool]) -> None:
+    """Remove the shards that have units of a run: they are to be computed again.
+
+    Args:
+        folder: of the run.
+        ledger: what it consists of.
+        mine: by the place of a block, whether it is to be computed here.
+    """
+    there = kept(folder)
+    for place, (block, views) in enumerate(ledger.pieces()):
+        # What is computed in other ways comes last, and belongs to the first block.
+        if not mine(place if place < len(ledger.blocks) else 0):
+            continue
+        names = {name for view in views for name in ledger.grid(block, view).values()}
+        for part in there.of(block):
+            if names & set(part.about.units):
+                part.path.unlink()
+
+
+def read_ledger(folder: Path) -> tuple[Ledger, dict[str, Any]]:
+    """Read what the run of a folder consists of, and its manifest as far as it was known.
+
+    Raises:
+        ConfigError: it is not there, or is damaged.
+    """
+    path = folder / LEDGER
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        ledger, manifest = content["ledger"], dict(content["manifest"])
+    except OSError as error:
+        raise ConfigError(f"{folder} holds no run that can go on: no {LEDGER}") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged: {message_of(error)}") from error
+    return Ledger.from_json(ledger, path), manifest
+
+
+def take_over(source: Path, folder: Path, say: Callable[[str], None]) -> None:
+    """Copy the shards of another folder of the same run, but for those that are there as good.
+
+    Raises:
+        ConfigError: one cannot be read, or not written.
+    """
+    for paths in kept(source).paths.values():
+        for part in read_parts(paths, say):
+            there = folder / PARTS / part.path.name
+            old = read_parts([there], lambda _line: None) if there.exists() else []
+            if old and len(old[0].about.failed) <= len(part.about.failed):
+                continue
+            read_records(part)
+            for path in (part.path.with_suffix(".safetensors"), part.path):
+                if path.is_file():
+                    content = path.read_bytes()
+                    write_whole(folder / PARTS / path.name, _writes(content))
+
+
+def _writes(content: bytes) -> Callable[[IO[bytes]], object]:
+    return lambda file: file.write(content)
+
+
+def finish(
+    folder: Path,
+    ledger: Ledger,
+    say: Callable[[str], None],
+    describe: Callable[[Assembled], dict[str, Any]],
+) -> Assembled:
+    """Put the table of a run together from its shards, and write it with its manifest.
+
+    A table and a manifest that are there already stay until the new ones are whole.
+
+    Args:
+        folder: of the run.
+        ledger: what belongs into it.
+        say: called with a line on each shard that is damaged.
+        describe: returns the manifest.
+
+    Raises:
+        ConfigError: something cannot be written, or a shard is damaged.
+    """
+    coming, there = folder / f".{RECORDS}", kept(folder, say)
+    found = assemble(coming, ledger, there)
+    write_timings(folder / TIMINGS, ledger, there)
+    if found.maps:
+        write_maps(folder / MAPS, ledger, there)
+    content = (json.dumps(describe(found), indent=2, ensure_ascii=False) + "\n").encode()
+    coming.replace(folder / RECORDS)
+    write_whole(folder / MANIFEST, _writes(content))
+    return found
+
+
+def _held_run(folder: Path) -> str | None:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(manifest["run_id"]) if isinstance(manifest, dict) and "run_id" in manifest else None

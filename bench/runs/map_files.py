@@ -1,0 +1,118 @@
+"""The maps of a run, where they are kept: shard by shard, then one file a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from steadymap.bench.core.files import make_folder, write_whole
+from steadymap.bench.core.names import file_name
+from steadymap.bench.core.safe_csv import csv_text
+from steadymap.bench.measure.outcome import Outcome
+from steadymap.bench.perturbations.cell import CLEAN_CELL
+from steadymap.bench.runs.ledger import Ledger
+from steadymap.bench.runs.shard_files import Kept
+from steadymap.bench.runs.table import providers
+
+IMAGES = "images"
+MASKS = "masks"
+MAP = "map "
+DELTAS = "deltas "
+
+
+def write_part_maps(path: Path, outcome: Outcome) -> None:
+    """Write the maps of a shard.
+
+    Args:
+        path: the file, .safetensors.
+        outcome: of the shard.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    tensors: dict[str, Tensor | None] = {IMAGES: outcome.images, MASKS: outcome.masks}
+    tensors |= {MAP + spec: maps for spec, maps in outcome.attributions.items()}
+    tensors |= {DELTAS + spec: deltas for spec, deltas in outcome.deltas.items()}
+    content = save({name: one.contiguous() for name, one in tensors.items() if one is not None})
+    write_whole(path, _writes(content))
+
+
+def write_maps(folder: Path, ledger: Ledger, kept: Kept) -> None:
+    """Write one file of images and one a method: rows (image, cell), as `index.csv` names them.
+
+    Masks have one row an image; deltas, of complete methods, one a row of the attributions. What is
+    missing is NaN. One method's maps are held at a time.
+
+    Args:
+        folder: where to.
+        ledger: of the run.
+        kept: the shards.
+
+    Raises:
+        ConfigError: something cannot be written.
+    """
+    make_folder(folder)
+    cells = (CLEAN_CELL, *ledger.cells)
+    rows = [(one, cell.family, cell.severity, cell.draw) for one in ledger.ids for cell in cells]
+    index = pd.DataFrame(rows, columns=["image_id", "family", "severity", "draw"])
+    text = csv_text(index.reset_index(names="row")).encode()
+    write_whole(folder / "index.csv", lambda file: file.write(text))
+
+    def gathered(name: str, spec: str) -> Tensor | None:
+        return _gathered([*_pieces(ledger, kept, spec, name)])
+
+    first = next(iter(ledger.methods))
+    images, masks = gathered(IMAGES, first), gathered(MASKS, first)
+    shown = {} if images is None else {IMAGES: images.flatten(0, 1)}
+    _save(folder / "images.safetensors", shown | ({} if masks is None else {MASKS: masks}), {})
+    for spec in ledger.methods:
+        maps, deltas = gathered(MAP + spec, spec), gathered(DELTAS + spec, spec)
+        if maps is not None:
+            tensors = {"attributions": maps.flatten(0, 1)}
+            tensors |= {} if deltas is None else {"deltas": deltas.flatten(0, 1)}
+            _save(folder / f"{file_name(spec)}.safetensors", tensors, {"method": spec})
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    content = save({name: one.contiguous() for name, one in tensors.items()}, metadata=metadata)
+    write_whole(path, _writes(content))
+
+
+def _writes(content: bytes) -> Callable[[IO[bytes]], object]:
+    return lambda file: file.write(content)
+
+
+def _pieces(
+    ledger: Ledger, kept: Kept, spec: str, name: str
+) -> Iterator[tuple[int, Tensor | None]]:
+    """Yield, block by block, how many images it has and their rows of a tensor."""
+    for block in ledger.blocks:
+        unit = ledger.grid(block, CLEAN_CELL)[spec]
+        part = providers([unit], kept.of(block)).get(unit)
+        path = None if part is None else part.path.with_suffix(".safetensors")
+        if path is None or not path.is_file():
+            yield len(block), None
+            continue
+        with safe_open(path, framework="pt") as file:
+            there = name in file.keys()  # noqa: SIM118 - no dict
+            yield len(block), file.get_tensor(name) if there else None
+
+
+def _gathered(pieces: list[tuple[int, Tensor | None]]) -> Tensor | None:
+    """Join the rows of all blocks, NaN where a block has none; None where none has any."""
+    known = next((tensor for _, tensor in pieces if tensor is not None), None)
+    if known is None:
+        return None
+    return torch.cat(
+        [
+            torch.full((count, *known.shape[1:]), torch.nan) if tensor is None else tensor
+            for count, tensor in pieces
+        ]
+    )

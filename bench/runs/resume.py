@@ -1,0 +1,163 @@
+"""A run and its folder: what is still to be computed, by whom, and what is there already."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steadymap.bench.core.machine import machine
+from steadymap.bench.measure.outcome import Outcome
+from steadymap.bench.measure.runner import in_threads
+from steadymap.bench.perturbations.cell import Cell
+from steadymap.bench.plan.experiment import Experiment
+from steadymap.bench.plan.setup import Setup
+from steadymap.bench.plan.shards import Shard, map_count, recorded_as, within_memory
+from steadymap.bench.records.schema import INPUT, to_part
+from steadymap.bench.runs.ledger import Ledger
+from steadymap.bench.runs.manifest import Result
+from steadymap.bench.runs.map_files import write_part_maps
+from steadymap.bench.runs.processes import Blueprint, Parallel, in_processes, threads_of
+from steadymap.bench.runs.shard_files import (
+    PARTS,
+    ShardInfo,
+    kept,
+    part_name,
+    timing_rows,
+    write_part,
+)
+from steadymap.bench.runs.table import Assembled, providers
+from steadymap.metrics import Status
+
+# Called with the number of maps just made; and what says that no shard is to be begun.
+Watch = tuple[Callable[[int], None], threading.Event]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run that is ready to start or to go on.
+
+    Attributes:
+        experiment: with its jobs decided.
+        setup: the same, with model and images.
+        ledger: what it consists of.
+        how: who computes.
+    """
+
+    experiment: Experiment
+    setup: Setup
+    ledger: Ledger
+    how: Parallel
+
+    def shards(self, folder: Path, say: Callable[[str], None]) -> list[Shard]:
+        """Return what is still to be computed: what is not there, and what failed.
+
+        Args:
+            folder: of the run.
+            say: called with a line on each file that is damaged, and on what is there.
+        """
+        there = kept(folder, say)
+        count = 0
+
+        def done(block: tuple[str, ...]) -> set[str]:
+            nonlocal count
+            parts = there.of(block)
+            names = {name for part in parts for name in part.about.units}
+            where = providers(names, parts)
+            found = {name for name, part in where.items() if name not in part.about.failed}
+            count += len(found)
+            return found
+
+        shards = self.ledger.missing(done, self.experiment.is_mine)
+        if count:
+            say(f"going on: {count} units are there already")
+        return within_memory(self.setup, shards)
+
+    def compute(self, folder: Path, shards: list[Shard], watch: Watch) -> int:
+        """Compute shards and write each as it comes; return how many were.
+
+        Raises:
+            ConfigError: one cannot be written; those before are whole.
+        """
+        done, before = 0, time.monotonic()
+        for outcome in self._outcomes(shards, watch):
+            now = time.monotonic()
+            self._write(folder, outcome, now - before)
+            before, done = now, done + 1
+        return done
+
+    def _outcomes(self, shards: list[Shard], watch: Watch) -> Iterator[Outcome]:
+        advance, enough = watch
+        if self.how.backend == "threading":
+            keep = self.experiment.save_maps
+            yield from in_threads(self.setup, shards, advance, enough, keep_maps=keep)
+            return
+        blueprint = Blueprint(
+            _absolute(self.experiment),
+            self.setup.images.pictures,
+            self.ledger,
+            str(Path.cwd()),
+            threads_of(self.how),
+        )
+        for outcome in in_processes(self.setup, shards, blueprint, self.how, enough):
+            advance(map_count(self.setup, outcome.shard))
+            yield outcome
+
+    def _write(self, folder: Path, outcome: Outcome, seconds: float) -> None:
+        block = tuple(self.ledger.ids[index] for index in outcome.shard.indices)
+        names = self.ledger.names(block, outcome.shard)
+        bad = self._failed(block, outcome)
+        about = ShardInfo(
+            names,
+            tuple(name for name in names if name in bad),
+            timing_rows(outcome.timings),
+            outcome.machine or machine(self.setup.classifier.module.mean.device),
+            seconds,
+            outcome.at_once,
+            outcome.halved,
+            maps=outcome.images is not None,
+        )
+        if about.maps:
+            path = folder / PARTS / f"{part_name(block, names)}.safetensors"
+            write_part_maps(path, outcome)
+        write_part(folder, block, to_part(outcome.records), about)
+
+    def _failed(self, block: tuple[str, ...], outcome: Outcome) -> set[str]:
+        """Return the names of the units with errors: of the whole method where maps are kept."""
+        bad = {
+            (recorded_as(Cell(record.family, record.severity, record.draw)), record.method)
+            for record in outcome.records
+            if record.status is Status.ERROR
+        }
+        whole = {spec for _, spec in bad if spec != INPUT} if self.experiment.save_maps else set()
+        return {
+            name
+            for view in (outcome.shard.views if bad else ())
+            for spec, name in self.ledger.grid(block, view).items()
+            if (view, spec) in bad or spec in whole
+        }
+
+
+def _absolute(experiment: Experiment) -> Experiment:
+    """Return the experiment with paths that mean the same in any folder."""
+    changes: dict[str, Any] = {}
+    if experiment.weights is not None:
+        changes["weights"] = experiment.weights.expanduser().resolve()
+    kind, _, rest = experiment.data.partition(":")
+    if rest and (path := Path(rest).expanduser()).exists():
+        changes["data"] = f"{kind}:{path.resolve()}"
+    return experiment.model_copy(update=changes)
+
+
+def result_of(found: Assembled) -> Result:
+    """Return how a run went, of all the shards that its table was put together from."""
+    return Result(
+        sum(one["seconds"] for one in found.machines.values()),
+        found.statuses,
+        complete=True,
+        at_once=found.at_once,
+        halved=found.halved,
+    )

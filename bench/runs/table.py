@@ -1,0 +1,225 @@
+"""The table of a run, put together from its shards in the order of the plan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from steadymap.bench.core.files import write_whole
+from steadymap.bench.core.safe_csv import csv_text
+from steadymap.bench.perturbations.cell import Cell
+from steadymap.bench.plan.shards import NUMERIC, recorded_as
+from steadymap.bench.records.schema import INPUT, REFERENCES, SCHEMA, Source, with_source
+from steadymap.bench.runs.ledger import Ledger
+from steadymap.bench.runs.shard_files import Kept, Part, ShardInfo, read_records
+
+# Rows of a group of the file: what a reader holds at a time.
+ROWS_TOGETHER = 1 << 17
+
+TIMING_COLUMNS = [
+    "machine", "batch", "family", "severity", "draw", "part", "images", "seconds",
+]  # fmt: skip
+
+Places = NDArray[np.int64]
+
+
+@dataclass
+class Assembled:
+    """What was put together.
+
+    Attributes:
+        rows: how many records.
+        statuses: of them, by status.
+        machines: by its id, each machine that took part, with the seconds that it took.
+        at_once: the fewest images that went through the network together.
+        halved: how many times that was halved because memory ran out.
+        maps: whether maps are kept.
+    """
+
+    rows: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    machines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    at_once: int = 0
+    halved: int = 0
+    maps: bool = False
+
+    def take(self, about: ShardInfo) -> None:
+        """Add what is known of a shard."""
+        one = self.machines.setdefault(about.machine_id, dict(about.machine) | {"seconds": 0.0})
+        one["seconds"] = round(one["seconds"] + about.seconds, 3)
+        self.at_once = min(about.at_once or self.at_once, self.at_once or about.at_once)
+        self.halved += about.halved
+        self.maps |= about.maps
+
+
+def providers(names: Iterable[str], parts: Sequence[Part]) -> dict[str, Part]:
+    """Return by the name of a unit the shard that has it; if there is one, one without errors.
+
+    Args:
+        names: of the units.
+        parts: what there is of their block.
+    """
+    found: dict[str, Part] = {}
+    for part in parts:
+        bad = set(part.about.failed)
+        for name in part.about.units:
+            if name not in found or (name not in bad and name in found[name].about.failed):
+                found[name] = part
+    return {name: found[name] for name in names if name in found}
+
+
+def missing(ledger: Ledger, kept: Kept) -> tuple[int, int]:
+    """Return how many units are not there, and how many there should be."""
+    lost = every = 0
+    for block, views in ledger.pieces():
+        names = [name for view in views for name in ledger.grid(block, view).values()]
+        lost += len(names) - len(providers(names, kept.of(block)))
+        every += len(names)
+    return lost, every
+
+
+def assemble(path: Path, ledger: Ledger, kept: Kept) -> Assembled:
+    """Write the table of a run, block by block: memory does not grow with the number of images.
+
+    Args:
+        path: the file, Parquet.
+        ledger: what belongs into it.
+        kept: the shards.
+
+    Raises:
+        ConfigError: it cannot be written, or a shard is damaged.
+    """
+    source = Source(ledger.run_id, ledger.model, ledger.dataset)
+    found = Assembled()
+
+    def write(file: IO[bytes]) -> None:
+        schema = SCHEMA.with_metadata({"run_id": ledger.run_id})
+        with pq.ParquetWriter(file, schema, write_page_checksum=True) as writer:
+            for table in _together(_blocks(ledger, kept, found)):
+                whole = with_source(table, source)
+                statuses = table["status"].value_counts().to_pylist()
+                found.statuses.update({one["values"]: one["counts"] for one in statuses})
+                found.rows += len(whole)
+                writer.write_table(whole)
+
+    write_whole(path, write)
+    return found
+
+
+def write_timings(path: Path, ledger: Ledger, kept: Kept) -> None:
+    """Write where the time went, one row a part of the work on one view of one shard.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+
+    def write(file: IO[bytes]) -> None:
+        file.write(csv_text(pd.DataFrame(columns=TIMING_COLUMNS)).encode())
+        batch = 0
+        for block, views in ledger.pieces():
+            for part, _ in _used(ledger, kept, (block, views)):
+                rows = [(part.about.machine_id, batch, *row) for row in part.about.timings]
+                text = csv_text(pd.DataFrame(rows, columns=TIMING_COLUMNS), "%.6f")
+                file.write(text.partition("\n")[2].encode())
+                batch += bool(rows)
+
+    write_whole(path, write)
+
+
+def _used(
+    ledger: Ledger, kept: Kept, piece: tuple[tuple[str, ...], tuple[Cell, ...]]
+) -> list[tuple[Part, set[tuple[Cell, str]]]]:
+    """Return the shards that a block's records come from, and the views and methods of each."""
+    block, views = piece
+    parts = kept.of(block)
+    found: dict[Path, set[tuple[Cell, str]]] = {}
+    for view in views:
+        grid = ledger.grid(block, view)
+        where = providers(grid.values(), parts)
+        for spec, name in grid.items():
+            if name in where:
+                found.setdefault(where[name].path, set()).add((view, spec))
+    return [(part, found[part.path]) for part in parts if part.path in found]
+
+
+def _together(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Join small tables to larger ones."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(map(len, held)) >= ROWS_TOGETHER:
+            yield pa.concat_tables(held).unify_dictionaries().combine_chunks()
+            held = []
+    if held:
+        yield pa.concat_tables(held).unify_dictionaries().combine_chunks()
+
+
+def _blocks(ledger: Ledger, kept: Kept, found: Assembled) -> Iterator[pa.Table]:
+    for block, views in ledger.pieces():
+        used = _used(ledger, kept, (block, views))
+        for part, _ in used:
+            found.take(part.about)
+        pieces = [_chosen(read_records(part), wanted) for part, wanted in used]
+        if pieces:
+            yield _ordered(pa.concat_tables(pieces).unify_dictionaries(), ledger, block)
+
+
+def _chosen(table: pa.Table, wanted: set[tuple[Cell, str]]) -> pa.Table:
+    """Keep the records that belong to some views and methods."""
+    keys = _keys(table)
+    names = ["family", "severity", "draw", "method"]
+    number = keys.groupby(names, observed=True, sort=False).ngroup()
+    first = keys[~number.duplicated()]
+    belongs = [
+        (recorded_as(cell), spec) in wanted
+        for cell, spec in zip(_cells(first), first["method"].astype(str), strict=True)
+    ]
+    mask = np.array(belongs, dtype=bool)[number.to_numpy()]
+    return table.filter(pa.array(mask))
+
+
+def _ordered(table: pa.Table, ledger: Ledger, block: tuple[str, ...]) -> pa.Table:
+    """Put records in the order of the plan: by image, view and method; metrics stay as they are."""
+    keys = _keys(table)
+    views = {view: place for place, view in enumerate((*ledger.views, NUMERIC))}
+    methods = {spec: place for place, spec in enumerate((INPUT, *ledger.methods))}
+    images = {image_id: place for place, image_id in enumerate(block)}
+    number = keys.groupby(["family", "severity", "draw"], observed=True, sort=False).ngroup()
+    cells = list(_cells(keys[~number.duplicated()]))
+    ranks = [
+        (views[recorded_as(cell)], REFERENCES.index(cell.family), cell.draw)
+        if cell.family in REFERENCES
+        else (views[cell], 0, 0)
+        for cell in cells
+    ]
+    place_of = np.array([sorted(set(ranks)).index(rank) for rank in ranks])
+    order = np.lexsort(
+        (
+            keys["method"].astype(str).map(methods).to_numpy(),
+            place_of[number.to_numpy()],
+            keys["image_id"].astype(str).map(images).to_numpy(),
+        )
+    )
+    return table.take(pa.array(order))
+
+
+def _keys(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.select(
+        ["image_id", "method", "family", "severity", "draw"]
+    ).to_pandas()
+    return frame
+
+
+def _cells(keys: pd.DataFrame) -> Iterator[Cell]:
+    columns = (keys["family"].astype(str), keys["severity"], keys["draw"])
+    for family, severity, draw in zip(*columns, strict=True):
+        yield Cell(family, float(severity), int(draw))
