@@ -21,7 +21,12 @@ class PluginError(ValueError):
     """A plug-in that cannot be had: which, of whom, and why."""
 
 
-def one_line(error: BaseException) -> str:
-    """Return an exception's type and message in one line."""
-    text = " ".join(str(error).split())[:MESSAGE_LENGTH]
+def one_line(error: BaseException, length: int | None = MESSAGE_LENGTH) -> str:
+    """Return an exception's type and message in one line.
+
+    Args:
+        error: the exception.
+        length: of the message, at most, in characters; None for all of it.
+    """
+    text = " ".join(str(error).split())[:length]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

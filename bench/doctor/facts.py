@@ -68,7 +68,7 @@ def look(probe: Probe) -> list[Fact]:
     # What is broken may raise anything, a panic of Rust among it; the line says what.
     except BaseException as error:  # noqa: BLE001 - as above
         result: Result = "failed" if probe.needed else "warning"
-        found.append(Fact(probe.name, one_line(error), result, probe.advice))
+        found.append(Fact(probe.name, one_line(error, length=None), result, probe.advice))
     hidden = private_words()
     return [
         # Cut last: half a password would not be known for one.

@@ -30,6 +30,7 @@ from steadymap.bench.core.metric_registry import METRIC_SHELF, describe, known_m
 from steadymap.bench.core.plugins import Shelf
 from steadymap.bench.measure.runner import run
 from steadymap.bench.methods.registry import METHOD_SHELF, METHODS, bind_method
+from steadymap.bench.network import loading
 from steadymap.bench.network.loading import MODEL_SHELF, load_model
 from steadymap.bench.perturbations.cell import Cell, attempt
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS
@@ -49,7 +50,7 @@ DOCS = HERE.parent / "docs" / "plugins.md"
 # Runs one command after the other in one process, and says of each what came of it.
 DRIVER = """
 import contextlib, io, json, sys
-from steadymap.bench.cli import main
+from steadymap.bench.commands.app import main
 done = []
 for arguments in json.loads(sys.argv[1]):
     out, err, code = io.StringIO(), io.StringIO(), 0
@@ -537,7 +538,8 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         found: dict[str, tuple[importlib.metadata.EntryPoint, ...]] = {}
         for one in entries:
             found[one.name] = (*found.get(one.name, ()), one)
-        monkeypatch.setattr(plugins, "offers", lambda _kind: found)
+        for module in (plugins, loading):
+            monkeypatch.setattr(module, "offers", lambda _kind: found)
 
     return offering
 
@@ -573,7 +575,7 @@ def test_nobody_looks_for_plug_ins_who_does_not_ask(monkeypatch: pytest.MonkeyPa
     def scan(_kind: str) -> None:
         raise AssertionError("looked at the installed distributions")
 
-    for module in ("plugins", "methods"):
+    for module in ("core.plugins", "methods.registry", "network.loading"):
         monkeypatch.setattr(f"steadymap.bench.{module}.offers", scan)
     plan = Plan(severity={"bias": (0.1,)}, metric=tuple(METRICS))
     assert plan.cells()

@@ -259,7 +259,7 @@ def test_what_it_speaks_by_may_be_broken(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "steadymap doctor: cannot start: no rich; pip install --force-reinstall steadymap\n"
+        "steadymap: cannot start: no rich; pip install --force-reinstall steadymap\n"
     )
 
 

@@ -197,7 +197,7 @@ def test_the_memory_of_a_fresh_process_is_its_own() -> None:
         pytest.skip("nobody says here what is resident")
     large = torch.ones(1 << 28)  # 1 GiB, touched
     code = """
-        from steadymap.bench.runs.manifest import peak_memory
+        from steadymap.bench.core.machine import peak_memory
         import torch
         print(peak_memory(torch.device("cpu"))["resident"])
     """
@@ -237,7 +237,7 @@ def test_a_retained_heap_asks_the_kernel_for_less() -> None:
 
 def test_the_library_leaves_the_heap_alone() -> None:
     code = """
-        import steadymap.bench.heap as heap
+        import steadymap.bench.core.machine as heap
         heap.retain_heap = None  # a call would raise
         import torch
         from steadymap.bench import Plan, run

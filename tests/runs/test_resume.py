@@ -332,7 +332,7 @@ def test_an_interruption_of_the_summary_loses_nothing(
         os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr("steadymap.bench.commands.run.Findings.of", impatient)
+        patch.setattr("steadymap.bench.commands.finish.Findings.of", impatient)
         assert steadymap(*RUN, "--output", "here") == 130
     assert "all is measured, and in here" in capsys.readouterr().err
     made = maps_made(monkeypatch)

@@ -39,7 +39,7 @@ def one(job: str, name: str, network: str, threads: int) -> dict[str, Any]:
     if contender.keep_heap:
         retain_heap()
     torch.set_num_threads(threads)
-    # As the command line would choose: see `steadymap.bench.cli`.
+    # As the command line would choose: see `steadymap.bench.commands.run`.
     workers = threads if network == "compact" else 1
     work = make_work(network, IMAGES[job, network], workers)
     contender.run(replace(work, batch=work.batch.part(slice(1))))

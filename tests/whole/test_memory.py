@@ -246,10 +246,10 @@ UNDER_A_LIMIT = """
 import json, resource, sys
 import numpy as np, torch
 from torch import nn
-from steadymap.bench.config import Plan
-from steadymap.bench.images import from_tensor
-from steadymap.bench.runner import measure
-from steadymap.bench.setup import prepare
+from steadymap.bench.plan.plan import Plan
+from steadymap.bench.data.image_set import from_tensor
+from steadymap.bench.measure.runner import measure
+from steadymap.bench.plan.setup import prepare
 from steadymap.models import make_classifier
 
 torch.set_num_threads(1)
