@@ -396,8 +396,8 @@ def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from steadymap.bench.core.errors import DataError
-from steadymap.bench.data.decode import decode\n"
+        "from steadymap.bench.core.errors import DataError\n"
+        "from steadymap.bench.data.decode import decode\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n"
         "    decode(Path(sys.argv[1]))\n"
