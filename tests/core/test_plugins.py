@@ -31,7 +31,8 @@ from steadymap.bench.core.plugins import Shelf
 from steadymap.bench.measure.runner import run
 from steadymap.bench.methods.registry import METHOD_SHELF, METHODS, bind_method
 from steadymap.bench.network.loading import MODEL_SHELF, load_model
-from steadymap.bench.perturbations.cell import Cell, attempt
+from steadymap.bench.perturbations.apply import attempt
+from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS
 from steadymap.bench.plan.experiment import make_experiment
 from steadymap.bench.plan.identity import run_id
