@@ -17,7 +17,8 @@ from steadymap.bench.plan.experiment import Experiment
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
 from steadymap.bench.report.markdown import fragment
-from steadymap.bench.runs.manifest import Result, completed, make_manifest
+from steadymap.bench.runs.manifest import make_manifest
+from steadymap.bench.runs.result import Result, completed
 from steadymap.models import Classifier
 
 

@@ -23,6 +23,10 @@ class Evidence:
         """Return the number of images."""
         return len(next(iter(self.arrays().values())))
 
+    def copy(self) -> Self:
+        """Return the rows once more."""
+        return replace(self, **{name: values.copy() for name, values in self.arrays().items()})
+
     def select(self, chosen: Flags) -> Self:
         """Return the rows of some images, by flags (B,)."""
         return replace(self, **{name: values[chosen] for name, values in self.arrays().items()})

@@ -106,6 +106,10 @@ class Maps:
         """(B, h * w): how much of each pixel belongs to the strongest 5%, in [0, 1]."""
         return membership(self.magnitude, top_count(self.magnitude[0].size))
 
+    def copy(self) -> Maps:
+        """Return the maps once more, without what has been derived from them."""
+        return Maps(self.signed.copy())
+
     def select(self, chosen: Flags) -> Maps:
         """Return some of the maps; all of them keep what has been derived from them."""
         return self if chosen.all() else Maps(self.signed[chosen])

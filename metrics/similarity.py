@@ -7,7 +7,6 @@ the clean maps (ranks, local moments) is derived once, however many perturbed on
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from steadymap.metrics.maps import SSIM_REACH, Array, Maps, top_count, window_mean
 
@@ -47,6 +46,9 @@ def spearman_magnitude(clean: Maps, perturbed: Maps) -> Array:
 
 def kendall(clean: Maps, perturbed: Maps) -> Array:
     """Kendall's tau-b of signed maps, in [-1, 1], 1 for equal order. Source: Kendall 1945."""
+    # SciPy takes most of a second, which whoever looks up a metric need not wait for.
+    from scipy.stats import kendalltau  # noqa: PLC0415
+
     return np.array(
         [
             kendalltau(first, second, method="asymptotic").statistic

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from steadymap.metrics.maps import (
     CONSTANT_SPREAD,
+    Array,
     Checks,
     Flags,
     Maps,
@@ -104,9 +105,19 @@ class TensorMaps:
         """(B, h * w): how much of each pixel belongs to the strongest 5%, in [0, 1]."""
         return membership(self.magnitude, top_count(self.magnitude[0].numel()))
 
+    def copy(self) -> TensorMaps:
+        """Return the maps once more, without what has been derived from them."""
+        return TensorMaps(self.signed.clone())
+
     def select(self, chosen: Flags) -> TensorMaps:
         """Return some of the maps; all of them keep what has been derived from them."""
         return self if chosen.all() else TensorMaps(select(self.signed, chosen))
+
+
+def on_device(values: Array | Tensor, device: torch.device) -> Tensor:
+    """Return values on a device, in double precision."""
+    tensor = values if isinstance(values, Tensor) else torch.tensor(values)
+    return tensor.to(device, torch.float64)
 
 
 def select(values: Tensor, chosen: Flags) -> Tensor:

@@ -326,7 +326,7 @@ MUTANTS = (
     ),
     Mutant(
         "noise shared across images",
-        "bench/perturbations/cell.py",
+        "bench/perturbations/apply.py",
         "return generator(seed, image_id, cell.family, cell.severity, cell.draw)",
         "return generator(seed, cell.family, cell.severity, cell.draw)",
         "tests/perturbations/test_registry.py",
@@ -519,7 +519,7 @@ MUTANTS = (
     # References and recognition.
     Mutant(
         "a unit whose name does not say its seed",
-        "bench/runs/ledger.py",
+        "bench/runs/draw_up.py",
         '        "seed": plan.seed,\n',
         '        "seed": 0,\n',
         ENDURANCE_TESTS,
@@ -617,14 +617,14 @@ MUTANTS = (
     ),
     Mutant(
         "a tie counts as recognised",
-        "metrics/registry.py",
+        "metrics/scoring.py",
         "(sign * own.values > nearest)",
         "(sign * own.values >= nearest)",
         REFERENCE_TESTS,
     ),
     Mutant(
         "recognition takes a distance for a similarity",
-        "metrics/registry.py",
+        "metrics/scoring.py",
         'sign = 1.0 if metric.better == "higher" else -1.0',
         "sign = 1.0",
         METRIC_TESTS,

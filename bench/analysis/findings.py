@@ -14,7 +14,7 @@ from steadymap.bench.analysis.ranks import rank_methods
 from steadymap.bench.analysis.summary import full_summary
 from steadymap.bench.analysis.whose_fault import whose_fault
 from steadymap.bench.core.files import refuse_links
-from steadymap.bench.core.metric_registry import known_metrics
+from steadymap.bench.core.metric_registry import HEADLINES, known_metrics
 from steadymap.bench.core.safe_csv import write_csv
 from steadymap.bench.records.scan import Scan, as_scan
 from steadymap.bench.records.schema import (
@@ -26,10 +26,9 @@ from steadymap.bench.records.schema import (
     STEPS,
     is_control,
 )
-from steadymap.metrics import METRICS, PROBES, Metric
+from steadymap.metrics import METRICS, Metric
 
 SUMMARISED = ["subset", "method", "family", "metric"]
-HEADLINES = ("ssim", "spearman", "completeness_error")
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ class Findings:
     def probed(self) -> list[str]:
         """Return the metrics of the run that are of the clean image alone and need the network."""
         present = set(self.summary["metric"])
-        return [name for name, one in METRICS.items() if one.against in PROBES and name in present]
+        return [name for name, metric in METRICS.items() if metric.probes and name in present]
 
     def calibrates(self, metric: str) -> bool:
         """Whether a metric has calibrated scores."""

@@ -14,7 +14,7 @@ from steadymap.bench.analysis.calibration import OK, UNRESOLVABLE, null_score
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core.names import short_names
 from steadymap.bench.records.schema import CLEAN, NULLS, OVERALL, REFERENCES, is_control
-from steadymap.metrics import METRICS, PROBES, Status
+from steadymap.metrics import METRICS, Status
 
 NULL_NAMES = dict(zip(NULLS, ("another image's map", "randomised network's map"), strict=True))
 
@@ -181,7 +181,7 @@ def _whole(metric: str) -> str:
 
 def is_probe(metric: str) -> bool:
     """Return whether a metric is one of ours that is of the clean image alone, with the network."""
-    return metric in METRICS and METRICS[metric].against in PROBES
+    return metric in METRICS and METRICS[metric].probes
 
 
 def coverage(counts: pd.DataFrame, spec: str, metrics: Sequence[str]) -> float:

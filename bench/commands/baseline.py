@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from steadymap.bench.commands.compare import ROOT_HELP, RUN_HELP
 from steadymap.bench.core.console import console_of, line
 from steadymap.bench.gate.baseline_runs import (
     BASELINES_FOLDER,
@@ -16,6 +15,9 @@ from steadymap.bench.gate.baseline_runs import (
     save_baseline,
 )
 from steadymap.bench.gate.side import KEPT_METRICS
+
+ROOT_HELP = "Folder of the baselines."
+RUN_HELP = "Folder of a finished run."
 
 baseline_app = typer.Typer(
     add_completion=False,

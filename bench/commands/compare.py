@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from steadymap.bench.commands.baseline import ROOT_HELP
 from steadymap.bench.core.console import console_of, line, say
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.files import make_folder
@@ -22,8 +23,6 @@ from steadymap.bench.gate.margins import Margins
 from steadymap.bench.gate.side import Side, read_side
 from steadymap.bench.gate.verdict import Verdict, closing_line, comparison_table
 
-ROOT_HELP = "Folder of the baselines."
-RUN_HELP = "Folder of a finished run."
 SIDE_HELP = "Folder of a run or of a baseline, or a baseline's name."
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,18 +15,18 @@ from steadymap.bench.core.console import (
     say,
 )
 from steadymap.bench.core.metric_registry import known_metrics
-from steadymap.bench.gallery.keep import keep_witnesses
-from steadymap.bench.plan.setup import Setup
+from steadymap.bench.records.read import finished
 from steadymap.bench.records.scan import scan_run
-from steadymap.bench.report.page import write_report
 from steadymap.bench.report.rank_diagrams import rank_diagrams, write_diagrams
 from steadymap.bench.report.terminal import footnotes, tables
 from steadymap.bench.runs import folder as store
-from steadymap.bench.runs.manifest import completed
-from steadymap.bench.runs.resume import result_of
+from steadymap.bench.runs.result import completed, result_of
 from steadymap.bench.runs.shard_files import LOCK
 from steadymap.bench.runs.table import Assembled
 from steadymap.metrics import Status
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def put_together(folder: Path, peak: dict[str, int]) -> Assembled:
@@ -50,12 +50,11 @@ def see_errors(found: Assembled, allowed: float) -> None:
         raise typer.Exit(EXIT_CELLS_FAILED)
 
 
-def print_findings(folder: Path, setup: Setup | None) -> None:
-    """Summarise a finished run, print its tables, make its page and say where everything is.
+def print_findings(folder: Path) -> tuple[Findings, dict[str, Figure]]:
+    """Summarise a finished run, print its tables, and return what they say.
 
-    Args:
-        folder: of the run.
-        setup: of the run, to keep the witnesses' maps and make the page; None for no page.
+    Returns:
+        The findings, and the rank diagrams that were written.
     """
     scan, manifest = scan_run(folder)
     findings = Findings.of(scan, known_metrics(manifest))
@@ -68,8 +67,11 @@ def print_findings(folder: Path, setup: Setup | None) -> None:
         console.print(table)
     for note in footnotes(findings):
         line(console, f"- {note}")
-    if setup is not None:
-        keep_witnesses(setup, scan, folder)
-        line(console, f"the page to open: {write_report(folder, findings, diagrams)}")
+    return findings, diagrams
+
+
+def print_files(folder: Path) -> None:
+    """Print how long a finished run took, and what its folder holds."""
     files = ", ".join(sorted(path.name for path in folder.iterdir() if path.name != LOCK))
-    line(console, f"{manifest['wall_seconds']:.0f} s; {folder}: {files}")
+    seconds = finished(folder)["wall_seconds"]
+    line(console_of(), f"{seconds:.0f} s; {folder}: {files}")

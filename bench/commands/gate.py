@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from steadymap.bench.commands.compare import ROOT_HELP, RUN_HELP, show_verdict, verdict_of
+from steadymap.bench.commands.baseline import ROOT_HELP, RUN_HELP
+from steadymap.bench.commands.compare import show_verdict, verdict_of
 from steadymap.bench.core.console import EXIT_CELLS_FAILED, EXIT_FAILED, RUNS, console_of, line, say
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.files import make_folder, refuse_links

@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
-from steadymap.bench.commands.finish import print_findings, put_together, see_errors
+from steadymap.bench.commands.finish import (
+    print_files,
+    print_findings,
+    put_together,
+    see_errors,
+)
 from steadymap.bench.core.console import (
     EXIT_CELLS_FAILED,
     say,
@@ -48,5 +53,6 @@ def merge_command(
             )
             raise typer.Exit(EXIT_CELLS_FAILED)
         found = put_together(output, {})
-        print_findings(output, None)
+        print_findings(output)
+        print_files(output)
     see_errors(found, manifest["configuration"].get("allow_failed", 0.0))

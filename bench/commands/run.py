@@ -20,12 +20,18 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from steadymap.bench.commands.finish import print_findings, put_together, see_errors
+from steadymap.bench.commands.finish import (
+    print_files,
+    print_findings,
+    put_together,
+    see_errors,
+)
 from steadymap.bench.commands.interrupts import interruptible, summarising
 from steadymap.bench.core.console import (
     EXIT_INTERRUPTED,
     RUNS,
     console_of,
+    line,
     say,
 )
 from steadymap.bench.core.errors import ConfigError
@@ -35,6 +41,7 @@ from steadymap.bench.core.names import nearest
 from steadymap.bench.core.safe_yaml import read_config
 from steadymap.bench.data.masks import with_masks
 from steadymap.bench.data.open import SPLITS, open_images
+from steadymap.bench.gallery.keep import keep_witnesses
 from steadymap.bench.measure.estimate import Estimate, count, estimate
 from steadymap.bench.network.devices import device_of
 from steadymap.bench.network.loading import load_model
@@ -42,9 +49,10 @@ from steadymap.bench.network.memory import is_small
 from steadymap.bench.plan.experiment import Experiment, make_experiment, read_experiment
 from steadymap.bench.plan.identity import run_id
 from steadymap.bench.plan.setup import Setup, prepare
-from steadymap.bench.plan.shards import map_count
+from steadymap.bench.plan.sharding import map_count
+from steadymap.bench.report.page import write_report
 from steadymap.bench.runs import folder as store
-from steadymap.bench.runs.ledger import draw_up
+from steadymap.bench.runs.draw_up import draw_up
 from steadymap.bench.runs.manifest import make_manifest
 from steadymap.bench.runs.processes import Parallel, read_parallel
 from steadymap.bench.runs.resume import Work
@@ -132,7 +140,12 @@ def _summarise(folder: Path, setup: Setup, *, page: bool) -> Assembled:
     try:
         with summarising():
             found = put_together(folder, peak_memory(setup.classifier.module.mean.device))
-            print_findings(folder, setup if page else None)
+            findings, diagrams = print_findings(folder)
+            if page:
+                keep_witnesses(setup, findings.scan, folder)
+                page_path = write_report(folder, findings, diagrams)
+                line(console_of(), f"the page to open: {page_path}")
+            print_files(folder)
     except KeyboardInterrupt:
         say(f"interrupted: all is measured, and in {folder}; the same command summarises it")
         raise typer.Exit(EXIT_INTERRUPTED) from None

@@ -1,4 +1,4 @@
-"""Keeping freed memory in the process, so that each pass does not ask the kernel for it again."""
+"""The machine: what its speed depends on, its memory, and the state of the code on it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import subprocess
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
@@ -42,6 +43,8 @@ ID_LENGTH = 8
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Return what the speed depends on; nothing that names the machine or its owner."""
+    import torch  # noqa: PLC0415 - fingerprints of machines are read without it
+
     facts: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
@@ -60,6 +63,8 @@ def peak_memory(device: torch.device) -> dict[str, int]:
 
     Where nobody says what is resident, that is left out.
     """
+    import torch  # noqa: PLC0415 - as above
+
     peak = {}
     resident = _peak_resident(Path("/proc/self/status"))
     if resident is not None:

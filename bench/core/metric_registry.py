@@ -5,16 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
 
 from steadymap.bench.core.errors import PluginError
 from steadymap.bench.core.plugins import YOUR_OWN, Shelf, check_fields, check_function, summary_of
-from steadymap.metrics import METRICS, Maps, Metric, TensorMaps
+from steadymap.metrics import METRICS, Evidence, Maps, Metric
 from steadymap.metrics.maps import Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from steadymap.metrics import TensorMaps
+
+    # What a metric's function is given.
+    Argument = Maps | TensorMaps | Evidence | Array | Tensor
+
+
+# What tables and sentences have wherever a run has it.
+HEADLINES = tuple(name for name, metric in METRICS.items() if metric.headline)
+
+# How our metrics are shown and judged; a plug-in's is called by its name, and has a margin where a
+# gate is given one.
+OURS_ALONE = ("label", "headline", "margin", "relative_margin", "recognition_margin")
 
 
 def _as_metric(found: object) -> Metric:
@@ -47,23 +62,22 @@ def _as_metric(found: object) -> Metric:
 def _on_copies(compute: Callable[..., Any]) -> Callable[..., Any]:
     """Give a function maps of its own: what it writes into them changes no other metric."""
 
-    def on_copies(*given: Maps | TensorMaps | Array | Tensor) -> object:
-        return compute(*map(_copy, given))
+    def on_copies(*arguments: Argument) -> object:
+        return compute(*map(_copy, arguments))
 
     return on_copies
 
 
-def _copy(given: Maps | TensorMaps | Array | Tensor) -> Maps | TensorMaps | Array | Tensor:
-    if isinstance(given, Maps):
-        return Maps(given.signed.copy())
-    if isinstance(given, TensorMaps):
-        return TensorMaps(given.signed.clone())
-    return given.clone() if isinstance(given, Tensor) else given.copy()
+def _copy(argument: Argument) -> Argument:
+    # Tensors alone have a `clone`; torch need not be loaded to see.
+    return argument.clone() if hasattr(argument, "clone") else argument.copy()
 
 
-# All but what computes.
+# All but what computes, and what is of our metrics alone.
 DESCRIBED = tuple(
-    field.name for field in fields(Metric) if field.name not in ("compute", "on_tensors")
+    field.name
+    for field in fields(Metric)
+    if field.name not in ("compute", "on_tensors", *OURS_ALONE)
 )
 
 # What records hold beside metrics of maps: of the input, and of paths.

@@ -12,6 +12,7 @@ from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.names import nearest
 from steadymap.bench.core.safe_yaml import read_config
 from steadymap.bench.records.schema import RECOGNISED
+from steadymap.metrics import METRICS
 
 
 def read_margins(
@@ -76,52 +77,21 @@ def _number(name: str, value: object) -> float:
     return number
 
 
-# How much worse is still as good. Absolute where the scale is the same for every network: a
-# twentieth of the way from no likeness to identity is hardly seen; of recognition, one image in
-# ten. Shares of the baseline's own mean where the scale is the network's, or has no upper end.
+# Of our metrics, which say why; those of recognition are absolute, too.
 MARGINS: dict[str, float] = {
-    "ssim": 0.05,
-    "spearman": 0.05,
-    "spearman_magnitude": 0.05,
-    "kendall": 0.05,
-    "top_k_intersection": 0.05,
-    "cosine": 0.05,
-    "pearson": 0.05,
-    # Of the diagonal: on the embedded hands unrelated maps have their centres 0.03 to 0.1 apart.
-    "centre_shift": 0.01,
-    "mask_mass": 0.05,
-    # Areas under a probability: a twentieth is one of their steps, wholly lost.
-    "deletion": 0.05,
-    "insertion": 0.05,
-    **{
-        name + RECOGNISED: 0.1
-        for name in (
-            "ssim",
-            "spearman",
-            "spearman_magnitude",
-            "top_k_intersection",
-            "cosine",
-            "pearson",
-            "centre_shift",
-        )
-    },
+    name: metric.margin for name, metric in METRICS.items() if metric.margin is not None
+} | {
+    name + RECOGNISED: metric.recognition_margin
+    for name, metric in METRICS.items()
+    if metric.recognises
 }
 RELATIVE_MARGINS: dict[str, float] = {
-    "relative_l2": 0.2,
-    "completeness_error": 0.25,
-    "completeness_error_relative": 0.25,
-    # A largest of few neighbours wanders more than a mean; the last is in logits squared.
-    "max_sensitivity": 0.25,
-    "local_lipschitz": 0.25,
-    "infidelity": 0.25,
+    name: metric.relative_margin
+    for name, metric in METRICS.items()
+    if metric.relative_margin is not None
 }
-# Informative only, unless a margin is given: a pixel that was all but 0 decides a relative change,
-# and from one image to the next such values differ by powers of ten. A mean of them gates nothing.
-INFORMATIVE = (
-    "relative_input_stability",
-    "relative_output_stability",
-    "relative_representation_stability",
-)
+# Informative only, unless a margin is given.
+INFORMATIVE = tuple(name for name in METRICS if name not in MARGINS | RELATIVE_MARGINS)
 COVERAGE_MARGIN = 0.05
 
 # How many times as long a method may take, in shared passes of its own run.

@@ -13,7 +13,7 @@ import pandas as pd
 
 from steadymap.bench.analysis.costs import seconds_by_part
 from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.core.metric_registry import known_metrics
+from steadymap.bench.core.metric_registry import HEADLINES, known_metrics
 from steadymap.bench.core.safe_csv import parse_csv
 from steadymap.bench.records.manifest_schema import misshapen
 from steadymap.bench.records.read import MANIFEST, RECORDS
@@ -26,18 +26,15 @@ from steadymap.bench.records.schema import (
     SHARED,
     is_control,
 )
-from steadymap.metrics import Metric, Status
+from steadymap.metrics import METRICS, Metric, Status
 
 SCORES = "scores.csv"
 
 # What a baseline keeps unless told otherwise: the headlines, and whether maps are recognised by
 # them, without which a map that ignores the image would pass for a steady one.
 KEPT_METRICS = (
-    "ssim",
-    "spearman",
-    "completeness_error",
-    "ssim" + RECOGNISED,
-    "spearman" + RECOGNISED,
+    *HEADLINES,
+    *(name + RECOGNISED for name in HEADLINES if METRICS[name].recognises),
 )
 KEY = ["method", "family", "metric", "image_id"]
 DIGITS = "%.6g"

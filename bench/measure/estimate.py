@@ -21,8 +21,8 @@ from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.network.memory import TIMES_HELD, activation_bytes
 from steadymap.bench.network.passes import Pass, Read, shared_pass
 from steadymap.bench.network.torch_settings import float32, threads_each
+from steadymap.bench.perturbations.apply import attempt, draw_of
 from steadymap.bench.perturbations.attack import differentiable_twice, smoothed
-from steadymap.bench.perturbations.cell import attempt, draw_of
 from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.plan.setup import Setup, wanted
 from steadymap.metrics import PROBES

@@ -22,7 +22,8 @@ from steadymap.bench.perturbations.attack import differentiable_twice
 from steadymap.bench.plan.identity import run_id
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import Setup, prepare
-from steadymap.bench.plan.shards import Shard, whole
+from steadymap.bench.plan.sharding import whole
+from steadymap.bench.plan.shards import Shard
 from steadymap.bench.records.schema import Source, to_frame, to_part, with_source
 from steadymap.models import Classifier
 

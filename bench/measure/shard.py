@@ -42,7 +42,8 @@ from steadymap.bench.measure.scores import (
 from steadymap.bench.measure.view import Explained, Failure, ShownImages, View, attacked, look
 from steadymap.bench.measure.worker import METRICS_PART, Worker
 from steadymap.bench.methods.method import BoundMethod
-from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell, attempt
+from steadymap.bench.perturbations.apply import attempt
+from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.plan.blocks import block_size
 from steadymap.bench.plan.setup import Setup, recognising, wanted

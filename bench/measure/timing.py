@@ -30,7 +30,8 @@ from steadymap.bench.network.loading import load_model
 from steadymap.bench.network.memory import images_at_once, is_out_of_memory
 from steadymap.bench.network.passes import count_passes
 from steadymap.bench.network.torch_settings import float32
-from steadymap.bench.perturbations.cell import Cell, perturb
+from steadymap.bench.perturbations.apply import perturb
+from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.plan.setup import DATA_REFERENCES
 from steadymap.models import Classifier
 

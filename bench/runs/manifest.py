@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from steadymap.bench.core.machine import machine
@@ -30,25 +28,6 @@ PACKAGES = (
     "pillow",
     "pyarrow",
 )
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run went.
-
-    Attributes:
-        seconds: by the clock.
-        statuses: values by status.
-        complete: whether it got to its end.
-        at_once: the fewest images that went through the network together.
-        halved: how many times that was halved because memory ran out.
-    """
-
-    seconds: float
-    statuses: Mapping[str, int]
-    complete: bool
-    at_once: int = 0
-    halved: int = 0
 
 
 def make_manifest(
@@ -93,15 +72,4 @@ def make_manifest(
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "machine": machine(classifier.module.mean.device),
-    }
-
-
-def completed(manifest: Mapping[str, Any], result: Result) -> dict[str, Any]:
-    """Return the manifest of a run that has been made."""
-    return dict(manifest) | {
-        "complete": result.complete,
-        "wall_seconds": round(result.seconds, 2),
-        "images_at_once": result.at_once,
-        "halved_for_memory": result.halved,
-        "statuses": dict(sorted(result.statuses.items())),
     }

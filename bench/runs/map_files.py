@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
-import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import save
-from torch import Tensor
+from safetensors.numpy import save
 
 from steadymap.bench.core.files import make_folder, write_whole
 from steadymap.bench.core.names import file_name
 from steadymap.bench.core.safe_csv import csv_text
-from steadymap.bench.measure.outcome import Outcome
 from steadymap.bench.perturbations.cell import CLEAN_CELL
 from steadymap.bench.runs.ledger import Ledger
 from steadymap.bench.runs.shard_files import Kept
 from steadymap.bench.runs.table import providers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from steadymap.bench.measure.outcome import Outcome
+
+Array = NDArray[Any]
 
 IMAGES = "images"
 MASKS = "masks"
@@ -40,8 +46,10 @@ def write_part_maps(path: Path, outcome: Outcome) -> None:
     tensors: dict[str, Tensor | None] = {IMAGES: outcome.images, MASKS: outcome.masks}
     tensors |= {MAP + spec: maps for spec, maps in outcome.attributions.items()}
     tensors |= {DELTAS + spec: deltas for spec, deltas in outcome.deltas.items()}
-    content = save({name: one.contiguous() for name, one in tensors.items() if one is not None})
-    write_whole(path, _writes(content))
+    arrays = {
+        name: tensor.numpy(force=True) for name, tensor in tensors.items() if tensor is not None
+    }
+    _save(path, arrays, None)
 
 
 def write_maps(folder: Path, ledger: Ledger, kept: Kept) -> None:
@@ -65,23 +73,29 @@ def write_maps(folder: Path, ledger: Ledger, kept: Kept) -> None:
     text = csv_text(index.reset_index(names="row")).encode()
     write_whole(folder / "index.csv", lambda file: file.write(text))
 
-    def gathered(name: str, spec: str) -> Tensor | None:
+    def gathered(name: str, spec: str) -> Array | None:
         return _gathered([*_pieces(ledger, kept, spec, name)])
 
     first = next(iter(ledger.methods))
     images, masks = gathered(IMAGES, first), gathered(MASKS, first)
-    shown = {} if images is None else {IMAGES: images.flatten(0, 1)}
+    shown = {} if images is None else {IMAGES: _by_row(images)}
     _save(folder / "images.safetensors", shown | ({} if masks is None else {MASKS: masks}), {})
     for spec in ledger.methods:
         maps, deltas = gathered(MAP + spec, spec), gathered(DELTAS + spec, spec)
         if maps is not None:
-            tensors = {"attributions": maps.flatten(0, 1)}
-            tensors |= {} if deltas is None else {"deltas": deltas.flatten(0, 1)}
-            _save(folder / f"{file_name(spec)}.safetensors", tensors, {"method": spec})
+            arrays = {"attributions": _by_row(maps)}
+            arrays |= {} if deltas is None else {"deltas": _by_row(deltas)}
+            _save(folder / f"{file_name(spec)}.safetensors", arrays, {"method": spec})
 
 
-def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    content = save({name: one.contiguous() for name, one in tensors.items()}, metadata=metadata)
+def _by_row(values: Array) -> Array:
+    """Make values (images, cells, ...) one row an image and cell."""
+    return values.reshape(-1, *values.shape[2:])
+
+
+def _save(path: Path, arrays: Mapping[str, Array], metadata: dict[str, str] | None) -> None:
+    whole = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+    content = save(whole, metadata=metadata)
     write_whole(path, _writes(content))
 
 
@@ -89,10 +103,8 @@ def _writes(content: bytes) -> Callable[[IO[bytes]], object]:
     return lambda file: file.write(content)
 
 
-def _pieces(
-    ledger: Ledger, kept: Kept, spec: str, name: str
-) -> Iterator[tuple[int, Tensor | None]]:
-    """Yield, block by block, how many images it has and their rows of a tensor."""
+def _pieces(ledger: Ledger, kept: Kept, spec: str, name: str) -> Iterator[tuple[int, Array | None]]:
+    """Yield, block by block, how many images it has and their rows of what has a name."""
     for block in ledger.blocks:
         unit = ledger.grid(block, CLEAN_CELL)[spec]
         part = providers([unit], kept.of(block)).get(unit)
@@ -100,19 +112,19 @@ def _pieces(
         if path is None or not path.is_file():
             yield len(block), None
             continue
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:
             there = name in file.keys()  # noqa: SIM118 - no dict
             yield len(block), file.get_tensor(name) if there else None
 
 
-def _gathered(pieces: list[tuple[int, Tensor | None]]) -> Tensor | None:
+def _gathered(pieces: list[tuple[int, Array | None]]) -> Array | None:
     """Join the rows of all blocks, NaN where a block has none; None where none has any."""
-    known = next((tensor for _, tensor in pieces if tensor is not None), None)
+    known = next((rows for _, rows in pieces if rows is not None), None)
     if known is None:
         return None
-    return torch.cat(
+    return np.concatenate(
         [
-            torch.full((count, *known.shape[1:]), torch.nan) if tensor is None else tensor
-            for count, tensor in pieces
+            np.full((count, *known.shape[1:]), np.nan, np.float32) if rows is None else rows
+            for count, rows in pieces
         ]
     )

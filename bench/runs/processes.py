@@ -37,7 +37,8 @@ from steadymap.bench.plan.experiment import Experiment
 from steadymap.bench.plan.plan import MOST_THREADS
 from steadymap.bench.plan.setup import Setup, prepare
 from steadymap.bench.plan.shards import Shard
-from steadymap.bench.runs.ledger import Ledger, draw_up, not_the_same
+from steadymap.bench.runs.draw_up import draw_up
+from steadymap.bench.runs.ledger import Ledger, not_the_same
 
 # How often a shard is tried whose worker died.
 TRIES = 3

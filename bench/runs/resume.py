@@ -15,10 +15,10 @@ from steadymap.bench.measure.runner import in_threads
 from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.plan.experiment import Experiment
 from steadymap.bench.plan.setup import Setup
-from steadymap.bench.plan.shards import Shard, map_count, recorded_as, within_memory
+from steadymap.bench.plan.sharding import map_count, within_memory
+from steadymap.bench.plan.shards import Shard, recorded_as
 from steadymap.bench.records.schema import INPUT, to_part
 from steadymap.bench.runs.ledger import Ledger
-from steadymap.bench.runs.manifest import Result
 from steadymap.bench.runs.map_files import write_part_maps
 from steadymap.bench.runs.processes import Blueprint, Parallel, in_processes, threads_of
 from steadymap.bench.runs.shard_files import (
@@ -29,7 +29,7 @@ from steadymap.bench.runs.shard_files import (
     timing_rows,
     write_part,
 )
-from steadymap.bench.runs.table import Assembled, providers
+from steadymap.bench.runs.table import providers
 from steadymap.metrics import Status
 
 # Called with the number of maps just made; and what says that no shard is to be begun.
@@ -150,14 +150,3 @@ def _absolute(experiment: Experiment) -> Experiment:
     if rest and (path := Path(rest).expanduser()).exists():
         changes["data"] = f"{kind}:{path.resolve()}"
     return experiment.model_copy(update=changes)
-
-
-def result_of(found: Assembled) -> Result:
-    """Return how a run went, of all the shards that its table was put together from."""
-    return Result(
-        sum(one["seconds"] for one in found.machines.values()),
-        found.statuses,
-        complete=True,
-        at_once=found.at_once,
-        halved=found.halved,
-    )

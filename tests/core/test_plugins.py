@@ -32,7 +32,8 @@ from steadymap.bench.measure.runner import run
 from steadymap.bench.methods.registry import METHOD_SHELF, METHODS, bind_method
 from steadymap.bench.network import loading
 from steadymap.bench.network.loading import MODEL_SHELF, load_model
-from steadymap.bench.perturbations.cell import Cell, attempt
+from steadymap.bench.perturbations.apply import attempt
+from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS
 from steadymap.bench.plan.experiment import make_experiment
 from steadymap.bench.plan.identity import run_id
@@ -41,6 +42,7 @@ from steadymap.bench.records.read import read_run
 from steadymap.bench.records.schema import INPUT_METRICS, STEPS, perturbed_images
 from steadymap.bench.report.terminal import footnotes, tables
 from steadymap.metrics import METRICS, Maps, Metric, TensorMaps, evaluate
+from steadymap.metrics.faithfulness import Responses
 from steadymap.models import Classifier, ModelError
 
 HERE = ROOT / "tests"
@@ -758,6 +760,18 @@ def test_a_metric_works_on_copies() -> None:
     metric = METRIC_SHELF.adapt(replace(METRICS["spearman"], on_tensors=writes_tensors))
     assert evaluate(metric, tensors, tensors).values.tolist() == [0, 0]
     np.testing.assert_array_equal(tensors.signed.numpy(), signed)
+
+
+def test_a_metric_of_the_clean_image_works_on_copies() -> None:
+    def writes(maps: Maps, responses: Responses) -> NDArray[np.float64]:
+        responses.expected[:] = 0
+        return np.zeros(len(maps))
+
+    metric = METRIC_SHELF.adapt(replace(METRICS["infidelity"], compute=writes))
+    evidence = Responses(np.ones((2, 3)), np.ones((2, 3)))
+    maps = Maps(random_images(2).numpy().astype(np.float64)[:, 0])
+    assert evaluate(metric, maps, evidence).details == ("", "")
+    np.testing.assert_array_equal(evidence.expected, 1)
 
 
 def test_of_a_plain_metric_no_perfect_score_is_known() -> None:

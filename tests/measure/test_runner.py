@@ -30,7 +30,8 @@ from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.method import Method
 from steadymap.bench.methods.registry import METHODS, bind_method
 from steadymap.bench.perturbations import registry as perturbations_module
-from steadymap.bench.perturbations.cell import Cell, perturb
+from steadymap.bench.perturbations.apply import perturb
+from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare

@@ -27,7 +27,8 @@ from steadymap.bench.methods.baselines import BASELINES, NOISY_BASELINE
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.registry import bind_method
 from steadymap.bench.network.passes import count_passes
-from steadymap.bench.perturbations.cell import Cell, perturb
+from steadymap.bench.perturbations.apply import perturb
+from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
 from steadymap.bench.records.schema import FLOAT64

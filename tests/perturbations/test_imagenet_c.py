@@ -17,7 +17,8 @@ from torch import Tensor
 from steadymap.bench.commands.app import main
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.perturbations import imagenet_c
-from steadymap.bench.perturbations.cell import Cell, perturb
+from steadymap.bench.perturbations.apply import perturb
+from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.perturbations.imagenet_c import CORRUPTIONS
 from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.plan.experiment import make_experiment

@@ -18,8 +18,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from steadymap.bench.core.names import severity_text
-from steadymap.bench.perturbations.cell import Cell, draw_of
-from steadymap.bench.perturbations.cell import perturb as apply_cell
+from steadymap.bench.perturbations.apply import draw_of
+from steadymap.bench.perturbations.apply import perturb as apply_cell
+from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.records.manifest_schema import unit_of
 from steadymap.models import make_classifier

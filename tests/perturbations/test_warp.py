@@ -17,7 +17,8 @@ from steadymap.bench.data.image_set import from_tensor
 from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.method import Method
-from steadymap.bench.perturbations.cell import Cell, perturb
+from steadymap.bench.perturbations.apply import perturb
+from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.perturbations.warp import (
     Warp,

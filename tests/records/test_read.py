@@ -23,7 +23,7 @@ from steadymap.bench.plan.setup import prepare
 from steadymap.bench.records.read import TEXTS, read_csv
 from steadymap.bench.report.gallery_files import read_gallery
 from steadymap.bench.runs import folder as store
-from steadymap.bench.runs.ledger import draw_up
+from steadymap.bench.runs.draw_up import draw_up
 from steadymap.bench.runs.processes import Parallel
 from steadymap.bench.runs.resume import Work
 from steadymap.models import Classifier

@@ -15,7 +15,8 @@ import steadymap.metrics
 import steadymap.models
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
-from steadymap.bench.runs.ledger import Ledger, code_hash, draw_up, hash_of_modules
+from steadymap.bench.runs.draw_up import code_hash, draw_up, hash_of_modules
+from steadymap.bench.runs.ledger import Ledger
 from steadymap.models import make_classifier
 
 PACKAGES = tuple(
@@ -77,7 +78,7 @@ def test_units_of_other_code_are_computed_again(monkeypatch: pytest.MonkeyPatch)
         for name in now.grid(block, view).values()
     }
     assert now.missing(lambda _block: names, lambda _place: True) == []
-    monkeypatch.setattr("steadymap.bench.runs.ledger.code_hash", lambda: "another")
+    monkeypatch.setattr("steadymap.bench.runs.draw_up.code_hash", lambda: "another")
     later = ledger()
     assert later.fixed == now.fixed
     assert replace(later, others=now.others) == now

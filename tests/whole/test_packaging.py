@@ -3,11 +3,16 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.resources
+import subprocess
+import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from support import ROOT
+
+import steadymap
 
 FOLDERS = ("bench", "metrics", "models")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
@@ -19,17 +24,20 @@ DATA = sorted(
 )
 
 
+# What is the package `steadymap` itself.
+FRONT = ("bench", "front")
+
+
 def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(("steadymap", *(part for part in parts if part != "__init__")))
+    inside = parts[len(FRONT) :] if parts[: len(FRONT)] == FRONT else parts
+    return ".".join(("steadymap", *(part for part in inside if part != "__init__")))
 
 
 def test_every_source_folder_is_packaged() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    folders = {path.parent.relative_to(ROOT).as_posix() for path in SOURCES}
-    assert {f"steadymap.{folder.replace('/', '.')}" for folder in folders} == set(
-        settings["packages"]
-    )
+    folders = {path.parent for path in SOURCES}
+    assert {module_name(folder / "__init__.py") for folder in folders} == set(settings["packages"])
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
@@ -57,6 +65,17 @@ def test_nobody_imports_the_bare_folders(path: Path) -> None:
         else:
             continue
         assert not {name.partition(".")[0] for name in names} & set(FOLDERS)
+
+
+def test_the_package_runs_as_a_module_and_tells_its_version() -> None:
+    command = [sys.executable, "-m", "steadymap", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own
+    assert done.stdout.strip() == steadymap.__version__ == version("steadymap")
+
+
+def test_the_front_has_nothing_but_its_version() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'run'"):
+        steadymap.run  # noqa: B018 - it is asked for
 
 
 def test_shipped_weights_are_small() -> None:

@@ -1,0 +1,50 @@
+"""How a run went, and its manifest once that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from steadymap.bench.runs.table import Assembled
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run went.
+
+    Attributes:
+        seconds: by the clock.
+        statuses: values by status.
+        complete: whether it got to its end.
+        at_once: the fewest images that went through the network together.
+        halved: how many times that was halved because memory ran out.
+    """
+
+    seconds: float
+    statuses: Mapping[str, int]
+    complete: bool
+    at_once: int = 0
+    halved: int = 0
+
+
+def result_of(found: Assembled) -> Result:
+    """Return how a run went, of all the shards that its table was put together from."""
+    return Result(
+        sum(one["seconds"] for one in found.machines.values()),
+        found.statuses,
+        complete=True,
+        at_once=found.at_once,
+        halved=found.halved,
+    )
+
+
+def completed(manifest: Mapping[str, Any], result: Result) -> dict[str, Any]:
+    """Return the manifest of a run that has been made."""
+    return dict(manifest) | {
+        "complete": result.complete,
+        "wall_seconds": round(result.seconds, 2),
+        "images_at_once": result.at_once,
+        "halved_for_memory": result.halved,
+        "statuses": dict(sorted(result.statuses.items())),
+    }
