@@ -14,18 +14,19 @@ if TYPE_CHECKING:
         make_classifier,
     )
     from steadymap.models.layers import CamLayer
-    from steadymap.models.loading import MODEL_FORMS, MODELS, Model, load_classifier
+    from steadymap.models.loading import load_classifier
     from steadymap.models.pretrained import imagenet_names
+    from steadymap.models.registry import MODEL_FORMS, MODELS, Model
     from steadymap.models.weights import Weights, fit_weights, read_weights, write_weights
 
 # Loaded when first asked for: whoever reads the results of a run needs no torch.
 _HOMES = {
-    "MODELS": "loading",
-    "MODEL_FORMS": "loading",
+    "MODELS": "registry",
+    "MODEL_FORMS": "registry",
     "CamLayer": "layers",
     "Classifier": "classifier",
     "Framing": "classifier",
-    "Model": "loading",
+    "Model": "registry",
     "Normalization": "classifier",
     "PixelNetwork": "classifier",
     "Weights": "weights",

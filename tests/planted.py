@@ -23,7 +23,8 @@ from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.controls import edge
 from steadymap.bench.methods.method import Method
 from steadymap.bench.methods.registry import METHODS
-from steadymap.bench.plan.experiment import make_experiment, read_experiment
+from steadymap.bench.plan.experiment import make_experiment
+from steadymap.bench.plan.packaged_experiments import read_experiment
 from steadymap.bench.plan.plan import Plan
 from steadymap.models import Classifier, load_classifier, make_classifier
 

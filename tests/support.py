@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from steadymap.bench.commands.app import main
+from steadymap.bench.core.on_demand import OnDemand
 from steadymap.bench.data.image_set import ImageSet, from_tensor
 from steadymap.bench.methods.batch import Batch
 from steadymap.metrics import Evidence
@@ -100,6 +102,22 @@ def probe_evidence(kind: str, count: int, numbers: Callable[[tuple[int, int]], A
         "insertion": lambda: Curve(np.abs(numbers(shape))),
     }
     return makers[kind]()
+
+
+def on_demand(entry: object) -> dict[str, OnDemand]:
+    """What an entry of a registry names, to be loaded at the first call, by field."""
+    if not is_dataclass(entry):
+        return {}
+    named = {}
+    for field in fields(entry):
+        value = getattr(entry, field.name)
+        while isinstance(value, partial):
+            value = value.func
+        if isinstance(value, OnDemand):
+            named[field.name] = value
+        else:
+            named |= {f"{field.name}.{key}": one for key, one in on_demand(value).items()}
+    return named
 
 
 def pick(records: pd.DataFrame, **values: object) -> pd.DataFrame:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Annotated, get_args
 
 import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
 
-from steadymap.bench.checks.checks import CHECKS, Finding, check_method, check_table, registered
-from steadymap.bench.checks.checks import Result as CheckResult
+from steadymap.bench.checks.conformance import check_method, registered
+from steadymap.bench.checks.registry import CHECKS
+from steadymap.bench.checks.subject import Finding, Result
 from steadymap.bench.core.console import EXIT_FAILED, console_of, line, say
-from steadymap.bench.methods.registry import METHOD_SHELF
+from steadymap.bench.methods.binding import METHOD_SHELF
 from steadymap.bench.plan.experiment import make_experiment
 
 
@@ -34,7 +38,35 @@ def check_command(
     console = console_of()
     console.print(check_table(findings))
     results = [found.result for by_check in findings.values() for found in by_check.values()]
-    counts = ", ".join(f"{results.count(result)} {result}" for result in get_args(CheckResult))
+    counts = ", ".join(f"{results.count(result)} {result}" for result in get_args(Result))
     line(console, f"{len(findings)} methods, {len(CHECKS)} checks: {counts}")
     if "failed" in results:
         raise typer.Exit(EXIT_FAILED)
+
+
+def check_table(findings: dict[str, dict[str, Finding]]) -> Table:
+    """Return what came of all checks: a row a method and result, failures one by one.
+
+    Args:
+        findings: by method and check.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    table.add_column("result", no_wrap=True)
+    table.add_column("checks", overflow="fold")
+    for spec, by_check in findings.items():
+        passed = [name for name, found in by_check.items() if found.result == "passed"]
+        table.add_row(spec, f"{len(passed)} passed", ", ".join(passed))
+        by_reason: dict[str, list[str]] = {}
+        for name, found in by_check.items():
+            if found.result == "not applicable":
+                by_reason.setdefault(found.reason, []).append(name)
+        count = sum(map(len, by_reason.values()))
+        for place, (reason, names) in enumerate(by_reason.items()):
+            label = f"{count} not applicable" if not place else ""
+            table.add_row("", label, escape(f"{', '.join(names)}: {reason}"), style="dim")
+        for name, found in by_check.items():
+            if found.result == "failed":
+                table.add_row("", "FAILED", escape(f"{name}: {found.reason}"), style="bold red")
+        table.add_section()
+    return table

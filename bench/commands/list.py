@@ -9,21 +9,25 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from steadymap.bench.checks.checks import CHECKS
-from steadymap.bench.commands.run import DEFAULT_EXPERIMENT
+from steadymap.bench.checks.registry import CHECKS
 from steadymap.bench.core.console import console_of
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.metric_registry import METRIC_SHELF
 from steadymap.bench.core.names import nearest
 from steadymap.bench.core.plugins import summary_of
+from steadymap.bench.data.forms import DATA_FORMS
 from steadymap.bench.data.masks import MASKS
-from steadymap.bench.data.open import DATA_FORMS
 from steadymap.bench.methods.baselines import BASELINES
-from steadymap.bench.methods.registry import METHOD_SHELF, METHODS
-from steadymap.bench.network.loading import MODEL_SHELF
+from steadymap.bench.methods.binding import METHOD_SHELF
+from steadymap.bench.methods.registry import METHODS
+from steadymap.bench.network.model_shelf import MODEL_SHELF
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS, Perturbation
-from steadymap.bench.plan.experiment import about_experiment, experiment_names
-from steadymap.bench.records.schema import INPUT_METRICS
+from steadymap.bench.plan.packaged_experiments import (
+    DEFAULT_EXPERIMENT,
+    about_experiment,
+    experiment_names,
+)
+from steadymap.bench.records.vocabulary import INPUT_METRICS
 from steadymap.metrics import METRICS, Metric
 from steadymap.models import MODEL_FORMS, MODELS
 

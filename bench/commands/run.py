@@ -39,15 +39,17 @@ from steadymap.bench.core.files import make_folder
 from steadymap.bench.core.machine import git_state, peak_memory, retain_heap
 from steadymap.bench.core.names import nearest
 from steadymap.bench.core.safe_yaml import read_config
+from steadymap.bench.data.forms import SPLITS
 from steadymap.bench.data.masks import with_masks
-from steadymap.bench.data.open import SPLITS, open_images
+from steadymap.bench.data.open import open_images
 from steadymap.bench.gallery.keep import keep_witnesses
 from steadymap.bench.measure.estimate import Estimate, count, estimate
 from steadymap.bench.network.devices import device_of
 from steadymap.bench.network.loading import load_model
 from steadymap.bench.network.memory import is_small
-from steadymap.bench.plan.experiment import Experiment, make_experiment, read_experiment
+from steadymap.bench.plan.experiment import Experiment, make_experiment
 from steadymap.bench.plan.identity import run_id
+from steadymap.bench.plan.packaged_experiments import DEFAULT_EXPERIMENT, read_experiment
 from steadymap.bench.plan.setup import Setup, prepare
 from steadymap.bench.plan.sharding import map_count
 from steadymap.bench.report.page import write_report
@@ -199,7 +201,6 @@ def _measure(work: Work, folder: Path, enough: threading.Event) -> bool:
 
 
 RETAIN_HELP = "Keep freed memory in the process (Linux with glibc): faster, and never smaller."
-DEFAULT_EXPERIMENT = "hands"
 
 
 def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signature

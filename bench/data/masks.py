@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from steadymap.bench.core.errors import DataError
-from steadymap.bench.data.image_set import Frame, ImageSet
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from steadymap.bench.data.image_set import Frame, ImageSet
 
 # How much more green than red and blue a pixel of the screen is, of 1. A shadow on the screen has
 # less of all three, but still this much more green; a white sleeve that it shines on has less.
@@ -72,7 +76,7 @@ def with_masks(images: ImageSet, name: str) -> ImageSet:
     find = MASKS[name].find
 
     def read(index: int) -> Frame:
-        image = images.read(index).image
-        return Frame(image, find(image))
+        frame = images.read(index)
+        return replace(frame, mask=find(frame.image))
 
     return replace(images, read=read, masks=name)

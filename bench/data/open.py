@@ -14,6 +14,7 @@ from steadymap.bench.core.errors import DataError
 from steadymap.bench.core.names import nearest
 from steadymap.bench.data.archive import check_folder, unpack
 from steadymap.bench.data.decode import decode, path_of, reason_of
+from steadymap.bench.data.forms import DATA_FORMS, SPLITS
 from steadymap.bench.data.hands import HAND_CLASSES, hand
 from steadymap.bench.data.hub import open_hub
 from steadymap.bench.data.image_set import (
@@ -38,23 +39,9 @@ from steadymap.bench.data.labelled import (
 from steadymap.bench.data.torchvision_sets import open_torchvision
 from steadymap.models import Framing
 
-SPLITS = {"train": (0.0, 0.7), "validation": (0.7, 0.9), "test": (0.9, 1.0), "all": (0.0, 1.0)}
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 HANDS_COUNT = 1000
 MOST_HANDS = 1_000_000
-
-DATA_FORMS: dict[str, str] = {
-    "hands[:COUNT]": "embedded rock, paper and scissors hands with masks; 1000, or COUNT",
-    "folder:PATH": "a folder with one subfolder of pictures a class",
-    "archive:FILE": "a zip or tar of such a folder, e.g. a Kaggle data set downloaded by hand",
-    "csv:PATH": "a table with the columns path and label; paths are relative to it",
-    "kaggle:owner/name": "a Kaggle data set (pip install 'steadymap[kaggle]')",
-    "torchvision:NAME[:ROOT]": "a data set of torchvision, e.g. torchvision:CIFAR10; downloaded "
-    "once, its own test set is the test split",
-    "hf:ID": "a data set of the Hugging Face hub, or its folder (pip install 'steadymap[hf]')",
-    "foolbox": "20 labelled ImageNet photographs, nothing to download; use split all "
-    "(pip install 'steadymap[photos]')",
-}
 
 # What stands before the colon of a form that comes to a folder.
 FOLDERS = ("folder", "archive", "kaggle")

@@ -162,8 +162,8 @@ def _extra(extra: str, advice: str) -> Iterator[Fact]:
 def probe_plugins() -> Iterator[Fact]:
     from steadymap.bench.core.metric_registry import METRIC_SHELF
     from steadymap.bench.core.plugins import GROUPS, offers
-    from steadymap.bench.methods.registry import METHOD_SHELF
-    from steadymap.bench.network.loading import MODEL_SHELF
+    from steadymap.bench.methods.binding import METHOD_SHELF
+    from steadymap.bench.network.model_shelf import MODEL_SHELF
     from steadymap.bench.perturbations.registry import FAMILY_SHELF
 
     for group in GROUPS.values():

@@ -23,8 +23,8 @@ from steadymap.bench.core.errors import one_line
 from steadymap.bench.core.machine import fingerprint, machine, peak_memory, retain_heap
 from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import BoundMethod, foreign
-from steadymap.bench.methods.registry import bind_method
 from steadymap.bench.network.guard import Guard, LeftChangedError, left_as_it_was
 from steadymap.bench.network.loading import load_model
 from steadymap.bench.network.memory import images_at_once, is_out_of_memory

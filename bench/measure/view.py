@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from steadymap.bench.core.errors import one_line
+from steadymap.bench.core.origin import is_ours
 from steadymap.bench.measure.worker import ATTACK_PART, Worker
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.method import BoundMethod, Engine
-from steadymap.bench.network.guard import LeftChangedError, is_ours, left_as_it_was
+from steadymap.bench.network.guard import LeftChangedError, left_as_it_was
 from steadymap.bench.network.memory import is_out_of_memory
 from steadymap.bench.network.passes import LogitsError, Pass, Read, shared_pass
 from steadymap.bench.perturbations.apply import draw_of

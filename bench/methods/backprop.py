@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from steadymap.bench.methods.baselines import BASELINES, BaselineName, Start
 from steadymap.bench.methods.batch import Batch
-from steadymap.bench.methods.cam import grad_cam
+from steadymap.bench.methods.cam import grad_cam, lacks_layer
 from steadymap.bench.methods.expected_gradients import Baselines
 from steadymap.bench.methods.gradient import captum_attr, own_copy
 from steadymap.bench.network.graph import UntraceableError, rewritten, structure
@@ -80,6 +80,11 @@ def lacks_relu(classifier: Classifier) -> str | None:
     if others:
         return f"the rule is for ReLU alone, and the network has {', '.join(others)}"
     return None if nn.ReLU in parts.modules else "the network has no ReLU"
+
+
+def lacks_layer_or_relu(classifier: Classifier) -> str | None:
+    """Say why a network has no guided Grad-CAM; None where it has."""
+    return lacks_layer(classifier) or lacks_relu(classifier)
 
 
 def lacks_differences(classifier: Classifier) -> str | None:

@@ -76,6 +76,17 @@ def read_grad_cam_plus_plus(seen: Pass) -> Tensor:
     return (weights * activations).sum(dim=1, keepdim=True).relu()
 
 
+def lacks_layer(classifier: Classifier) -> str | None:
+    """Say why a network has no Grad-CAM; None where it has."""
+    return None if classifier.cam_layer else "the network has no convolution with a spatial output"
+
+
+def captum_lacks_grid(classifier: Classifier) -> str | None:
+    """Say why captum has no Grad-CAM of a network; None where it has."""
+    planes = classifier.cam_layout == "channels_first"
+    return None if planes else f"captum's Grad-CAM reads planes, not {classifier.cam_layout}"
+
+
 def captum_grad_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> Tensor:
     """Compute the same with captum: the oracle of `grad_cam`."""
     maps: Tensor = (

@@ -14,7 +14,8 @@ from torch import Tensor
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.methods.baselines import Start
 from steadymap.bench.methods.batch import Batch
-from steadymap.bench.methods.integrated_gradients import MOST_STEPS
+from steadymap.bench.methods.integrated_gradients import MOST_STEPS, points_of
+from steadymap.bench.methods.method import Parameters
 from steadymap.bench.methods.paths import Line, gauss_legendre, path_sum
 from steadymap.bench.methods.smooth_grad import Samples, Spread
 from steadymap.bench.network.passes import shared_pass
@@ -46,6 +47,11 @@ def integrated_gradients_averaged(
         path = Line(start, batch.images, batch.targets, batch.at_once)
         total += path_sum(classifier, path, nodes, shares) * (batch.images - start)
     return total / baselines
+
+
+def averaged_points(parameters: Parameters) -> int:
+    """Return how many points of all paths one map of `integrated_gradients_averaged` takes."""
+    return int(str(parameters["baselines"])) * points_of(parameters)
 
 
 def expected_gradients(classifier: Classifier, batch: Batch, *, samples: Samples = 32) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor
 from steadymap.bench.methods.baselines import BASELINES, BaselineName
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.gradient import captum_attr, own_copy
-from steadymap.bench.methods.paths import Line, NestedPath, gauss_legendre, path_sum
+from steadymap.bench.methods.method import Parameters
+from steadymap.bench.methods.paths import Line, NestedPath, gauss_legendre, path_sum, points_at
 from steadymap.models import Classifier
 
 # Gauss-Legendre nodes take the eigenvalues of a matrix of this side.
@@ -42,6 +43,12 @@ def integrated_gradients(
     path = _path(batch, baseline)
     nodes, shares = gauss_legendre(steps, batch.images)
     return path_sum(classifier, path, nodes, shares) * (path.ends - path.starts)
+
+
+def points_of(parameters: Parameters) -> int:
+    """Return how many points of a path one map takes; with `auto`, the least there can be."""
+    steps = parameters["steps"]
+    return steps if isinstance(steps, int) else points_at(1)
 
 
 def nested_path(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
-from torch import Tensor
-
+from steadymap.bench.core.origin import is_ours
 from steadymap.bench.methods.baselines import BASELINES, BaselineName, Start
-from steadymap.bench.methods.batch import Batch
-from steadymap.bench.methods.paths import NestedPath
-from steadymap.bench.network.guard import is_ours
-from steadymap.bench.network.passes import Pass, Read
-from steadymap.models import Classifier
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from steadymap.bench.methods.batch import Batch
+    from steadymap.bench.methods.paths import NestedPath
+    from steadymap.bench.network.passes import Pass, Read
+    from steadymap.models import Classifier
 
 Engine = Literal["own", "captum"]
 
@@ -28,6 +30,7 @@ Parameters = Mapping[str, object]
 
 
 def one_baseline(parameters: Parameters) -> Start:
+    """Return where a method starts that has a parameter `baseline`, and takes it as it is."""
     return Start(cast("BaselineName", parameters["baseline"]))
 
 
@@ -199,3 +202,38 @@ def foreign(method: Method) -> bool:
     read = method.share.read if method.share else None
     given = (method.explain, method.captum, method.nested, read)
     return not all(is_ours(function) for function in given if function is not None)
+
+
+# --- what a method is capable of, from its parameters ---------------------------------------------
+
+
+def always(*capabilities: Capability) -> Callable[[Parameters], frozenset[Capability]]:
+    """Return what a method is capable of that promises the same whatever its parameters."""
+    return lambda _parameters: frozenset(capabilities)
+
+
+def complete_from(*more: Capability) -> Callable[[Parameters], frozenset[Capability]]:
+    """Return what a method is capable of that is complete from its baseline, whichever that is."""
+
+    def can(parameters: Parameters) -> frozenset[Capability]:
+        baseline = BASELINES[str(parameters["baseline"])]
+        promised: set[Capability] = {"complete", "signed", *more}
+        if baseline.drawn:
+            promised.add("stochastic")
+        if baseline.moves_along:
+            promised.add("shift_invariant")
+        return frozenset(promised)
+
+    return can
+
+
+def signed_from(parameters: Parameters) -> frozenset[Capability]:
+    """Return what a method is capable of that draws nothing but its baseline."""
+    drawn = BASELINES[str(parameters["baseline"])].drawn
+    return frozenset(("signed", "stochastic") if drawn else ("signed",))
+
+
+def signed_without_relu(parameters: Parameters) -> frozenset[Capability]:
+    """Return what a relative of Grad-CAM is capable of that can keep negative evidence."""
+    both: tuple[Capability, ...] = () if parameters["relu"] else ("signed",)
+    return frozenset(("shift_invariant", *both))

@@ -69,6 +69,11 @@ def var_grad(
     return (mean_square - mean.square()).clamp(min=0).to(batch.images.dtype)
 
 
+def var_grad_on_linear(weights: Tensor, _batch: Batch) -> Tensor:
+    """Return the map on a linear network, whose gradient is the same everywhere."""
+    return torch.zeros_like(weights)
+
+
 def _gradients(
     classifier: Classifier, batch: Batch, samples: int, noise: float
 ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,7 +5,6 @@ See `steadymap.bench.coalitions` for what a coalition is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import comb
 from typing import Annotated
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from steadymap.bench.methods.baselines import BaselineName
+from steadymap.bench.methods.baselines import BASELINES, BaselineName
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.coalitions import (
     Segments,
@@ -28,6 +27,7 @@ from steadymap.bench.methods.coalitions import (
     sums_on_linear,
     superpixel_parts,
 )
+from steadymap.bench.methods.method import Capability, Parameters
 from steadymap.bench.methods.smooth_grad import Samples
 from steadymap.bench.methods.superpixels import segment_count
 from steadymap.models import Classifier
@@ -65,7 +65,7 @@ def lime(  # noqa: PLR0913 - what its paper leaves open
     return parts.paint(torch.from_numpy(np.stack(found)).to(logits))
 
 
-def lime_passes(parameters: Mapping[str, object], _size: Size) -> int:
+def lime_passes(parameters: Parameters, _size: Size) -> int:
     """Return how many times one image goes forward: once a coalition."""
     return samples_of(parameters)
 
@@ -154,7 +154,7 @@ def kernel_shap(
     return parts.paint(torch.from_numpy(np.stack(found)).to(logits))
 
 
-def kernel_shap_passes(parameters: Mapping[str, object], size: Size) -> int:
+def kernel_shap_passes(parameters: Parameters, size: Size) -> int:
     """Return how many times one image goes forward: once a coalition, and at both ends."""
     return min(samples_of(parameters), _every(count_of(parameters, size))) + 2
 
@@ -175,9 +175,11 @@ def kernel_shap_on_linear(
     return sums_on_linear(weights, batch, segments=segments, baseline=baseline)
 
 
-def exhaustive(parameters: Mapping[str, object]) -> bool:
-    """Return whether KernelSHAP asks for every coalition there is, and nothing is drawn."""
-    return _every(int(str(parameters["segments"]))) <= samples_of(parameters)
+def kernel_shap_can(parameters: Parameters) -> frozenset[Capability]:
+    """Return what KernelSHAP is capable of: where it asks for all coalitions, nothing is drawn."""
+    exhaustive = _every(int(str(parameters["segments"]))) <= samples_of(parameters)
+    exact = exhaustive and not BASELINES[str(parameters["baseline"])].drawn
+    return frozenset(("signed",) if exact else ("signed", "stochastic"))
 
 
 def _every(count: int) -> int:

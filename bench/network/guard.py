@@ -9,10 +9,9 @@ was. Our own methods are looked at once a batch.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,8 +19,6 @@ from torch import Tensor, nn
 
 from steadymap.bench.network.torch_settings import SETTINGS, keep_generators, put_back, refill
 from steadymap.models import Classifier, ModelError
-
-PACKAGE = "steadymap"
 
 # Values of 8 bytes that are added up together, down and across.
 WIDTH = 1024
@@ -36,17 +33,6 @@ PLAIN = (bool, int, float, str, tuple, torch.dtype, torch.device)
 
 # Settings and random numbers belong to the process: what is not ours takes turns.
 _turn = threading.RLock()
-
-
-def is_ours(function: Callable[..., object]) -> bool:
-    """Return whether a function is the package's own: by the module that its code stands in.
-
-    `__module__` would not do: a wrapper made by `functools.wraps` bears that of what it wraps.
-    """
-    while isinstance(function, partial):
-        function = function.func
-    home = getattr(function, "__globals__", {}).get("__name__") or type(function).__module__
-    return str(home).partition(".")[0] == PACKAGE
 
 
 class LeftChangedError(Exception):

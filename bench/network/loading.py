@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from steadymap.bench.core.errors import PluginError
-from steadymap.bench.core.plugins import Shelf, check_function, offers
-from steadymap.models import MODELS, Classifier, Model, ModelError, load_classifier
-
-# --- models ---------------------------------------------------------------------------------------
-
-
-def _as_factory(found: object) -> Model | Callable[[], Classifier]:
-    check_function(found, "")
-    return found  # type: ignore[return-value] # seen to be a function; what it returns is seen later
-
-
-MODEL_SHELF: Shelf[Model | Callable[[], Classifier]] = Shelf("model", MODELS, _as_factory)
+from steadymap.bench.core.plugins import offers
+from steadymap.bench.network.model_shelf import MODEL_SHELF
+from steadymap.models import MODELS, Classifier, ModelError, load_classifier
 
 
 def load_model(

@@ -26,10 +26,6 @@ STEPS_TO_BOUND = 2
 # Of the softplus: large is close to ReLU, small is curved over more of its inputs.
 SHARPNESS = 100.0
 
-# How often an image goes forward and backward through the network itself in one attack: as it is,
-# from where the ascent starts, and after each step.
-PASSES = STEPS + 2
-
 _lock = threading.Lock()
 _smoothed: WeakKeyDictionary[nn.Module, Classifier] = WeakKeyDictionary()
 
@@ -50,8 +46,9 @@ def away_from_gradient(
     way, the first included, that is returned whose map by the network itself is farthest off with
     the target still predicted; the clean image where none keeps it.
 
-    The image goes through the network itself `PASSES` times, forward and backward. What goes
-    through the one with softplus is not counted.
+    The image goes through the network itself `STEPS` + 2 times, forward and backward: as it is,
+    from where the ascent starts, and after each step. What goes through the one with softplus is
+    not counted.
 
     Args:
         classifier: what is explained.

@@ -9,40 +9,12 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-LEVELS = (1.0, 2.0, 3.0, 4.0, 5.0)
-# Of either side, in pixels: what the package takes.
-LEAST_SIDE = 32
-
-# What each does, and whether its draws differ.
-CORRUPTIONS: dict[str, tuple[str, bool]] = {
-    "gaussian_noise": ("normal noise", True),
-    "shot_noise": ("Poisson noise of light", True),
-    "impulse_noise": ("values turned to 0 or 1, each channel by itself", True),
-    "defocus_blur": ("a lens out of focus", False),
-    "glass_blur": ("pixels shuffled as behind frosted glass", True),
-    "motion_blur": ("blurred along a line of any slant up to 45 degrees", True),
-    "zoom_blur": ("blurred towards the centre", False),
-    "snow": ("flakes blown across", True),
-    "frost": ("a photograph of frost laid over", True),
-    "fog": ("a cloud laid over", True),
-    "brightness": ("lighter, in HSV", False),
-    "contrast": ("nearer to each channel's mean", False),
-    "elastic_transform": ("small regions stretched", True),
-    "pixelate": ("fewer, larger pixels", False),
-    "jpeg_compression": ("JPEG", False),
-    "speckle_noise": ("normal noise in proportion to the light", True),
-    "gaussian_blur": ("blur", False),
-    "spatter": ("drops of water, from level 4 of mud", True),
-    "saturate": ("greyer at levels 1 and 2, more colourful from 3", False),
-}
 
 # These draw from a generator of their own, which they take a seed for.
 SEEDED = ("impulse_noise", "glass_blur")
@@ -61,13 +33,9 @@ def missing() -> str | None:
     return None
 
 
-def corruption(name: str) -> Callable[[Tensor, float, np.random.Generator], Tensor]:
-    """Return the perturbation of that name."""
-
-    def apply(image: Tensor, severity: float, rng: np.random.Generator) -> Tensor:
-        return corrupt(image, name, int(severity), rng)
-
-    return apply
+def corruption(name: str, image: Tensor, severity: float, rng: np.random.Generator) -> Tensor:
+    """Corrupt an image (3, H, W) by the corruption of that name; its severity is a level."""
+    return corrupt(image, name, int(severity), rng)
 
 
 def corrupt(image: Tensor, name: str, level: int, rng: np.random.Generator) -> Tensor:

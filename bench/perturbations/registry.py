@@ -8,31 +8,30 @@ a family makes them, as in the study; those that go through 8 bits make none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
-
-import numpy as np
-from torch import Tensor
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
 from steadymap.bench.core.names import IN_DEGREES
+from steadymap.bench.core.on_demand import OnDemand
 from steadymap.bench.core.plugins import YOUR_OWN, Shelf, check_fields, check_function, summary_of
-from steadymap.bench.perturbations import attack as adversarial
-from steadymap.bench.perturbations import corruptions, imagenet_c, noise
-from steadymap.bench.perturbations import warp as geometry
-from steadymap.bench.perturbations.noise import (
-    bias,
-    gaussian_noise,
-    needs_classifier,
-    salt_and_pepper,
-    uniform_noise,
-)
-from steadymap.bench.perturbations.warp import Warp
-from steadymap.bench.records.schema import CLEAN, INPUT, OVERALL, REFERENCES
-from steadymap.models import Classifier
+from steadymap.bench.records.vocabulary import CLEAN, INPUT, OVERALL, REFERENCES
 
-Perturb = Callable[[Tensor, float, np.random.Generator], Tensor]
-Attack = Callable[[Classifier, Tensor, Tensor, float, np.random.Generator], Tensor]
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from steadymap.bench.perturbations.warp import Warp
+    from steadymap.models import Classifier
+
+    Perturb = Callable[[Tensor, float, np.random.Generator], Tensor]
+    Attack = Callable[[Classifier, Tensor, Tensor, float, np.random.Generator], Tensor]
+    Placing = Callable[[float, tuple[int, int]], Warp]
+else:
+    # What pydantic sees of a plug-in's functions: that they can be called. Their types are torch's.
+    Perturb = Attack = Placing = Callable[..., object]
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Perturbation:
     whole: bool = False
     min_side: int = 1
     missing: Callable[[], str | None] | None = None
-    warp: Callable[[float, tuple[int, int]], Warp] | None = None
+    warp: Placing | None = None
     attack: Attack | None = None
     passes: int = 0
 
@@ -89,16 +88,48 @@ class Perturbation:
 MAGNITUDES = (0.05, 0.1, 0.2, 0.3, 0.5)
 BOTH_SIGNS = (*(-size for size in reversed(MAGNITUDES)), *MAGNITUDES)
 
+# ImageNet-C's corruptions: what each does, and whether its draws differ.
+IMAGENET_C: dict[str, tuple[str, bool]] = {
+    "gaussian_noise": ("normal noise", True),
+    "shot_noise": ("Poisson noise of light", True),
+    "impulse_noise": ("values turned to 0 or 1, each channel by itself", True),
+    "defocus_blur": ("a lens out of focus", False),
+    "glass_blur": ("pixels shuffled as behind frosted glass", True),
+    "motion_blur": ("blurred along a line of any slant up to 45 degrees", True),
+    "zoom_blur": ("blurred towards the centre", False),
+    "snow": ("flakes blown across", True),
+    "frost": ("a photograph of frost laid over", True),
+    "fog": ("a cloud laid over", True),
+    "brightness": ("lighter, in HSV", False),
+    "contrast": ("nearer to each channel's mean", False),
+    "elastic_transform": ("small regions stretched", True),
+    "pixelate": ("fewer, larger pixels", False),
+    "jpeg_compression": ("JPEG", False),
+    "speckle_noise": ("normal noise in proportion to the light", True),
+    "gaussian_blur": ("blur", False),
+    "spatter": ("drops of water, from level 4 of mud", True),
+    "saturate": ("greyer at levels 1 and 2, more colourful from 3", False),
+}
+LEVELS = (1.0, 2.0, 3.0, 4.0, 5.0)
+# Of either side, in pixels: what the package takes.
+LEAST_SIDE = 32
+
+
+def _ours(place: str) -> OnDemand:
+    """Return a function of a module beside this one, which loads torch when it is called."""
+    return OnDemand(f"steadymap.bench.perturbations.{place}")
+
+
 PERTURBATIONS: dict[str, Perturbation] = {
     "bias": Perturbation(
-        bias,
+        _ours("noise:bias"),
         BOTH_SIGNS,
         (-1.0, 1.0),
         "a constant on every channel; either sign",
         "the study; Kindermans et al. 2019",
     ),
     "compensated_bias": Perturbation(
-        bias,
+        _ours("noise:bias"),
         BOTH_SIGNS,
         (-1.0, 1.0),
         "the same, and the classifier takes it off again: what still changes is the method",
@@ -106,7 +137,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         compensated=True,
     ),
     "gaussian_noise": Perturbation(
-        gaussian_noise,
+        _ours("noise:gaussian_noise"),
         MAGNITUDES,
         (0.0, 1.0),
         "normal noise; severity is its standard deviation",
@@ -114,7 +145,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         stochastic=True,
     ),
     "uniform_noise": Perturbation(
-        uniform_noise,
+        _ours("noise:uniform_noise"),
         MAGNITUDES,
         (0.0, 1.0),
         "uniform noise between minus and plus the severity",
@@ -122,7 +153,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         stochastic=True,
     ),
     "salt_and_pepper": Perturbation(
-        salt_and_pepper,
+        _ours("noise:salt_and_pepper"),
         MAGNITUDES,
         (0.0, 1.0),
         "that share of the pixels turned black or white",
@@ -131,7 +162,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         unit="as a share of the pixels",
     ),
     "shot_noise": Perturbation(
-        noise.shot_noise,
+        _ours("noise:shot_noise"),
         (0.005, 0.01, 0.02, 0.05, 0.1),
         (0.0, 1.0),
         "Poisson noise of light; severity is its variance at white",
@@ -139,7 +170,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         stochastic=True,
     ),
     "speckle_noise": Perturbation(
-        noise.speckle_noise,
+        _ours("noise:speckle_noise"),
         MAGNITUDES,
         (0.0, 1.0),
         "normal noise in proportion to the light; severity is its standard deviation at white",
@@ -147,7 +178,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         stochastic=True,
     ),
     "brightness": Perturbation(
-        corruptions.brightness,
+        _ours("corruptions:brightness"),
         BOTH_SIGNS,
         (-1.0, 1.0),
         "light times 1 + severity; black stays black",
@@ -155,7 +186,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         unit="as a share of the light",
     ),
     "contrast": Perturbation(
-        corruptions.contrast,
+        _ours("corruptions:contrast"),
         BOTH_SIGNS,
         (-1.0, 1.0),
         "distance from the mean grey times 1 + severity",
@@ -163,7 +194,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         unit="as a share of the distance",
     ),
     "saturation": Perturbation(
-        corruptions.saturation,
+        _ours("corruptions:saturation"),
         BOTH_SIGNS,
         (-1.0, 1.0),
         "distance from each pixel's grey times 1 + severity",
@@ -171,7 +202,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         unit="as a share of the distance",
     ),
     "hue": Perturbation(
-        corruptions.hue,
+        _ours("corruptions:hue"),
         (-0.4, -0.3, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.3, 0.4),
         (-0.5, 0.5),
         "hue turned by that share of the circle",
@@ -179,24 +210,28 @@ PERTURBATIONS: dict[str, Perturbation] = {
         unit="as a share of the circle",
     ),
     "red_bias": Perturbation(
-        corruptions.red_bias, BOTH_SIGNS, (-1.0, 1.0), "a constant on red", "the study, by channel"
+        _ours("corruptions:red_bias"),
+        BOTH_SIGNS,
+        (-1.0, 1.0),
+        "a constant on red",
+        "the study, by channel",
     ),
     "green_bias": Perturbation(
-        corruptions.green_bias,
+        _ours("corruptions:green_bias"),
         BOTH_SIGNS,
         (-1.0, 1.0),
         "a constant on green",
         "the study, by channel",
     ),
     "blue_bias": Perturbation(
-        corruptions.blue_bias,
+        _ours("corruptions:blue_bias"),
         BOTH_SIGNS,
         (-1.0, 1.0),
         "a constant on blue",
         "the study, by channel",
     ),
     "gaussian_blur": Perturbation(
-        corruptions.gaussian_blur,
+        _ours("corruptions:gaussian_blur"),
         (0.005, 0.01, 0.02, 0.03, 0.05),
         (0.0, 0.5),
         "blur; severity is its standard deviation as a share of the shorter side",
@@ -204,7 +239,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         unit="as a share of the shorter side",
     ),
     "pixelate": Perturbation(
-        corruptions.pixelate,
+        _ours("corruptions:pixelate"),
         (0.3, 0.5, 0.7, 0.8, 0.9),
         (0.0, 0.99),
         "sides shrunk by that share and enlarged again",
@@ -212,7 +247,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         unit="as a share of the side",
     ),
     "jpeg": Perturbation(
-        corruptions.jpeg,
+        _ours("corruptions:jpeg"),
         (0.5, 0.75, 0.85, 0.9, 0.95),
         (0.0, 0.99),
         "JPEG with quality 100 (1 - severity)",
@@ -220,45 +255,46 @@ PERTURBATIONS: dict[str, Perturbation] = {
         unit="as a share of the quality",
     ),
     "translation": Perturbation(
-        geometry.warping(geometry.shifted),
+        _ours("warp:translation"),
         (-0.2, -0.15, -0.1, -0.05, -0.02, 0.02, 0.05, 0.1, 0.15, 0.2),
         (-1.0, 1.0),
         "moved down and to the right by that share of each side, in whole pixels",
         "Azulay and Weiss 2019",
         unit="as a share of the side",
-        warp=geometry.shifted,
+        warp=_ours("warp:shifted"),
     ),
     "rotation": Perturbation(
-        geometry.warping(geometry.turned),
+        _ours("warp:rotation"),
         (-30.0, -20.0, -10.0, -5.0, -2.0, 2.0, 5.0, 10.0, 20.0, 30.0),
         (-180.0, 180.0),
         "turned about the centre, counter-clockwise where positive",
         "Engstrom et al. 2019",
         unit=IN_DEGREES,
-        warp=geometry.turned,
+        warp=_ours("warp:turned"),
     ),
     "zoom": Perturbation(
-        geometry.warping(geometry.enlarged),
+        _ours("warp:zoom"),
         (-0.3, -0.2, -0.1, -0.05, -0.02, 0.02, 0.05, 0.1, 0.2, 0.3),
         (-0.9, 4.0),
         "enlarged 1 + severity times about the centre",
         "Azulay and Weiss 2019",
         unit="as a share of the size",
-        warp=geometry.enlarged,
+        warp=_ours("warp:enlarged"),
     ),
     "adversarial": Perturbation(
-        needs_classifier,
+        _ours("noise:needs_classifier"),
         (0.002, 0.005, 0.01, 0.02, 0.05),
         (0.0, 1.0),
         "the worst of small changes: the prediction stays, the gradient map goes far; severity is "
         "the most that a value moves",
         "Ghorbani et al. 2019; Dombrowski et al. 2019",
         stochastic=True,
-        attack=adversarial.away_from_gradient,
-        passes=adversarial.PASSES,
+        attack=_ours("attack:away_from_gradient"),
+        # Two beside the steps of the ascent; a test counts.
+        passes=12,
     ),
     "random_sign": Perturbation(
-        noise.random_sign,
+        _ours("noise:random_sign"),
         (0.002, 0.005, 0.01, 0.02, 0.05),
         (0.0, 1.0),
         "the typical change of that size: minus or plus the severity at every value",
@@ -267,18 +303,18 @@ PERTURBATIONS: dict[str, Perturbation] = {
     ),
     **{
         f"imagenet_c_{name}": Perturbation(
-            imagenet_c.corruption(name),
-            imagenet_c.LEVELS,
-            (0.0, imagenet_c.LEVELS[-1]),
+            partial(_ours("imagenet_c:corruption"), name),
+            LEVELS,
+            (0.0, LEVELS[-1]),
             f"{summary}; ImageNet-C's own levels",
             "Hendrycks and Dietterich 2019",
             stochastic=draws,
             unit="in whole levels",
             whole=True,
-            min_side=imagenet_c.LEAST_SIDE,
-            missing=imagenet_c.missing,
+            min_side=LEAST_SIDE,
+            missing=_ours("imagenet_c:missing"),
         )
-        for name, (summary, draws) in imagenet_c.CORRUPTIONS.items()
+        for name, (summary, draws) in IMAGENET_C.items()
     },
 }
 
@@ -302,7 +338,7 @@ def _as_family(found: object) -> Perturbation:
         check_function(found.apply, "image, severity, rng")
         return found
     check_function(found, "image, severity, rng")
-    anything = (-np.inf, np.inf)
+    anything = (-math.inf, math.inf)
     return Perturbation(
         cast("Perturb", found), (), anything, summary_of(found), YOUR_OWN, stochastic=True
     )

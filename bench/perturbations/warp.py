@@ -82,6 +82,11 @@ def warping(
     return apply
 
 
+translation = warping(shifted)
+rotation = warping(turned)
+zoom = warping(enlarged)
+
+
 def warped(image: Tensor, warp: Warp) -> Tensor:
     """Warp an image (3, H, W); what is not moved keeps its values exactly."""
     places = _places(warp.size, warp.size)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,11 +10,8 @@ from pydantic import Field, ValidationError, field_validator
 
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.names import nearest
-from steadymap.bench.core.safe_yaml import parse_mapping
 from steadymap.bench.data.masks import MASKS
 from steadymap.bench.plan.plan import MOST_SHOWN, MOST_THREADS, Plan, check_known
-
-EXPERIMENTS = importlib.resources.files("steadymap.bench.experiments")
 
 
 class Experiment(Plan):
@@ -110,52 +105,3 @@ def first_line(error: ValidationError) -> str:
         return str(cause)
     key = str(first["loc"][0])
     return f"{key}: {first['msg']}, got {repr(first['input'])[:MOST_SHOWN]}"
-
-
-def experiment_names() -> tuple[str, ...]:
-    """Return the names of the experiments that come with the package."""
-    return tuple(
-        sorted(
-            file.name.removesuffix(".yaml")
-            for file in EXPERIMENTS.iterdir()
-            if file.name.endswith(".yaml")
-        )
-    )
-
-
-def read_experiment(name: str) -> dict[str, Any]:
-    """Read the settings of an experiment that comes with the package.
-
-    Raises:
-        ConfigError: no such experiment; names the nearest one.
-    """
-    if name not in experiment_names():
-        raise ConfigError(f"unknown experiment {name!r}; {nearest(name, experiment_names())}")
-    return parse_mapping(EXPERIMENTS.joinpath(f"{name}.yaml").read_text(encoding="utf-8"), name)
-
-
-@dataclass(frozen=True)
-class ExperimentSummary:
-    """What the comment lines at the head of an experiment say.
-
-    Attributes:
-        summary: one line on what it does.
-        needs: what must be there beside the package.
-        takes: how long it takes.
-    """
-
-    summary: str
-    needs: str
-    takes: str
-
-    @property
-    def limits(self) -> str:
-        """What it needs and how long it takes."""
-        return f"{self.needs} {self.takes}"
-
-
-def about_experiment(name: str) -> ExperimentSummary:
-    """Return what an experiment says of itself, in its first three lines."""
-    text = EXPERIMENTS.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    lines = [line.removeprefix("#").strip() for line in text.split("\n")[:3]]
-    return ExperimentSummary(*lines)

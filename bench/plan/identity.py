@@ -14,8 +14,8 @@ from steadymap.bench.core.metric_registry import METRIC_SHELF
 from steadymap.bench.core.plugins import Shelf
 from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.data.masks import MASKS
-from steadymap.bench.methods.registry import METHOD_SHELF
-from steadymap.bench.network.loading import MODEL_SHELF
+from steadymap.bench.methods.binding import METHOD_SHELF
+from steadymap.bench.network.model_shelf import MODEL_SHELF
 from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.records.schema import SCHEMA_VERSION

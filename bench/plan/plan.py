@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.metric_registry import METRIC_SHELF
 from steadymap.bench.core.names import nearest
+from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.integrated_gradients import Steps
 from steadymap.bench.methods.method import BoundMethod, Engine
-from steadymap.bench.methods.registry import CONTROLS, DEFAULT_METHODS, bind_method
+from steadymap.bench.methods.registry import CONTROLS, DEFAULT_METHODS
 from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.perturbations.registry import DEFAULT_FAMILIES, FAMILY_SHELF
 from steadymap.metrics import METRICS

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from steadymap.bench.core.errors import MESSAGE_LENGTH, ConfigError, DataError, one_line
 from steadymap.bench.core.metric_registry import METRIC_SHELF
+from steadymap.bench.core.origin import is_ours
 from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.methods.method import BoundMethod, foreign
-from steadymap.bench.network.guard import is_ours
 from steadymap.bench.network.memory import images_at_once
 from steadymap.bench.perturbations.apply import draw_of
 from steadymap.bench.perturbations.attack import differentiable_twice, smoothed

@@ -8,35 +8,63 @@ from dataclasses import dataclass, fields
 import pandas as pd
 import pyarrow as pa
 
+from steadymap.bench.records.vocabulary import (
+    BATCH_OF_ONE,
+    CLEAN,
+    CONTROLS,
+    FLOAT64,
+    INPUT,
+    INPUT_METRICS,
+    NULLS,
+    NUMERICS,
+    ON_CPU,
+    OTHER_IMAGE,
+    OTHER_SEED,
+    OVERALL,
+    RANDOM_NETWORK,
+    RECOGNISED,
+    REFERENCES,
+    ROUNDED,
+    SHARED,
+    STEPS,
+    is_control,
+)
 from steadymap.metrics import Status
 
+# Who reads or writes records finds the words they hold here, too.
+__all__ = [
+    "BATCH_OF_ONE",
+    "CLEAN",
+    "COMMON",
+    "CONTROLS",
+    "FLOAT64",
+    "INPUT",
+    "INPUT_METRICS",
+    "NULLS",
+    "NUMERICS",
+    "ON_CPU",
+    "OTHER_IMAGE",
+    "OTHER_SEED",
+    "OVERALL",
+    "PART_SCHEMA",
+    "RANDOM_NETWORK",
+    "RECOGNISED",
+    "REFERENCES",
+    "ROUNDED",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "SHARED",
+    "STEPS",
+    "Record",
+    "Source",
+    "is_control",
+    "perturbed_images",
+    "to_frame",
+    "to_part",
+    "with_source",
+]
+
 SCHEMA_VERSION = 1
-
-# The family of a record that is about the clean image alone, and the method of one that is about
-# the input rather than a map.
-CLEAN = "clean"
-INPUT = "input"
-
-# Families of records that hold the map of the clean image against another map of the same method.
-# Unrelated maps, which say what a score is worth: other images', randomised networks'.
-OTHER_IMAGE = "other_image"
-RANDOM_NETWORK = "random_network"
-NULLS = (OTHER_IMAGE, RANDOM_NETWORK)
-# The same image, other random numbers; of stochastic methods alone.
-OTHER_SEED = "other_seed"
-# The same image computed in another way, for a few images: what is smaller than that is rounding.
-BATCH_OF_ONE = "batch_of_one"
-ROUNDED = "rounded_image"
-FLOAT64 = "float64"
-ON_CPU = "on_cpu"
-NUMERICS = (BATCH_OF_ONE, ROUNDED, FLOAT64, ON_CPU)
-REFERENCES = (*NULLS, OTHER_SEED, *NUMERICS)
-
-# In summaries: the mean over the families of perturbations, each counting the same.
-OVERALL = "overall"
-
-# What is behind a metric's name where the record says whether a map was recognised by it.
-RECOGNISED = ".recognised"
 
 SCHEMA = pa.schema(
     [
@@ -63,10 +91,6 @@ SCHEMA = pa.schema(
 # The same without what all records of a run have in common.
 COMMON = ("run_id", "model", "dataset")
 PART_SCHEMA = pa.schema([field for field in SCHEMA if field.name not in COMMON])
-
-
-# Methods that are there to be beaten: they ignore the network or the image.
-CONTROLS = ("constant", "random", "edge", "centre_blob")
 
 
 @dataclass(frozen=True)
@@ -139,24 +163,3 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
         types_mapper={pa.int32(): pd.Int32Dtype()}.get
     )
     return frame
-
-
-# About the perturbed image itself, once a cell.
-INPUT_METRICS: dict[str, str] = {
-    "input_change": "root mean square of perturbed minus clean image, in image units",
-    "saturated_share": "share of the perturbed image's values at or beyond black or white",
-}
-
-# Of a method with steps=auto: points of the path at which a map took gradients.
-STEPS = "steps"
-
-# Names of parts of the work, beside the methods' specs.
-SHARED = "shared pass"
-
-
-def is_control(spec: str) -> bool:
-    """Return whether the spec of a method names a control.
-
-    Nothing is loaded to see: specs come from the files of a run.
-    """
-    return spec.partition(":")[0] in CONTROLS

@@ -17,8 +17,8 @@ import steadymap.metrics
 import steadymap.models
 from steadymap.bench.core.metric_registry import METRIC_SHELF
 from steadymap.bench.core.plugins import Shelf
-from steadymap.bench.methods.registry import METHOD_SHELF
-from steadymap.bench.network.loading import MODEL_SHELF
+from steadymap.bench.methods.binding import METHOD_SHELF
+from steadymap.bench.network.model_shelf import MODEL_SHELF
 from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.plan.setup import Setup
 from steadymap.bench.plan.sharding import numeric_images

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from support import CLASSES, Done, conv_network, random_images
 
-from steadymap.bench.checks.checks import CHECKS
+from steadymap.bench.checks.registry import CHECKS
 from steadymap.bench.commands import app as cli
 from steadymap.bench.commands import run as running
 from steadymap.bench.methods import registry as methods_module

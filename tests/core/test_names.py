@@ -24,7 +24,8 @@ from steadymap.bench.core.names import (
 )
 from steadymap.bench.gallery.show import default_output
 from steadymap.bench.gate.baseline_runs import baseline_folder
-from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS, bind_method
+from steadymap.bench.methods.binding import bind_method
+from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS
 from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.plan.identity import run_id

@@ -29,9 +29,11 @@ from steadymap.bench.core.errors import ConfigError, PluginError
 from steadymap.bench.core.metric_registry import METRIC_SHELF, describe, known_metrics
 from steadymap.bench.core.plugins import Shelf
 from steadymap.bench.measure.runner import run
-from steadymap.bench.methods.registry import METHOD_SHELF, METHODS, bind_method
+from steadymap.bench.methods.binding import METHOD_SHELF, bind_method
+from steadymap.bench.methods.registry import METHODS
 from steadymap.bench.network import loading
-from steadymap.bench.network.loading import MODEL_SHELF, load_model
+from steadymap.bench.network.loading import load_model
+from steadymap.bench.network.model_shelf import MODEL_SHELF
 from steadymap.bench.perturbations.apply import attempt
 from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS
@@ -577,7 +579,7 @@ def test_nobody_looks_for_plug_ins_who_does_not_ask(monkeypatch: pytest.MonkeyPa
     def scan(_kind: str) -> None:
         raise AssertionError("looked at the installed distributions")
 
-    for module in ("core.plugins", "methods.registry", "network.loading"):
+    for module in ("core.plugins", "methods.binding", "network.loading"):
         monkeypatch.setattr(f"steadymap.bench.{module}.offers", scan)
     plan = Plan(severity={"bias": (0.1,)}, metric=tuple(METRICS))
     assert plan.cells()

@@ -19,7 +19,7 @@ from steadymap.bench.core.safe_yaml import (
     read_config,
 )
 from steadymap.bench.gate.margins import read_margins
-from steadymap.bench.plan.experiment import EXPERIMENTS, experiment_names
+from steadymap.bench.plan.packaged_experiments import EXPERIMENTS, experiment_names
 
 
 def laughs(levels: int) -> str:

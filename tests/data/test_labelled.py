@@ -16,9 +16,10 @@ from torchvision import datasets as torchvision_datasets
 
 from steadymap.bench.core.errors import DataError
 from steadymap.bench.data import labelled
+from steadymap.bench.data.forms import DATA_FORMS, SPLITS
 from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.data.labelled import intervals
-from steadymap.bench.data.open import DATA_FORMS, SPLITS, open_images
+from steadymap.bench.data.open import open_images
 from steadymap.bench.data.torchvision_sets import TORCHVISION_SETS
 from steadymap.models import Framing
 

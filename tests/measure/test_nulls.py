@@ -31,8 +31,8 @@ from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.baselines import BASELINES
 from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import Method
-from steadymap.bench.methods.registry import bind_method
 from steadymap.bench.network.passes import count_passes
 from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.plan import blocks

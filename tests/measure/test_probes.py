@@ -43,9 +43,10 @@ from steadymap.bench.measure.probes import PROBES_PART, grey_noise, neighbour
 from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import Method
 from steadymap.bench.methods.paths import NestedPath
-from steadymap.bench.methods.registry import METHODS, bind_method
+from steadymap.bench.methods.registry import METHODS
 from steadymap.bench.network.passes import Pass, count_passes, shared_pass
 from steadymap.bench.perturbations.corruptions import gaussian_blur
 from steadymap.bench.plan.identity import run_id

@@ -27,8 +27,9 @@ from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.baselines import BASELINES
 from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import Method
-from steadymap.bench.methods.registry import METHODS, bind_method
+from steadymap.bench.methods.registry import METHODS
 from steadymap.bench.perturbations import registry as perturbations_module
 from steadymap.bench.perturbations.apply import perturb
 from steadymap.bench.perturbations.cell import Cell

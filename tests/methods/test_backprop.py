@@ -20,11 +20,13 @@ from support import CLASSES, SIDE, batch_of, image_set, pick, random_images, see
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from steadymap.bench.checks.checks import CHECKS, Subject
+from steadymap.bench.checks.registry import CHECKS
+from steadymap.bench.checks.subject import Subject
 from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import backprop
 from steadymap.bench.methods.backprop import lacks_differences, lacks_relu, lacks_shares
-from steadymap.bench.methods.registry import METHODS, bind_method
+from steadymap.bench.methods.binding import bind_method
+from steadymap.bench.methods.registry import METHODS
 from steadymap.bench.network.graph import UntraceableError, rewritten, structure
 from steadymap.bench.plan.plan import Plan
 from steadymap.models import Classifier, Normalization, load_classifier, make_classifier

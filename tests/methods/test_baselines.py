@@ -11,12 +11,13 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 from scipy.stats import kstest
-from support import SIDE, batch_of, image_set, pick, random_images
+from support import SIDE, batch_of, image_set, on_demand, pick, random_images
 from torch import Tensor, nn
 
 from steadymap.bench.checks import networks as known
-from steadymap.bench.checks.checks import CHECKS, Subject
-from steadymap.bench.checks.checks import batch_of as known_batch
+from steadymap.bench.checks.registry import CHECKS
+from steadymap.bench.checks.subject import Subject
+from steadymap.bench.checks.subject import batch_of as known_batch
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.image_set import ImageSet
@@ -25,7 +26,7 @@ from steadymap.bench.measure.estimate import count
 from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods.baselines import BASELINES, NOISY_BASELINE
 from steadymap.bench.methods.batch import Batch
-from steadymap.bench.methods.registry import bind_method
+from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.network.passes import count_passes
 from steadymap.bench.perturbations.apply import perturb
 from steadymap.bench.perturbations.cell import Cell
@@ -48,6 +49,11 @@ def explain(spec: str, classifier: Classifier, batch: Batch) -> Tensor:
 
 
 # --- baselines ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_is_made_by_the_function_of_its_name(name: str) -> None:
+    assert on_demand(BASELINES[name])["make"].load().__name__ == name
 
 
 def test_baselines_are_their_definitions() -> None:

@@ -29,15 +29,15 @@ from support import (
 from torch import Tensor, nn
 
 from steadymap.bench.analysis.costs import method_costs
-from steadymap.bench.checks.checks import check_method
+from steadymap.bench.checks.conformance import check_method
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.measure.estimate import count
 from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.baselines import BASELINES
 from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import Method
-from steadymap.bench.methods.registry import bind_method
 from steadymap.bench.methods.superpixels import BLUR, COMPACTNESS, superpixels
 from steadymap.bench.methods.surrogates import lime_coalitions
 from steadymap.bench.network.passes import count_passes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,17 +19,20 @@ from support import (
     global_numpy_state,
     hook_counts,
     linear_network,
+    on_demand,
     random_images,
     seeded,
 )
 from torch import Tensor, nn
 
-from steadymap.bench.checks.checks import CHECKS, check_method, registered
+from steadymap.bench.checks.conformance import check_method, registered
+from steadymap.bench.checks.registry import CHECKS
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.methods.baselines import BASELINES
 from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import BoundMethod, Engine, Method, Share
-from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS, bind_method
+from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS
 from steadymap.metrics import METRICS, Maps, evaluate
 from steadymap.models import Classifier, load_classifier, make_classifier
 
@@ -60,6 +64,33 @@ def target_logits(classifier: Classifier, images: Tensor) -> Tensor:
 
 
 # --- a linear network, where everything is known ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [(name, field) for name in METHODS for field in on_demand(METHODS[name])]
+)
+def test_what_an_entry_names_is_a_function_of_the_room(name: str, field: str) -> None:
+    function = on_demand(METHODS[name])[field]
+    assert function.place.startswith("steadymap.bench.methods.")
+    assert inspect.isfunction(function.load())
+
+
+def parameters_of(function: Callable[..., object]) -> dict[str, object]:
+    signature = inspect.signature(function).parameters.values()
+    return {one.name: one.default for one in signature if one.kind is one.KEYWORD_ONLY}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_stands_in_for_a_method_takes_its_parameters(name: str) -> None:
+    entry = METHODS[name]
+    assert "explain" in on_demand(entry), "loaded with the table"
+    own = parameters_of(entry.explain)
+    for function in (entry.captum, entry.share.read if entry.share else None):
+        assert function is None or parameters_of(function) == own
+    if entry.nested is not None:
+        assert parameters_of(entry.nested) | {"steps": own["steps"]} == own
+    if entry.on_linear is not None:
+        assert set(parameters_of(entry.on_linear)) <= set(own)
 
 
 def test_gradient_of_a_linear_network_is_its_weights(linear64: Classifier) -> None:

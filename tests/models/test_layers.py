@@ -20,8 +20,8 @@ from torchvision.models.resnet import BasicBlock
 
 from steadymap.bench.commands import app as cli
 from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.cam import captum_grad_cam, grad_cam
-from steadymap.bench.methods.registry import bind_method
 from steadymap.bench.network.passes import shared_pass
 from steadymap.models import CamLayer, Classifier, ModelError, load_classifier, make_classifier
 from steadymap.models.layers import TORCHVISION_LAYERS, last_plane, torchvision_layer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -15,15 +14,17 @@ import torch
 from support import CLASSES, SIDE, batch_of, conv_network, image_set, pick, random_images, seeded
 from torch import Tensor, nn
 
+from steadymap.bench.core.origin import is_ours
 from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import gradient as attributions
 from steadymap.bench.methods import integrated_gradients
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import Engine, Method, Share, foreign
 from steadymap.bench.methods.paths import NestedPath
-from steadymap.bench.methods.registry import METHODS, bind_method
-from steadymap.bench.network.guard import Guard, is_ours, left_as_it_was
+from steadymap.bench.methods.registry import METHODS
+from steadymap.bench.network.guard import Guard, left_as_it_was
 from steadymap.bench.network.passes import Pass
 from steadymap.bench.network.torch_settings import SETTINGS
 from steadymap.bench.perturbations import registry as perturbations_module
@@ -95,21 +96,7 @@ def run_beside(
 # --- what is not ours -----------------------------------------------------------------------------
 
 
-def test_what_is_ours_is_told_by_where_its_code_stands() -> None:
-    @functools.wraps(attributions.gradient)
-    def disguised(classifier: Classifier, batch: Batch) -> Tensor:
-        return attributions.gradient(classifier, batch)
-
-    class Explainer:
-        def __call__(self, classifier: Classifier, batch: Batch) -> Tensor:
-            return attributions.gradient(classifier, batch)
-
-    assert disguised.__module__ == attributions.__name__
-    assert is_ours(attributions.gradient)
-    assert is_ours(functools.partial(attributions.gradient))
-    assert not is_ours(disguised)
-    assert not is_ours(Explainer())
-    assert not is_ours(functools.partial(disguised))
+def test_our_own_methods_are_ours() -> None:
     assert not any(map(foreign, METHODS.values()))
 
 

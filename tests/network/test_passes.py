@@ -22,6 +22,7 @@ from support import (
 from torch import Tensor, nn
 
 from steadymap.bench.methods.baselines import BASELINES
+from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.paths import (
     MOST_DOUBLINGS,
     SETTLED,
@@ -30,7 +31,7 @@ from steadymap.bench.methods.paths import (
     NestedPath,
     points_at,
 )
-from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS, bind_method
+from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS
 from steadymap.bench.network.memory import (
     activation_bytes,
     free_host_memory,

@@ -21,7 +21,7 @@ from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.measure.worker import ATTACK_PART
 from steadymap.bench.network.passes import count_passes, shared_pass
 from steadymap.bench.perturbations import attack as adversarial
-from steadymap.bench.perturbations.attack import PASSES, STEPS, away_from_gradient, smoothed
+from steadymap.bench.perturbations.attack import STEPS, away_from_gradient, smoothed
 from steadymap.bench.perturbations.noise import random_sign
 from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.plan.plan import Plan
@@ -212,7 +212,8 @@ def test_what_goes_through_the_network_is_counted(classifier: Classifier, draws:
         (outcome,) = measure(setup, lambda _count: None)
     planned = count(setup)
     assert (planned.forward, planned.backward) == (counts.forward, counts.backward)
-    assert planned.attacks == 5 * draws * PASSES == 5 * draws * (STEPS + 2)
+    assert PERTURBATIONS["adversarial"].passes == STEPS + 2
+    assert planned.attacks == 5 * draws * (STEPS + 2)
     clocked = [timing for timing in outcome.timings if timing.part == ATTACK_PART]
     assert [timing.cell.severity for timing in clocked] == [0.0] * draws + [0.05] * draws
     assert {timing.images for timing in clocked} == {5}

@@ -19,8 +19,7 @@ from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.perturbations import imagenet_c
 from steadymap.bench.perturbations.apply import perturb
 from steadymap.bench.perturbations.cell import Cell
-from steadymap.bench.perturbations.imagenet_c import CORRUPTIONS
-from steadymap.bench.perturbations.registry import PERTURBATIONS
+from steadymap.bench.perturbations.registry import IMAGENET_C, PERTURBATIONS
 from steadymap.bench.plan.experiment import make_experiment
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
@@ -42,12 +41,12 @@ def pixels_of(image: Tensor) -> np.ndarray:
 @needs_package
 def test_all_nineteen_are_here() -> None:
     package = importlib.import_module("imagecorruptions")
-    assert list(CORRUPTIONS) == package.get_corruption_names("all")
-    assert len(CORRUPTIONS) == 19
+    assert list(IMAGENET_C) == package.get_corruption_names("all")
+    assert len(IMAGENET_C) == 19
 
 
 @needs_package
-@pytest.mark.parametrize("name", [name for name, (_, draws) in CORRUPTIONS.items() if not draws])
+@pytest.mark.parametrize("name", [name for name, (_, draws) in IMAGENET_C.items() if not draws])
 def test_pixels_are_the_package_s(name: str) -> None:
     package = importlib.import_module("imagecorruptions")
     for level in (1, 5):
@@ -74,7 +73,7 @@ def test_levels_are_the_paper_s() -> None:
 
 
 @needs_package
-@pytest.mark.parametrize("name", [name for name, (_, draws) in CORRUPTIONS.items() if draws])
+@pytest.mark.parametrize("name", [name for name, (_, draws) in IMAGENET_C.items() if draws])
 def test_threads_change_no_draw_and_leave_the_global_state(name: str) -> None:
     before = global_numpy_state()
     alone = [corrupted(name, 3, draw=draw) for draw in range(6)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 from collections.abc import Callable
 
@@ -13,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
-from support import CLASSES, conv_network, global_numpy_state, random_images, seeded
+from support import (
+    CLASSES,
+    conv_network,
+    global_numpy_state,
+    on_demand,
+    random_images,
+    seeded,
+)
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
@@ -52,6 +60,25 @@ def perturb(image: Tensor, cell: Cell, image_id: str, seed: int) -> Tensor:
     if image.shape[1:] == CLASSIFIER.input_size:
         target = CLASSIFIER(image[None]).argmax(dim=1)
     return attack(CLASSIFIER, image[None], target, cell.severity, draw)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [(name, field) for name in PERTURBATIONS for field in on_demand(PERTURBATIONS[name])],
+)
+def test_what_an_entry_names_is_a_function_of_the_room(name: str, field: str) -> None:
+    function = on_demand(PERTURBATIONS[name])[field]
+    assert function.place.startswith("steadymap.bench.perturbations.")
+    assert inspect.isfunction(function.load())
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_nothing_of_a_family_is_loaded_with_the_table(name: str) -> None:
+    family = PERTURBATIONS[name]
+    optional = {"missing": family.missing, "warp": family.warp, "attack": family.attack}
+    has = {"apply", *(field for field, function in optional.items() if function is not None)}
+    assert set(on_demand(family)) == has
+    inspect.signature(family.apply).bind("image", "severity", "rng")
 
 
 def change(first: Tensor, second: Tensor) -> float:

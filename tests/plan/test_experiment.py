@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.safe_yaml import read_config
 from steadymap.bench.methods.baselines import BASELINES
-from steadymap.bench.methods.registry import CONTROLS, DEFAULT_METHODS, METHODS, bind_method
+from steadymap.bench.methods.binding import bind_method
+from steadymap.bench.methods.registry import CONTROLS, DEFAULT_METHODS, METHODS
 from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.perturbations.registry import DEFAULT_FAMILIES, PERTURBATIONS
-from steadymap.bench.plan.experiment import (
-    Experiment,
+from steadymap.bench.plan.experiment import Experiment, make_experiment
+from steadymap.bench.plan.packaged_experiments import (
     about_experiment,
     experiment_names,
-    make_experiment,
     read_experiment,
 )
 from steadymap.bench.plan.plan import Plan

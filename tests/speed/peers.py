@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from steadymap.bench import Plan, from_tensor, run
 from steadymap.bench.methods.baselines import BASELINES
 from steadymap.bench.methods.batch import Batch
-from steadymap.bench.methods.registry import bind_method
+from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.network.memory import images_at_once
 from steadymap.metrics import magnitude
-from steadymap.models import Classifier, load_classifier, make_classifier, networks
+from steadymap.models import MODELS, Classifier, load_classifier, make_classifier, networks
 
 THREE = ("black", "white", "random")
 STEPS = 50
@@ -59,7 +59,7 @@ def make_work(network: str, images: int, workers: int) -> Work:
         state = plain.state_dict()
         twin = networks.rps() if network == "rps" else networks.compact()
     twin.load_state_dict(state)
-    size = networks.RPS_SIDE if network == "rps" else networks.COMPACT_SIDE
+    size = MODELS[network].side
     classifier = make_classifier(twin, (size, size))
     plain = plain.to(memory_format=torch.contiguous_format).eval().requires_grad_(True)
     generator = torch.Generator().manual_seed(SEED)

@@ -17,7 +17,8 @@ from support import probe_evidence
 
 from steadymap.bench import Plan, from_tensor, run
 from steadymap.bench.methods.batch import Batch
-from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS, bind_method
+from steadymap.bench.methods.binding import bind_method
+from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS
 from steadymap.bench.network.passes import count_passes
 from steadymap.metrics import METRICS, PROBES, Maps, evaluate
 from steadymap.models import load_classifier

@@ -16,8 +16,8 @@ from torch import Tensor
 from steadymap.bench.data.open import open_images
 from steadymap.bench.methods.baselines import BASELINES
 from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.paths import Line, path_sum, points_at
-from steadymap.bench.methods.registry import bind_method
 from steadymap.models import load_classifier
 
 INTERVALS = 1024

@@ -9,7 +9,8 @@ from steadymap.bench.analysis.calibration import UNINFORMATIVE
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.data.open import open_images
 from steadymap.bench.measure.runner import run
-from steadymap.bench.plan.experiment import make_experiment, read_experiment
+from steadymap.bench.plan.experiment import make_experiment
+from steadymap.bench.plan.packaged_experiments import read_experiment
 from steadymap.models import load_classifier
 
 # Fewer of everything, of each kind there is.

@@ -1,0 +1,127 @@
+"""Checks against closed forms: maps that are known, on networks that are simple enough."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from steadymap.bench.checks import networks as known
+from steadymap.bench.checks.subject import (
+    IMAGES,
+    PASSED,
+    TOLERANCE,
+    Finding,
+    Subject,
+    batch_of,
+    inapplicable,
+)
+from steadymap.bench.core.on_demand import loaded
+from steadymap.bench.methods.baselines import BASELINES
+from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.binding import bind_method
+from steadymap.bench.methods.method import BoundMethod
+
+STEPS_ENOUGH = 64
+STEPS_FEW = 2
+
+
+def linear(subject: Subject) -> Finding:
+    """On a linear network the map is known: w for the gradient, w (x - baseline) if complete."""
+    method = subject.method
+    batch, network = batch_of(known.images(IMAGES)), known.linear()
+    weights = known.linear_weights(network, batch.targets)
+    if method.start is not None:
+        starts = torch.stack(list(method.start.images(batch)))
+        expected: Tensor | None = weights * (batch.images - starts.mean(dim=0))
+    else:
+        expected = _closed_form(method, weights, batch)
+    if expected is None:
+        return inapplicable("no closed form is declared")
+    return subject.agree(subject.explain(network, batch), expected)
+
+
+def _closed_form(method: BoundMethod, weights: Tensor, batch: Batch) -> Tensor | None:
+    """Return what `on_linear` says, of the parameters that it asks for."""
+    form = method.method.on_linear
+    if form is None:
+        return None
+    asked = inspect.signature(loaded(form)).parameters.values()
+    names = {one.name for one in asked if one.kind is one.KEYWORD_ONLY}
+    return form(weights, batch, **{key: v for key, v in method.parameters if key in names})
+
+
+def dummy_channel(subject: Subject) -> Finding:
+    """A colour that the network does not look at gets nothing."""
+    if subject.method.control:
+        return inapplicable("a control ignores the network")
+    network = known.deaf_to_blue(known.convolutional())
+    maps = subject.explain(network, batch_of(known.images(IMAGES)))
+    if maps.shape[1] != 3:  # noqa: PLR2004 - red, green, blue
+        return inapplicable("maps have no colours")
+    most = float(maps[:, 2].abs().max())
+    return Finding("failed", f"{most:.3g} on that colour") if most else PASSED
+
+
+def homogeneous(subject: Subject) -> Finding:
+    """On a ReLU network without biases, integrating from black is gradient times image."""
+    if not subject.method.can("complete"):
+        return inapplicable("not complete")
+    if subject.method.baseline_name != "black":
+        return inapplicable("it does not start from black")
+    network, batch = known.without_bias(known.convolutional()), batch_of(known.images(IMAGES))
+    expected = bind_method("gradient_x_input").explain(network, batch, "own")
+    return subject.agree(subject.explain(network, batch), expected)
+
+
+def antisymmetric(subject: Subject) -> Finding:
+    """From image to baseline instead of from baseline to image: the same, with the other sign."""
+    if not subject.method.can("complete"):
+        return inapplicable("not complete")
+    if subject.parameter("baseline") is None:
+        return inapplicable("there is no baseline to choose")
+    start, end = known.images(2, seed=1).split(1)
+    network = known.between(known.convolutional(), start, end)
+    there = batch_of(torch.ones_like(end))
+    back = replace(there, images=torch.zeros_like(end))
+    found = subject.having("baseline", "white").explain(network, back)
+    return subject.agree(found, -subject.having("baseline", "black").explain(network, there))
+
+
+def at_baseline(subject: Subject) -> Finding:
+    """Pixels that are as in the baseline get nothing."""
+    name = subject.parameter("baseline")
+    if not subject.method.can("needs_baseline") or not isinstance(name, str):
+        return inapplicable("nothing is promised about pixels of the baseline")
+    if BASELINES[name].of_image:
+        return inapplicable("with other pixels the image has another baseline")
+    batch = batch_of(known.images(IMAGES))
+    patch = (slice(None), slice(None), slice(3, 7), slice(2, 9))
+    mixed = batch.images.clone()
+    mixed[patch] = BASELINES[name].make(batch)[patch]
+    maps = subject.explain(known.convolutional(), replace(batch, images=mixed))
+    most = float(maps[patch].abs().max())
+    return Finding("failed", f"{most:.3g} on such a pixel") if most else PASSED
+
+
+def completeness(subject: Subject) -> Finding:
+    """On a smooth network attributions add up to the logit difference, the better with steps."""
+    start = subject.method.start
+    if start is None:
+        return inapplicable("not complete")
+    network, batch = known.smooth(), batch_of(known.images(IMAGES))
+    before = torch.stack([network(images) for images in start.images(batch)]).mean(dim=0)
+    delta = (network(batch.images) - before).gather(1, batch.targets[:, None])[:, 0]
+
+    def error(one: Subject) -> Tensor:
+        return (one.explain(network, batch).sum(dim=(1, 2, 3)) - delta).abs()
+
+    if not isinstance(subject.parameter("steps"), int):
+        return subject.agree(subject.explain(network, batch).sum(dim=(1, 2, 3)), delta)
+    few, enough = (error(subject.having("steps", steps)) for steps in (STEPS_FEW, STEPS_ENOUGH))
+    if not bool((enough <= TOLERANCE * delta.abs()).all()):
+        worst = float((enough / delta.abs()).max())
+        return Finding("failed", f"{STEPS_ENOUGH} steps miss by {worst:.3g} of the difference")
+    return PASSED if bool((enough <= few).all()) else Finding("failed", "steps do not help")

@@ -1,0 +1,86 @@
+"""The images of each baseline: from a batch, (B, 3, H, W)."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steadymap.bench.core.randomness import generator
+from steadymap.bench.methods.baselines import NOISY_BASELINE
+from steadymap.bench.methods.batch import Batch
+
+# Fong and Vedaldi 2017 blur images of 224 pixels by 10.
+BLURRED_BASELINE = 10 / 224
+
+
+def black(batch: Batch) -> Tensor:
+    """Return 0 everywhere."""
+    return torch.zeros_like(batch.images)
+
+
+def white(batch: Batch) -> Tensor:
+    """Return 1 everywhere."""
+    return torch.ones_like(batch.images)
+
+
+def random(batch: Batch) -> Tensor:
+    """Uniform noise in [0, 1], one draw an image."""
+    return _uniform_noise(batch, "baseline")
+
+
+def uniform(batch: Batch) -> Tensor:
+    """Uniform noise in [0, 1], another draw than `random`."""
+    return _uniform_noise(batch, "uniform baseline")
+
+
+def _uniform_noise(batch: Batch, purpose: str) -> Tensor:
+    shape = tuple(batch.images.shape[1:])
+    draws = [generator(batch.seed, image_id, purpose).random(shape) for image_id in batch.image_ids]
+    return torch.stack([torch.from_numpy(draw) for draw in draws]).to(batch.images)
+
+
+def gaussian(batch: Batch) -> Tensor:
+    """Add normal noise to the image, and clamp nothing."""
+    shape = tuple(batch.images.shape[1:])
+    draws = [
+        generator(batch.seed, image_id, "gaussian baseline").standard_normal(shape)
+        for image_id in batch.image_ids
+    ]
+    noise = torch.stack([torch.from_numpy(draw) for draw in draws]).to(batch.images)
+    return batch.images + NOISY_BASELINE * noise
+
+
+def blur(batch: Batch) -> Tensor:
+    """Blur by a Gaussian in proportion to the shorter side; what is outside repeats the edge."""
+    height, width = batch.images.shape[2:]
+    sigma = BLURRED_BASELINE * min(height, width)
+    down, across = (_blurring(side, sigma).to(batch.images) for side in (height, width))
+    return down @ batch.images @ across.T
+
+
+@cache
+def _blurring(side: int, sigma: float) -> Tensor:
+    """Return what blurs a column when it is multiplied by it: (side, side), float64."""
+    # Loaded here: it takes half a second, which would be on the clock of every method's first map.
+    from scipy.ndimage import gaussian_filter1d  # noqa: PLC0415
+
+    matrix = gaussian_filter1d(np.eye(side), sigma, axis=0, mode="nearest")
+    return torch.from_numpy(matrix)
+
+
+def mean(batch: Batch) -> Tensor:
+    """Return each image's mean colour."""
+    return batch.images.mean(dim=(2, 3), keepdim=True).expand_as(batch.images)
+
+
+def max_distance(batch: Batch) -> Tensor:
+    """Choose black or white, value by value: whichever is farther; from the middle, white."""
+    return (batch.images <= 0.5).to(batch.images)  # noqa: PLR2004 - the middle of [0, 1]
+
+
+def average(batch: Batch) -> Tensor:
+    """Return the mean of images of the data set."""
+    return batch.need_references().mean(dim=0, keepdim=True).expand_as(batch.images)

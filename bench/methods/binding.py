@@ -1,0 +1,132 @@
+"""How a method is asked for: a name with parameters, ours, a plug-in's or your own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from steadymap.bench.core.errors import PluginError, one_line
+from steadymap.bench.core.names import nearest
+from steadymap.bench.core.on_demand import loaded
+from steadymap.bench.core.plugins import YOUR_OWN, Shelf, check_function, offers, summary_of
+from steadymap.bench.methods.baselines import BASELINES
+from steadymap.bench.methods.method import BoundMethod, Method, one_baseline
+from steadymap.bench.methods.registry import METHODS
+from steadymap.bench.records.vocabulary import INPUT, OVERALL
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from steadymap.bench.methods.integrated_gradients import Steps
+
+
+def _as_method(found: object) -> Method:
+    """Make an entry of a `Method`, or of a function that explains.
+
+    Of a function no promises are known.
+    """
+    if not isinstance(found, Method):
+        check_function(found, "classifier, batch")
+        explain = cast("Callable[..., Tensor]", found)
+        return Method(explain, summary_of(found), YOUR_OWN, degree=None)
+    check_function(found.explain, "classifier, batch")
+    _check_promises(BoundMethod("", found, tuple(_defaults(found).items())))
+    return found
+
+
+def _defaults(method: Method) -> dict[str, object]:
+    """Return the parameters of a method: its keyword-only arguments, with their defaults."""
+    signature = inspect.signature(loaded(method.explain)).parameters.values()
+    return {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
+
+
+def _check_promises(bound: BoundMethod) -> None:
+    """See, before anything is computed, that what a plug-in says of itself can be asked.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    try:
+        complete, _ = bound.can("complete"), bound.passes
+    except Exception as error:  # a plug-in may raise anything; the line says what
+        raise TypeError(f"capabilities or passes: {one_line(error)}") from error
+    own_start = bound.method.start is not one_baseline
+    if complete and not own_start and dict(bound.parameters).get("baseline") not in BASELINES:
+        raise TypeError(
+            f"a method that is complete has a parameter baseline: {', '.join(BASELINES)}"
+        )
+
+
+METHOD_SHELF = Shelf("method", METHODS, _as_method, (INPUT, OVERALL))
+
+
+def bind_method(spec: str, steps: Steps | None = None) -> BoundMethod:
+    """Parse `name:key=value,key=value`.
+
+    Args:
+        spec: a key of `METHODS`, the name of a plug-in, or `package.module:function` (a dot in the
+            colon's place does as well) for one of your own; with parameters where they differ from
+            the defaults.
+        steps: the number of steps for a method that has them and whose spec does not set them.
+
+    Raises:
+        ValueError: an unknown name or parameter, with the nearest known one, or a bad value.
+    """
+    name, text = _split_spec(spec)
+    module, dot, attribute = name.rpartition(".")
+    method = METHOD_SHELF.find(f"{module}:{attribute}" if dot else name)
+    defaults = _defaults(method)
+    given = dict(_split_parameter(name, part) for part in text.split(",") if part)
+    if steps is not None and "steps" in defaults:
+        given.setdefault("steps", str(steps))
+    types = _types(name, method) if given else {}
+    values = defaults.copy()
+    for key, value in given.items():
+        if key not in defaults:
+            known = nearest(key, defaults) if defaults else "it has none"
+            raise ValueError(f"method {name}: unknown parameter {key!r}; {known}")
+        try:
+            kind = types.get(key, type(defaults[key]))
+            values[key] = TypeAdapter(kind).validate_strings(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise ValueError(f"method {name}: {key}={value}: {reason}") from error
+    settings = ",".join(f"{key}={str(value).lower()}" for key, value in values.items())
+    bound = BoundMethod(f"{name}:{settings}" if settings else name, method, tuple(values.items()))
+    if name not in METHODS:
+        try:
+            _check_promises(bound)
+        except TypeError as error:
+            raise PluginError(f"method {bound.spec}: {error}") from error
+    return bound
+
+
+def _split_spec(spec: str) -> tuple[str, str]:
+    """Return a method's name and the text of its parameters.
+
+    A colon begins the parameters, which have an equals sign, or the function of a module, which has
+    none; that becomes `package.module.function`.
+    """
+    name, _, rest = spec.partition(":")
+    if name in METHODS or ("." not in name and name in offers("method")):
+        return name, rest
+    attribute, _, text = rest.partition(":")
+    return (f"{name}.{attribute}", text) if attribute and "=" not in attribute else (name, rest)
+
+
+def _types(name: str, method: Method) -> dict[str, Any]:
+    try:
+        return get_type_hints(loaded(method.explain), include_extras=True)
+    except Exception as error:  # an annotation may be any expression; the line says what
+        reason = one_line(error)
+        raise ValueError(f"method {name}: its annotations cannot be read: {reason}") from error
+
+
+def _split_parameter(name: str, part: str) -> tuple[str, str]:
+    key, equals, value = part.partition("=")
+    if not equals:
+        raise ValueError(f"method {name}: expected key=value, got {part!r}")
+    return key.strip(), value.strip()
