@@ -32,7 +32,7 @@ RUN = [
 DYING = """
 import os
 from pathlib import Path
-from steadymap.bench.methods import METHODS
+from steadymap.bench.methods.registry import METHODS
 
 def once(classifier, batch):
     \"\"\"Die the first time.\"\"\"
