@@ -548,8 +548,8 @@ MUTANTS = (
     Mutant(
         "a failed shard preferred",
         "bench/runs/table.py",
-        "if name not in found or (name not in bad and name in found[name].about.failed):",
-        "if name not in found:",
+        "if name not in best or (name not in bad and name in best[name].about.failed):",
+        "if name not in best:",
         ENDURANCE_TESTS,
     ),
     Mutant(

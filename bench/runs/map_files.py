@@ -40,7 +40,7 @@ def write_part_maps(path: Path, outcome: Outcome) -> None:
     tensors: dict[str, Tensor | None] = {IMAGES: outcome.images, MASKS: outcome.masks}
     tensors |= {MAP + spec: maps for spec, maps in outcome.attributions.items()}
     tensors |= {DELTAS + spec: deltas for spec, deltas in outcome.deltas.items()}
-    content = save({name: one.contiguous() for name, one in tensors.items() if one is not None})
+    content = save({name: x.contiguous() for name, x in tensors.items() if x is not None})
     write_whole(path, _writes(content))
 
 
@@ -60,7 +60,7 @@ def write_maps(folder: Path, ledger: Ledger, kept: Kept) -> None:
     """
     make_folder(folder)
     cells = (CLEAN_CELL, *ledger.cells)
-    rows = [(one, cell.family, cell.severity, cell.draw) for one in ledger.ids for cell in cells]
+    rows = [(name, cell.family, cell.severity, cell.draw) for name in ledger.ids for cell in cells]
     index = pd.DataFrame(rows, columns=["image_id", "family", "severity", "draw"])
     text = csv_text(index.reset_index(names="row")).encode()
     write_whole(folder / "index.csv", lambda file: file.write(text))
@@ -81,7 +81,7 @@ def write_maps(folder: Path, ledger: Ledger, kept: Kept) -> None:
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    content = save({name: one.contiguous() for name, one in tensors.items()}, metadata=metadata)
+    content = save({name: x.contiguous() for name, x in tensors.items()}, metadata=metadata)
     write_whole(path, _writes(content))
 
 
@@ -101,12 +101,12 @@ def _pieces(
             yield len(block), None
             continue
         with safe_open(path, framework="pt") as file:
-            there = name in file.keys()  # noqa: SIM118 - no dict
-            yield len(block), file.get_tensor(name) if there else None
+            has_it = name in file.keys()  # noqa: SIM118 - no dict
+            yield len(block), file.get_tensor(name) if has_it else None
 
 
 def _gathered(pieces: list[tuple[int, Tensor | None]]) -> Tensor | None:
-    """Join the rows of all blocks, NaN where a block has none; None where none has any."""
+    """Return the rows of all blocks, NaN where a block has none; None where none has any."""
     known = next((tensor for _, tensor in pieces if tensor is not None), None)
     if known is None:
         return None
