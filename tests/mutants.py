@@ -142,8 +142,8 @@ MUTANTS = (
     Mutant(
         "a plug-in's batch is everybody's",
         "bench/measure/explain.py",
-        "one.clone() for name, one in vars(given)",
-        "one for name, one in vars(given)",
+        "x.clone() for name, x in vars(original)",
+        "x for name, x in vars(original)",
         f"{GUARD_TESTS} -k nobody_else_sees",
     ),
     Mutant(
@@ -498,8 +498,8 @@ MUTANTS = (
     Mutant(
         "each map explains its own prediction",
         "bench/measure/shard.py",
-        "targets = taking.clean_view.batch.targets if taking.clean_view else None",
-        "targets = None",
+        "attacked(worker, perturbed, targets), targets, refused",
+        "attacked(worker, perturbed, targets), None, refused",
         "tests/measure/test_runner.py",
     ),
     Mutant(
@@ -541,15 +541,15 @@ MUTANTS = (
     Mutant(
         "what failed is never tried again",
         "bench/runs/resume.py",
-        "found = {name for name, part in where.items() if name not in part.about.failed}",
-        "found = set(where)",
+        "whole = {name for name, part in where.items() if name not in part.about.failed}",
+        "whole = set(where)",
         ENDURANCE_TESTS,
     ),
     Mutant(
         "a failed shard preferred",
         "bench/runs/table.py",
-        "if name not in found or (name not in bad and name in found[name].about.failed):",
-        "if name not in found:",
+        "if name not in best or (name not in bad and name in best[name].about.failed):",
+        "if name not in best:",
         ENDURANCE_TESTS,
     ),
     Mutant(
@@ -576,8 +576,8 @@ MUTANTS = (
     Mutant(
         "an image held against itself",
         "bench/measure/nulls.py",
-        "for one in block if one != image_id)",
-        "for one in block)",
+        "for other in block if other != image_id)",
+        "for other in block)",
         REFERENCE_TESTS,
     ),
     Mutant(
@@ -597,8 +597,8 @@ MUTANTS = (
     Mutant(
         "the randomised network explains what it predicts itself",
         "bench/measure/nulls.py",
-        "yield all_methods(twin, _reshown(view, cell), view.batch.targets, advance)",
-        "yield all_methods(twin, _reshown(view, cell), None, advance)",
+        "yield all_methods(twin, _reshown(view, cell), view.batch.targets, watch)",
+        "yield all_methods(twin, _reshown(view, cell), None, watch)",
         REFERENCE_TESTS,
     ),
     Mutant(

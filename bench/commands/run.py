@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +46,7 @@ from steadymap.bench.data.masks import with_masks
 from steadymap.bench.data.open import open_images
 from steadymap.bench.gallery.keep import keep_witnesses
 from steadymap.bench.measure.estimate import Estimate, count, estimate
+from steadymap.bench.measure.watch import Watch
 from steadymap.bench.network.devices import device_of
 from steadymap.bench.network.loading import load_model
 from steadymap.bench.network.memory import is_small
@@ -109,8 +112,8 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
     """
     experiment, setup = _prepare(experiment)
     how = read_parallel(experiment.parallel_config) if experiment.parallel_config else Parallel()
-    source = (run_id(experiment, setup.classifier, setup.images), experiment.split)
-    ledger = draw_up(setup, source, maps=experiment.save_maps)
+    name = run_id(experiment, setup.classifier, setup.images)
+    ledger = draw_up(setup, name, experiment.split, maps=experiment.save_maps)
     folder = (experiment.output or RUNS / ledger.run_id).expanduser()
     if dry:
         _announce(experiment, setup)
@@ -127,21 +130,28 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
         store.begin(folder, ledger, _manifest(experiment, setup))
         if not resume:
             store.forget(folder, ledger, experiment.is_mine)
-        with interruptible(say) as enough:
-            done = _measure(work, folder, enough)
-        if not done:
+        with interruptible(say) as stop:
+            shards = work.shards(folder, say)
+            with _progress_bar(sum(map_count(setup, shard) for shard in shards)) as advance:
+                done = work.compute(folder, shards, Watch(advance, stop))
+        if done < len(shards):
+            say(
+                f"interrupted: {done} of {len(shards)} shards are written to {folder}; "
+                "the same command goes on"
+            )
             raise typer.Exit(EXIT_INTERRUPTED)
         if experiment.shard is not None:
             say(f"shard {experiment.shard} is done; join them: steadymap merge {folder} ...")
             return
-        found = _summarise(folder, setup, page=page)
-    see_errors(found, experiment.allow_failed)
+        table = _summarise(folder, setup, page=page)
+    see_errors(table, experiment.allow_failed)
 
 
 def _summarise(folder: Path, setup: Setup, *, page: bool) -> Assembled:
+    """Return the table of a run that is measured, with its findings printed."""
     try:
         with summarising():
-            found = put_together(folder, peak_memory(setup.classifier.module.mean.device))
+            table = put_together(folder, peak_memory(setup.classifier.module.mean.device))
             findings, diagrams = print_findings(folder)
             if page:
                 keep_witnesses(setup, findings.scan, folder)
@@ -151,7 +161,7 @@ def _summarise(folder: Path, setup: Setup, *, page: bool) -> Assembled:
     except KeyboardInterrupt:
         say(f"interrupted: all is measured, and in {folder}; the same command summarises it")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    return found
+    return table
 
 
 def _manifest(experiment: Experiment, setup: Setup) -> dict[str, Any]:
@@ -177,9 +187,13 @@ def _jobs(classifier: Classifier, images: int) -> int:
     return min(torch.get_num_threads(), MOST_JOBS, images)
 
 
-def _measure(work: Work, folder: Path, enough: threading.Event) -> bool:
-    """Compute what is missing, with a progress bar; return whether that was all of it."""
-    shards = work.shards(folder, say)
+@contextmanager
+def _progress_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """Show how many maps of so many are made.
+
+    Yields:
+        What takes the number of maps just made.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -189,15 +203,7 @@ def _measure(work: Work, folder: Path, enough: threading.Event) -> bool:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console_of(stderr=True)) as progress:
-        total = sum(map_count(work.setup, shard) for shard in shards)
-        task = progress.add_task("maps", total=total)
-        done = work.compute(folder, shards, (lambda n: progress.advance(task, n), enough))
-    if done < len(shards):
-        say(
-            f"interrupted: {done} of {len(shards)} shards are written to {folder}; "
-            "the same command goes on"
-        )
-    return done == len(shards)
+        yield partial(progress.advance, progress.add_task("maps", total=total))
 
 
 RETAIN_HELP = "Keep freed memory in the process (Linux with glibc): faster, and never smaller."
@@ -299,8 +305,8 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     if experiment is not None and config is not None:
         raise ConfigError("give an experiment or --config, not both; --config may hold all keys")
     base = read_config(config) if config else read_experiment(experiment or DEFAULT_EXPERIMENT)
-    given = {key: value for key, value in flags.items() if value is not None}
-    chosen = make_experiment([base, given])
+    set_flags = {key: value for key, value in flags.items() if value is not None}
+    chosen = make_experiment([base, set_flags])
     by_family = flags["severity"] if isinstance(flags["severity"], dict) else {}
     for name in by_family:
         if name not in chosen.family:

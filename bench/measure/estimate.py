@@ -141,20 +141,20 @@ def estimate(setup: Setup, seconds: float = 2.0) -> Estimate:
         differentiable_twice(wanted=bool(attacks)),
     ):
         rate = _throughput(
-            [_pass_work(one, setup.images, at_once, ("gradient",)) for one in classifiers],
+            [_pass_work(own, setup.images, at_once, ("gradient",)) for own in classifiers],
             seconds * PASS_SHARE * 0.75,
         )
         forward_rate = _throughput(
-            [_pass_work(one, setup.images, at_once, ()) for one in classifiers],
+            [_pass_work(own, setup.images, at_once, ()) for own in classifiers],
             seconds * PASS_SHARE * 0.25,
         )
         metric_rate = _throughput(
-            [_metric_work(one, setup) for one in classifiers], seconds * METRIC_SHARE
+            [_metric_work(own, setup) for own in classifiers], seconds * METRIC_SHARE
         )
         image_rate = _throughput([_image_work(setup)] * len(classifiers), seconds * IMAGE_SHARE)
         attack_seconds = 0.0
         if attacks:
-            works = [_attack_work(one, setup) for one in classifiers]
+            works = [_attack_work(own, setup) for own in classifiers]
             attack_seconds = len(setup.images) * len(attacks) / _throughput(works, 0.0)
     activations = setup.plan.jobs * at_once * activation_bytes(setup.classifier) * TIMES_HELD
     views = setup.view_count()
@@ -225,11 +225,11 @@ def _metric_work(classifier: Classifier, setup: Setup) -> Callable[[], int]:
 
     def work() -> int:
         for method, metrics in applied.items():
-            found = explained(attributions(method, moved), count)
+            current = explained(attributions(method, moved), count)
             for metric in metrics.values():
                 if metric.against in PROBES:
                     continue  # their passes are counted; the rest is little beside them
-                score(metric, known[method], found, evidence)
+                score(metric, known[method], current, evidence)
         return count
 
     return work

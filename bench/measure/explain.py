@@ -35,15 +35,15 @@ def explain(worker: Worker, method: BoundMethod, view: View) -> Explained | Fail
         return view.failure
 
     def compute(at_once: int) -> Explained | Failure:
-        with _watched(worker, method, view) as given:
+        with _guarded(worker, method, view) as lent:
             if shares:
                 # Whole, unless memory has run out since.
                 whole = at_once == view.batch.at_once > 1
-                made = _read_by_parts(method, given.seen, size if whole else at_once)
+                attributions = _read_by_parts(method, lent.seen, size if whole else at_once)
             else:
-                batch = replace(given.batch, at_once=at_once)
-                made = _by_parts(method, given.classifier, batch, worker.engine)
-        return explained(made, size)
+                batch = replace(lent.batch, at_once=at_once)
+                attributions = _by_parts(method, lent.classifier, batch, worker.engine)
+        return explained(attributions, size)
 
     with worker.clock(view.cell, method.spec, size):
         try:
@@ -53,8 +53,11 @@ def explain(worker: Worker, method: BoundMethod, view: View) -> Explained | Fail
 
 
 @contextmanager
-def _watched(worker: Worker, method: BoundMethod, view: View) -> Iterator[View]:
-    """Give what a method works with: to one that is not ours copies, and nothing that it changes.
+def _guarded(worker: Worker, method: BoundMethod, view: View) -> Iterator[View]:
+    """Lend a method what it works with: to one that is not ours copies, which only it can change.
+
+    Yields:
+        The view, or a copy.
 
     Raises:
         LeftChangedError: it has left the network changed, or a setting of torch's.
@@ -73,22 +76,20 @@ def _watched(worker: Worker, method: BoundMethod, view: View) -> Iterator[View]:
         )
 
 
-def _copied(given: T) -> T:
+def _copied(original: T) -> T:
     """Return a batch or a pass with tensors of its own."""
-    return replace(  # type: ignore[type-var] # a dataclass
-        given,
-        **{name: one.clone() for name, one in vars(given).items() if isinstance(one, Tensor)},
-    )
+    tensors = {name: x.clone() for name, x in vars(original).items() if isinstance(x, Tensor)}
+    return replace(original, **tensors)  # type: ignore[type-var] # a dataclass
 
 
-def _own(method: BoundMethod, made: Tensor) -> Tensor:
+def _own(method: BoundMethod, attributions: Tensor) -> Tensor:
     """Return what a method has made; of one that is not ours a copy, which it cannot change."""
-    copied = foreign(method.method) and isinstance(made, Tensor)
-    return made.detach().clone() if copied else made
+    copied = foreign(method.method) and isinstance(attributions, Tensor)
+    return attributions.detach().clone() if copied else attributions
 
 
 def _by_parts(method: BoundMethod, classifier: Classifier, batch: Batch, engine: Engine) -> Tensor:
-    """Explain no more images at a time than fit."""
+    """Return attributions, of no more images at a time than fit."""
     if len(batch.images) <= batch.at_once:
         return _own(method, method.explain(classifier, batch, engine))
     cuts = (slice(at, at + batch.at_once) for at in range(0, len(batch.images), batch.at_once))
@@ -98,7 +99,7 @@ def _by_parts(method: BoundMethod, classifier: Classifier, batch: Batch, engine:
 
 
 def _read_by_parts(method: BoundMethod, seen: Pass, at_once: int) -> Tensor:
-    """Read a pass off, no more images at a time than fit."""
+    """Return attributions read off a pass, of no more images at a time than fit."""
     size = len(seen.images)
     if size <= at_once:
         return _own(method, method.read(seen))
@@ -148,18 +149,18 @@ class Adaptive:
             else:
                 levels = np.maximum(clean.settled, path.settled).tolist()
                 reference = self._at(clean, levels, view)
-            found = self._at(path, levels, view)
+            current = self._at(path, levels, view)
         points = np.array([points_at(level) for level in levels], dtype=np.float64)
-        return reference, found, points
+        return reference, current, points
 
     def _path(self, view: View) -> NestedPath | Failure:
         if view.lost is not None:
             return view.lost
 
         def compute(at_once: int) -> NestedPath:
-            with _watched(self.worker, self.method, view) as given:
-                batch = replace(given.batch, at_once=at_once)
-                return self.method.nested(given.classifier, batch)
+            with _guarded(self.worker, self.method, view) as lent:
+                batch = replace(lent.batch, at_once=at_once)
+                return self.method.nested(lent.classifier, batch)
 
         try:
             return self.worker.within_memory(compute)
@@ -170,7 +171,7 @@ class Adaptive:
         size = len(view.images)
 
         def compute(at_once: int) -> Explained | Failure:
-            with _watched(self.worker, self.method, view):
+            with _guarded(self.worker, self.method, view):
                 return explained(_own(self.method, path.at(levels, at_once)), size)
 
         try:

@@ -8,7 +8,7 @@ with itself computed in another way. Source: Adebayo et al. 2018 (randomised wei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -18,6 +18,7 @@ from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.measure.explain import explain
 from steadymap.bench.measure.view import Explained, Failure, ShownImages, View, explained, look
+from steadymap.bench.measure.watch import Watch
 from steadymap.bench.measure.worker import Worker
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
@@ -34,13 +35,13 @@ class Reference:
     Attributes:
         cell: the family of reference, and which draw of it.
         predictions: B classes, of what was explained; None where a logit is not finite.
-        found: the methods that have such maps.
+        maps: by method, the maps, of those methods that have any.
         refused: as in `View`.
     """
 
     cell: Cell
     predictions: list[int | None]
-    found: dict[BoundMethod, Explained | Failure]
+    maps: dict[BoundMethod, Explained | Failure]
     refused: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -85,28 +86,28 @@ class Panel:
         ids: P image ids.
         blocks: the same, block by block.
         predictions: P classes.
-        found: by method, attributions (P, C, h, w), or why there are none.
+        attributions: by method, (P, 1, h, w), summed over channels; or why there are none.
     """
 
     ids: tuple[str, ...]
     blocks: tuple[tuple[str, ...], ...]
     predictions: tuple[int | None, ...]
-    found: Mapping[BoundMethod, Tensor | Failure]
+    attributions: Mapping[BoundMethod, Tensor | Failure]
 
     def partners(self, image_id: str, count: int, seed: int) -> list[int]:
         """Return the places of images that one image is held against; never its own."""
         block = next((block for block in self.blocks if image_id in block), self.ids)
-        others = sorted(one for one in block if one != image_id)
+        others = sorted(other for other in block if other != image_id)
         chosen = generator(seed, image_id, "partners").permutation(len(others))[:count]
         return [self.ids.index(others[int(place)]) for place in chosen]
 
 
-def make_panel(view: View, found: Mapping[BoundMethod, Explained | Failure], size: int) -> Panel:
-    """Keep the clean maps of a batch, summed over channels; those of refused images are left out.
+def make_panel(view: View, clean: Mapping[BoundMethod, Explained | Failure], size: int) -> Panel:
+    """Return the clean maps of a batch; those of refused images are left out.
 
     Args:
         view: the clean one.
-        found: its maps.
+        clean: its maps.
         size: how many images that follow each other are held against each other.
     """
     ids, labels = view.batch.image_ids, predictions(view)
@@ -120,10 +121,10 @@ def make_panel(view: View, found: Mapping[BoundMethod, Explained | Failure], siz
         ),
         tuple(labels[place] for place in taken),
         {
-            method: made
-            if isinstance(made, Failure)
-            else made.attributions.sum(dim=1, keepdim=True)[taken]
-            for method, made in found.items()
+            method: maps
+            if isinstance(maps, Failure)
+            else maps.attributions.sum(dim=1, keepdim=True)[taken]
+            for method, maps in clean.items()
         },
     )
 
@@ -131,16 +132,14 @@ def make_panel(view: View, found: Mapping[BoundMethod, Explained | Failure], siz
 # --- all of a batch -------------------------------------------------------------------------------
 
 
-def references(
-    worker: Worker, view: View, panel: Panel, advance: Callable[[int], None]
-) -> Iterator[Reference]:
+def references(worker: Worker, view: View, panel: Panel, watch: Watch) -> Iterator[Reference]:
     """Yield what the clean maps of a batch are held against.
 
     Args:
         worker: who does it; it has as many twins as there are null maps of either kind.
         view: the clean one.
         panel: the clean maps of the batch.
-        advance: called with the number of maps just made.
+        watch: who is told of maps just made.
     """
     count = len(worker.twins)
     seed, ids = view.batch.seed, view.batch.image_ids
@@ -151,11 +150,11 @@ def references(
         yield Reference(
             Cell(OTHER_IMAGE, 0.0, draw),
             [panel.predictions[place] for place in places],
-            {method: _gathered(maps, places) for method, maps in panel.found.items()},
+            {method: _gathered(maps, places) for method, maps in panel.attributions.items()},
         )
     for draw, twin in enumerate(worker.twins):
         cell = Cell(RANDOM_NETWORK, 0.0, draw)
-        yield all_methods(twin, _reshown(view, cell), view.batch.targets, advance)
+        yield all_methods(twin, _reshown(view, cell), view.batch.targets, watch)
     drawing = [method for method in worker.methods if method.can("stochastic")]
     for draw in range(count if drawing else 0):
         other = replace(
@@ -163,11 +162,11 @@ def references(
             cell=Cell(OTHER_SEED, 0.0, draw),
             batch=replace(view.batch, seed=other_seed(seed, draw)),
         )
-        found = {}
+        maps = {}
         for method in drawing:
-            found[method] = explain(worker, method, other)
-            advance(len(ids))
-        yield Reference(other.cell, predictions(view), found)
+            maps[method] = explain(worker, method, other)
+            watch.tell(len(ids))
+        yield Reference(other.cell, predictions(view), maps)
 
 
 def other_seed(seed: int, draw: int) -> int:
@@ -187,17 +186,19 @@ def _reshown(view: View, cell: Cell) -> ShownImages:
 
 
 def all_methods(
-    worker: Worker, shown: ShownImages, targets: Tensor | None, advance: Callable[[int], None]
+    worker: Worker, shown: ShownImages, targets: Tensor | None, watch: Watch
 ) -> Reference:
-    return explained_by_all(worker, look(worker, shown, targets), advance)
+    """Return the maps that all methods make of images."""
+    return explained_by_all(worker, look(worker, shown, targets), watch)
 
 
-def explained_by_all(worker: Worker, view: View, advance: Callable[[int], None]) -> Reference:
-    found = {}
+def explained_by_all(worker: Worker, view: View, watch: Watch) -> Reference:
+    """Return the maps that all methods make of a view."""
+    maps = {}
     for method in worker.methods:
-        found[method] = explain(worker, method, view)
-        advance(len(view.images))
-    return Reference(view.cell, predictions(view), found, view.refused)
+        maps[method] = explain(worker, method, view)
+        watch.tell(len(view.images))
+    return Reference(view.cell, predictions(view), maps, view.refused)
 
 
 def comparable(clean: Explained | Failure, other: Explained | Failure) -> Explained | Failure:

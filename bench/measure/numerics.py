@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from steadymap.bench.core.errors import MESSAGE_LENGTH
 from steadymap.bench.measure.nulls import Reference, all_methods, explained_by_all
 from steadymap.bench.measure.view import Explained, Failure, ShownImages, explained, look
+from steadymap.bench.measure.watch import Watch
 from steadymap.bench.measure.worker import Worker
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.network.memory import LIKE_A_CPU
@@ -26,12 +27,12 @@ THIRD = 1 / 3
 
 
 def numerics(
-    worker: Worker, shown: ShownImages, targets: Tensor, advance: Callable[[int], None]
+    worker: Worker, shown: ShownImages, targets: Tensor, watch: Watch
 ) -> Iterator[Reference]:
     """Yield maps of the same images: one by one, rounded, in double precision, and off the GPU."""
     classifier, device = worker.classifier, worker.classifier.module.mean.device
     single = [
-        all_methods(worker, _part(shown, place, BATCH_OF_ONE), targets[place : place + 1], advance)
+        all_methods(worker, _part(shown, place, BATCH_OF_ONE), targets[place : place + 1], watch)
         for place in range(len(shown.images))
     ]
     yield _joined(single)
@@ -46,7 +47,7 @@ def numerics(
             clean=shown.on_device if shown.clean is None else shown.clean,
         ),
         targets,
-        advance,
+        watch,
     )
     ways = [(FLOAT64, device, torch.float64)]
     if device.type != "cpu":
@@ -69,19 +70,19 @@ def numerics(
         except Exception as error:  # noqa: BLE001 - a network may know one type or device alone
             reason = " ".join(str(error).split())
         if reason:
-            advance(len(worker.methods) * len(shown.images))
+            watch.tell(len(worker.methods) * len(shown.images))
             yield _not_in_this_way(worker.methods, moved, targets.tolist(), reason)
             continue
-        reference = explained_by_all(other, view, advance)
+        reference = explained_by_all(other, view, watch)
         worker.timings += other.timings
         worker.halved += other.halved
-        yield replace(reference, found={m: _back(x, device) for m, x in reference.found.items()})
+        yield replace(reference, maps={m: _back(x, device) for m, x in reference.maps.items()})
 
 
 def _not_in_this_way(
     methods: Sequence[BoundMethod], shown: ShownImages, labels: list[int | None], reason: str
 ) -> Reference:
-    """Say that maps cannot be computed in a way; the floor is that of the others."""
+    """Return why maps cannot be computed in a way; the floor is that of the others."""
     size = len(shown.images)
     said = f"the network does not run so: {reason}"[:MESSAGE_LENGTH]
     failure = Failure(Status.SKIPPED, said, size)
@@ -101,22 +102,22 @@ def _part(shown: ShownImages, place: int, family: str) -> ShownImages:
 
 
 def _joined(parts: list[Reference]) -> Reference:
-    """Put images that were explained one by one together."""
-    found: dict[BoundMethod, Explained | Failure] = {}
-    for method in parts[0].found:
-        pieces = [part.found[method] for part in parts]
+    """Return the maps of images that were explained one by one, together."""
+    maps: dict[BoundMethod, Explained | Failure] = {}
+    for method in parts[0].maps:
+        pieces = [part.maps[method] for part in parts]
         failed = [piece for piece in pieces if isinstance(piece, Failure)]
-        maps = [piece.attributions for piece in pieces if isinstance(piece, Explained)]
-        found[method] = (
+        rows = [piece.attributions for piece in pieces if isinstance(piece, Explained)]
+        maps[method] = (
             replace(failed[0], size=len(parts))
             if failed
-            else explained(torch.cat(maps), len(parts))
+            else explained(torch.cat(rows), len(parts))
         )
-    return Reference(parts[0].cell, [part.predictions[0] for part in parts], found)
+    return Reference(parts[0].cell, [part.predictions[0] for part in parts], maps)
 
 
-def _back(found: Explained | Failure, device: torch.device) -> Explained | Failure:
+def _back(maps: Explained | Failure, device: torch.device) -> Explained | Failure:
     """Bring maps to where those are that they are compared with."""
-    if isinstance(found, Failure) or found.attributions.device == device:
-        return found
-    return explained(found.attributions.to(device), len(found.attributions))
+    if isinstance(maps, Failure) or maps.attributions.device == device:
+        return maps
+    return explained(maps.attributions.to(device), len(maps.attributions))

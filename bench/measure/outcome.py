@@ -71,7 +71,7 @@ class ScoredView:
         cell: the perturbation.
         predictions: B classes; None where a logit is not finite.
         scores: by method and metric.
-        failed: as in `Shown`.
+        failed: as in `ShownImages`.
         refused: as in `View`.
     """
 
@@ -112,6 +112,7 @@ def stack_maps(cells: list[Tensor | None]) -> Tensor | None:
 
 
 def records_of(setup: Setup, shard: Shard, scored: list[ScoredView]) -> Iterator[Record]:
+    """Yield the records of a shard, image by image; of each the views in their order."""
     recorded = [view for view in scored if recorded_as(view.cell) in shard.views]
     for position, index in enumerate(shard.indices):
         picture = setup.images.pictures[index]
@@ -173,11 +174,11 @@ def failed(setup: Setup, shard: Shard, reason: str) -> Outcome:
 
     def of(metrics: Mapping[str, Metric], view: Cell) -> dict[str, Scores]:
         if view == CLEAN_CELL:
-            names = [name for name, one in metrics.items() if one.against != "map"]
+            names = [name for name, metric in metrics.items() if metric.against != "map"]
         elif view.family in REFERENCES:
-            names = [name for name, one in metrics.items() if one.against == "map"]
+            names = [name for name, metric in metrics.items() if metric.against == "map"]
         else:
-            names = [name for name, one in metrics.items() if one.against not in PROBES]
+            names = [name for name, metric in metrics.items() if metric.against not in PROBES]
             names += [name + RECOGNISED for name in recognising(metrics) if calibrated]
         return dict.fromkeys(names, nothing)
 

@@ -19,6 +19,7 @@ from steadymap.bench.core.randomness import generator
 from steadymap.bench.measure.explain import same_size
 from steadymap.bench.measure.nulls import predictions
 from steadymap.bench.measure.view import Explained, Failure, ShownImages, View, logits_of, look
+from steadymap.bench.measure.watch import Watch
 from steadymap.bench.measure.worker import Worker
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.network.memory import is_out_of_memory
@@ -44,9 +45,8 @@ from steadymap.metrics.neighbours import NEIGHBOURS, RADIUS, Neighbours, change,
 # The name of this part of the work.
 PROBES_PART = "probes"
 
-# For each method what was made for it, or why nothing was.
-Made = dict[BoundMethod, Evidence | Failure]
-Scored = dict[str, dict[str, Scores]]
+# For each method what its maps are held against, or why there is nothing.
+EvidenceOf = dict[BoundMethod, Evidence | Failure]
 
 
 @dataclass(frozen=True)
@@ -56,24 +56,26 @@ class CleanBatch:
     Attributes:
         worker: who does it.
         view: the clean one, with the layer's activations where `reads` asks for them.
-        clean: by method, the maps.
+        maps: by method.
         explain: explains another view of the same images; returns the clean maps to compare with,
-            and the view's, of paths at the same nodes.
-        advance: called with the number of maps just made.
+            the view's, of paths at the same nodes, and with steps=auto how many these took.
+        watch: who is told of maps just made.
     """
 
     worker: Worker
     view: View
-    clean: Mapping[BoundMethod, Explained | Failure]
-    explain: Callable[[BoundMethod, View], tuple[Explained | Failure, Explained | Failure]]
-    advance: Callable[[int], None]
+    maps: Mapping[BoundMethod, Explained | Failure]
+    explain: Callable[
+        [BoundMethod, View], tuple[Explained | Failure, Explained | Failure, Scores | None]
+    ]
+    watch: Watch
 
-    def maps(self) -> dict[BoundMethod, Array]:
+    def signed(self) -> dict[BoundMethod, Array]:
         """Return signed maps (B, h, w) of the methods that have any, on the host."""
         return {
-            method: _host(found.maps)
-            for method, found in self.clean.items()
-            if isinstance(found, Explained)
+            method: _host(explanation.maps)
+            for method, explanation in self.maps.items()
+            if isinstance(explanation, Explained)
         }
 
     def logits(self, images: Tensor) -> Tensor:
@@ -89,23 +91,25 @@ class CleanBatch:
         return self.picked(logits.double().softmax(dim=1))
 
 
-def reads(kinds: Collection[str], view_of: Worker) -> tuple[Read, ...]:
+def reads(kinds: Collection[str], worker: Worker) -> tuple[Read, ...]:
     """Return what the clean pass must bring for the probes, beyond what methods read."""
-    layered = "neighbours" in kinds and view_of.classifier.cam_layer is not None
+    layered = "neighbours" in kinds and worker.classifier.cam_layer is not None
     return ("activations",) if layered else ()
 
 
-def probe(subject: CleanBatch, metrics: Mapping[BoundMethod, Mapping[str, Metric]]) -> Scored:
-    """Score the clean maps by every metric that needs the network: by method and metric."""
-    worker, view = subject.worker, subject.view
+def probe(
+    clean: CleanBatch, metrics: Mapping[BoundMethod, Mapping[str, Metric]]
+) -> dict[str, dict[str, Scores]]:
+    """Return, by method and metric, the clean maps' scores by all metrics that need the network."""
+    worker, view = clean.worker, clean.view
     kinds = [kind for kind in PROBES if kind in wanted(metrics)]
     if not kinds:
         return {}
     with worker.clock(view.cell, PROBES_PART, len(view.images)):
-        made = {kind: _made(kind, subject) for kind in kinds}
+        evidence = {kind: _evidence(kind, clean) for kind in kinds}
         return {
             method.spec: {
-                name: _score(metric, subject.clean[method], made[metric.against][method])
+                name: _score(metric, clean.maps[method], evidence[metric.against][method])
                 for name, metric in by_name.items()
                 if metric.against in PROBES
             }
@@ -113,23 +117,23 @@ def probe(subject: CleanBatch, metrics: Mapping[BoundMethod, Mapping[str, Metric
         }
 
 
-def _made(kind: str, subject: CleanBatch) -> Made:
-    """Make evidence of a kind for all methods; where memory does not hold it, say so."""
+def _evidence(kind: str, clean: CleanBatch) -> EvidenceOf:
+    """Return evidence of a kind for all methods, or that memory does not hold it."""
     try:
-        return PROBERS[kind](subject)
+        return PROBERS[kind](clean)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         reason = one_line(error)
-    return dict.fromkeys(subject.clean, Failure(Status.ERROR, reason, len(subject.view.images)))
+    return dict.fromkeys(clean.maps, Failure(Status.ERROR, reason, len(clean.view.images)))
 
 
-def _score(metric: Metric, clean: Explained | Failure, made: Evidence | Failure) -> Scores:
-    if isinstance(clean, Failure):
-        return clean.scores()
-    if isinstance(made, Failure):
-        return made.scores("neighbour: " if metric.against == "neighbours" else "")
-    return evaluate(metric, clean.maps, made)
+def _score(metric: Metric, maps: Explained | Failure, evidence: Evidence | Failure) -> Scores:
+    if isinstance(maps, Failure):
+        return maps.scores()
+    if isinstance(evidence, Failure):
+        return evidence.scores("neighbour: " if metric.against == "neighbours" else "")
+    return evaluate(metric, maps.maps, evidence)
 
 
 def probe_passes(kinds: Collection[str], images: int, applied: int) -> int:
@@ -154,46 +158,49 @@ def neighbour(image: Tensor, image_id: str, seed: int, draw: int) -> Tensor:
     return image + torch.from_numpy(noise).to(image)
 
 
-def _neighbours(subject: CleanBatch) -> Made:
-    """Explain every neighbour with every method; of its maps distances alone are kept."""
-    view = subject.view
+def _neighbours(clean: CleanBatch) -> EvidenceOf:
+    """Return how far the maps of neighbours, explained with every method, are from the clean ones.
+
+    Of a neighbour's maps distances alone are kept.
+    """
+    view = clean.view
     facts: dict[str, list[Array]] = {}
-    moved: dict[BoundMethod, list[tuple[Array, Array]]] = {method: [] for method in subject.clean}
+    moved: dict[BoundMethod, list[tuple[Array, Array]]] = {method: [] for method in clean.maps}
     failures: dict[BoundMethod, Failure] = {}
     for draw in range(NEIGHBOURS):
-        near = _look_beside(subject, draw)
+        near = _look_beside(clean, draw)
         for name, values in _facts(view, near).items():
             facts.setdefault(name, []).append(values)
-        for method in subject.clean:
-            reference, found = subject.explain(method, near)
-            found = same_size(reference, found)
-            subject.advance(len(view.images))
+        for method in clean.maps:
+            reference, explanation, _ = clean.explain(method, near)
+            current = same_size(reference, explanation)
+            clean.watch.tell(len(view.images))
             if isinstance(reference, Failure):
                 failures.setdefault(method, reference)
                 continue
-            if isinstance(found, Failure):
-                failures.setdefault(method, found)
+            if isinstance(current, Failure):
+                failures.setdefault(method, current)
                 continue
-            pair = _finite(_host(reference.maps)), _finite(_host(found.maps))
+            pair = _finite(_host(reference.maps)), _finite(_host(current.maps))
             pair[1][list(near.refused)] = np.nan
             moved[method].append((change(*pair), relative_change(*pair)))
     columns = {name: np.stack(values, axis=1) for name, values in facts.items()}
     kept = columns.pop("kept").astype(bool)
     layer = columns.pop("layer_relative", None)
-    made: Made = {}
+    evidence: EvidenceOf = {}
     for method, pairs in moved.items():
         if method in failures:
-            made[method] = failures[method]
+            evidence[method] = failures[method]
             continue
         changes, relative = (np.stack(values, axis=1) for values in zip(*pairs, strict=True))
-        made[method] = Neighbours(
+        evidence[method] = Neighbours(
             map_change=changes, map_relative=relative, kept=kept, layer_relative=layer, **columns
         )
-    return made
+    return evidence
 
 
-def _look_beside(subject: CleanBatch, draw: int) -> View:
-    view, batch = subject.view, subject.view.batch
+def _look_beside(clean: CleanBatch, draw: int) -> View:
+    view, batch = clean.view, clean.view.batch
     images = torch.stack(
         [
             neighbour(image, image_id, batch.seed, draw)
@@ -202,7 +209,7 @@ def _look_beside(subject: CleanBatch, draw: int) -> View:
     )
     shown = ShownImages(CLEAN_CELL, images, images.to(batch.images), batch.image_ids, batch.seed)
     also: tuple[Read, ...] = () if view.seen.activations is None else ("activations",)
-    return look(subject.worker, shown, batch.targets, also, view.refused)
+    return look(clean.worker, shown, batch.targets, also, view.refused)
 
 
 def _facts(clean: View, near: View) -> dict[str, Array]:
@@ -237,13 +244,13 @@ def grey_noise(size: tuple[int, int], image_id: str, seed: int, draw: int) -> Ar
     return NOISE_SPREAD * drawn
 
 
-def _responses(subject: CleanBatch) -> Made:
-    """Take noise off the images, the same for all methods."""
-    view, batch = subject.view, subject.view.batch
+def _responses(clean: CleanBatch) -> EvidenceOf:
+    """Return what noise taken off the images, the same for all methods, costs the target."""
+    view, batch = clean.view, clean.view.batch
     height, width = view.images.shape[2:]
-    maps = {m: enlarge(_finite(x), (height, width)) for m, x in subject.maps().items()}
-    clean = subject.picked(view.logits)
-    found: list[Array] = []
+    maps = {m: enlarge(_finite(x), (height, width)) for m, x in clean.signed().items()}
+    before = clean.picked(view.logits)
+    losses: list[Array] = []
     expected: dict[BoundMethod, list[Array]] = {method: [] for method in maps}
     for draw in range(NOISE_DRAWS):
         noise = np.stack(
@@ -253,11 +260,11 @@ def _responses(subject: CleanBatch) -> Made:
             ]
         )
         without = view.images - torch.from_numpy(noise)[:, None].to(view.images)
-        found.append(clean - subject.picked(subject.logits(without.to(batch.images))))
+        losses.append(before - clean.picked(clean.logits(without.to(batch.images))))
         for method, signed in maps.items():
             expected[method].append((signed * noise).sum(axis=(1, 2)))
-    lost = np.stack(found, axis=1)
-    return _filled(subject, {m: Responses(np.stack(x, axis=1), lost) for m, x in expected.items()})
+    lost = np.stack(losses, axis=1)
+    return _filled(clean, {m: Responses(np.stack(x, axis=1), lost) for m, x in expected.items()})
 
 
 # --- pixels that change hands ---------------------------------------------------------------------
@@ -274,55 +281,57 @@ def blurred(images: Tensor) -> Tensor:
     return torch.stack([gaussian_blur(image, BLUR_SHARE, unused) for image in images])
 
 
-def _deletion(subject: CleanBatch) -> Made:
-    images = subject.view.batch.images
-    gone = mean_colour(images)
-    return _curves(subject, (images, gone), (subject.view.logits, subject.logits(gone)))
+def _deletion(clean: CleanBatch) -> EvidenceOf:
+    images = clean.view.batch.images
+    plain = mean_colour(images)
+    return _curves(clean, images, plain, clean.view.logits, clean.logits(plain))
 
 
-def _insertion(subject: CleanBatch) -> Made:
-    images = subject.view.batch.images
-    hidden = blurred(subject.view.images).to(images)
-    return _curves(subject, (hidden, images), (subject.logits(hidden), subject.view.logits))
+def _insertion(clean: CleanBatch) -> EvidenceOf:
+    images = clean.view.batch.images
+    hidden = blurred(clean.view.images).to(images)
+    return _curves(clean, hidden, images, clean.logits(hidden), clean.view.logits)
 
 
 def _curves(
-    subject: CleanBatch, images: tuple[Tensor, Tensor], ends: tuple[Tensor, Tensor]
-) -> Made:
-    """Follow the target's probability while pixels go over to the second image of each pair.
+    clean: CleanBatch, before: Tensor, after: Tensor, logits_before: Tensor, logits_after: Tensor
+) -> EvidenceOf:
+    """Return the target's probability while pixels go over from one image to another, by method.
 
     Args:
-        subject: whose maps say which pixels go first.
-        images: (B, 3, H, W) each, before and after.
-        ends: (B, K) each, their logits.
+        clean: whose maps say which pixels go first.
+        before: (B, 3, H, W), the images with none of them gone.
+        after: (B, 3, H, W), with all of them gone.
+        logits_before: (B, K).
+        logits_after: (B, K).
     """
-    batch = subject.view.batch
-    height, width = images[0].shape[2:]
+    batch = clean.view.batch
+    height, width = before.shape[2:]
     ties = np.stack(
         [
             generator(batch.seed, image_id, "ties").permutation(height * width)
             for image_id in batch.image_ids
         ]
     )
-    first, last = (subject.probability(logits) for logits in ends)
-    made: dict[BoundMethod, Evidence] = {}
-    for method, signed in subject.maps().items():
+    first, last = clean.probability(logits_before), clean.probability(logits_after)
+    curves: dict[BoundMethod, Evidence] = {}
+    for method, signed in clean.signed().items():
         ranks = places(enlarge(_finite(signed), (height, width)), ties)
         between = [
-            subject.probability(subject.logits(_mixed(images, ranks, step)))
+            clean.probability(clean.logits(_mixed(before, after, ranks, step)))
             for step in range(1, STEPS)
         ]
-        made[method] = Curve(np.stack([first, *between, last], axis=1))
-    return _filled(subject, made)
+        curves[method] = Curve(np.stack([first, *between, last], axis=1))
+    return _filled(clean, curves)
 
 
-def _mixed(images: tuple[Tensor, Tensor], ranks: NDArray[np.int64], step: int) -> Tensor:
-    before, after = images
+def _mixed(before: Tensor, after: Tensor, ranks: NDArray[np.int64], step: int) -> Tensor:
+    """Return images (B, 3, H, W) of which the first pixels have gone over, after so many steps."""
     gone = torch.from_numpy(taken(ranks, step)).to(before.device)
     return torch.where(gone[:, None], after, before)
 
 
-PROBERS: dict[str, Callable[[CleanBatch], Made]] = {
+PROBERS: dict[str, Callable[[CleanBatch], EvidenceOf]] = {
     "neighbours": _neighbours,
     "noise": _responses,
     "deletion": _deletion,
@@ -330,10 +339,10 @@ PROBERS: dict[str, Callable[[CleanBatch], Made]] = {
 }
 
 
-def _filled(subject: CleanBatch, made: Mapping[BoundMethod, Evidence]) -> Made:
-    """Add why the other methods have none: their clean maps are missing."""
-    lacking = {m: found for m, found in subject.clean.items() if isinstance(found, Failure)}
-    return {**made, **lacking}
+def _filled(clean: CleanBatch, evidence: Mapping[BoundMethod, Evidence]) -> EvidenceOf:
+    """Return evidence with why the other methods have none: their clean maps are missing."""
+    lacking = {m: maps for m, maps in clean.maps.items() if isinstance(maps, Failure)}
+    return {**evidence, **lacking}
 
 
 def _host(maps: Maps | TensorMaps) -> Array:
@@ -341,8 +350,8 @@ def _host(maps: Maps | TensorMaps) -> Array:
 
 
 def _double(values: Tensor) -> Array:
-    found: Array = values.detach().double().cpu().numpy()
-    return found
+    array: Array = values.detach().double().cpu().numpy()
+    return array
 
 
 def _finite(values: Array) -> Array:

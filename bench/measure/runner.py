@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
 import joblib
@@ -16,6 +17,7 @@ from steadymap.bench.data.image_set import ImageSet, from_tensor
 from steadymap.bench.measure.nulls import randomised_twins
 from steadymap.bench.measure.outcome import Outcome
 from steadymap.bench.measure.shard import measure_shard
+from steadymap.bench.measure.watch import Watch, WatcherError, to_nobody
 from steadymap.bench.measure.worker import Worker
 from steadymap.bench.network.torch_settings import float32, threads_each
 from steadymap.bench.perturbations.attack import differentiable_twice
@@ -53,7 +55,7 @@ def run(
     image_set = from_tensor(images) if isinstance(images, Tensor) else images
     setup = prepare(classifier, image_set, plan)
     source = Source(run_id(plan, classifier, image_set), classifier.name, image_set.name)
-    outcomes = measure(setup, advance or (lambda _count: None))
+    outcomes = measure(setup, advance or to_nobody)
     return to_frame(
         pa.concat_tables([with_source(to_part(outcome.records), source) for outcome in outcomes])
     )
@@ -70,121 +72,94 @@ def measure(
     Raises:
         ModelError: several jobs, and a network that cannot be copied.
     """
-    yield from in_threads(setup, whole(setup), advance, threading.Event(), keep_maps=keep_maps)
+    return in_threads(setup, whole(setup), Watch(advance), keep_maps=keep_maps)
 
 
 def in_threads(
-    setup: Setup,
-    shards: Sequence[Shard],
-    advance: Callable[[int], None],
-    enough: threading.Event,
-    *,
-    keep_maps: bool,
+    setup: Setup, shards: Sequence[Shard], watch: Watch, *, keep_maps: bool
 ) -> Iterator[Outcome]:
     """Yield the outcome of one shard after another, in their order, by threads of this process.
 
-    Each takes whole shards and its share of torch's threads.
+    Each takes whole shards and its share of torch's threads; a few are worked on ahead.
 
     Args:
         setup: of the run.
         shards: what to compute.
-        advance: called with the number of maps just made.
-        enough: once it is set no shard is begun; those in hand are finished.
+        watch: who is told of maps just made, and what ends the run early.
         keep_maps: whether outcomes have the maps themselves.
     """
     jobs = min(setup.plan.jobs, max(1, len(shards)))
+    # What gives these shards up is theirs alone.
+    watch = replace(watch, give_up=threading.Event())
     workers: SimpleQueue[Worker] = SimpleQueue()
     for worker in crew(setup):
         workers.put(worker)
-
-    def one(shard: Shard, go_on: Callable[[int], None]) -> Outcome:
-        worker = workers.get()
-        try:
-            return measure_shard(setup, worker, shard, go_on, keep_maps=keep_maps)
-        finally:
-            workers.put(worker)
-
+    team = _Team(setup, workers, watch, keep_maps)
     with surroundings(setup, jobs):
-        yield from _in_order(shards, jobs, one, (advance, enough))
+        outcomes = _in_order(team.outcome_of, team.waiting(shards), jobs)
+        try:
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                yield outcome
+        finally:
+            watch.give_up.set()
+            for _ in outcomes:  # those in hand, which stop at their next map
+                pass
 
 
-# What joblib runs: a function, its arguments, and none by name.
-Task = tuple[Callable[[Shard], Outcome | BaseException], tuple[Shard], dict[str, object]]
+@dataclass(frozen=True)
+class _Team:
+    """The workers of a run, of which each thread takes one for a shard.
 
+    Attributes:
+        setup: of the run.
+        workers: those that have nothing in hand.
+        watch: who is told of maps just made, and what ends the run early.
+        keep_maps: whether outcomes have the maps themselves.
+    """
 
-class _GivenUpError(BaseException):
-    """Nobody waits for the outcome; a worker drops what it has in hand."""
+    setup: Setup
+    workers: SimpleQueue[Worker]
+    watch: Watch
+    keep_maps: bool
+
+    def waiting(self, shards: Iterable[Shard]) -> Iterator[Shard]:
+        """Yield shards until the run ends."""
+        for shard in shards:
+            if self.watch.ends:
+                return
+            yield shard
+
+    def outcome_of(self, shard: Shard) -> Outcome | BaseException:
+        """Return the outcome of a shard, or what was raised in its place.
+
+        Whatever ends a thread of a pool would leave the pool waiting for ever.
+        """
+        worker = self.workers.get()
+        try:
+            return measure_shard(self.setup, worker, shard, self.watch, keep_maps=self.keep_maps)
+        except WatcherError as error:
+            return error.raised
+        except BaseException as error:  # noqa: BLE001 - as above; `in_threads` raises it
+            return error
+        finally:
+            self.workers.put(worker)
 
 
 def _in_order(
-    shards: Iterable[Shard],
-    jobs: int,
-    work: Callable[[Shard, Callable[[int], None]], Outcome],
-    given: tuple[Callable[[int], None], threading.Event],
-) -> Iterator[Outcome]:
-    """Work on shards in threads, a few ahead, and yield in their order."""
-    advance, enough = given
-    given_up = threading.Event()
-    go_on = _advancing(advance, given_up)
-
-    def one(shard: Shard) -> Outcome | BaseException:
-        # Returned, not raised: whatever ends a thread of a pool would leave it waiting for ever.
-        try:
-            return work(shard, go_on)
-        except _CallerError as error:
-            return error.error
-        except BaseException as error:  # noqa: BLE001 - as above; it is raised below
-            return error
-
-    def coming() -> Iterator[Task]:
-        for shard in shards:
-            if enough.is_set() or given_up.is_set():
-                return
-            yield joblib.delayed(one)(shard)
-
-    outcomes = _pool(jobs, coming())
-    try:
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-            yield outcome
-    finally:
-        given_up.set()
-        for _ in outcomes:  # those in hand, which stop at their next map
-            pass
-
-
-def _advancing(advance: Callable[[int], None], given_up: threading.Event) -> Callable[[int], None]:
-    """Return what a worker calls when it has made maps: it stops where nobody waits for them."""
-
-    def go_on(count: int) -> None:
-        if given_up.is_set():
-            raise _GivenUpError
-        try:
-            advance(count)
-        except Exception as error:
-            raise _CallerError(error) from error
-
-    return go_on
-
-
-def _pool(jobs: int, tasks: Iterator[Task]) -> Iterator[Outcome | BaseException]:
-    """Return what tasks return, in their order."""
+    work: Callable[[Shard], Outcome | BaseException], shards: Iterator[Shard], jobs: int
+) -> Iterator[Outcome | BaseException]:
+    """Work on shards in so many threads; return what comes of them, in their order."""
     if jobs == 1:
-        return (function(*given) for function, given, _ in tasks)
+        return map(work, shards)
     pool = joblib.Parallel(
         jobs, backend="threading", return_as="generator", batch_size=1, pre_dispatch=jobs + 1
     )
-    found: Iterator[Outcome | BaseException] = pool(tasks)
-    return found
-
-
-class _CallerError(BaseException):
-    """What whoever watches the progress has raised: no fault of a method."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
+    outcomes: Iterator[Outcome | BaseException] = pool(
+        joblib.delayed(work)(shard) for shard in shards
+    )
+    return outcomes
 
 
 @contextmanager

@@ -36,7 +36,7 @@ class Compared:
 
 
 def in_place(compared: Compared, warp: Warp) -> Compared:
-    """Warp the view's maps back, and cut everything to what clean and warped image have in common.
+    """Return the view's maps warped back, and all cut to what both images have in common.
 
     Attributions stay as they are: what is held against a sum of them is held against all of it.
     """
@@ -66,38 +66,45 @@ def score(
     clean: Explained | Failure,
     current: Explained | Failure,
     evidence: Mapping[str, Array | Tensor],
+    chosen: Flags | None = None,
 ) -> Scores:
-    """Score the maps of a view, against the clean ones or the evidence that the metric reads."""
+    """Return what a metric says of a view's maps; of half as many at a time where memory runs out.
+
+    Args:
+        metric: what is computed.
+        clean: the maps of the clean images, which a metric of two maps compares with.
+        current: the view's maps.
+        evidence: what metrics of one map are held against.
+        chosen: (B,), which of the maps; left out, all of them.
+    """
     if isinstance(current, Failure):
         return current.scores()
+    against: Maps | TensorMaps | Array | Tensor
     if metric.against != "map":
-        return _evaluate(metric, current.maps, evidence[metric.against])
-    if isinstance(clean, Failure):
+        maps, against = current.maps, evidence[metric.against]
+    elif isinstance(clean, Failure):
         return clean.scores("clean image: ")
-    return _evaluate(metric, clean.maps, current.maps)
-
-
-def _evaluate(
-    metric: Metric, maps: Maps | TensorMaps, against: Maps | TensorMaps | Array | Tensor
-) -> Scores:
-    """Apply a metric; to half as many maps at a time where memory runs out."""
+    else:
+        maps, against = clean.maps, current.maps
+    if chosen is None:
+        chosen = np.ones(len(maps), dtype=bool)
+    else:
+        maps, against = maps.select(chosen), _select(against, chosen)
     try:
         return evaluate(metric, maps, against)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         failure = failure_of(error, len(maps))
+    # Out of the handler, where nothing holds on to what the failed try had allocated.
     if len(maps) == 1:
         return failure.scores()
-    first = np.arange(len(maps)) < len(maps) // 2
-    parts = [
-        _evaluate(metric, maps.select(chosen), _select(against, chosen))
-        for chosen in (first, ~first)
-    ]
+    first = chosen & (np.cumsum(chosen) <= len(maps) // 2)
+    halves = [score(metric, clean, current, evidence, half) for half in (first, chosen & ~first)]
     return Scores(
-        np.concatenate([part.values for part in parts]),
-        sum((part.statuses for part in parts), ()),
-        sum((part.details for part in parts), ()),
+        np.concatenate([half.values for half in halves]),
+        sum((half.statuses for half in halves), ()),
+        sum((half.details for half in halves), ()),
     )
 
 
@@ -115,7 +122,7 @@ def recognised(
     nulls: Sequence[Maps | TensorMaps],
     current: Explained | Failure,
 ) -> Scores:
-    """Say of each map whether it is closer to its clean self than to every unrelated map."""
+    """Return whether each map is closer to its clean self than to every unrelated map."""
     if isinstance(current, Failure):
         return current.scores()
     try:
@@ -143,12 +150,12 @@ def deltas(worker: Worker, method: BoundMethod, view: View) -> Array:
                 total += logits_of(worker, view.classifier, images).double()
         worker.baseline_logits[key] = total / start.draws
     difference = view.logits.double() - worker.baseline_logits[key].double()
-    found: Array = difference.gather(1, view.batch.targets[:, None])[:, 0].cpu().numpy()
-    return found
+    of_targets: Array = difference.gather(1, view.batch.targets[:, None])[:, 0].cpu().numpy()
+    return of_targets
 
 
 def input_scores(clean: View, view: View) -> dict[str, Scores]:
-    """Score the perturbed image itself: its change, and its share of values beyond the bounds."""
+    """Return the scores of the image itself: its change, its share of values beyond the bounds."""
     low, high = view.classifier.bounds
     change = (view.images - clean.images).double().square().mean(dim=(1, 2, 3)).sqrt()
     outside = (view.images <= low) | (view.images >= high)

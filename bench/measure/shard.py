@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from steadymap.bench.core.errors import one_line
+from steadymap.bench.data.image_set import Frame
 from steadymap.bench.measure.explain import Adaptive, explain, same_size
 from steadymap.bench.measure.nulls import (
     Reference,
@@ -40,6 +41,7 @@ from steadymap.bench.measure.scores import (
     score,
 )
 from steadymap.bench.measure.view import Explained, Failure, ShownImages, View, attacked, look
+from steadymap.bench.measure.watch import Watch
 from steadymap.bench.measure.worker import METRICS_PART, Worker
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.perturbations.apply import attempt
@@ -57,9 +59,9 @@ T = TypeVar("T")
 
 
 def measure_shard(
-    setup: Setup, worker: Worker, shard: Shard, advance: Callable[[int], None], *, keep_maps: bool
+    setup: Setup, worker: Worker, shard: Shard, watch: Watch, *, keep_maps: bool
 ) -> Outcome:
-    """Compute a shard.
+    """Return the outcome of a shard.
 
     A method that raises costs its own cells; where nothing at all can be computed, an image that
     is gone, say, all records of the shard say why.
@@ -68,15 +70,30 @@ def measure_shard(
         setup: of the run.
         worker: who does it.
         shard: what to do.
-        advance: called with the number of maps just made.
+        watch: who is told of maps just made.
         keep_maps: whether the outcome has the maps themselves.
+
+    Raises:
+        ModelError: something has changed the network.
     """
     worker.begin(tuple(m for m in setup.methods if m.spec in shard.methods))
     chosen = replace(setup, methods={m: setup.methods[m] for m in worker.methods})
     try:
         if shard.views == (NUMERIC,):
-            return _numerics(chosen, worker, shard, advance)
-        return _measure(chosen, worker, (shard, advance), keep_maps=keep_maps)
+            return _numerics(chosen, worker, shard, watch)
+        frames = [chosen.images.read(index) for index in shard.indices]
+        images = torch.stack([frame.image for frame in frames])
+        scorer = BatchScorer(chosen, worker, _masks(chosen, frames), keep_maps=keep_maps)
+        for view in _views(chosen, worker, shard, images):
+            scorer.begin(view)
+            for method in chosen.methods:
+                scorer.score(method, view)
+                watch.tell(len(view.images))
+            if view.cell == CLEAN_CELL:
+                if CLEAN_CELL in shard.views:
+                    scorer.take_probes(view, watch)
+                scorer.take_references(view, watch)
+        return scorer.outcome(shard)
     except ModelError:  # the network itself has changed: nothing after it could be trusted
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, the records say so and the run goes on
@@ -84,7 +101,7 @@ def measure_shard(
 
 
 def _outcome(worker: Worker, shard: Shard, records: list[Record]) -> Outcome:
-    """Return what the shard in hand came to, with what is known of how it went."""
+    """Return the records of the shard in hand, with what is known of how it went."""
     return Outcome(
         shard,
         records,
@@ -94,67 +111,57 @@ def _outcome(worker: Worker, shard: Shard, records: list[Record]) -> Outcome:
     )
 
 
-def _numerics(
-    setup: Setup, worker: Worker, shard: Shard, advance: Callable[[int], None]
-) -> Outcome:
-    """Compute the maps of a few images in several ways, and score how far these differ."""
+def _numerics(setup: Setup, worker: Worker, shard: Shard, watch: Watch) -> Outcome:
+    """Return how far the maps of a few images differ when they are computed in several ways."""
     shown = show(worker, setup.images, shard.indices, setup.plan.seed)
     view = look(worker, shown, None)
     if view.refused:
         # Others stand in for what the network refuses, as in every view.
-        there = view.batch.images
-        shown = replace(shown, images=there.cpu(), on_device=there)
+        filled = view.batch.images
+        shown = replace(shown, images=filled.cpu(), on_device=filled)
     clean = {}
     for method in setup.methods:
         clean[method] = explain(worker, method, view)
-        advance(len(shard.indices))
+        watch.tell(len(shard.indices))
     scored = [ScoredView(CLEAN_CELL, predictions(view), {}, refused=view.refused)]
     scored += [
         _held_against(setup, clean, reference)
-        for reference in numerics(worker, shown, view.batch.targets, advance)
+        for reference in numerics(worker, shown, view.batch.targets, watch)
     ]
     return _outcome(worker, shard, list(records_of(setup, shard, scored)))
 
 
-def _measure(
-    setup: Setup,
-    worker: Worker,
-    given: tuple[Shard, Callable[[int], None]],
-    *,
-    keep_maps: bool,
-) -> Outcome:
-    shard, advance = given
-    frames = [setup.images.read(index) for index in shard.indices]
-    masks = [frame.mask for frame in frames if frame.mask is not None]
-    evidence: dict[str, Array | Tensor] = {}
-    if setup.images.masks:
-        inside = np.stack(masks)
-        on_gpu = worker.classifier.module.mean.is_cuda
-        # Once a batch, not once a metric.
-        evidence["mask"] = (
-            torch.from_numpy(inside).to(worker.classifier.module.mean.device) if on_gpu else inside
-        )
-    taking = BatchScorer(setup, worker, evidence, keep_maps=keep_maps)
-    images = torch.stack([frame.image for frame in frames])
+# --- views ----------------------------------------------------------------------------------------
+
+
+def _masks(setup: Setup, frames: Sequence[Frame]) -> Array | Tensor | None:
+    """Return the masks (B, H, W) of images, where metrics are computed; None without any."""
+    if not setup.images.masks:
+        return None
+    masks = np.stack([frame.mask for frame in frames if frame.mask is not None])
+    mean = setup.classifier.module.mean
+    # Once a batch, not once a metric.
+    return torch.from_numpy(masks).to(mean.device) if mean.is_cuda else masks
+
+
+def _views(setup: Setup, worker: Worker, shard: Shard, images: Tensor) -> Iterator[View]:
+    """Yield the views of a shard's images (B, 3, H, W), the clean one first.
+
+    The class that is predicted there is the one explained in all of them.
+
+    Raises:
+        ModelError: after the last view; something has changed the network.
+    """
+    ids = tuple(setup.images.pictures[index].image_id for index in shard.indices)
+    on_gpu = worker.classifier.module.mean.is_cuda
+    shown = ahead(_shown(setup, images, ids, shard.cells), in_thread=on_gpu)
     kinds = wanted(setup.methods) if CLEAN_CELL in shard.views else set()
-    ids = {index: setup.images.pictures[index].image_id for index in shard.indices}
-    clean_shown = _shown(setup, images, tuple(ids.values()), shard.cells)
-    for shown in ahead(clean_shown, in_thread=worker.classifier.module.mean.is_cuda):
-        # The first view is the clean one: what it predicts is the class explained in all of them.
-        targets = taking.clean_view.batch.targets if taking.clean_view else None
-        refused = taking.clean_view.refused if taking.clean_view else {}
-        is_clean = shown.cell is CLEAN_CELL
-        moved = shown if targets is None else attacked(worker, shown, targets)
-        view = look(worker, moved, targets, reads(kinds, worker) if is_clean else (), refused)
-        taking.take(view, advance)
-        if is_clean and kinds:
-            taking.take_probes(advance)
-        if is_clean and setup.plan.nulls and setup.methods:
-            panel = make_panel(view, taking.clean, block_size(setup.plan.nulls))
-            taking.take_references(references(worker, view, panel, advance))
-    if taking.clean_view is not None:
-        worker.check(taking.clean_view.batch.images)
-    return taking.outcome(shard)
+    clean = look(worker, next(shown), None, reads(kinds, worker))
+    yield clean
+    targets = clean.batch.targets
+    for perturbed in shown:
+        yield look(worker, attacked(worker, perturbed, targets), targets, refused=clean.refused)
+    worker.check(clean.batch.images)
 
 
 def _shown(
@@ -170,23 +177,23 @@ def _shown(
     yield ShownImages(CLEAN_CELL, images, clean, ids, setup.plan.seed)
     for cell in cells:
         family = FAMILY_SHELF.find(cell.family)
-        shown, failed = images, {}
+        perturbed, failed = images, {}
         if family.attack is None:
-            made = [
+            attempts = [
                 attempt(image, cell, image_id, setup.plan.seed)
                 for image, image_id in zip(images, ids, strict=True)
             ]
-            failed = {place: one for place, one in enumerate(made) if isinstance(one, str)}
-            shown = torch.stack(
+            failed = {place: why for place, why in enumerate(attempts) if isinstance(why, str)}
+            perturbed = torch.stack(
                 [
-                    clean if isinstance(one, str) else one
-                    for one, clean in zip(made, images, strict=True)
+                    image if isinstance(attempted, str) else attempted
+                    for attempted, image in zip(attempts, images, strict=True)
                 ]
             )
         # Where things move, what was cut into parts has moved, too.
         origin = clean if family.warp is None else None
-        on_device = _moved(shown, device, stream)
-        yield ShownImages(cell, shown, on_device, ids, setup.plan.seed, origin, failed)
+        on_device = _moved(perturbed, device, stream)
+        yield ShownImages(cell, perturbed, on_device, ids, setup.plan.seed, origin, failed)
 
 
 def _moved(images: Tensor, device: torch.device, stream: torch.cuda.Stream | None) -> Tensor:
@@ -214,24 +221,22 @@ def ahead(items: Iterator[T], *, in_thread: bool) -> Iterator[T]:
             yield item
 
 
+# --- scores ---------------------------------------------------------------------------------------
+
+
 class BatchScorer:
-    """Takes the views of one batch as they come, the clean one first, and scores their maps.
+    """Scores the maps of one batch, view by view as they come, the clean one first.
 
     Of a perturbed view nothing stays but its scores, unless maps are kept: memory does not grow
     with the number of cells.
     """
 
     def __init__(
-        self,
-        setup: Setup,
-        worker: Worker,
-        evidence: dict[str, Array | Tensor],
-        *,
-        keep_maps: bool,
+        self, setup: Setup, worker: Worker, masks: Array | Tensor | None, *, keep_maps: bool
     ) -> None:
         self.setup = setup
         self.worker = worker
-        self.evidence = evidence
+        self.masks = masks
         self.keep_maps = keep_maps
         self.clean_view: View | None = None
         self.clean: dict[BoundMethod, Explained | Failure] = {}
@@ -244,108 +249,94 @@ class BatchScorer:
         self.attributions: dict[str, list[Tensor | None]] = {m.spec: [] for m in setup.methods}
         self.deltas: dict[str, list[Array]] = {}
 
-    def take(self, view: View, advance: Callable[[int], None]) -> None:
-        """Explain a view with every method and score the maps."""
-        rows: dict[str, dict[str, Scores]] = {}
+    def begin(self, view: View) -> None:
+        """Take the next view, whose maps are scored from now on."""
+        scores: dict[str, dict[str, Scores]] = {}
         if self.clean_view is None:
             self.clean_view = view
         else:
-            rows[INPUT] = input_scores(self.clean_view, view)
-        for method in self.setup.methods:
-            rows[method.spec] = self._score(method, view)
-            advance(len(view.images))
+            scores[INPUT] = input_scores(self.clean_view, view)
         self.scored.append(
-            ScoredView(view.cell, predictions(view), rows, view.failed, view.refused)
+            ScoredView(view.cell, predictions(view), scores, view.failed, view.refused)
         )
         if self.keep_maps:
             self.images.append(without_failed(view.images, view.failed))
 
-    def take_probes(self, advance: Callable[[int], None]) -> None:
-        """Score the clean maps by the metrics that need the network, too."""
-        if self.clean_view is None:
-            raise TypeError("the clean view comes first")
-
-        def explain_beside(
-            method: BoundMethod, view: View
-        ) -> tuple[Explained | Failure, Explained | Failure]:
-            return self._explain(method, view)[:2]
-
-        subject = CleanBatch(self.worker, self.clean_view, self.clean, explain_beside, advance)
-        for spec, scores in probe(subject, self.setup.methods).items():
-            self.scored[0].scores[spec].update(scores)
-
-    def take_references(self, beside: Iterable[Reference]) -> None:
-        """Hold the clean maps against others, and keep the unrelated ones for recognition."""
-        for reference in beside:
-            with self.worker.clock(reference.cell, METRICS_PART, len(reference.predictions)):
-                self.scored.append(_held_against(self.setup, self.clean, reference))
-            if reference.cell.family in NULLS:
-                for method, found in reference.found.items():
-                    made = comparable(self.clean[method], found)
-                    if isinstance(made, Explained):
-                        self.nulls[method].append(made.maps)
-
-    def _score(self, method: BoundMethod, view: View) -> dict[str, Scores]:
-        reference, found, steps = self._explain(method, view)
-        current = same_size(reference, found)
+    def score(self, method: BoundMethod, view: View) -> None:
+        """Explain the view in hand with a method, and score the maps."""
         metrics = self.setup.methods[method]
+        is_clean = view is self.clean_view
+        reference, explanation, steps = self._explain(method, view)
+        current = same_size(reference, explanation)
+        evidence = {} if self.masks is None else {"mask": self.masks}
         if any(metric.against == "delta" for metric in metrics.values()):
-            self.evidence["delta"] = delta = deltas(self.worker, method, view)
+            evidence["delta"] = delta = deltas(self.worker, method, view)
             if self.keep_maps:
                 self.deltas.setdefault(method.spec, []).append(delta)
-        compared = Compared(reference, current, tuple(self.nulls[method]), self.evidence)
+        compared = Compared(reference, current, tuple(self.nulls[method]), evidence)
+        scores: dict[str, Scores] = {}
         with self.worker.clock(view.cell, METRICS_PART, len(view.images)):
             placed = _placed(compared, view)
-            scores = {
-                name: _score(metric, compared if metric.against == "delta" else placed)
-                for name, metric in metrics.items()
-                if metric.against not in PROBES
-                if metric.against != "map" or view is not self.clean_view
-            }
-            if self.setup.plan.nulls and view is not self.clean_view:
-                scores |= self._recognised(method, scores, placed)
+            for name, metric in metrics.items():
+                if metric.against in PROBES or (metric.against == "map" and is_clean):
+                    continue
+                pair = compared if metric.against == "delta" else placed
+                scores[name] = score(metric, pair.clean, pair.current, pair.evidence)
+            if self.setup.plan.nulls and not is_clean:
+                scores |= _recognised(metrics, scores, placed)
+        if steps is not None:
+            scores[STEPS] = steps
+        self.scored[-1].scores[method.spec] = scores
         if self.keep_maps:
             maps = current.attributions.cpu() if isinstance(current, Explained) else None
             self.attributions[method.spec].append(
                 None if maps is None else without_failed(maps, {**view.failed, **view.refused})
             )
-        return scores if steps is None else scores | {STEPS: steps}
 
-    def _recognised(
-        self, method: BoundMethod, scores: Mapping[str, Scores], placed: Compared
-    ) -> dict[str, Scores]:
-        """Say of each map whether it is closer to its clean self than to every unrelated map."""
-        metrics = self.setup.methods[method]
-        return {
-            name + RECOGNISED: recognised(metrics[name], scores[name], placed.nulls, placed.current)
-            for name in recognising(metrics)
-        }
+    def take_probes(self, view: View, watch: Watch) -> None:
+        """Score the clean maps by the metrics that need the network, too."""
+        subject = CleanBatch(self.worker, view, self.clean, self._explain, watch)
+        for spec, scores in probe(subject, self.setup.methods).items():
+            self.scored[0].scores[spec].update(scores)
+
+    def take_references(self, view: View, watch: Watch) -> None:
+        """Hold the clean maps against others, and keep the unrelated ones for recognition."""
+        nulls = self.setup.plan.nulls
+        if not nulls or not self.setup.methods:
+            return
+        panel = make_panel(view, self.clean, block_size(nulls))
+        for reference in references(self.worker, view, panel, watch):
+            with self.worker.clock(reference.cell, METRICS_PART, len(reference.predictions)):
+                self.scored.append(_held_against(self.setup, self.clean, reference))
+            if reference.cell.family in NULLS:
+                for method, explanation in reference.maps.items():
+                    null = comparable(self.clean[method], explanation)
+                    if isinstance(null, Explained):
+                        self.nulls[method].append(null.maps)
 
     def _explain(
         self, method: BoundMethod, view: View
     ) -> tuple[Explained | Failure, Explained | Failure, Scores | None]:
         """Return the clean maps, the view's, and with steps=auto how many steps they took."""
         if method not in self.adaptive:
-            found = explain(self.worker, method, view)
-            return self.clean.setdefault(method, found), found, None
-        reference, found, points = self.adaptive[method].explain(view)
-        self.clean.setdefault(method, found)
-        if isinstance(found, Failure):
-            return reference, found, found.scores()
+            current = explain(self.worker, method, view)
+            return self.clean.setdefault(method, current), current, None
+        reference, current, points = self.adaptive[method].explain(view)
+        self.clean.setdefault(method, current)
+        if isinstance(current, Failure):
+            return reference, current, current.scores()
         size = len(points)
-        return reference, found, Scores(points, (Status.OK,) * size, ("",) * size)
+        return reference, current, Scores(points, (Status.OK,) * size, ("",) * size)
 
     def outcome(self, shard: Shard) -> Outcome:
         """Return what the batch came to."""
-        worker = self.worker
-        outcome = _outcome(worker, shard, list(records_of(self.setup, shard, self.scored)))
+        outcome = _outcome(self.worker, shard, list(records_of(self.setup, shard, self.scored)))
         if not self.keep_maps:
             return outcome
-        mask = self.evidence.get("mask")
         return replace(
             outcome,
             images=torch.stack(self.images, dim=1),
-            masks=None if mask is None else torch.as_tensor(mask).cpu(),
+            masks=None if self.masks is None else torch.as_tensor(self.masks).cpu(),
             attributions={spec: stack_maps(maps) for spec, maps in self.attributions.items()},
             deltas={
                 spec: torch.from_numpy(np.stack(rows, axis=1)) for spec, rows in self.deltas.items()
@@ -362,20 +353,26 @@ def _placed(compared: Compared, view: View) -> Compared:
     return in_place(compared, family.warp(view.cell.severity, (height, width)))
 
 
-def _score(metric: Metric, compared: Compared) -> Scores:
-    return score(metric, compared.clean, compared.current, compared.evidence)
+def _recognised(
+    metrics: Mapping[str, Metric], scores: Mapping[str, Scores], placed: Compared
+) -> dict[str, Scores]:
+    """Return whether each map is closer to its clean self than to every unrelated map."""
+    return {
+        name + RECOGNISED: recognised(metrics[name], scores[name], placed.nulls, placed.current)
+        for name in recognising(metrics)
+    }
 
 
 def _held_against(
     setup: Setup, clean: Mapping[BoundMethod, Explained | Failure], reference: Reference
 ) -> ScoredView:
-    """Score clean maps against those of a reference, by every metric that compares two maps."""
-    rows: dict[str, dict[str, Scores]] = {}
-    for method, found in reference.found.items():
-        other = comparable(clean[method], found)
-        rows[method.spec] = {
+    """Return the scores of clean maps against a reference's, by all metrics of two maps."""
+    by_method: dict[str, dict[str, Scores]] = {}
+    for method, explanation in reference.maps.items():
+        other = comparable(clean[method], explanation)
+        by_method[method.spec] = {
             name: score(metric, clean[method], other, {})
             for name, metric in setup.methods[method].items()
             if metric.against == "map"
         }
-    return ScoredView(reference.cell, reference.predictions, rows, refused=reference.refused)
+    return ScoredView(reference.cell, reference.predictions, by_method, refused=reference.refused)

@@ -88,7 +88,7 @@ class View:
         classifier: the one to explain; the shifted one in a compensated family.
         seen: the pass that methods share, with the logits (B, K).
         failure: why the pass has no more than its logits; None where it has.
-        failed: as in `Shown`.
+        failed: as in `ShownImages`.
         refused: by place in the batch, why the network has no logits of an image; another is in its
             place in `batch`. Where that is all of them, the logits are NaN.
     """
@@ -122,7 +122,7 @@ def look(
     also: Collection[Read] = (),
     refused: Mapping[int, str] | None = None,
 ) -> View:
-    """Show images to the classifier: one pass gives the logits and what methods share.
+    """Return what the classifier sees in images: one pass gives the logits and what methods share.
 
     Args:
         worker: who does it.
@@ -142,7 +142,7 @@ def look(
         if unfit_for(method, classifier, worker.engine) is None
     } | set(also)
     with worker.clock(shown.cell, SHARED, len(shown.images)):
-        first = _FirstPass(worker, classifier, targets, (reads, also))
+        first = _FirstPass(worker, classifier, targets, reads, also)
         seen, failure, refused = first.of(shown.on_device, refused or {})
     references = worker.references
     batch = Batch(
@@ -166,13 +166,15 @@ class _FirstPass:
         worker: who does it.
         classifier: the network.
         targets: as in `look`.
-        reads: what is wanted of the pass, and what is enough where its backward half fails.
+        reads: what is wanted of the pass.
+        least: what is enough of it where its backward half fails.
     """
 
     worker: Worker
     classifier: Classifier
     targets: Tensor | None
-    reads: tuple[Collection[Read], Collection[Read]]
+    reads: Collection[Read]
+    least: Collection[Read]
 
     def of(
         self, images: Tensor, refused: Mapping[int, str]
@@ -188,20 +190,20 @@ class _FirstPass:
         size = len(images)
         if len(refused) == size:
             return self._nothing(images, refused)
-        found = self._forward_at_least(_standing_in(images, refused))
-        if not isinstance(found, str):
-            return *found, refused
+        seen = self._forward_at_least(_standing_in(images, refused))
+        if not isinstance(seen, str):
+            return *seen, refused
         more = {**refused, **self._refused_alone(images, refused)}
         if len(more) == len(refused):
             # Alone the network takes each.
-            return self._nothing(images, dict.fromkeys(range(size), found) | more)
+            return self._nothing(images, dict.fromkeys(range(size), seen) | more)
         if len(more) == size:
             return self._nothing(images, more)
         return self.of(images, more)
 
     def _forward_at_least(self, images: Tensor) -> tuple[Pass, Failure | None] | str:
         failure = None
-        for reads in self.reads:
+        for reads in (self.reads, self.least):
             try:
                 return self._pass(images, reads), failure
             except (Exception, SystemExit) as error:  # noqa: BLE001 - a network may raise anything
@@ -215,15 +217,15 @@ class _FirstPass:
         )
 
     def _refused_alone(self, images: Tensor, known: Mapping[int, str]) -> dict[int, str]:
-        found = {}
+        refused = {}
         for place in range(len(images)):
             if place in known:
                 continue
             try:
                 shared_pass(self.classifier, images[place : place + 1], None, (), 1)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
-                found[place] = _of_network(error)
-        return found
+                refused[place] = _of_network(error)
+        return refused
 
     def _nothing(
         self, images: Tensor, refused: Mapping[int, str]
@@ -241,7 +243,7 @@ class _FirstPass:
 
 
 def _standing_in(images: Tensor, refused: Mapping[int, str]) -> Tensor:
-    """Put the first image that the network takes in the place of those that it does not."""
+    """Return images with the first that the network takes in the place of those it does not."""
     if not refused or len(refused) == len(images):
         return images
     filled = images.clone()
@@ -257,7 +259,7 @@ def _of_network(error: BaseException) -> str:
 
 def logits_of(worker: Worker, classifier: Classifier, images: Tensor) -> Tensor:
     """(B, K): the logits of images (B, 3, H, W); NaN where the network raises on one."""
-    first = _FirstPass(worker, classifier, None, ((), ()))
+    first = _FirstPass(worker, classifier, None, (), ())
     seen, _, refused = first.of(images, {})
     if not refused:
         return seen.logits
@@ -267,10 +269,11 @@ def logits_of(worker: Worker, classifier: Classifier, images: Tensor) -> Tensor:
 
 
 def attacked(worker: Worker, shown: ShownImages, targets: Tensor) -> ShownImages:
-    """Turn clean images into what the attack of their cell makes of them, one after the other.
+    """Return what the attack of their cell makes of clean images, one after the other.
 
-    Others are given back as they are. Images go alone, so that what else is in the batch changes
-    nothing; where the attack fails on one, `failed` says why, and the clean one is in its place.
+    Without an attack they are given back as they are. Images go alone, so that what else is in the
+    batch changes nothing; where the attack fails on one, `failed` says why, and the clean one is in
+    its place.
 
     Args:
         worker: whose classifier is attacked.
@@ -281,18 +284,18 @@ def attacked(worker: Worker, shown: ShownImages, targets: Tensor) -> ShownImages
     if family is None or family.attack is None:
         return shown
     with worker.clock(shown.cell, ATTACK_PART, len(shown.images)):
-        made = [
+        attempts = [
             _attack(worker, family.attack, shown, targets, place)
             for place in range(len(shown.images))
         ]
-        failed = {place: one for place, one in enumerate(made) if isinstance(one, str)}
-        found = torch.cat(
+        failed = {place: why for place, why in enumerate(attempts) if isinstance(why, str)}
+        images = torch.cat(
             [
-                shown.on_device[place : place + 1] if isinstance(one, str) else one
-                for place, one in enumerate(made)
+                shown.on_device[place : place + 1] if isinstance(image, str) else image
+                for place, image in enumerate(attempts)
             ]
         )
-    return replace(shown, images=found.cpu(), on_device=found, failed={**shown.failed, **failed})
+    return replace(shown, images=images.cpu(), on_device=images, failed={**shown.failed, **failed})
 
 
 def _attack(
@@ -306,24 +309,24 @@ def _attack(
     try:
         # One of our own writes into nothing.
         if is_ours(attack):
-            found: object = attack(classifier, image, targets[chosen], severity, draw)
+            moved: object = attack(classifier, image, targets[chosen], severity, draw)
         else:
             with left_as_it_was(worker.guard(keep=True), image):
-                found = attack(classifier, image.clone(), targets[chosen].clone(), severity, draw)
+                moved = attack(classifier, image.clone(), targets[chosen].clone(), severity, draw)
     except LeftChangedError as error:
         return f"the attack {error}"
     except (Exception, SystemExit) as error:  # noqa: BLE001 - an attack may raise anything
         return f"the attack raised {_reason(error)}"
-    if not isinstance(found, Tensor):
-        return f"the attack returned {type(found).__name__}, expected a tensor"
-    if (found.shape, found.dtype, found.device) != (image.shape, image.dtype, image.device):
-        kinds = [f"{one.dtype} {tuple(one.shape)} on {one.device}" for one in (found, image)]
+    if not isinstance(moved, Tensor):
+        return f"the attack returned {type(moved).__name__}, expected a tensor"
+    if (moved.shape, moved.dtype, moved.device) != (image.shape, image.dtype, image.device):
+        kinds = [f"{x.dtype} {tuple(x.shape)} on {x.device}" for x in (moved, image)]
         return f"the attack returned {kinds[0]}, expected {kinds[1]}"
-    return found.detach().clone()
+    return moved.detach().clone()
 
 
 def unfit_for(method: BoundMethod, classifier: Classifier, engine: Engine) -> Failure | None:
-    """Say why a classifier cannot be explained with a method, or return None."""
+    """Return why a classifier cannot be explained with a method; None where it can."""
     try:
         reason = method.unfit(classifier, engine)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - as in `explain`
@@ -350,6 +353,7 @@ def explained(attributions: object, size: int) -> Explained | Failure:
 
 
 def failure_of(error: BaseException, size: int) -> Failure:
+    """Return why a batch of so many images has no maps: what was raised."""
     reason = str(error) if isinstance(error, LeftChangedError) else _reason(error)
     return Failure(Status.ERROR, reason, size)
 

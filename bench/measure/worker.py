@@ -89,8 +89,8 @@ class Worker:
         Raises:
             ModelError: something has.
         """
-        for one in (self, *self.twins):
-            one.guard(keep=False).check(images)
+        for worker in (self, *self.twins):
+            worker.guard(keep=False).check(images)
 
     def begin(self, methods: tuple[BoundMethod, ...]) -> None:
         """Forget the shard before, and take the methods of the next."""
@@ -104,7 +104,7 @@ class Worker:
 
     def all_timings(self) -> tuple[Timing, ...]:
         """Return where the time of the batch in hand went, with what the twins did."""
-        return tuple(timing for one in (self, *self.twins) for timing in one.timings)
+        return tuple(timing for worker in (self, *self.twins) for timing in worker.timings)
 
     def all_halved(self) -> int:
         """Return how many times memory ran out on the batch in hand, the twins' included."""
@@ -112,7 +112,7 @@ class Worker:
 
     def least_at_once(self) -> int:
         """Return the fewest images that went through a network together."""
-        return min(one.at_once for one in (self, *self.twins))
+        return min(worker.at_once for worker in (self, *self.twins))
 
     def within_memory(self, compute: Callable[[int], T]) -> T:
         """Call with how many images to take at once; half as many each time memory runs out."""

@@ -16,7 +16,7 @@ ON_GPU = 64
 
 
 def cut(count: int, size: int) -> list[range]:
-    """Cut `count` images into pieces of `size`, in their order.
+    """Return `count` images cut into pieces of `size`, in their order.
 
     A last piece of less than half joins the one before. The cut hangs on nothing but the two
     numbers, and images that are added at the end leave all pieces but the last as they were.
@@ -37,7 +37,7 @@ def block_size(nulls: int) -> int:
 
 
 def batches(count: int, size: int, batch_size: int) -> list[range]:
-    """Cut `count` images into batches of whole pieces, in their order.
+    """Return `count` images cut into batches of whole pieces, in their order.
 
     Args:
         count: how many images.

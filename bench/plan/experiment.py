@@ -74,7 +74,7 @@ class Experiment(Plan):
 
 
 def make_experiment(layers: list[Mapping[str, Any]]) -> Experiment:
-    """Merge layers of settings, later ones over earlier ones, and check the result.
+    """Return an experiment made of layers of settings, later ones over earlier ones.
 
     Severities by family are merged family by family; families that do not run need none.
 
@@ -83,10 +83,10 @@ def make_experiment(layers: list[Mapping[str, Any]]) -> Experiment:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        base, given = merged.get("severity"), layer.get("severity")
+        lower, upper = merged.get("severity"), layer.get("severity")
         merged |= layer
-        if isinstance(base, dict) and isinstance(given, dict):
-            merged["severity"] = base | given
+        if isinstance(lower, dict) and isinstance(upper, dict):
+            merged["severity"] = lower | upper
     for key in merged:
         if key not in Experiment.model_fields:
             raise ConfigError(f"unknown key {key!r}; {nearest(key, Experiment.model_fields)}")

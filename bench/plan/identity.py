@@ -26,7 +26,7 @@ MOST_NAME = 60
 
 
 def run_id(plan: Plan, classifier: Classifier, images: ImageSet) -> str:
-    """Name a run by what it computes: data set, model, and a hash of everything that matters.
+    """Return the name of a run: data set, model, and a hash of everything that matters.
 
     Threads and batch size are left out: they change the speed alone.
     """
@@ -40,9 +40,9 @@ def run_id(plan: Plan, classifier: Classifier, images: ImageSet) -> str:
 
 def _identity(plan: Plan, classifier: Classifier, images: ImageSet) -> dict[str, Any]:
     plugins = loaded_plugins(plan, classifier)
-    found = {"masks": images.masks} if images.masks in MASKS else {}
+    masks = {"masks": images.masks} if images.masks in MASKS else {}
     return (
-        found
+        masks
         | ({"plugins": plugins} if plugins else {})
         | {
             "schema": SCHEMA_VERSION,
@@ -75,8 +75,8 @@ def loaded_plugins(plan: Plan, classifier: Classifier) -> dict[str, str]:
         (MODEL_SHELF, [classifier.name]),
     )
     return {
-        f"{shelf.kind} {name}": found.source
+        f"{shelf.kind} {name}": plugin.source
         for shelf, names in asked
         for name in names
-        if (found := shelf.where(name)) is not None
+        if (plugin := shelf.where(name)) is not None
     }

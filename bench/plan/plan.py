@@ -107,7 +107,8 @@ class Plan(BaseModel):
 
     def metrics(self) -> tuple[str, ...]:
         """Return the metrics named; without any, all but those that cost passes of their own."""
-        return self.metric or tuple(name for name, one in METRICS.items() if not one.costly)
+        cheap = (name for name, metric in METRICS.items() if not metric.costly)
+        return self.metric or tuple(cheap)
 
     def bound_methods(self) -> tuple[BoundMethod, ...]:
         """Return the methods with every parameter set, in the order given, each once.
@@ -132,11 +133,11 @@ class Plan(BaseModel):
         chosen = {}
         for name in dict.fromkeys(self.family):
             family = FAMILY_SHELF.find(name)
-            given = self.severity.get(name) if isinstance(self.severity, dict) else self.severity
+            asked = self.severity.get(name) if isinstance(self.severity, dict) else self.severity
             if family.missing and (reason := family.missing()):
                 raise ConfigError(f"family: {name} {reason}")
-            levels = family.severities if given is None else tuple(dict.fromkeys(given))
-            if given is None and not levels:
+            levels = family.severities if asked is None else tuple(dict.fromkeys(asked))
+            if asked is None and not levels:
                 raise ConfigError(
                     f"severity: {name} declares none; give --severity {name}=0.1,0.2, "
                     f"or severity: {{{name!r}: [0.1, 0.2]}} in the file"
@@ -169,5 +170,10 @@ def _some(key: str, value: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def check_known(key: str, name: str, known: Sequence[str]) -> None:
+    """See that a name is one of those known.
+
+    Raises:
+        ConfigError: it is none; names the nearest one.
+    """
     if name not in known:
         raise ConfigError(f"unknown {key} {name!r}; {nearest(name, known)}")

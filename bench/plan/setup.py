@@ -53,11 +53,11 @@ class Setup:
             ModelError: there are several workers, and the network cannot be copied.
         """
         others = [self.another(self.classifier) for _ in range(1, self.plan.jobs)]
-        found = [self.classifier, *others]
+        classifiers = [self.classifier, *others]
         # Networks are traced now: none may run meanwhile.
-        for classifier in found if self.attacks() else ():
+        for classifier in classifiers if self.attacks() else ():
             smoothed(classifier)
-        return found
+        return classifiers
 
     def another(self, classifier: Classifier) -> Classifier:
         """Return a classifier for one more worker.
@@ -132,7 +132,7 @@ class Setup:
 def prepare(
     classifier: Classifier, images: ImageSet, plan: Plan, references: Tensor | None = None
 ) -> Setup:
-    """Check, before anything is computed, that classifier, images and plan belong together.
+    """Return a run that is ready to start: classifier, images and plan belong together.
 
     Args:
         classifier: what is explained.
@@ -192,8 +192,8 @@ def _metrics_of(method: BoundMethod, images: ImageSet, named: Sequence[str]) -> 
         possible.add("delta")
     if images.masks:
         possible.add("mask")
-    found = {name: METRIC_SHELF.find(name) for name in named}
-    return {name: metric for name, metric in found.items() if metric.against in possible}
+    metrics = {name: METRIC_SHELF.find(name) for name in named}
+    return {name: metric for name, metric in metrics.items() if metric.against in possible}
 
 
 def recognising(metrics: Mapping[str, Metric]) -> list[str]:
@@ -254,7 +254,7 @@ DATA_REFERENCES = 16
 
 
 def data_references(images: ImageSet) -> Tensor:
-    """Read the images of the data set that some methods compare with: (R, 3, H, W), on the CPU.
+    """Return the images of the data set that some methods compare with: (R, 3, H, W), on the CPU.
 
     The first ones, which more images leave as they are; in the order of their ids.
     """
@@ -276,5 +276,5 @@ def views_beside(blocks: Sequence[Sequence[int]], nulls: int, device: torch.devi
 
 def wanted(metrics: Mapping[BoundMethod, Mapping[str, Metric]]) -> set[str]:
     """Return which of `PROBES` a run's metrics need."""
-    every = {one.against for by_name in metrics.values() for one in by_name.values()}
+    every = {metric.against for by_name in metrics.values() for metric in by_name.values()}
     return {kind for kind in PROBES if kind in every}

@@ -14,24 +14,24 @@ from steadymap.metrics.neighbours import NEIGHBOURS
 
 
 def whole(setup: Setup) -> list[Shard]:
-    """Cut a run into its shards, in the order of the records."""
+    """Return the shards of a run, in the order of the records."""
     specs = tuple(method.spec for method in setup.methods)
     beside = (NULL_VIEWS,) if setup.plan.nulls else ()
     views = (CLEAN_CELL, *beside, *setup.plan.cells())
-    found = [Shard(tuple(block), (INPUT, *specs), views) for block in setup.blocks()]
+    shards = [Shard(tuple(block), (INPUT, *specs), views) for block in setup.blocks()]
     few = numeric_images(setup)
-    return within_memory(setup, [*found, Shard(few, specs, (NUMERIC,))] if few else found)
+    return within_memory(setup, [*shards, Shard(few, specs, (NUMERIC,))] if few else shards)
 
 
 def within_memory(setup: Setup, shards: Sequence[Shard]) -> list[Shard]:
-    """Cut shards into such of fewer methods where memory does not hold the null maps of all."""
-    found = []
+    """Return shards of fewer methods, where memory does not hold the null maps of all."""
+    pieces = []
     for shard in shards:
         nulls = setup.plan.jobs * setup.plan.nulls
         most = most_methods(setup.classifier, len(shard.indices), nulls) or len(shard.methods)
         parts = range(0, len(shard.methods), most)
-        found += [replace(shard, methods=shard.methods[low : low + most]) for low in parts]
-    return found
+        pieces += [replace(shard, methods=shard.methods[low : low + most]) for low in parts]
+    return pieces
 
 
 def numeric_images(setup: Setup) -> tuple[int, ...]:

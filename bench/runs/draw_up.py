@@ -33,15 +33,15 @@ EXTRAS = (
 )  # fmt: skip
 
 
-def draw_up(setup: Setup, source: tuple[str, str], *, maps: bool = False) -> Ledger:
-    """Draw up the ledger of a run that is ready to start.
+def draw_up(setup: Setup, run_id: str, split: str, *, maps: bool = False) -> Ledger:
+    """Return the ledger of a run that is ready to start.
 
     Args:
         setup: of the run.
-        source: its id, and the split of its data.
+        run_id: of the run.
+        split: of its data.
         maps: whether maps are kept: those of an image are kept for all perturbations together.
     """
-    run_id, split = source
     plan, classifier, images = setup.plan, setup.classifier, setup.images
     cells = plan.cells()
     references = ""

@@ -28,16 +28,16 @@ def claim_folder(folder: Path, ledger: Ledger) -> None:
         ConfigError: the folder holds something else, or a link that leads out of it.
     """
     # Not those with a dot in front: .DS_Store and the like say nothing.
-    there = sorted(one.name for one in folder.iterdir() if one.name[0] != "." and one.name != LOCK)
-    if LEDGER in there:
+    names = sorted(x.name for x in folder.iterdir() if x.name[0] != "." and x.name != LOCK)
+    if LEDGER in names:
         held, _ = read_ledger(folder)
         if differing := different(held, ledger):
             raise ConfigError(
                 f"output: {folder} holds {held.run_id}, which has another {', '.join(differing)} "
                 f"than this run; choose another folder"
             )
-    elif there and _held_run(folder) != ledger.run_id:
-        few = ", ".join(there[:MANY]) + (", ..." if len(there) > MANY else "")
+    elif names and _held_run(folder) != ledger.run_id:
+        few = ", ".join(names[:MANY]) + (", ..." if len(names) > MANY else "")
         raise ConfigError(
             f"output: {folder} already holds files that are not of this run ({few}); choose "
             "another folder"
@@ -68,19 +68,19 @@ def forget(folder: Path, ledger: Ledger, mine: Callable[[int], bool]) -> None:
         ledger: what it consists of.
         mine: by the place of a block, whether it is to be computed here.
     """
-    there = kept(folder)
+    files = kept(folder)
     for place, (block, views) in enumerate(ledger.pieces()):
         # What is computed in other ways comes last, and belongs to the first block.
         if not mine(place if place < len(ledger.blocks) else 0):
             continue
         names = {name for view in views for name in ledger.grid(block, view).values()}
-        for part in there.of(block):
+        for part in files.of(block):
             if names & set(part.about.units):
                 part.path.unlink()
 
 
 def read_ledger(folder: Path) -> tuple[Ledger, dict[str, Any]]:
-    """Read what the run of a folder consists of, and its manifest as far as it was known.
+    """Return what the run of a folder consists of, and its manifest as far as it was known.
 
     Raises:
         ConfigError: it is not there, or is damaged.
@@ -104,8 +104,8 @@ def take_over(source: Path, folder: Path, say: Callable[[str], None]) -> None:
     """
     for paths in kept(source).paths.values():
         for part in read_parts(paths, say):
-            there = folder / PARTS / part.path.name
-            old = read_parts([there], lambda _line: None) if there.exists() else []
+            target = folder / PARTS / part.path.name
+            old = read_parts([target], lambda _line: None) if target.exists() else []
             if old and len(old[0].about.failed) <= len(part.about.failed):
                 continue
             read_records(part)
@@ -125,7 +125,7 @@ def finish(
     say: Callable[[str], None],
     describe: Callable[[Assembled], dict[str, Any]],
 ) -> Assembled:
-    """Put the table of a run together from its shards, and write it with its manifest.
+    """Write the table of a run, put together from its shards, with its manifest; return it.
 
     A table and a manifest that are there already stay until the new ones are whole.
 
@@ -138,15 +138,15 @@ def finish(
     Raises:
         ConfigError: something cannot be written, or a shard is damaged.
     """
-    coming, there = folder / f".{RECORDS}", kept(folder, say)
-    found = assemble(coming, ledger, there)
-    write_timings(folder / TIMINGS, ledger, there)
-    if found.maps:
-        write_maps(folder / MAPS, ledger, there)
-    content = (json.dumps(describe(found), indent=2, ensure_ascii=False) + "\n").encode()
+    coming, files = folder / f".{RECORDS}", kept(folder, say)
+    table = assemble(coming, ledger, files)
+    write_timings(folder / TIMINGS, ledger, files)
+    if table.maps:
+        write_maps(folder / MAPS, ledger, files)
+    content = (json.dumps(describe(table), indent=2, ensure_ascii=False) + "\n").encode()
     coming.replace(folder / RECORDS)
     write_whole(folder / MANIFEST, _writes(content))
-    return found
+    return table
 
 
 def _held_run(folder: Path) -> str | None:

@@ -68,7 +68,7 @@ def write_maps(folder: Path, ledger: Ledger, kept: Kept) -> None:
     """
     make_folder(folder)
     cells = (CLEAN_CELL, *ledger.cells)
-    rows = [(one, cell.family, cell.severity, cell.draw) for one in ledger.ids for cell in cells]
+    rows = [(name, cell.family, cell.severity, cell.draw) for name in ledger.ids for cell in cells]
     index = pd.DataFrame(rows, columns=["image_id", "family", "severity", "draw"])
     text = csv_text(index.reset_index(names="row")).encode()
     write_whole(folder / "index.csv", lambda file: file.write(text))
@@ -113,8 +113,8 @@ def _pieces(ledger: Ledger, kept: Kept, spec: str, name: str) -> Iterator[tuple[
             yield len(block), None
             continue
         with safe_open(path, framework="np") as file:
-            there = name in file.keys()  # noqa: SIM118 - no dict
-            yield len(block), file.get_tensor(name) if there else None
+            has_it = name in file.keys()  # noqa: SIM118 - no dict
+            yield len(block), file.get_tensor(name) if has_it else None
 
 
 def _gathered(pieces: list[tuple[int, Array | None]]) -> Array | None:

@@ -31,11 +31,13 @@ from steadymap.bench.data.open import open_images
 from steadymap.bench.measure.outcome import Outcome, failed
 from steadymap.bench.measure.runner import crew, surroundings
 from steadymap.bench.measure.shard import measure_shard
+from steadymap.bench.measure.watch import Watch
 from steadymap.bench.measure.worker import Worker
 from steadymap.bench.network.loading import load_model
 from steadymap.bench.plan.experiment import Experiment
 from steadymap.bench.plan.plan import MOST_THREADS
 from steadymap.bench.plan.setup import Setup, prepare
+from steadymap.bench.plan.sharding import map_count
 from steadymap.bench.plan.shards import Shard
 from steadymap.bench.runs.draw_up import draw_up
 from steadymap.bench.runs.ledger import Ledger, not_the_same
@@ -124,7 +126,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def compute(blueprint: Blueprint, key: str, shard: Shard) -> Outcome:
-    """Compute a shard in this process.
+    """Return the outcome of a shard, computed in this process.
 
     Args:
         blueprint: of the run.
@@ -142,7 +144,7 @@ def compute(blueprint: Blueprint, key: str, shard: Shard) -> Outcome:
         setup, worker = _OPENED[key]
         keep_maps = blueprint.experiment.save_maps
         with surroundings(setup, 1):
-            outcome = measure_shard(setup, worker, shard, lambda _count: None, keep_maps=keep_maps)
+            outcome = measure_shard(setup, worker, shard, Watch(), keep_maps=keep_maps)
         return replace(outcome, machine=machine(setup.classifier.module.mean.device))
 
 
@@ -153,16 +155,16 @@ def _open(blueprint: Blueprint) -> tuple[Setup, Worker]:
     device = torch.device(experiment.device)
     classifier = load_model(experiment.model, experiment.weights, device)
     known = {picture.name: picture.image_id for picture in blueprint.pictures}
-    choice = experiment.split, experiment.limit
-    images = open_images(experiment.data, classifier.framing, *choice, known)
+    images = open_images(
+        experiment.data, classifier.framing, experiment.split, experiment.limit, known
+    )
     if images.pictures != blueprint.pictures:
         raise DataError(f"data: {experiment.data} holds other pictures here")
     if experiment.mask:
         images = with_masks(images, experiment.mask)
     setup = prepare(classifier, images, experiment.model_copy(update={"jobs": 1}))
     expected = blueprint.ledger
-    source = expected.run_id, experiment.split
-    own = draw_up(setup, source, maps=experiment.save_maps)
+    own = draw_up(setup, expected.run_id, experiment.split, maps=experiment.save_maps)
     if reasons := not_the_same(expected, own):
         raise ConfigError(
             f"parallel_config: a worker differs in {', '.join(reasons)}; give it the same model, "
@@ -300,7 +302,7 @@ def _by_submitit(
                 going.append((executor.submit(work, shard), shard))  # noqa: PERF401 - one by one: known if the next fails
             if not going:
                 return
-            for job, shard in [one for one in going if one[0].done()]:
+            for job, shard in [(job, shard) for job, shard in going if job.done()]:
                 going.remove((job, shard))
                 error = job.exception()
                 if isinstance(error, FailedJobError):
@@ -345,7 +347,7 @@ def in_processes(
     shards: Sequence[Shard],
     blueprint: Blueprint,
     how: Parallel,
-    enough: threading.Event,
+    watch: Watch,
 ) -> Iterator[Outcome]:
     """Yield the outcomes of shards as they come, computed by other processes.
 
@@ -357,7 +359,7 @@ def in_processes(
         shards: what to compute.
         blueprint: of the run.
         how: by whom.
-        enough: once it is set no shard is begun; those in hand are finished.
+        watch: who is told of the maps of each shard; and what ends the run early.
 
     Raises:
         ConfigError: who should compute cannot be had.
@@ -365,20 +367,24 @@ def in_processes(
     work = partial(compute, blueprint, uuid.uuid4().hex)
     waiting = deque(shards)
     with ENGINES[how.backend](how, partial(_given_up, setup)) as engine:
-        while waiting and not enough.is_set():
+        while waiting and not watch.stop.is_set():
             begun: list[Shard] = []
             try:
-                for outcome in engine(work, _until(enough, waiting, begun)):
+                for outcome in engine(work, _until(watch.stop, waiting, begun)):
                     begun.remove(outcome.shard)
+                    watch.advance(map_count(setup, outcome.shard))
                     yield outcome
             except WorkerDiedError:
                 for shard in begun:
-                    if not enough.is_set():
-                        yield _alone(setup, shard, partial(engine, work), how.tries)
+                    if not watch.stop.is_set():
+                        outcome = _alone(setup, shard, partial(engine, work), how.tries)
+                        watch.advance(map_count(setup, shard))
+                        yield outcome
 
 
-def _until(enough: threading.Event, waiting: deque[Shard], begun: list[Shard]) -> Iterator[Shard]:
-    while waiting and not enough.is_set():
+def _until(stop: threading.Event, waiting: deque[Shard], begun: list[Shard]) -> Iterator[Shard]:
+    """Yield what waits as what was begun, until the run is stopped."""
+    while waiting and not stop.is_set():
         begun.append(waiting.popleft())
         yield begun[-1]
 

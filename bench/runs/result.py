@@ -28,14 +28,14 @@ class Result:
     halved: int = 0
 
 
-def result_of(found: Assembled) -> Result:
+def result_of(table: Assembled) -> Result:
     """Return how a run went, of all the shards that its table was put together from."""
     return Result(
-        sum(one["seconds"] for one in found.machines.values()),
-        found.statuses,
+        sum(facts["seconds"] for facts in table.machines.values()),
+        table.statuses,
         complete=True,
-        at_once=found.at_once,
-        halved=found.halved,
+        at_once=table.at_once,
+        halved=table.halved,
     )
 
 

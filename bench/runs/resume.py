@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ from typing import Any
 from steadymap.bench.core.machine import machine
 from steadymap.bench.measure.outcome import Outcome
 from steadymap.bench.measure.runner import in_threads
+from steadymap.bench.measure.watch import Watch
 from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.plan.experiment import Experiment
 from steadymap.bench.plan.setup import Setup
-from steadymap.bench.plan.sharding import map_count, within_memory
+from steadymap.bench.plan.sharding import within_memory
 from steadymap.bench.plan.shards import Shard, recorded_as
 from steadymap.bench.records.schema import INPUT, to_part
 from steadymap.bench.runs.ledger import Ledger
@@ -31,9 +31,6 @@ from steadymap.bench.runs.shard_files import (
 )
 from steadymap.bench.runs.table import providers
 from steadymap.metrics import Status
-
-# Called with the number of maps just made; and what says that no shard is to be begun.
-Watch = tuple[Callable[[int], None], threading.Event]
 
 
 @dataclass(frozen=True)
@@ -59,17 +56,17 @@ class Work:
             folder: of the run.
             say: called with a line on each file that is damaged, and on what is there.
         """
-        there = kept(folder, say)
+        files = kept(folder, say)
         count = 0
 
         def done(block: tuple[str, ...]) -> set[str]:
             nonlocal count
-            parts = there.of(block)
+            parts = files.of(block)
             names = {name for part in parts for name in part.about.units}
             where = providers(names, parts)
-            found = {name for name, part in where.items() if name not in part.about.failed}
-            count += len(found)
-            return found
+            whole = {name for name, part in where.items() if name not in part.about.failed}
+            count += len(whole)
+            return whole
 
         shards = self.ledger.missing(done, self.experiment.is_mine)
         if count:
@@ -90,11 +87,9 @@ class Work:
         return done
 
     def _outcomes(self, shards: list[Shard], watch: Watch) -> Iterator[Outcome]:
-        advance, enough = watch
+        """Return the outcomes as they come, from whoever computes."""
         if self.how.backend == "threading":
-            keep = self.experiment.save_maps
-            yield from in_threads(self.setup, shards, advance, enough, keep_maps=keep)
-            return
+            return in_threads(self.setup, shards, watch, keep_maps=self.experiment.save_maps)
         blueprint = Blueprint(
             _absolute(self.experiment),
             self.setup.images.pictures,
@@ -102,9 +97,7 @@ class Work:
             str(Path.cwd()),
             threads_of(self.how),
         )
-        for outcome in in_processes(self.setup, shards, blueprint, self.how, enough):
-            advance(map_count(self.setup, outcome.shard))
-            yield outcome
+        return in_processes(self.setup, shards, blueprint, self.how, watch)
 
     def _write(self, folder: Path, outcome: Outcome, seconds: float) -> None:
         block = tuple(self.ledger.ids[index] for index in outcome.shard.indices)

@@ -60,7 +60,12 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class Part:
-    """One file of them."""
+    """A file that has a shard's records.
+
+    Attributes:
+        path: of the file.
+        about: what is kept beside the records.
+    """
 
     path: Path
     about: ShardInfo
@@ -103,16 +108,16 @@ class Kept:
     say: Callable[[str], None]
 
     def of(self, block: Sequence[str]) -> list[Part]:
-        """Read what there is of a block; a file that is damaged is left out, and it is said."""
+        """Return what there is of a block; a file that is damaged is left out, and it is said."""
         return read_parts(self.paths.get(block_key(block), ()), self.say)
 
 
 def kept(folder: Path, say: Callable[[str], None] | None = None) -> Kept:
-    """Look at what there is; nothing is read yet."""
-    found: dict[str, list[Path]] = {}
+    """Return what files there are; nothing is read yet."""
+    by_block: dict[str, list[Path]] = {}
     for path in sorted((folder / PARTS).glob("*.parquet")):
-        found.setdefault(path.name.partition("-")[0], []).append(path)
-    return Kept({key: tuple(paths) for key, paths in found.items()}, say or (lambda _line: None))
+        by_block.setdefault(path.name.partition("-")[0], []).append(path)
+    return Kept({key: tuple(paths) for key, paths in by_block.items()}, say or (lambda _line: None))
 
 
 def block_key(block: Sequence[str]) -> str:
@@ -121,7 +126,7 @@ def block_key(block: Sequence[str]) -> str:
 
 
 def write_part(folder: Path, block: Sequence[str], table: pa.Table, about: ShardInfo) -> Path:
-    """Write what a shard has of one block.
+    """Write what a shard has of one block; return the file.
 
     Args:
         folder: of the run.
@@ -168,15 +173,15 @@ def tidy(folder: Path) -> None:
 
 
 def read_parts(paths: Iterable[Path], say: Callable[[str], None]) -> list[Part]:
-    """Read what is known of shards; of one that is damaged, say so and leave it out."""
-    found = []
+    """Return what is known of shards; one that is damaged is left out, and it is said."""
+    parts = []
     for path in paths:
         try:
-            found.append(Part(path, _about(path)))
+            parts.append(Part(path, _about(path)))
         except (*UNREADABLE, SafetensorError) as error:
             reason = " ".join(str(error).split())
             say(f"{path.name} is damaged and will be computed again: {reason}")
-    return found
+    return parts
 
 
 def _about(path: Path) -> ShardInfo:
@@ -184,7 +189,7 @@ def _about(path: Path) -> ShardInfo:
     if not schema.equals(PART_SCHEMA):
         raise ValueError("its columns are not those of records")
     content = json.loads((schema.metadata or {})[KEY])
-    found = ShardInfo(
+    about = ShardInfo(
         tuple(map(str, content["units"])),
         tuple(map(str, content["failed"])),
         tuple(map(tuple, content["timings"])),
@@ -194,16 +199,16 @@ def _about(path: Path) -> ShardInfo:
         int(content["halved"]),
         bool(content["maps"]),
     )
-    if found.maps:
+    if about.maps:
         with safe_open(path.with_suffix(".safetensors"), framework="np"):
             pass  # its length is what its header says
-    if path.stem.partition("-")[2] != _digest(sorted(found.units))[:KEY_LENGTH]:
+    if path.stem.partition("-")[2] != _digest(sorted(about.units))[:KEY_LENGTH]:
         raise ValueError("it is not the shard that its name says")
-    return found
+    return about
 
 
 def read_records(part: Part) -> pa.Table:
-    """Read the records of a shard.
+    """Return the records of a shard.
 
     Raises:
         ConfigError: the file is damaged; it is set aside, and missing from then on.

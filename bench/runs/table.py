@@ -54,8 +54,8 @@ class Assembled:
 
     def take(self, about: ShardInfo) -> None:
         """Add what is known of a shard."""
-        one = self.machines.setdefault(about.machine_id, dict(about.machine) | {"seconds": 0.0})
-        one["seconds"] = round(one["seconds"] + about.seconds, 3)
+        facts = self.machines.setdefault(about.machine_id, dict(about.machine) | {"seconds": 0.0})
+        facts["seconds"] = round(facts["seconds"] + about.seconds, 3)
         self.at_once = min(about.at_once or self.at_once, self.at_once or about.at_once)
         self.halved += about.halved
         self.maps |= about.maps
@@ -68,13 +68,13 @@ def providers(names: Iterable[str], parts: Sequence[Part]) -> dict[str, Part]:
         names: of the units.
         parts: what there is of their block.
     """
-    found: dict[str, Part] = {}
+    best: dict[str, Part] = {}
     for part in parts:
         bad = set(part.about.failed)
         for name in part.about.units:
-            if name not in found or (name not in bad and name in found[name].about.failed):
-                found[name] = part
-    return {name: found[name] for name in names if name in found}
+            if name not in best or (name not in bad and name in best[name].about.failed):
+                best[name] = part
+    return {name: best[name] for name in names if name in best}
 
 
 def missing(ledger: Ledger, kept: Kept) -> tuple[int, int]:
@@ -88,7 +88,9 @@ def missing(ledger: Ledger, kept: Kept) -> tuple[int, int]:
 
 
 def assemble(path: Path, ledger: Ledger, kept: Kept) -> Assembled:
-    """Write the table of a run, block by block: memory does not grow with the number of images.
+    """Write the table of a run and return what went into it.
+
+    Block by block: memory does not grow with the number of images.
 
     Args:
         path: the file, Parquet.
@@ -99,20 +101,20 @@ def assemble(path: Path, ledger: Ledger, kept: Kept) -> Assembled:
         ConfigError: it cannot be written, or a shard is damaged.
     """
     source = Source(ledger.run_id, ledger.model, ledger.dataset)
-    found = Assembled()
+    assembled = Assembled()
 
     def write(file: IO[bytes]) -> None:
         schema = SCHEMA.with_metadata({"run_id": ledger.run_id})
         with pq.ParquetWriter(file, schema, write_page_checksum=True) as writer:
-            for table in _together(_blocks(ledger, kept, found)):
+            for table in _together(_blocks(ledger, kept, assembled)):
                 whole = with_source(table, source)
-                statuses = table["status"].value_counts().to_pylist()
-                found.statuses.update({one["values"]: one["counts"] for one in statuses})
-                found.rows += len(whole)
+                counts = table["status"].value_counts().to_pylist()
+                assembled.statuses.update({row["values"]: row["counts"] for row in counts})
+                assembled.rows += len(whole)
                 writer.write_table(whole)
 
     write_whole(path, write)
-    return found
+    return assembled
 
 
 def write_timings(path: Path, ledger: Ledger, kept: Kept) -> None:
@@ -126,7 +128,7 @@ def write_timings(path: Path, ledger: Ledger, kept: Kept) -> None:
         file.write(csv_text(pd.DataFrame(columns=TIMING_COLUMNS)).encode())
         batch = 0
         for block, views in ledger.pieces():
-            for part, _ in _used(ledger, kept, (block, views)):
+            for part, _ in _used(ledger, kept, block, views):
                 rows = [(part.about.machine_id, batch, *row) for row in part.about.timings]
                 text = csv_text(pd.DataFrame(rows, columns=TIMING_COLUMNS), "%.6f")
                 file.write(text.partition("\n")[2].encode())
@@ -136,23 +138,22 @@ def write_timings(path: Path, ledger: Ledger, kept: Kept) -> None:
 
 
 def _used(
-    ledger: Ledger, kept: Kept, piece: tuple[tuple[str, ...], tuple[Cell, ...]]
+    ledger: Ledger, kept: Kept, block: tuple[str, ...], views: tuple[Cell, ...]
 ) -> list[tuple[Part, set[tuple[Cell, str]]]]:
     """Return the shards that a block's records come from, and the views and methods of each."""
-    block, views = piece
     parts = kept.of(block)
-    found: dict[Path, set[tuple[Cell, str]]] = {}
+    wanted: dict[Path, set[tuple[Cell, str]]] = {}
     for view in views:
         grid = ledger.grid(block, view)
         where = providers(grid.values(), parts)
         for spec, name in grid.items():
             if name in where:
-                found.setdefault(where[name].path, set()).add((view, spec))
-    return [(part, found[part.path]) for part in parts if part.path in found]
+                wanted.setdefault(where[name].path, set()).add((view, spec))
+    return [(part, wanted[part.path]) for part in parts if part.path in wanted]
 
 
 def _together(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Join small tables to larger ones."""
+    """Yield the same rows in larger tables."""
     held: list[pa.Table] = []
     for table in tables:
         held.append(table)
@@ -163,18 +164,19 @@ def _together(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held).unify_dictionaries().combine_chunks()
 
 
-def _blocks(ledger: Ledger, kept: Kept, found: Assembled) -> Iterator[pa.Table]:
+def _blocks(ledger: Ledger, kept: Kept, assembled: Assembled) -> Iterator[pa.Table]:
+    """Yield the records of each block in the order of the plan; count in what they came from."""
     for block, views in ledger.pieces():
-        used = _used(ledger, kept, (block, views))
+        used = _used(ledger, kept, block, views)
         for part, _ in used:
-            found.take(part.about)
+            assembled.take(part.about)
         pieces = [_chosen(read_records(part), wanted) for part, wanted in used]
         if pieces:
             yield _ordered(pa.concat_tables(pieces).unify_dictionaries(), ledger, block)
 
 
 def _chosen(table: pa.Table, wanted: set[tuple[Cell, str]]) -> pa.Table:
-    """Keep the records that belong to some views and methods."""
+    """Return the records that belong to some views and methods."""
     keys = _keys(table)
     names = ["family", "severity", "draw", "method"]
     number = keys.groupby(names, observed=True, sort=False).ngroup()
@@ -188,7 +190,7 @@ def _chosen(table: pa.Table, wanted: set[tuple[Cell, str]]) -> pa.Table:
 
 
 def _ordered(table: pa.Table, ledger: Ledger, block: tuple[str, ...]) -> pa.Table:
-    """Put records in the order of the plan: by image, view and method; metrics stay as they are."""
+    """Return records in the order of the plan: by image, view and method, metrics as they are."""
     keys = _keys(table)
     views = {view: place for place, view in enumerate((*ledger.views, NUMERIC))}
     methods = {spec: place for place, spec in enumerate((INPUT, *ledger.methods))}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -18,6 +17,7 @@ from steadymap.bench.core.safe_csv import csv_text, parse_csv
 from steadymap.bench.gallery.keep import keep_witnesses
 from steadymap.bench.gate.comparison import compare
 from steadymap.bench.gate.side import image_scores, read_side
+from steadymap.bench.measure.watch import Watch
 from steadymap.bench.plan.experiment import Experiment
 from steadymap.bench.plan.setup import prepare
 from steadymap.bench.records.read import TEXTS, read_csv
@@ -117,10 +117,10 @@ def test_what_a_run_writes_as_it_goes_holds_no_formula(
         save_maps=True,
     )  # fmt: skip
     setup = prepare(classifier, images, experiment)
-    ledger = draw_up(setup, ("r", "all"), maps=True)
+    ledger = draw_up(setup, "r", "all", maps=True)
     store.begin(tmp_path, ledger, {})
     work = Work(experiment, setup, ledger, Parallel())
-    work.compute(tmp_path, work.shards(tmp_path, print), (lambda _: None, Event()))
+    work.compute(tmp_path, work.shards(tmp_path, print), Watch())
     store.finish(tmp_path, ledger, print, lambda _: {})
     records = pq.read_table(tmp_path / "records.parquet").to_pandas()
     keep_witnesses(setup, records, tmp_path)

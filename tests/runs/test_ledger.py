@@ -66,7 +66,7 @@ def test_a_module_that_moves_to_another_room_changes_the_hash(copies: list[Path]
 def ledger() -> Ledger:
     classifier = make_classifier(seeded(conv_network), (SIDE, SIDE), CLASSES)
     plan = Plan(method=("gradient",), family=("bias",), severity=(0.1,), metric=("ssim",))
-    return draw_up(prepare(classifier, image_set(), plan), ("run", "test"))
+    return draw_up(prepare(classifier, image_set(), plan), "run", "test")
 
 
 def test_units_of_other_code_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:

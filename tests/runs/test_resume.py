@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from steadymap.bench.commands import app as cli
+from steadymap.bench.measure.watch import Watch
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.method import Method
@@ -27,7 +28,7 @@ from steadymap.bench.plan.shards import Shard
 from steadymap.bench.records.read import read_run
 from steadymap.bench.runs import folder as store
 from steadymap.bench.runs import shard_files as parts
-from steadymap.bench.runs.resume import Watch, Work
+from steadymap.bench.runs.resume import Work
 from steadymap.models import Classifier
 
 SCRIPT = str(Path(sys.executable).parent / "steadymap")
@@ -222,7 +223,7 @@ def test_merging_again_takes_what_is_better(
     """A shard of nothing but errors has the name of the one that replaces it."""
     assert steadymap(*RUN, "--output", "a", "--shard", "1/2") == 0
     with monkeypatch.context() as patch:
-        patch.setattr("steadymap.bench.measure.shard._measure", lambda *_given, **_named: 1 / 0)
+        patch.setattr("steadymap.bench.measure.shard._views", lambda *_arguments: 1 / 0)
         assert steadymap(*RUN, "--output", "b", "--shard", "2/2") == 0
     assert steadymap("merge", "a", "b", "--output", "both") == 3
     lost = table("both")

@@ -200,7 +200,7 @@ def test_in_an_attack(monkeypatch: pytest.MonkeyPatch, classifier: Classifier) -
 def test_in_the_evidence_of_probes(
     monkeypatch: pytest.MonkeyPatch, classifier: Classifier, kind: str
 ) -> None:
-    def full(_subject: probes.CleanBatch) -> probes.Made:
+    def full(_clean: probes.CleanBatch) -> probes.EvidenceOf:
         raise MemoryError("Unable to allocate 9 GiB for an array")
 
     monkeypatch.setitem(probes.PROBERS, kind, full)
