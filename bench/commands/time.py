@@ -20,15 +20,10 @@ from steadymap.bench.core.files import make_folder, write_json
 from steadymap.bench.core.machine import fingerprint, machine, retain_heap
 from steadymap.bench.core.names import short_names
 from steadymap.bench.data.open import open_images
-from steadymap.bench.measure.timing import (
-    Agreement,
-    Course,
-    Fresh,
-    Timed,
-    agreement,
-    report,
-    time_device,
-)
+from steadymap.bench.measure.agreement import Agreement, agreement
+from steadymap.bench.measure.cold_start import ColdStart
+from steadymap.bench.measure.course import Course
+from steadymap.bench.measure.timing import Timed, report, time_device
 from steadymap.bench.network.devices import device_type
 from steadymap.bench.plan.experiment import make_experiment
 
@@ -123,7 +118,7 @@ def _figures(row: Timed) -> list[str]:
     ]
 
 
-def _memory(fresh: Fresh) -> int:
+def _memory(fresh: ColdStart) -> int:
     return fresh.peak.get("cuda_allocated", fresh.peak.get("resident", 0))
 
 

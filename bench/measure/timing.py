@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from steadymap.bench.core.errors import one_line
-from steadymap.bench.core.machine import fingerprint, machine, peak_memory, retain_heap
+from steadymap.bench.core.machine import fingerprint, machine
 from steadymap.bench.data.image_set import ImageSet
+from steadymap.bench.measure.agreement import Agreement
+from steadymap.bench.measure.cold_start import ColdStart, ColdTask, cold_start
+from steadymap.bench.measure.course import Course, unfit
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import BoundMethod, foreign
 from steadymap.bench.network.guard import Guard, LeftChangedError, left_as_it_was
-from steadymap.bench.network.loading import load_model
 from steadymap.bench.network.memory import images_at_once, is_out_of_memory
 from steadymap.bench.network.passes import count_passes
 from steadymap.bench.network.torch_settings import float32
@@ -88,21 +84,6 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
-class Fresh:
-    """The first batch of a method in a process of its own.
-
-    Attributes:
-        seconds: by the clock, from images in host memory to maps in host memory.
-        peak: the most memory held until then, in bytes; see `peak_memory`.
-        before: the same before the method ran: libraries, weights, one image.
-    """
-
-    seconds: float
-    peak: dict[str, int]
-    before: dict[str, int]
-
-
-@dataclass(frozen=True)
 class Timed:
     """A method on a device.
 
@@ -130,80 +111,30 @@ class Timed:
     best: Stopwatch | None = None
     forward: float | None = None
     backward: float | None = None
-    fresh: Fresh | None = None
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far a device's maps are from the CPU's on the same images.
-
-    Attributes:
-        method: its spec.
-        device: the other device.
-        relative_l2: the largest distance over the CPU map's norm.
-        rank: the smallest Spearman correlation of maps summed over channels.
-        missing: why there are neither; empty where there are.
-    """
-
-    method: str
-    device: str
-    relative_l2: float
-    rank: float
-    missing: str = ""
-
-
-@dataclass(frozen=True)
-class Course:
-    """What is timed.
-
-    Attributes:
-        model: see `steadymap list models`.
-        weights: a file of weights; None for those that the model brings.
-        methods: specs.
-        batch: images of a batch.
-        repeats: warm runs of each method.
-        fresh: whether to start processes for the cold start and memory.
-        keep_heap: whether these retain their heap, as the command line's own does.
-        exact: float32 proper on a GPU; otherwise TF32.
-        seed: of the random baseline.
-    """
-
-    model: str
-    weights: Path | None
-    methods: tuple[str, ...]
-    batch: int
-    repeats: int
-    fresh: bool
-    keep_heap: bool
-    exact: bool = True
-    seed: int = 0
-
-    def load(self, device: str) -> Classifier:
-        """Load the classifier onto a device."""
-        return load_model(self.model, self.weights, torch.device(device))
+    fresh: ColdStart | None = None
 
 
 def time_device(
     course: Course, images: ImageSet, device: str, say: Callable[[str], None]
 ) -> list[Timed]:
-    """Time every method on a device, in turns, so that a slow minute slows them all.
+    """Return how long every method takes on a device, in turns: a slow minute slows them all.
 
     Where there is no such device each row says so. A method that raises, or leaves the network
     changed, is timed no further, and its row says so; what it changed is put back.
     """
-    reason = _missing(torch.device(device))
-    if reason:
-        return [Timed(spec, device, reason, course.batch) for spec in course.methods]
+    missing = _missing(torch.device(device))
+    if missing:
+        return [Timed(spec, device, missing, course.batch) for spec in course.methods]
     classifier = course.load(device)
     applied: list[BoundMethod] = []
     rows: list[Timed] = []
     for spec in course.methods:
         method = bind_method(spec)
-        unfit = _unfit(method, classifier)
-        if unfit is None:
+        reason = unfit(method, classifier)
+        if reason is None:
             applied.append(method)
         else:
-            rows.append(Timed(method.spec, device, unfit, course.batch))
+            rows.append(Timed(method.spec, device, reason, course.batch))
     timer = _Timer(course, classifier, images)
     with float32(classifier.module.mean.device, exact=course.exact):
         say(f"{device}: {course.repeats} runs of {len(applied)} methods, in turns")
@@ -233,14 +164,6 @@ def time_device(
             )
     rows += [Timed(m.spec, device, fault, course.batch) for m, fault in timer.faults.items()]
     return rows
-
-
-def _unfit(method: BoundMethod, classifier: Classifier) -> str | None:
-    """Say why a classifier cannot be explained with a method, or return None."""
-    try:
-        return method.method.inapplicable(classifier)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything; its row says what
-        return f"does it apply? {one_line(error)}"
 
 
 def _missing(device: torch.device) -> str:
@@ -340,20 +263,20 @@ class _Timer:
     def in_turns(
         self, batches: dict[BoundMethod, int]
     ) -> dict[BoundMethod, tuple[Stopwatch, Stopwatch | None]]:
-        """Warm every method up at its batch, then run them in turns; faulty ones are left out."""
+        """Return the times of warm runs of every method, in turns; faulty ones are left out."""
         for method, count in batches.items():
             self._within_memory(method, count, partial(self._clocked, method, count))
-        found: dict[BoundMethod, list[tuple[float, float | None]]] = {m: [] for m in batches}
+        times: dict[BoundMethod, list[tuple[float, float | None]]] = {m: [] for m in batches}
         for _ in range(self.course.repeats):
             for method, count in batches.items():
                 run = self._within_memory(method, count, partial(self._clocked, method, count))
-                found[method] += [] if run is None else [run]
+                times[method] += [] if run is None else [run]
         return {
             method: (
                 Stopwatch.of([seconds for seconds, _ in runs]),
                 _stopwatch([inside for _, inside in runs if inside is not None]),
             )
-            for method, runs in found.items()
+            for method, runs in times.items()
             if method not in self.faults
         }
 
@@ -397,19 +320,20 @@ class _Timer:
 
         return self._within_memory(method, batch, counted)
 
-    def fresh(self, method: BoundMethod, images: ImageSet) -> Fresh | None:
-        """Time the first batch of a process of its own, if that was asked for."""
+    def fresh(self, method: BoundMethod, images: ImageSet) -> ColdStart | None:
+        """Return how the first batch of a new process went; None where it goes wrong.
+
+        None, too, where that was not asked for.
+        """
         if not self.course.fresh:
             return None
         count = self.course.batch
         pixels = torch.stack([images.read(place % len(images)).image for place in range(count)])
-        where = Where(method.spec, str(self.device), torch.get_num_threads(), self.at_once)
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            begun = pool.submit(first_batch, self.course, pixels.numpy(), where)
-            try:
-                return begun.result()
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - as above; or the process was ended
-                self.faults[method] = f"in a process of its own: {one_line(error)}"
+        task = ColdTask(method.spec, str(self.device), torch.get_num_threads(), self.at_once)
+        try:
+            return cold_start(self.course, pixels.numpy(), task)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - as above; or the process was ended
+            self.faults[method] = f"in a process of its own: {one_line(error)}"
         return None
 
 
@@ -417,123 +341,8 @@ def _stopwatch(seconds: list[float]) -> Stopwatch | None:
     return Stopwatch.of(seconds) if seconds else None
 
 
-@dataclass(frozen=True)
-class Where:
-    """Method, device, CPU threads and images at once of a process of its own."""
-
-    spec: str
-    device: str
-    threads: int
-    at_once: int
-
-
-def first_batch(course: Course, pixels: NDArray[np.float32], where: Where) -> Fresh:
-    """Explain the first batch of a process: what `Fresh` says.
-
-    Args:
-        course: what is timed.
-        pixels: (B, 3, H, W).
-        where: what runs where.
-    """
-    if course.keep_heap:
-        retain_heap()
-    torch.set_num_threads(where.threads)
-    classifier = course.load(where.device)
-    place = classifier.module.mean.device
-    method = bind_method(where.spec)
-    images = torch.from_numpy(np.array(pixels))
-    targets = torch.zeros(len(images), dtype=torch.int64, device=place)
-    ids = tuple(str(index) for index in range(len(images)))
-    before = peak_memory(place)
-    with float32(place, exact=course.exact):
-        started = time.perf_counter()
-        shown = images.to(place)
-        references = shown[:DATA_REFERENCES]
-        batch = Batch(shown, targets, ids, course.seed, where.at_once, references=references)
-        method.explain(classifier, batch).cpu()
-        seconds = time.perf_counter() - started
-    return Fresh(seconds, peak_memory(place), before)
-
-
-def agreement(course: Course, images: ImageSet, device: str) -> list[Agreement]:
-    """Compare a device's maps with the CPU's, method by method, on the same images and targets.
-
-    Where a method goes wrong, its entry says so.
-    """
-    count = min(course.batch, len(images))
-    shown = torch.stack([images.read(place).image for place in range(count)])
-    ids = tuple(picture.image_id for picture in images.pictures[:count])
-    classifiers = [course.load("cpu"), course.load(device)]
-    with torch.no_grad():
-        targets = classifiers[0](shown).argmax(dim=1)
-    batch = Batch(shown, targets, ids, course.seed, references=shown[:DATA_REFERENCES])
-    guards: dict[Classifier, Guard] = {}
-    found = []
-    for method in map(bind_method, course.methods):
-        if _unfit(method, classifiers[0]) is not None:
-            continue
-        if foreign(method.method) and not guards:
-            guards = {classifier: Guard(classifier, keep=True) for classifier in classifiers}
-        try:
-            maps = [
-                _maps(method, classifier, batch, course.exact, guards) for classifier in classifiers
-            ]
-            found.append(Agreement(method.spec, device, *difference(*maps)))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything; its entry says what
-            reason = str(error) if isinstance(error, LeftChangedError) else one_line(error)
-            found.append(Agreement(method.spec, device, math.inf, math.nan, reason))
-    return found
-
-
-def _maps(
-    method: BoundMethod,
-    classifier: Classifier,
-    batch: Batch,
-    exact: bool,
-    guards: Mapping[Classifier, Guard],
-) -> Tensor:
-    """Return maps of a batch on the CPU, in double precision; what is not ours gets copies."""
-    place = classifier.module.mean.device
-    moved = replace(
-        batch,
-        images=batch.images.to(place, copy=True),
-        targets=batch.targets.to(place, copy=True),
-        references=batch.need_references().to(place, copy=True),
-        at_once=images_at_once(classifier),
-    )
-    with float32(place, exact=exact):
-        if not foreign(method.method):
-            return method.explain(classifier, moved).cpu().double()
-        with left_as_it_was(guards[classifier], batch.images.to(place)):
-            return method.explain(classifier, moved).cpu().double()
-
-
-def difference(first: Tensor, second: Tensor) -> tuple[float, float]:
-    """Return the largest relative L2 and the smallest rank correlation over a batch.
-
-    Two maps of zeros are equal; anything that is not finite is as far apart as can be. Where no map
-    has ranks, because all are constant, the correlation is NaN.
-    """
-    gaps = (first - second).flatten(1).norm(dim=1).tolist()
-    norms = first.flatten(1).norm(dim=1).tolist()
-    shares = [
-        0.0 if gap == 0 else gap / norm if norm else math.inf
-        for gap, norm in zip(gaps, norms, strict=True)
-    ]
-    ranks = [
-        float(spearmanr(one.sum(dim=0).flatten(), other.sum(dim=0).flatten()).statistic)
-        for one, other in zip(first, second, strict=True)
-        if bool(other.isfinite().all()) and float(one.std()) > 0 and float(other.std()) > 0
-    ]
-    worst = max(share if math.isfinite(share) else math.inf for share in shares)
-    return worst, min(ranks, default=math.nan)
-
-
-# --- what people and programs read ----------------------------------------------------------------
-
-
 def report(course: Course, rows: Sequence[Timed], parity: Sequence[Agreement]) -> dict[str, Any]:
-    """Return everything, ready for JSON."""
+    """Return everything that was measured, ready for JSON."""
     devices = dict.fromkeys(row.device for row in rows if not row.missing)
     machines = {name: machine(torch.device(name)) for name in devices}
     return {
@@ -544,5 +353,5 @@ def report(course: Course, rows: Sequence[Timed], parity: Sequence[Agreement]) -
             for name, facts in machines.items()
         },
         "rows": [asdict(row) for row in rows],
-        "agreement": [asdict(one) for one in parity],
+        "agreement": [asdict(agreement) for agreement in parity],
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 import subprocess
 import sys
@@ -22,18 +21,9 @@ from steadymap.bench.commands.time import agreement_table, timing_notes, timing_
 from steadymap.bench.core.machine import fingerprint, machine, peak_memory
 from steadymap.bench.data.image_set import from_tensor
 from steadymap.bench.measure import timing
-from steadymap.bench.measure.timing import (
-    Agreement,
-    Course,
-    Stopwatch,
-    Timed,
-    Where,
-    agreement,
-    difference,
-    first_batch,
-    report,
-    time_device,
-)
+from steadymap.bench.measure.agreement import Agreement, agreement
+from steadymap.bench.measure.course import Course
+from steadymap.bench.measure.timing import Stopwatch, Timed, report, time_device
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.method import BoundMethod, Method
 from steadymap.bench.methods.registry import METHODS
@@ -134,38 +124,6 @@ def test_what_does_not_apply_is_not_timed() -> None:
     }
 
 
-def test_a_device_agrees_with_itself() -> None:
-    found = agreement(COURSE, IMAGES, "cpu")
-    assert [one.method for one in found] == list(SPECS)
-    for one in found:
-        assert (one.device, one.relative_l2) == ("cpu", 0.0)
-        assert one.rank == pytest.approx(1.0, abs=1e-12)
-    assert "0.0e+00" in shown(agreement_table(found))
-
-
-def test_disagreement_is_the_worst_of_the_images() -> None:
-    first = torch.eye(4).view(1, 1, 4, 4).repeat(2, 1, 1, 1).double()
-    second = first.clone()
-    second[1] *= -1
-    assert difference(first, second) == pytest.approx((2.0, -1.0))
-
-
-@pytest.mark.parametrize(("bad", "expected"), [(torch.nan, torch.inf), (torch.inf, torch.inf)])
-def test_a_map_that_is_not_finite_is_as_far_away_as_can_be(bad: float, expected: float) -> None:
-    maps = torch.rand(2, 3, 4, 4).double()
-    other = maps.clone()
-    other[0, 0, 0, 0] = bad
-    assert difference(maps, other) == pytest.approx((expected, 1.0))
-
-
-def test_maps_of_zeros_agree_and_have_no_ranks() -> None:
-    zeros = torch.zeros(2, 1, 4, 4).double()
-    distance, rank = difference(zeros, zeros)
-    assert distance == 0
-    assert math.isnan(rank)
-    assert difference(zeros, zeros + 1)[0] == math.inf
-
-
 def test_everything_goes_into_json(rows: list[Timed]) -> None:
     parity = [Agreement("gradient", "cpu", 0.0, 1.0)]
     text = json.dumps(report(COURSE, rows, parity))
@@ -182,13 +140,6 @@ def test_a_fingerprint_stands_for_all_facts() -> None:
     facts = machine(torch.device("cpu"))
     assert fingerprint(facts) == fingerprint(dict(reversed(facts.items())))
     assert fingerprint(facts) != fingerprint(facts | {"threads": 99})
-
-
-def test_the_first_batch_of_a_process_is_the_method_s() -> None:
-    found = first_batch(COURSE, random_images(2, 64).numpy(), Where("gradient", "cpu", 1, 32))
-    assert found.seconds > 0
-    assert set(found.peak) == set(found.before) == set(peak_memory(torch.device("cpu")))
-    assert all(found.peak[kind] >= found.before[kind] for kind in found.peak)
 
 
 def test_the_memory_of_a_fresh_process_is_its_own() -> None:

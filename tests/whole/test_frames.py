@@ -27,7 +27,7 @@ def chain_to(frame: FrameType | None) -> tuple[str, ...]:
     steps: list[str] = []
     while frame is not None:
         code = frame.f_code
-        outside, ours, module = code.co_filename.rpartition("/steadymap/")
+        _outside, ours, module = code.co_filename.rpartition("/steadymap/")
         if ours:
             steps.append(f"{module}: {code.co_qualname}")
         if code is run_command.__code__:
