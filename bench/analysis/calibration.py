@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 
 from steadymap.bench.analysis.intervals import ratio_intervals
 from steadymap.bench.core.metric_registry import known_metrics
-from steadymap.bench.records.schema import (
+from steadymap.bench.records.vocabulary import (
     CLEAN,
+    FAMILY,
+    IMAGE_ID,
+    METHOD,
+    METRIC,
     NULLS,
     NUMERICS,
     OTHER_IMAGE,
@@ -21,6 +25,8 @@ from steadymap.bench.records.schema import (
     OVERALL,
     RECOGNISED,
     REFERENCES,
+    STATUS,
+    VALUE,
     is_control,
 )
 from steadymap.metrics import METRICS, Metric, Status
@@ -38,9 +44,9 @@ UNRESOLVABLE = "unresolvable"
 UNCALIBRATED = "uncalibrated"
 
 COLUMNS = [
-    "method",
-    "family",
-    "metric",
+    METHOD,
+    FAMILY,
+    METRIC,
     "control",
     "images",
     "score",
@@ -86,14 +92,14 @@ class Instability:
             for name, metric in (known_metrics() if metrics is None else metrics).items()
             if metric.against == "map" and metric.identity is not None
         }
-        compared = records["metric"].isin(perfect)
-        chosen = records[compared & (records["status"] == Status.OK.value)]
-        identity = chosen["metric"].map(perfect).astype(float)
-        distance = (chosen["value"] - identity).abs()
+        compared = records[METRIC].isin(perfect)
+        chosen = records[compared & (records[STATUS] == Status.OK.value)]
+        identity = chosen[METRIC].map(perfect).astype(float)
+        distance = (chosen[VALUE] - identity).abs()
         table = chosen.assign(distance=distance).pivot_table(
             values="distance",
-            index=["method", "metric", "family"],
-            columns="image_id",
+            index=[METHOD, METRIC, FAMILY],
+            columns=IMAGE_ID,
             observed=True,
             sort=False,
         )
@@ -101,7 +107,7 @@ class Instability:
 
     def families(self) -> list[str]:
         """Return the families of perturbations, in the order of the records."""
-        every = self.by_image.index.get_level_values("family").unique()
+        every = self.by_image.index.get_level_values(FAMILY).unique()
         return [name for name in every if name not in (*REFERENCES, CLEAN)]
 
     def at(self, method: str, metric: str, family: str) -> NDArray[np.float64]:
@@ -126,7 +132,7 @@ class Instability:
 
     def _keys(self) -> list[tuple[str, str, str]]:
         index = self.by_image.index.to_frame(index=False).astype(str)
-        return list(zip(index["method"], index["metric"], index["family"], strict=True))
+        return list(zip(index[METHOD], index[METRIC], index[FAMILY], strict=True))
 
     def floor(self, method: str, metric: str) -> float:
         """Return what computing in another way changes: the larger of the ways' means; or NaN."""
@@ -196,9 +202,9 @@ def calibrate(
             key = (method, metric, family)
             rows.append(
                 {
-                    "method": method,
-                    "family": family,
-                    "metric": metric,
+                    METHOD: method,
+                    FAMILY: family,
+                    METRIC: metric,
                     "control": is_control(method),
                     **_raw(worth, metrics[metric]),
                     "other_seed": worth.calibrated(redrawn[np.isfinite(redrawn)]),
@@ -291,29 +297,29 @@ def _chances(records: pd.DataFrame) -> dict[tuple[str, str], float]:
     number of other images' maps on which the metric is defined. The maps of randomised networks can
     only lower that.
     """
-    nulls = records[records["family"].isin(NULLS) & (records["status"] == Status.OK.value)]
-    of_images = (nulls["family"] == OTHER_IMAGE).rename("count")
-    keys = [nulls[key] for key in ("method", "metric", "image_id")]
+    nulls = records[records[FAMILY].isin(NULLS) & (records[STATUS] == Status.OK.value)]
+    of_images = (nulls[FAMILY] == OTHER_IMAGE).rename("count")
+    keys = [nulls[key] for key in (METHOD, METRIC, IMAGE_ID)]
     counts = of_images.groupby(keys, observed=True).sum()
-    chances = (1 / (1 + counts)).groupby(level=["method", "metric"], observed=True).mean()
-    table = chances.rename("chance").reset_index().astype({"method": str, "metric": str})
-    return {(row["method"], row["metric"]): row["chance"] for row in table.to_dict("records")}
+    chances = (1 / (1 + counts)).groupby(level=[METHOD, METRIC], observed=True).mean()
+    table = chances.rename("chance").reset_index().astype({METHOD: str, METRIC: str})
+    return {(row[METHOD], row[METRIC]): row["chance"] for row in table.to_dict("records")}
 
 
 def _rates(records: pd.DataFrame) -> dict[tuple[str, str, str], float]:
     """Return recognition rates by method, metric and family, `overall` among them."""
-    names = [name for name in records["metric"].unique() if str(name).endswith(RECOGNISED)]
-    chosen = records[records["metric"].isin(names) & (records["status"] == Status.OK.value)]
-    keys = ["method", "metric", "family"]
-    groups = chosen.groupby([*keys, "image_id"], observed=True, sort=False)
+    names = [name for name in records[METRIC].unique() if str(name).endswith(RECOGNISED)]
+    chosen = records[records[METRIC].isin(names) & (records[STATUS] == Status.OK.value)]
+    keys = [METHOD, METRIC, FAMILY]
+    groups = chosen.groupby([*keys, IMAGE_ID], observed=True, sort=False)
     # Text once there is one row a group: of each record it would fill the memory.
-    text = dict.fromkeys([*keys, "image_id"], str)
-    by_image = groups["value"].mean().reset_index().astype(text)
-    overall = by_image.groupby(["method", "metric", "image_id"], sort=False)["value"].mean()
-    every = pd.concat([by_image, overall.reset_index().assign(family=OVERALL)])
-    means = every.groupby(keys, sort=False)["value"].mean().reset_index()
+    text = dict.fromkeys([*keys, IMAGE_ID], str)
+    by_image = groups[VALUE].mean().reset_index().astype(text)
+    overall = by_image.groupby([METHOD, METRIC, IMAGE_ID], sort=False)[VALUE].mean()
+    every = pd.concat([by_image, overall.reset_index().assign(**{FAMILY: OVERALL})])
+    means = every.groupby(keys, sort=False)[VALUE].mean().reset_index()
     return {
-        (row["method"], row["metric"].removesuffix(RECOGNISED), row["family"]): row["value"]
+        (row[METHOD], row[METRIC].removesuffix(RECOGNISED), row[FAMILY]): row[VALUE]
         for row in means.to_dict("records")
     }
 
@@ -324,8 +330,8 @@ def order(calibrated: pd.DataFrame, metric: str, specs: Sequence[str]) -> list[s
     A method without a number comes behind all that have one: what cannot be told from an unrelated
     map has shown nothing.
     """
-    rows = calibrated[(calibrated["metric"] == metric) & (calibrated["family"] == OVERALL)]
-    score = dict(zip(rows["method"], rows["calibrated"], strict=True))
+    rows = calibrated[(calibrated[METRIC] == metric) & (calibrated[FAMILY] == OVERALL)]
+    score = dict(zip(rows[METHOD], rows["calibrated"], strict=True))
     return sorted(specs, key=lambda spec: -np.nan_to_num(score.get(spec, np.nan), nan=-np.inf))
 
 
@@ -341,8 +347,8 @@ def null_score(
         perfect: the metric's value of a map compared with itself; left out, that of our metric.
     """
     rows = calibrated[
-        (calibrated["metric"] == metric)
-        & (calibrated["family"] == OVERALL)
+        (calibrated[METRIC] == metric)
+        & (calibrated[FAMILY] == OVERALL)
         & ~calibrated["control"]
         & calibrated["calibrated"].notna()
     ]

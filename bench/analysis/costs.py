@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from steadymap.bench.records.read import TIMINGS, read_csv
-from steadymap.bench.records.schema import CLEAN, REFERENCES, SHARED
+from steadymap.bench.records.vocabulary import CLEAN, FAMILY, METHOD, REFERENCES, SHARED
 
-COLUMNS = ["method", "milliseconds", "passes", "shared", "forward_only"]
+COLUMNS = [METHOD, "milliseconds", "passes", "shared", "forward_only"]
 
 
 def seconds_by_part(folder: Path) -> dict[str, float]:
@@ -23,11 +23,11 @@ def seconds_by_part(folder: Path) -> dict[str, float]:
     path = folder / TIMINGS
     if not path.is_file():
         return {}
-    timings = read_csv(path, ("machine", "family", "part", "images", "seconds"))
+    timings = read_csv(path, ("machine", FAMILY, "part", "images", "seconds"))
     if len(timings):
         most = timings.groupby("machine")["images"].sum().idxmax()
         timings = timings[timings["machine"] == most]
-    timings = timings[~timings["family"].isin((*REFERENCES, CLEAN))]
+    timings = timings[~timings[FAMILY].isin((*REFERENCES, CLEAN))]
     spent = timings.groupby("part")[["seconds", "images"]].sum()
     each = spent["seconds"] / spent["images"]
     return {str(part): float(seconds) for part, seconds in each.items()}

@@ -10,14 +10,23 @@ import pandas as pd
 from steadymap.bench.analysis.calibration import OK, UNRESOLVABLE
 from steadymap.bench.analysis.summary import summarise
 from steadymap.bench.core.metric_registry import known_metrics
-from steadymap.bench.records.schema import CLEAN, OVERALL, REFERENCES, is_control
+from steadymap.bench.records.vocabulary import (
+    CLEAN,
+    FAMILY,
+    METHOD,
+    METRIC,
+    OVERALL,
+    REFERENCES,
+    SEVERITY,
+    is_control,
+)
 from steadymap.metrics import Metric
 
 # Halfway from a map that did not move to unrelated ones.
 THRESHOLD = 0.5
 
-COLUMNS = ["method", "family", "metric", "severity", "images", "score", "low", "high", "calibrated"]
-BREAKING = ["method", "family", "metric", "sign", "severity"]
+COLUMNS = [METHOD, FAMILY, METRIC, SEVERITY, "images", "score", "low", "high", "calibrated"]
+BREAKING = [METHOD, FAMILY, METRIC, "sign", SEVERITY]
 
 
 def severity_curves(
@@ -41,26 +50,26 @@ def severity_curves(
         (`uninformative`, `uncalibrated`) have no rows of that metric.
     """
     known = known_metrics() if metrics is None else metrics
-    kept = ~records["family"].isin((*REFERENCES, CLEAN)) & records["metric"].isin(known)
-    methods = [spec for spec in records["method"].unique() if not is_control(str(spec))]
-    chosen = records[kept & records["method"].isin(methods)]
-    table = summarise(chosen, ("method", "family", "metric", "severity"))
-    overall = calibrated[calibrated["family"] == OVERALL]
-    rows = {(row["method"], row["metric"]): row for row in overall.to_dict("records")}
+    kept = ~records[FAMILY].isin((*REFERENCES, CLEAN)) & records[METRIC].isin(known)
+    methods = [spec for spec in records[METHOD].unique() if not is_control(str(spec))]
+    chosen = records[kept & records[METHOD].isin(methods)]
+    table = summarise(chosen, (METHOD, FAMILY, METRIC, SEVERITY))
+    overall = calibrated[calibrated[FAMILY] == OVERALL]
+    rows = {(row[METHOD], row[METRIC]): row for row in overall.to_dict("records")}
     found: list[dict[str, object]] = []
-    for row in table.astype({"method": str, "family": str, "metric": str}).to_dict("records"):
+    for row in table.astype({METHOD: str, FAMILY: str, METRIC: str}).to_dict("records"):
         ends = [row["mean"], row["low"], row["high"]]
-        worth = rows.get((row["method"], row["metric"]))
+        worth = rows.get((row[METHOD], row[METRIC]))
         if worth is not None:
             if worth["verdict"] not in (OK, UNRESOLVABLE):
                 continue
-            perfect = known[row["metric"]].identity or 0.0
+            perfect = known[row[METRIC]].identity or 0.0
             room = abs(worth["null"] - perfect)
             ends = [1 - abs(value - perfect) / room for value in ends]
         # A distance's larger value is a smaller score.
         low, high = np.sort(ends[1:])
         found.append(
-            {key: row[key] for key in ("method", "family", "metric", "severity", "images")}
+            {key: row[key] for key in (METHOD, FAMILY, METRIC, SEVERITY, "images")}
             | {"score": ends[0], "low": low, "high": high, "calibrated": worth is not None}
         )
     return pd.DataFrame(found, columns=COLUMNS)
@@ -77,12 +86,12 @@ def breaking_points(curves: pd.DataFrame, threshold: float = THRESHOLD) -> pd.Da
         curve stays above the threshold.
     """
     rows = []
-    keys = ["method", "family", "metric"]
+    keys = [METHOD, FAMILY, METRIC]
     for key, group in curves[curves["calibrated"].astype(bool)].groupby(keys, sort=False):
         for sign in (-1, 1):
-            side = group[np.sign(group["severity"]) == sign]
+            side = group[np.sign(group[SEVERITY]) == sign]
             if len(side):
-                found = _crossing(np.abs(side["severity"]), side["score"], threshold)
+                found = _crossing(np.abs(side[SEVERITY]), side["score"], threshold)
                 rows.append((*key, sign, sign * found))
     return pd.DataFrame(rows, columns=BREAKING)
 

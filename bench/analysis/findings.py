@@ -17,18 +17,22 @@ from steadymap.bench.core.files import refuse_links
 from steadymap.bench.core.metric_registry import HEADLINES, known_metrics
 from steadymap.bench.core.safe_csv import write_csv
 from steadymap.bench.records.scan import Scan, as_scan
-from steadymap.bench.records.schema import (
+from steadymap.bench.records.vocabulary import (
     CLEAN,
+    FAMILY,
     INPUT,
+    METHOD,
+    METRIC,
     NULLS,
     RECOGNISED,
     REFERENCES,
+    SEVERITY,
     STEPS,
     is_control,
 )
 from steadymap.metrics import METRICS, Metric
 
-SUMMARISED = ["subset", "method", "family", "metric"]
+SUMMARISED = ["subset", METHOD, FAMILY, METRIC]
 
 
 @dataclass(frozen=True)
@@ -65,28 +69,28 @@ class Findings:
         known = known_metrics() if metrics is None else metrics
         scan = as_scan(records)
         # What is derived of one image that has a value of everything has all rows, in their order.
-        everything = scan.counts.assign(image_id="", value=0.0)
+        everything = scan.as_one_image()
         compared = Instability.of(everything, known)
-        has_nulls = bool(scan.counts["family"].isin(NULLS).any())
+        has_nulls = bool(scan.counts[FAMILY].isin(NULLS).any())
         families = compared.families() if has_nulls else None
         parts = [_derived(scan.of(name), known, families) for name in scan.metrics()]
         summary, calibrated, ranks, faults = map(joined, zip(*parts, strict=True))
-        pairs = pd.DataFrame(compared.pairs(), columns=["method", "metric"])
+        pairs = pd.DataFrame(compared.pairs(), columns=[METHOD, METRIC])
         calibrated = _in_order(calibrated, pairs)
         return cls(
             scan,
             _in_order(summary, full_summary(everything)[SUMMARISED]),
             calibrated,
-            _in_order(_in_order(ranks, pairs), calibrated[["metric"]].drop_duplicates()),
+            _in_order(_in_order(ranks, pairs), calibrated[[METRIC]].drop_duplicates()),
             _in_order(faults, pairs).sort_values(
-                "severity", na_position="first", kind="stable", ignore_index=True
+                SEVERITY, na_position="first", kind="stable", ignore_index=True
             ),
             known,
         )
 
     def metrics(self) -> list[str]:
         """Return the metrics of the run that have a table: headlines and plug-ins, or its first."""
-        present = [name for name in self.known if name in set(self.summary["metric"])]
+        present = [name for name in self.known if name in set(self.summary[METRIC])]
         # A plug-in is there because somebody asked for it.
         asked = [name for name in present if name not in METRICS]
         return [name for name in HEADLINES if name in present] + asked or present[:1]
@@ -94,7 +98,7 @@ class Findings:
     def unknown(self) -> list[str]:
         """Return the metrics of the records of which nobody says how to read them."""
         counts = self.scan.counts
-        plain = counts[counts["method"] != INPUT]["metric"].astype(str)
+        plain = counts[counts[METHOD] != INPUT][METRIC].astype(str)
         names = plain.str.removesuffix(RECOGNISED).unique().tolist()
         return [name for name in names if name not in self.known and name != STEPS]
 
@@ -105,22 +109,22 @@ class Findings:
 
     def probed(self) -> list[str]:
         """Return the metrics of the run that are of the clean image alone and need the network."""
-        present = set(self.summary["metric"])
+        present = set(self.summary[METRIC])
         return [name for name, metric in METRICS.items() if metric.probes and name in present]
 
     def calibrates(self, metric: str) -> bool:
         """Whether a metric has calibrated scores."""
-        return metric in set(self.calibrated["metric"])
+        return metric in set(self.calibrated[METRIC])
 
     def families(self) -> list[str]:
         """Return the families of perturbations, in the order of the run."""
-        every = self.scan.counts["family"].unique().tolist()
+        every = self.scan.counts[FAMILY].unique().tolist()
         return [name for name in every if name not in (*REFERENCES, CLEAN)]
 
     def methods(self, metric: str) -> tuple[list[str], list[str]]:
         """Return methods and controls that have a metric, the steadiest first where it is known."""
-        rows = self.scan.counts[self.scan.counts["metric"] == metric]
-        specs = [str(spec) for spec in rows["method"].unique()]
+        rows = self.scan.counts[self.scan.counts[METRIC] == metric]
+        specs = [str(spec) for spec in rows[METHOD].unique()]
         if self.calibrates(metric):
             specs = order(self.calibrated, metric, specs)
         return [s for s in specs if not is_control(s)], [s for s in specs if is_control(s)]

@@ -13,7 +13,17 @@ import pandas as pd
 from steadymap.bench.analysis.calibration import OK, UNRESOLVABLE, null_score
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core.names import short_names
-from steadymap.bench.records.schema import CLEAN, NULLS, OVERALL, REFERENCES, is_control
+from steadymap.bench.records.vocabulary import (
+    CLEAN,
+    FAMILY,
+    METHOD,
+    METRIC,
+    NULLS,
+    OVERALL,
+    REFERENCES,
+    STATUS,
+    is_control,
+)
 from steadymap.metrics import METRICS, Status
 
 NULL_NAMES = dict(zip(NULLS, ("another image's map", "randomised network's map"), strict=True))
@@ -121,12 +131,12 @@ def board_metrics(findings: Findings) -> list[str]:
 def _line(findings: Findings, metrics: list[str], spec: str, name: str) -> LeaderboardRow:
     calibrated, ranks = findings.calibrated, findings.ranks
     rows = {
-        str(row["metric"]): row
+        str(row[METRIC]): row
         for row in calibrated[
-            (calibrated["method"] == spec) & (calibrated["family"] == OVERALL)
+            (calibrated[METHOD] == spec) & (calibrated[FAMILY] == OVERALL)
         ].to_dict("records")
     }
-    placed = {str(row["metric"]): row for row in ranks[ranks["method"] == spec].to_dict("records")}
+    placed = {str(row[METRIC]): row for row in ranks[ranks[METHOD] == spec].to_dict("records")}
     control = is_control(spec)
     return LeaderboardRow(
         f"control: {name}" if control else name,
@@ -157,17 +167,17 @@ def _score(findings: Findings, spec: str, metric: str, row: dict[Any, Any] | Non
 
 def missing_word(counts: pd.DataFrame, spec: str, metric: str) -> str:
     """Return the status that most of a method's values have, where none has a number."""
-    chosen = counts[(counts["method"] == spec) & (counts["metric"] == metric)]
-    sizes = chosen.groupby("status", observed=True)["size"].sum()
+    chosen = counts[(counts[METHOD] == spec) & (counts[METRIC] == metric)]
+    sizes = chosen.groupby(STATUS, observed=True)["size"].sum()
     return "-" if sizes.empty else str(sizes.idxmax())
 
 
 def _mean(summary: pd.DataFrame, spec: str, metric: str) -> Score | None:
     rows = summary[
         (summary["subset"] == "all")
-        & (summary["method"] == spec)
-        & (summary["metric"] == metric)
-        & (summary["family"] == _whole(metric))
+        & (summary[METHOD] == spec)
+        & (summary[METRIC] == metric)
+        & (summary[FAMILY] == _whole(metric))
     ]
     if rows.empty or math.isnan(rows.iloc[0]["mean"]):
         return None
@@ -190,11 +200,9 @@ def coverage(counts: pd.DataFrame, spec: str, metrics: Sequence[str]) -> float:
     NaN where there are none.
     """
     chosen = counts[
-        (counts["method"] == spec)
-        & counts["metric"].isin(metrics)
-        & ~counts["family"].isin(REFERENCES)
+        (counts[METHOD] == spec) & counts[METRIC].isin(metrics) & ~counts[FAMILY].isin(REFERENCES)
     ]
-    known = chosen[chosen["status"] == Status.OK.value]["size"].sum()
+    known = chosen[chosen[STATUS] == Status.OK.value]["size"].sum()
     return float(known / chosen["size"].sum()) if len(chosen) else np.nan
 
 

@@ -12,10 +12,10 @@ from scipy.stats import friedmanchisquare, rankdata
 from steadymap.bench.analysis.calibration import OK, UNRESOLVABLE, Instability
 from steadymap.bench.analysis.intervals import CONFIDENCE, RESAMPLES
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.records.schema import NULLS, OVERALL
+from steadymap.bench.records.vocabulary import FAMILY, METHOD, METRIC, NULLS, OVERALL
 from steadymap.metrics import Metric
 
-COLUMNS = ["metric", "method", "rank", "low", "high", "mean_rank", "images", "friedman_p"]
+COLUMNS = [METRIC, METHOD, "rank", "low", "high", "mean_rank", "images", "friedman_p"]
 
 # Friedman's test compares three or more.
 LEAST_METHODS = 3
@@ -42,12 +42,12 @@ def rank_methods(
         both missing with fewer than three methods or two such images.
     """
     rows: list[dict[str, object]] = []
-    for metric in dict.fromkeys(calibrated["metric"]):
+    for metric in dict.fromkeys(calibrated[METRIC]):
         methods = ranked_methods(calibrated, metric)
         if not methods:
             continue
         # Of one metric: which images are drawn hangs on how many have a value of it.
-        unstable = Instability.of(records[records["metric"] == metric], metrics)
+        unstable = Instability.of(records[records[METRIC] == metric], metrics)
         samples = [_sample(unstable, method, metric) for method in methods]
         everyone = np.ones((1, samples[0].shape[1]))
         ranks = _ranks(samples, everyone)[0]
@@ -58,8 +58,8 @@ def rank_methods(
         p_value = float(friedmanchisquare(*within.to_numpy().T).pvalue) if tested else np.nan
         rows += [
             {
-                "metric": metric,
-                "method": method,
+                METRIC: metric,
+                METHOD: method,
                 "rank": ranks[place],
                 "low": low[place],
                 "high": high[place],
@@ -75,12 +75,12 @@ def rank_methods(
 def ranked_methods(calibrated: pd.DataFrame, metric: str) -> list[str]:
     """Return the methods that can be ranked: those with a number, and no controls."""
     chosen = calibrated[
-        (calibrated["metric"] == metric)
-        & (calibrated["family"] == OVERALL)
+        (calibrated[METRIC] == metric)
+        & (calibrated[FAMILY] == OVERALL)
         & calibrated["verdict"].isin((OK, UNRESOLVABLE))
         & ~calibrated["control"]
     ]
-    return [str(method) for method in chosen["method"]]
+    return [str(method) for method in chosen[METHOD]]
 
 
 def within_image(unstable: Instability, metric: str, methods: Sequence[str]) -> pd.DataFrame:

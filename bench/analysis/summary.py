@@ -8,13 +8,24 @@ import numpy as np
 import pandas as pd
 
 from steadymap.bench.analysis.intervals import intervals
-from steadymap.bench.records.schema import CLEAN, OVERALL, REFERENCES
+from steadymap.bench.records.vocabulary import (
+    CLEAN,
+    FAMILY,
+    IMAGE_ID,
+    KEPT,
+    METHOD,
+    METRIC,
+    OVERALL,
+    REFERENCES,
+    STATUS,
+    VALUE,
+)
 from steadymap.metrics import Status
 
 
 def summarise(
     records: pd.DataFrame,
-    by: Sequence[str] = ("method", "family", "metric"),
+    by: Sequence[str] = (METHOD, FAMILY, METRIC),
     *,
     kept_only: bool = False,
 ) -> pd.DataFrame:
@@ -31,19 +42,19 @@ def summarise(
     Returns:
         One row a group, in the records' order: `by`, images, mean, low, high, interval, coverage.
     """
-    chosen = records[records["kept"]] if kept_only else records
-    valid = chosen[chosen["status"] == Status.OK.value]
+    chosen = records[records[KEPT]] if kept_only else records
+    valid = chosen[chosen[STATUS] == Status.OK.value]
     sizes = chosen.groupby(list(by), observed=True, sort=False).size()
     known = valid.groupby(list(by), observed=True, sort=False).size()
     coverage = (known.reindex(sizes.index, fill_value=0) / sizes).tolist()
-    means = valid.groupby([*by, "image_id"], observed=True, sort=False)["value"].mean()
+    means = valid.groupby([*by, IMAGE_ID], observed=True, sort=False)[VALUE].mean()
     # By image, whatever order the columns' dictionaries are in: resampling draws by place.
     of_images = means.reset_index().sort_values(
-        "image_id", key=lambda ids: ids.astype(str), kind="stable"
+        IMAGE_ID, key=lambda ids: ids.astype(str), kind="stable"
     )
     # All groups at once, then cut: thousands of small ones take seconds one by one.
     places = of_images.groupby(list(by), observed=True, sort=False).indices
-    values = of_images["value"].to_numpy(dtype=np.float64)
+    values = of_images[VALUE].to_numpy(dtype=np.float64)
     keys = list(sizes.index)
     per_image = [values[places[key]] if key in places else values[:0] for key in keys]
     rows = [
@@ -69,12 +80,12 @@ def full_summary(records: pd.DataFrame) -> pd.DataFrame:
 
     Family `overall` is the mean over the families of perturbations, each counting the same.
     """
-    perturbed = records[~records["family"].isin((CLEAN, *REFERENCES))]
+    perturbed = records[~records[FAMILY].isin((CLEAN, *REFERENCES))]
     parts = [
         summarise(records).assign(subset="all"),
         _overall(perturbed).assign(subset="all"),
-        summarise(perturbed, kept_only=True).assign(subset="kept"),
-        _overall(perturbed[perturbed["kept"]]).assign(subset="kept"),
+        summarise(perturbed, kept_only=True).assign(subset=KEPT),
+        _overall(perturbed[perturbed[KEPT]]).assign(subset=KEPT),
     ]
     both = pd.concat([part for part in parts if len(part)], ignore_index=True)
     return both[["subset", *(name for name in both if name != "subset")]]
@@ -82,11 +93,11 @@ def full_summary(records: pd.DataFrame) -> pd.DataFrame:
 
 def _overall(perturbed: pd.DataFrame) -> pd.DataFrame:
     """Average an image's families, then images; coverage is that of all pairs."""
-    valid = perturbed[perturbed["status"] == Status.OK.value]
-    keys = ["method", "metric", "image_id", "family"]
-    by_family = valid.groupby(keys, observed=True, sort=False)["value"].mean().reset_index()
-    summary = summarise(by_family.assign(family=OVERALL, status=Status.OK.value))
-    pairs = perturbed.groupby(["method", "metric"], observed=True)["status"]
+    valid = perturbed[perturbed[STATUS] == Status.OK.value]
+    keys = [METHOD, METRIC, IMAGE_ID, FAMILY]
+    by_family = valid.groupby(keys, observed=True, sort=False)[VALUE].mean().reset_index()
+    summary = summarise(by_family.assign(**{FAMILY: OVERALL, STATUS: Status.OK.value}))
+    pairs = perturbed.groupby([METHOD, METRIC], observed=True)[STATUS]
     coverage = pairs.agg(lambda status: float((status == Status.OK.value).mean()))
-    found = pd.MultiIndex.from_frame(summary[["method", "metric"]])
+    found = pd.MultiIndex.from_frame(summary[[METHOD, METRIC]])
     return summary.assign(coverage=coverage.reindex(found).to_numpy())

@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 from steadymap.bench.analysis.calibration import Instability
 from steadymap.bench.analysis.intervals import ratio_intervals
+from steadymap.bench.records.vocabulary import FAMILY, IMAGE_ID, METHOD, METRIC, SEVERITY, STATUS
 from steadymap.metrics import Metric, Status
 
 BIAS = "bias"
 COMPENSATED = "compensated_bias"
 
 COLUMNS = [
-    "method",
-    "metric",
-    "severity",
+    METHOD,
+    METRIC,
+    SEVERITY,
     "images",
     "total",
     "own",
@@ -56,14 +57,14 @@ def whose_fault(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = No
         missing), and one a severity, with the share's 95% interval from resampling images; empty
         where the families have no severity in common.
     """
-    both = records[records["family"].isin((BIAS, COMPENSATED))]
-    levels = [set(both[both["family"] == family]["severity"]) for family in (BIAS, COMPENSATED)]
+    both = records[records[FAMILY].isin((BIAS, COMPENSATED))]
+    levels = [set(both[both[FAMILY] == family][SEVERITY]) for family in (BIAS, COMPENSATED)]
     common = sorted(set.intersection(*levels))
     floors = Instability.of(records, metrics)
     rows: list[dict[str, object]] = []
     samples: list[NDArray[np.float64]] = []
     for severity in (None, *common) if common else ():
-        chosen = both["severity"].isin(common) if severity is None else both["severity"] == severity
+        chosen = both[SEVERITY].isin(common) if severity is None else both[SEVERITY] == severity
         unstable = Instability.of(_in_pairs(both[chosen]), metrics)
         there = set(unstable.pairs())
         for method, metric in (pair for pair in floors.pairs() if pair in there):
@@ -72,9 +73,9 @@ def whose_fault(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = No
             own, total = sample.mean(axis=1).tolist()
             rows.append(
                 {
-                    "method": method,
-                    "metric": metric,
-                    "severity": severity,
+                    METHOD: method,
+                    METRIC: metric,
+                    SEVERITY: severity,
                     "images": sample.shape[1],
                     "total": total,
                     "own": own,
@@ -97,8 +98,8 @@ def whose_fault(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = No
 
 def _in_pairs(records: pd.DataFrame) -> pd.DataFrame:
     """Keep the values of an image at a severity that has them under both families."""
-    valid = records[records["status"] == Status.OK.value]
-    key = ["image_id", "method", "metric", "severity"]
-    families = valid.groupby(key, observed=True)["family"].transform("nunique")
+    valid = records[records[STATUS] == Status.OK.value]
+    key = [IMAGE_ID, METHOD, METRIC, SEVERITY]
+    families = valid.groupby(key, observed=True)[FAMILY].transform("nunique")
     chosen: pd.DataFrame = valid[families == len((BIAS, COMPENSATED))]
     return chosen

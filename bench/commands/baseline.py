@@ -15,6 +15,7 @@ from steadymap.bench.gate.baseline_runs import (
     save_baseline,
 )
 from steadymap.bench.gate.side import KEPT_METRICS
+from steadymap.bench.records.vocabulary import FAMILY, IMAGE_ID, METHOD, METRIC, VALUE
 
 ROOT_HELP = "Folder of the baselines."
 RUN_HELP = "Folder of a finished run."
@@ -51,7 +52,7 @@ def baseline_list_command(
     for name in baseline_names(root):
         side = open_baseline(name, root)
         model, data = side.manifest["model"]["name"], side.manifest["data"]["name"]
-        images = side.scores["image_id"].nunique()
+        images = side.scores[IMAGE_ID].nunique()
         line(console_of(), f"{name}: {model} on {data}, {images} images, {len(side.scores)} scores")
 
 
@@ -62,5 +63,5 @@ def baseline_show_command(
 ) -> None:
     """Print a baseline's means."""
     side = open_baseline(name, root)
-    means = side.scores.groupby(["metric", "method", "family"], sort=False)["value"].mean()
-    line(console_of(), means.unstack("family").round(4).to_string())
+    means = side.scores.groupby([METRIC, METHOD, FAMILY], sort=False)[VALUE].mean()
+    line(console_of(), means.unstack(FAMILY).round(4).to_string())

@@ -22,6 +22,7 @@ from steadymap.bench.gate.formats import write_outputs
 from steadymap.bench.gate.margins import Margins
 from steadymap.bench.gate.side import Side, read_side
 from steadymap.bench.gate.verdict import Verdict, closing_line, comparison_table
+from steadymap.bench.records.vocabulary import METRIC
 
 SIDE_HELP = "Folder of a run or of a baseline, or a baseline's name."
 
@@ -58,7 +59,7 @@ def _alike(before: Side, after: Side) -> tuple[Side, Side]:
         return before, after
     wanted = set.intersection(*kept)
     first, second = (
-        replace(side, scores=side.scores[side.scores["metric"].isin(wanted)])
+        replace(side, scores=side.scores[side.scores[METRIC].isin(wanted)])
         for side in (before, after)
     )
     return first, second

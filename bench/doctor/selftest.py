@@ -20,7 +20,8 @@ from steadymap.bench.data.open import open_images
 from steadymap.bench.measure.runner import run
 from steadymap.bench.network.loading import load_model
 from steadymap.bench.plan.plan import Plan
-from steadymap.bench.records.schema import INPUT_METRICS, SCHEMA, to_frame
+from steadymap.bench.records.schema import SCHEMA, to_frame
+from steadymap.bench.records.vocabulary import INPUT_METRICS
 from steadymap.metrics import Status
 from steadymap.models import Classifier
 

@@ -24,7 +24,16 @@ from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.plan.setup import Setup, prepare
 from steadymap.bench.records.scan import Scan, as_scan
-from steadymap.bench.records.schema import OVERALL, REFERENCES, is_control
+from steadymap.bench.records.vocabulary import (
+    DRAW,
+    FAMILY,
+    IMAGE_ID,
+    METHOD,
+    OVERALL,
+    REFERENCES,
+    SEVERITY,
+    is_control,
+)
 from steadymap.bench.report.gallery_files import (
     CHOICE,
     FOLDER,
@@ -56,7 +65,7 @@ def choose_witnesses(
     scan = as_scan(records)
     known = known_metrics() if metrics is None else metrics
     # Of one image that has a value of everything: only what there is matters.
-    there = _scored(scan.counts.assign(image_id="", value=0.0), known).pairs()
+    there = _scored(scan.as_one_image(), known).pairs()
     scored = {metric for method, metric in there if not is_control(method)}
     if not scored:
         return {}
@@ -79,7 +88,7 @@ def choose_witnesses(
 
 
 def _scored(records: pd.DataFrame, known: Mapping[str, Metric]) -> Instability:
-    return Instability.of(records[~records["family"].isin(REFERENCES)], known)
+    return Instability.of(records[~records[FAMILY].isin(REFERENCES)], known)
 
 
 def keep_witnesses(setup: Setup, records: pd.DataFrame | Scan, folder: Path) -> None:
@@ -105,14 +114,14 @@ def keep_witnesses(setup: Setup, records: pd.DataFrame | Scan, folder: Path) -> 
     outcomes = list(measure(few, lambda _count: None, keep_maps=True))
     scales = _write_pictures(home, list(kinds), outcomes)
     write_csv(scales, home / SCALES)
-    write_csv(pd.DataFrame(kinds.items(), columns=["image_id", "kind"]), home / CHOICE)
+    write_csv(pd.DataFrame(kinds.items(), columns=[IMAGE_ID, "kind"]), home / CHOICE)
     shown = [outcome.images for outcome in outcomes if outcome.images is not None]
     rows = [
         row
         for image_id, pictures in zip(kinds, torch.cat(shown), strict=True)
         for row in predictions(setup.classifier, image_id, (CLEAN_CELL, *plan.cells()), pictures)
     ]
-    columns = ["image_id", "family", "severity", "draw", "prediction", "confidence"]
+    columns = [IMAGE_ID, FAMILY, SEVERITY, DRAW, "prediction", "confidence"]
     write_csv(pd.DataFrame(rows, columns=columns), home / PREDICTIONS)
     steps = completeness_by_steps(setup)
     if len(steps):
@@ -140,7 +149,7 @@ def _write_pictures(home: Path, ids: Sequence[str], outcomes: Sequence[Outcome])
         tensors[f"map {spec}"] = np.concatenate(levels)
         tensors[f"known {spec}"] = np.isfinite(maps).all(axis=(2, 3)).reshape(-1)
     save_file(tensors, home / PICTURES)
-    return pd.DataFrame(rows, columns=["image_id", "method", "signed", "most"])
+    return pd.DataFrame(rows, columns=[IMAGE_ID, METHOD, "signed", "most"])
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
-from steadymap.bench.records.schema import INPUT
+from steadymap.bench.records.vocabulary import INPUT
 from steadymap.bench.report.figures import grid_figure
 from steadymap.bench.report.pictures import map_levels, photo_levels, scale_of
 from steadymap.metrics import Status

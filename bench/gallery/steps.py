@@ -15,6 +15,7 @@ from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.network.memory import is_small
 from steadymap.bench.plan.setup import Setup
+from steadymap.bench.records.vocabulary import IMAGE_ID, METHOD
 from steadymap.models import Classifier
 
 # Completeness against the number of steps: of so many images, at so many steps. Of a large network
@@ -73,7 +74,7 @@ def completeness_by_steps(setup: Setup) -> pd.DataFrame:
             found = made.attributions
             error = (found.flatten(1).double().sum(dim=1) - delta).abs().tolist()
             rows += [(name, steps, *pair) for pair in zip(ids, error, strict=True)]
-    return pd.DataFrame(rows, columns=["method", "steps", "image_id", "completeness_error"])
+    return pd.DataFrame(rows, columns=[METHOD, "steps", IMAGE_ID, "completeness_error"])
 
 
 def path_methods(setup: Setup) -> dict[str, BoundMethod]:

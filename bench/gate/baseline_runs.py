@@ -16,7 +16,7 @@ from steadymap.bench.core.names import is_component, nearest
 from steadymap.bench.core.safe_csv import csv_text
 from steadymap.bench.gate.side import DIGITS, KEPT_METRICS, SCORES, Side, read_side, seal_of
 from steadymap.bench.records.read import MANIFEST, RECORDS, finished
-from steadymap.bench.records.schema import RECOGNISED
+from steadymap.bench.records.vocabulary import METRIC, RECOGNISED
 
 BASELINES_FOLDER = Path("results") / "baselines"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -79,7 +79,7 @@ def save_baseline(
         if metric not in known:
             raise ConfigError(f"metric: unknown name {metric!r}; {nearest(metric, known)}")
     side = read_side(run, metrics)
-    absent = [metric for metric in metrics if metric not in set(side.scores["metric"])]
+    absent = [metric for metric in metrics if metric not in set(side.scores[METRIC])]
     if absent and metrics is not KEPT_METRICS:
         raise ConfigError(f"metric: {run} has no {', '.join(absent)}")
     write_side(side, folder)
@@ -93,7 +93,7 @@ def write_side(side: Side, folder: Path) -> None:
     text = csv_text(side.scores, DIGITS).encode()
     sealed = dict(side.manifest)
     sealed["baseline"] = {
-        "metrics": sorted(side.scores["metric"].unique()),
+        "metrics": sorted(side.scores[METRIC].unique()),
         "scores_sha256": hashlib.sha256(text).hexdigest(),
         "time_ratios": {spec: round(ratio, 4) for spec, ratio in side.ratios.items()},
         "fingerprint": fingerprint(side.manifest["machine"]),

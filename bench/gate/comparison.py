@@ -19,7 +19,7 @@ from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.gate.differences import value_at
 from steadymap.bench.gate.margins import TIME_FACTOR, Margins
 from steadymap.bench.gate.side import Side
-from steadymap.bench.records.schema import RECOGNISED
+from steadymap.bench.records.vocabulary import FAMILY, IMAGE_ID, METHOD, METRIC, RECOGNISED
 from steadymap.metrics import METRICS, Metric
 from steadymap.metrics.maps import CONSTANT_SPREAD
 
@@ -42,9 +42,9 @@ PASS = "pass"  # noqa: S105 - no password
 FAIL = "fail"
 
 COLUMNS = [
-    "method",
-    "family",
-    "metric",
+    METHOD,
+    FAMILY,
+    METRIC,
     "images",
     "before",
     "after",
@@ -94,17 +94,17 @@ def compare(before: Side, after: Side, margins: Margins | None = None) -> pd.Dat
     """
     margins = margins or Margins()
     known = known_metrics(before.manifest, after.manifest)
-    keys = ["method", "family", "metric"]
+    keys = [METHOD, FAMILY, METRIC]
     joined = before.scores.merge(
-        after.scores, on=[*keys, "image_id"], how="outer", suffixes=("_before", "_after")
+        after.scores, on=[*keys, IMAGE_ID], how="outer", suffixes=("_before", "_after")
     )
     rows: list[dict[str, object]] = []
     gains: list[NDArray[np.float64]] = []
     unmoved: set[int] = set()
     for key, group in joined.groupby(keys, sort=True):
         named = dict(zip(keys, map(str, key), strict=True))
-        row, gain = _paired(named, group, better(named["metric"], known))
-        row["margin"] = margins.of(str(row["metric"]), float(str(row["before"])))
+        row, gain = _paired(named, group, better(named[METRIC], known))
+        row["margin"] = margins.of(str(row[METRIC]), float(str(row["before"])))
         if len(gain) and not gain.any():
             # No change is no change, of one image, too.
             unmoved.add(len(rows))

@@ -11,7 +11,7 @@ import numpy as np
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.names import nearest
 from steadymap.bench.core.safe_yaml import read_config
-from steadymap.bench.records.schema import RECOGNISED
+from steadymap.bench.records.vocabulary import RECOGNISED
 from steadymap.metrics import METRICS
 
 

@@ -18,12 +18,18 @@ from steadymap.bench.core.safe_csv import parse_csv
 from steadymap.bench.records.manifest_schema import misshapen
 from steadymap.bench.records.read import MANIFEST, RECORDS
 from steadymap.bench.records.scan import scan_run
-from steadymap.bench.records.schema import (
+from steadymap.bench.records.schema import SCHEMA_VERSION
+from steadymap.bench.records.vocabulary import (
+    FAMILY,
+    IMAGE_ID,
     INPUT,
+    METHOD,
+    METRIC,
     RECOGNISED,
     REFERENCES,
-    SCHEMA_VERSION,
     SHARED,
+    STATUS,
+    VALUE,
     is_control,
 )
 from steadymap.metrics import METRICS, Metric, Status
@@ -36,9 +42,9 @@ KEPT_METRICS = (
     *HEADLINES,
     *(name + RECOGNISED for name in HEADLINES if METRICS[name].recognises),
 )
-KEY = ["method", "family", "metric", "image_id"]
+KEY = [METHOD, FAMILY, METRIC, IMAGE_ID]
 DIGITS = "%.6g"
-COLUMNS = [*KEY, "value", "valid", "pairs"]
+COLUMNS = [*KEY, VALUE, "valid", "pairs"]
 
 
 @dataclass(frozen=True)
@@ -74,17 +80,17 @@ def image_scores(
             recognised by them.
         readable: the metrics whose values can be read; left out, ours and those that are loaded.
     """
-    kept = ~records["family"].isin(REFERENCES) & (records["method"] != INPUT)
-    kept &= ~records["method"].astype(str).map(is_control)
+    kept = ~records[FAMILY].isin(REFERENCES) & (records[METHOD] != INPUT)
+    kept &= ~records[METHOD].astype(str).map(is_control)
     chosen = records[kept].astype(dict.fromkeys(KEY, str))
     every = known_metrics() if readable is None else readable
-    known = chosen["metric"].str.removesuffix(RECOGNISED).isin(every)
-    chosen = chosen[known if metrics is None else chosen["metric"].isin(metrics)]
-    valid = chosen["status"] == Status.OK.value
-    groups = chosen.assign(value=chosen["value"].where(valid), valid=valid).groupby(KEY)
-    table = groups.agg(value=("value", "mean"), valid=("valid", "sum"), pairs=("valid", "size"))
+    known = chosen[METRIC].str.removesuffix(RECOGNISED).isin(every)
+    chosen = chosen[known if metrics is None else chosen[METRIC].isin(metrics)]
+    valid = chosen[STATUS] == Status.OK.value
+    groups = chosen.assign(**{VALUE: chosen[VALUE].where(valid)}, valid=valid).groupby(KEY)
+    table = groups.agg(**{VALUE: (VALUE, "mean")}, valid=("valid", "sum"), pairs=("valid", "size"))
     # As they will be written, so that a run compared with its own baseline has not changed.
-    table["value"] = table["value"].map(lambda value: float(DIGITS % value))
+    table[VALUE] = table[VALUE].map(lambda value: float(DIGITS % value))
     return table.reset_index()[COLUMNS]
 
 
@@ -102,7 +108,7 @@ def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
             image_scores(scan.of(name), metrics, known) for name in scan.metrics() if name in wanted
         )
         parts = [part for part in every if len(part)]
-        if not any(part["value"].notna().any() for part in parts):
+        if not any(part[VALUE].notna().any() for part in parts):
             raise ConfigError(f"{folder}: the run has no scores to compare")
         scores = pd.concat(parts).sort_values(KEY, ignore_index=True)
         ratios = _time_ratios(folder, manifest["methods"])
@@ -120,7 +126,7 @@ def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
         )
     scores = _scores(folder / SCORES, text)
     if metrics is not None:
-        scores = scores[scores["metric"].isin(metrics)].reset_index(drop=True)
+        scores = scores[scores[METRIC].isin(metrics)].reset_index(drop=True)
     return Side(folder.name, scores, manifest, manifest["baseline"]["time_ratios"])
 
 
@@ -139,12 +145,12 @@ def _scores(path: Path, text: bytes) -> pd.DataFrame:
         list(scores.columns) != COLUMNS
         or scores[[*KEY, *whole]].isna().any(axis=None)
         or not all(pd.api.types.is_integer_dtype(scores[name].dtype) for name in whole)
-        or not pd.api.types.is_numeric_dtype(scores["value"].dtype)
+        or not pd.api.types.is_numeric_dtype(scores[VALUE].dtype)
     ):
         raise ConfigError(
             f"{path} does not hold {', '.join(COLUMNS)}, names and numbers: save the baseline again"
         )
-    return scores.astype({"value": float})
+    return scores.astype({VALUE: float})
 
 
 def _read_sealed(path: Path) -> dict[str, Any]:

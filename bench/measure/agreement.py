@@ -14,8 +14,8 @@ from steadymap.bench.core.errors import one_line
 from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.measure.course import Course, unfit
 from steadymap.bench.methods.batch import Batch
-from steadymap.bench.methods.method import BoundMethod, foreign
 from steadymap.bench.methods.binding import bind_method
+from steadymap.bench.methods.method import BoundMethod, foreign
 from steadymap.bench.network.guard import Guard, LeftChangedError, left_as_it_was
 from steadymap.bench.network.memory import images_at_once
 from steadymap.bench.network.torch_settings import float32

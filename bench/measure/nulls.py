@@ -23,7 +23,7 @@ from steadymap.bench.measure.worker import Worker
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.plan.blocks import cut
-from steadymap.bench.records.schema import OTHER_IMAGE, OTHER_SEED, RANDOM_NETWORK
+from steadymap.bench.records.vocabulary import OTHER_IMAGE, OTHER_SEED, RANDOM_NETWORK
 from steadymap.metrics import Status
 from steadymap.models import Classifier
 

@@ -16,7 +16,7 @@ from steadymap.bench.measure.worker import Worker
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.network.memory import LIKE_A_CPU
 from steadymap.bench.perturbations.cell import Cell
-from steadymap.bench.records.schema import BATCH_OF_ONE, FLOAT64, ON_CPU, ROUNDED
+from steadymap.bench.records.vocabulary import BATCH_OF_ONE, FLOAT64, ON_CPU, ROUNDED
 from steadymap.metrics import Status
 
 # No float32: moving an image by it and back rounds the image, as a perturbation does.

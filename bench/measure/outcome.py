@@ -16,7 +16,8 @@ from steadymap.bench.measure.worker import Timing
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.plan.setup import Setup, recognising
 from steadymap.bench.plan.shards import NULL_VIEWS, NUMERIC, Shard, recorded_as
-from steadymap.bench.records.schema import (
+from steadymap.bench.records.schema import Record
+from steadymap.bench.records.vocabulary import (
     BATCH_OF_ONE,
     INPUT,
     INPUT_METRICS,
@@ -24,7 +25,6 @@ from steadymap.bench.records.schema import (
     RANDOM_NETWORK,
     RECOGNISED,
     REFERENCES,
-    Record,
 )
 from steadymap.metrics import PROBES, Metric, Scores, Status
 

@@ -50,7 +50,8 @@ from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.plan.blocks import block_size
 from steadymap.bench.plan.setup import Setup, recognising, wanted
 from steadymap.bench.plan.shards import NUMERIC, Shard
-from steadymap.bench.records.schema import INPUT, NULLS, RECOGNISED, STEPS, Record
+from steadymap.bench.records.schema import Record
+from steadymap.bench.records.vocabulary import INPUT, NULLS, RECOGNISED, STEPS
 from steadymap.metrics import PROBES, Maps, Metric, Scores, Status, TensorMaps
 from steadymap.metrics.maps import Array
 from steadymap.models import ModelError

@@ -20,7 +20,7 @@ from steadymap.bench.network.passes import LogitsError, Pass, Read, shared_pass
 from steadymap.bench.perturbations.apply import draw_of
 from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, Attack
-from steadymap.bench.records.schema import SHARED
+from steadymap.bench.records.vocabulary import SHARED
 from steadymap.metrics import Maps, Scores, Status, TensorMaps
 from steadymap.models import Classifier
 

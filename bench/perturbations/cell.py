@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steadymap.bench.records.schema import CLEAN
+from steadymap.bench.records.vocabulary import CLEAN
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from steadymap.bench.perturbations.cell import CLEAN_CELL
 from steadymap.bench.plan.blocks import most_methods
 from steadymap.bench.plan.setup import NUMERIC_IMAGES, Setup, wanted
 from steadymap.bench.plan.shards import NULL_VIEWS, NUMERIC, Shard
-from steadymap.bench.records.schema import INPUT
+from steadymap.bench.records.vocabulary import INPUT
 from steadymap.metrics.neighbours import NEIGHBOURS
 
 

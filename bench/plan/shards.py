@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
-from steadymap.bench.records.schema import NULLS, OTHER_SEED, REFERENCES
+from steadymap.bench.records.vocabulary import NULLS, OTHER_SEED, REFERENCES
 
 # What a shard is asked for beside perturbations: all that clean maps are held against; and, of a
 # few images, their maps computed in other ways.

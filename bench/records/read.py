@@ -17,6 +17,16 @@ from steadymap.bench.core.names import printable
 from steadymap.bench.core.safe_csv import parse_csv
 from steadymap.bench.records.manifest_schema import NEEDED, misshapen
 from steadymap.bench.records.schema import SCHEMA, SCHEMA_VERSION, to_frame
+from steadymap.bench.records.vocabulary import (
+    FAMILY,
+    IMAGE_ID,
+    LABEL,
+    METHOD,
+    METRIC,
+    PRED_CLEAN,
+    PRED_PERTURBED,
+    TARGET,
+)
 
 RECORDS = "records.parquet"
 MANIFEST = "manifest.json"
@@ -26,9 +36,9 @@ TIMINGS = "timings.csv"
 MESSAGE_LENGTH = 300
 
 # Columns of CSV files that hold names and identifiers.
-TEXTS = ("image_id", "method", "family", "metric", "kind", "part", "machine")
+TEXTS = (IMAGE_ID, METHOD, FAMILY, METRIC, "kind", "part", "machine")
 # Columns of the records that may be missing: classes, where there is none.
-NULLABLE = ("label", "target", "pred_clean", "pred_perturbed")
+NULLABLE = (LABEL, TARGET, PRED_CLEAN, PRED_PERTURBED)
 # A row takes a byte or two; a file that unpacks to more than this would fill the memory.
 MOST_ROWS_A_BYTE = 1000
 

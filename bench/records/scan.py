@@ -16,13 +16,22 @@ from pandas.api.types import union_categoricals
 from pyarrow.fs import LocalFileSystem
 
 from steadymap.bench.records.read import RECORDS, as_records, finished, in_one_line
-from steadymap.bench.records.schema import (
+from steadymap.bench.records.schema import perturbed_images, to_frame
+from steadymap.bench.records.vocabulary import (
     CLEAN,
+    DETAIL,
+    DRAW,
+    FAMILY,
+    IMAGE_ID,
     INPUT,
+    KEPT,
+    METHOD,
+    METRIC,
     RECOGNISED,
     REFERENCES,
-    perturbed_images,
-    to_frame,
+    SEVERITY,
+    STATUS,
+    VALUE,
 )
 from steadymap.metrics import Status
 
@@ -30,10 +39,10 @@ from steadymap.metrics import Status
 ROWS_AT_ONCE = 1 << 16
 
 # What a metric's numbers are derived from.
-COLUMNS = ["image_id", "kept", "method", "family", "severity", "metric", "value", "status"]
-KINDS = ["method", "family", "metric", "kept", "status"]
-REASONS = ["status", "detail"]
-PAIR = ["image_id", "family", "severity", "draw"]
+COLUMNS = [IMAGE_ID, KEPT, METHOD, FAMILY, SEVERITY, METRIC, VALUE, STATUS]
+KINDS = [METHOD, FAMILY, METRIC, KEPT, STATUS]
+REASONS = [STATUS, DETAIL]
+PAIR = [IMAGE_ID, FAMILY, SEVERITY, DRAW]
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,11 @@ class Scan:
         """Return the metrics of the records, those of the input among them."""
         return list(dict.fromkeys(name.removesuffix(RECOGNISED) for name in self._names()))
 
+    def as_one_image(self) -> pd.DataFrame:
+        """Return records of one image that has a value of everything, in the order of the run."""
+        values: dict[str, Any] = {IMAGE_ID: "", VALUE: 0.0}
+        return self.counts.assign(**values)
+
     def of(self, metric: str) -> pd.DataFrame:
         """Return a metric's records, and those that say whether maps were recognised by it.
 
@@ -71,7 +85,7 @@ class Scan:
         return self.read(names)
 
     def _names(self) -> list[str]:
-        return [str(name) for name in self.counts["metric"].unique()]
+        return [str(name) for name in self.counts[METRIC].unique()]
 
 
 def as_scan(records: pd.DataFrame | Scan) -> Scan:
@@ -79,7 +93,7 @@ def as_scan(records: pd.DataFrame | Scan) -> Scan:
     if isinstance(records, Scan):
         return records
     frame = records
-    return _counted([frame], lambda _: lambda names: frame[frame["metric"].isin(names)][COLUMNS])
+    return _counted([frame], lambda _: lambda names: frame[frame[METRIC].isin(names)][COLUMNS])
 
 
 def scan_run(folder: Path) -> tuple[Scan, dict[str, Any]]:
@@ -103,7 +117,7 @@ def scan_run(folder: Path) -> tuple[Scan, dict[str, Any]]:
         def read(names: Sequence[str]) -> pd.DataFrame:
             with in_one_line(path):
                 source = _dataset(path)
-                wanted = pc.field("metric").isin(pa.array(names, pa.string()))
+                wanted = pc.field(METRIC).isin(pa.array(names, pa.string()))
                 # Each with the same categories, in as few bytes as they fit into: joined as it is.
                 found = [
                     to_frame(batch).astype(known)
@@ -201,15 +215,15 @@ def _counted(
     for part in parts:
         kinds.add(part[KINDS].assign(size=1))
         reasons.add(part[REASONS].assign(size=1))
-        images.add(part[["image_id", "label"]])
-        pairs.add(part[[*PAIR, "kept", "method", "status"]])
+        images.add(part[[IMAGE_ID, "label"]])
+        pairs.add(part[[*PAIR, KEPT, METHOD, STATUS]])
     counts, pictures = kinds.whole(), images.whole()
     known = {
         str(name): dtype
         for name, dtype in (*counts.dtypes.items(), *pictures.dtypes.items())
         if isinstance(dtype, pd.CategoricalDtype)
     }
-    made = perturbed_images(pairs.whole())[[*PAIR, "kept"]]
+    made = perturbed_images(pairs.whole())[[*PAIR, KEPT]]
     return Scan(counts, reasons.whole(), pictures, made, reader(known))
 
 
@@ -222,13 +236,13 @@ def _sizes(keys: list[str]) -> Callable[[pd.DataFrame], pd.DataFrame]:
 
 
 def _labels(frame: pd.DataFrame) -> pd.DataFrame:
-    groups = frame.groupby("image_id", observed=True, sort=False)
+    groups = frame.groupby(IMAGE_ID, observed=True, sort=False)
     return groups["label"].first().reset_index()
 
 
 def _first_of_pairs(frame: pd.DataFrame) -> pd.DataFrame:
     """Keep as many records of each perturbed image as `perturbed_images` looks at."""
-    chosen = frame[~frame["family"].isin((*REFERENCES, CLEAN))]
-    failed = (chosen["method"] == INPUT) & (chosen["status"] == Status.ERROR.value)
+    chosen = frame[~frame[FAMILY].isin((*REFERENCES, CLEAN))]
+    failed = (chosen[METHOD] == INPUT) & (chosen[STATUS] == Status.ERROR.value)
     once = ~chosen[PAIR].assign(failed=failed).duplicated()
     return chosen[once]

@@ -9,87 +9,55 @@ import pandas as pd
 import pyarrow as pa
 
 from steadymap.bench.records.vocabulary import (
-    BATCH_OF_ONE,
     CLEAN,
-    CONTROLS,
-    FLOAT64,
+    DATASET,
+    DETAIL,
+    DRAW,
+    FAMILY,
+    IMAGE_ID,
     INPUT,
-    INPUT_METRICS,
-    NULLS,
-    NUMERICS,
-    ON_CPU,
-    OTHER_IMAGE,
-    OTHER_SEED,
-    OVERALL,
-    RANDOM_NETWORK,
-    RECOGNISED,
+    KEPT,
+    LABEL,
+    METHOD,
+    METRIC,
+    MODEL,
+    PRED_CLEAN,
+    PRED_PERTURBED,
     REFERENCES,
-    ROUNDED,
-    SHARED,
-    STEPS,
-    is_control,
+    RUN_ID,
+    SEVERITY,
+    STATUS,
+    TARGET,
+    VALUE,
 )
 from steadymap.metrics import Status
-
-# Who reads or writes records finds the words they hold here, too.
-__all__ = [
-    "BATCH_OF_ONE",
-    "CLEAN",
-    "COMMON",
-    "CONTROLS",
-    "FLOAT64",
-    "INPUT",
-    "INPUT_METRICS",
-    "NULLS",
-    "NUMERICS",
-    "ON_CPU",
-    "OTHER_IMAGE",
-    "OTHER_SEED",
-    "OVERALL",
-    "PART_SCHEMA",
-    "RANDOM_NETWORK",
-    "RECOGNISED",
-    "REFERENCES",
-    "ROUNDED",
-    "SCHEMA",
-    "SCHEMA_VERSION",
-    "SHARED",
-    "STEPS",
-    "Record",
-    "Source",
-    "is_control",
-    "perturbed_images",
-    "to_frame",
-    "to_part",
-    "with_source",
-]
 
 SCHEMA_VERSION = 1
 
 SCHEMA = pa.schema(
     [
-        pa.field("run_id", pa.dictionary(pa.int32(), pa.string())),
-        pa.field("model", pa.dictionary(pa.int32(), pa.string())),
-        pa.field("dataset", pa.dictionary(pa.int32(), pa.string())),
-        pa.field("image_id", pa.dictionary(pa.int32(), pa.string())),
-        pa.field("label", pa.int32()),
-        pa.field("target", pa.int32()),
-        pa.field("pred_clean", pa.int32()),
-        pa.field("pred_perturbed", pa.int32()),
-        pa.field("kept", pa.bool_()),
-        pa.field("method", pa.dictionary(pa.int32(), pa.string())),
-        pa.field("family", pa.dictionary(pa.int32(), pa.string())),
-        pa.field("severity", pa.float64()),
-        pa.field("draw", pa.int32()),
-        pa.field("metric", pa.dictionary(pa.int32(), pa.string())),
-        pa.field("value", pa.float64()),
-        pa.field("status", pa.dictionary(pa.int32(), pa.string())),
-        pa.field("detail", pa.dictionary(pa.int32(), pa.string())),
+        pa.field(RUN_ID, pa.dictionary(pa.int32(), pa.string())),
+        pa.field(MODEL, pa.dictionary(pa.int32(), pa.string())),
+        pa.field(DATASET, pa.dictionary(pa.int32(), pa.string())),
+        pa.field(IMAGE_ID, pa.dictionary(pa.int32(), pa.string())),
+        pa.field(LABEL, pa.int32()),
+        pa.field(TARGET, pa.int32()),
+        pa.field(PRED_CLEAN, pa.int32()),
+        pa.field(PRED_PERTURBED, pa.int32()),
+        pa.field(KEPT, pa.bool_()),
+        pa.field(METHOD, pa.dictionary(pa.int32(), pa.string())),
+        pa.field(FAMILY, pa.dictionary(pa.int32(), pa.string())),
+        pa.field(SEVERITY, pa.float64()),
+        pa.field(DRAW, pa.int32()),
+        pa.field(METRIC, pa.dictionary(pa.int32(), pa.string())),
+        pa.field(VALUE, pa.float64()),
+        pa.field(STATUS, pa.dictionary(pa.int32(), pa.string())),
+        pa.field(DETAIL, pa.dictionary(pa.int32(), pa.string())),
     ]
 )
 
 # The same without what all records of a run have in common.
-COMMON = ("run_id", "model", "dataset")
+COMMON = (RUN_ID, "model", "dataset")
 PART_SCHEMA = pa.schema([field for field in SCHEMA if field.name not in COMMON])
 
 
@@ -129,15 +97,14 @@ class Record:
 
 def to_part(records: Sequence[Record]) -> pa.Table:
     """Return records as an Arrow table with `PART_SCHEMA`."""
-    columns = {
-        field.name: [getattr(record, field.name) for record in records] for field in fields(Record)
-    }
-    return pa.table(columns, schema=PART_SCHEMA)
+    # Field by field of a record, column by column of the schema.
+    columns = [[getattr(record, field.name) for record in records] for field in fields(Record)]
+    return pa.table(dict(zip(PART_SCHEMA.names, columns, strict=True)), schema=PART_SCHEMA)
 
 
 def with_source(part: pa.Table, source: Source) -> pa.Table:
     """Return records with what they have in common: an Arrow table with `SCHEMA`."""
-    common = [getattr(source, name) for name in COMMON]
+    common = (source.run_id, source.model, source.dataset)
     columns = [
         pa.DictionaryArray.from_arrays(pa.array([0] * len(part), pa.int32()), pa.array([value]))
         for value in common
@@ -147,10 +114,10 @@ def with_source(part: pa.Table, source: Source) -> pa.Table:
 
 def perturbed_images(records: pd.DataFrame) -> pd.DataFrame:
     """Return one row a perturbed image, leaving out those that a family failed to make."""
-    chosen = records[~records["family"].isin((*REFERENCES, CLEAN))]
-    made = chosen[(chosen["method"] != INPUT) | (chosen["status"] != Status.ERROR.value)]
-    key = ["image_id", "family", "severity", "draw"]
-    failed = chosen[(chosen["method"] == INPUT) & (chosen["status"] == Status.ERROR.value)]
+    chosen = records[~records[FAMILY].isin((*REFERENCES, CLEAN))]
+    made = chosen[(chosen[METHOD] != INPUT) | (chosen[STATUS] != Status.ERROR.value)]
+    key = [IMAGE_ID, FAMILY, SEVERITY, DRAW]
+    failed = chosen[(chosen[METHOD] == INPUT) & (chosen[STATUS] == Status.ERROR.value)]
     if len(failed):
         names = pd.MultiIndex.from_frame(failed[key])
         made = made[~pd.MultiIndex.from_frame(made[key]).isin(names)]

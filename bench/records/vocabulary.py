@@ -1,9 +1,28 @@
-"""Words of records: names of families, methods and metrics that mean something of their own.
+"""Words of records: their columns, and names in them that mean something of their own.
 
 Whoever needs the words alone needs neither pandas nor Arrow.
 """
 
 from __future__ import annotations
+
+# Columns. To rename one, change it here.
+RUN_ID = "run_id"
+MODEL = "model"
+DATASET = "dataset"
+IMAGE_ID = "image_id"
+LABEL = "label"
+TARGET = "target"
+PRED_CLEAN = "pred_clean"
+PRED_PERTURBED = "pred_perturbed"
+KEPT = "kept"
+METHOD = "method"
+FAMILY = "family"
+SEVERITY = "severity"
+DRAW = "draw"
+METRIC = "metric"
+VALUE = "value"
+STATUS = "status"
+DETAIL = "detail"
 
 # The family of a record that is about the clean image alone, and the method of one that is about
 # the input rather than a map.

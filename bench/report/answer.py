@@ -17,7 +17,7 @@ from steadymap.bench.analysis.leaderboard import (
     percent,
     significant,
 )
-from steadymap.bench.records.schema import INPUT, OVERALL, REFERENCES, is_control
+from steadymap.bench.records.vocabulary import INPUT, OVERALL, REFERENCES, is_control
 from steadymap.metrics import METRICS, Status
 
 # More are counted: a sentence of twenty names is not read.

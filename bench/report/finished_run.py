@@ -17,7 +17,7 @@ from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.core.names import short_names
 from steadymap.bench.records.read import finished
 from steadymap.bench.records.scan import scan_run
-from steadymap.bench.records.schema import INPUT, is_control
+from steadymap.bench.records.vocabulary import INPUT, is_control
 from steadymap.bench.report.gallery_files import Gallery, read_gallery, read_steps
 from steadymap.bench.report.rank_diagrams import rank_diagrams
 

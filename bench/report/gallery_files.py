@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.records.read import read_csv
-from steadymap.bench.records.schema import CLEAN
+from steadymap.bench.records.vocabulary import CLEAN
 
 FOLDER = "witnesses"
 CHOICE = "witnesses.csv"

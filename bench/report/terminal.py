@@ -24,7 +24,7 @@ from steadymap.bench.analysis.leaderboard import (
     significant,
 )
 from steadymap.bench.core.names import short_names
-from steadymap.bench.records.schema import CLEAN, INPUT, OVERALL, REFERENCES, is_control
+from steadymap.bench.records.vocabulary import CLEAN, INPUT, OVERALL, REFERENCES, is_control
 from steadymap.metrics import METRICS, Status
 
 # Families that go side by side on a screen.

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.plan.shards import NULL_VIEWS, NUMERIC, Shard
-from steadymap.bench.records.schema import INPUT
+from steadymap.bench.records.vocabulary import INPUT
 
 NAME_LENGTH = 32
 

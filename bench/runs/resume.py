@@ -17,7 +17,8 @@ from steadymap.bench.plan.experiment import Experiment
 from steadymap.bench.plan.setup import Setup
 from steadymap.bench.plan.sharding import within_memory
 from steadymap.bench.plan.shards import Shard, recorded_as
-from steadymap.bench.records.schema import INPUT, to_part
+from steadymap.bench.records.schema import to_part
+from steadymap.bench.records.vocabulary import INPUT
 from steadymap.bench.runs.ledger import Ledger
 from steadymap.bench.runs.map_files import write_part_maps
 from steadymap.bench.runs.processes import Blueprint, Parallel, in_processes, threads_of

@@ -18,7 +18,17 @@ from steadymap.bench.core.files import write_whole
 from steadymap.bench.core.safe_csv import csv_text
 from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.plan.shards import NUMERIC, recorded_as
-from steadymap.bench.records.schema import INPUT, REFERENCES, SCHEMA, Source, with_source
+from steadymap.bench.records.schema import SCHEMA, Source, with_source
+from steadymap.bench.records.vocabulary import (
+    DRAW,
+    FAMILY,
+    IMAGE_ID,
+    INPUT,
+    METHOD,
+    REFERENCES,
+    SEVERITY,
+    STATUS,
+)
 from steadymap.bench.runs.ledger import Ledger
 from steadymap.bench.runs.shard_files import Kept, Part, ShardInfo, read_records
 
@@ -26,7 +36,7 @@ from steadymap.bench.runs.shard_files import Kept, Part, ShardInfo, read_records
 ROWS_TOGETHER = 1 << 17
 
 TIMING_COLUMNS = [
-    "machine", "batch", "family", "severity", "draw", "part", "images", "seconds",
+    "machine", "batch", FAMILY, SEVERITY, DRAW, "part", "images", "seconds",
 ]  # fmt: skip
 
 Places = NDArray[np.int64]
@@ -108,7 +118,7 @@ def assemble(path: Path, ledger: Ledger, kept: Kept) -> Assembled:
         with pq.ParquetWriter(file, schema, write_page_checksum=True) as writer:
             for table in _together(_blocks(ledger, kept, assembled)):
                 whole = with_source(table, source)
-                counts = table["status"].value_counts().to_pylist()
+                counts = table[STATUS].value_counts().to_pylist()
                 assembled.statuses.update({row["values"]: row["counts"] for row in counts})
                 assembled.rows += len(whole)
                 writer.write_table(whole)
@@ -178,12 +188,12 @@ def _blocks(ledger: Ledger, kept: Kept, assembled: Assembled) -> Iterator[pa.Tab
 def _chosen(table: pa.Table, wanted: set[tuple[Cell, str]]) -> pa.Table:
     """Return the records that belong to some views and methods."""
     keys = _keys(table)
-    names = ["family", "severity", "draw", "method"]
+    names = [FAMILY, SEVERITY, DRAW, METHOD]
     number = keys.groupby(names, observed=True, sort=False).ngroup()
     first = keys[~number.duplicated()]
     belongs = [
         (recorded_as(cell), spec) in wanted
-        for cell, spec in zip(_cells(first), first["method"].astype(str), strict=True)
+        for cell, spec in zip(_cells(first), first[METHOD].astype(str), strict=True)
     ]
     mask = np.array(belongs, dtype=bool)[number.to_numpy()]
     return table.filter(pa.array(mask))
@@ -195,7 +205,7 @@ def _ordered(table: pa.Table, ledger: Ledger, block: tuple[str, ...]) -> pa.Tabl
     views = {view: place for place, view in enumerate((*ledger.views, NUMERIC))}
     methods = {spec: place for place, spec in enumerate((INPUT, *ledger.methods))}
     images = {image_id: place for place, image_id in enumerate(block)}
-    number = keys.groupby(["family", "severity", "draw"], observed=True, sort=False).ngroup()
+    number = keys.groupby([FAMILY, SEVERITY, DRAW], observed=True, sort=False).ngroup()
     cells = list(_cells(keys[~number.duplicated()]))
     ranks = [
         (views[recorded_as(cell)], REFERENCES.index(cell.family), cell.draw)
@@ -206,22 +216,20 @@ def _ordered(table: pa.Table, ledger: Ledger, block: tuple[str, ...]) -> pa.Tabl
     place_of = np.array([sorted(set(ranks)).index(rank) for rank in ranks])
     order = np.lexsort(
         (
-            keys["method"].astype(str).map(methods).to_numpy(),
+            keys[METHOD].astype(str).map(methods).to_numpy(),
             place_of[number.to_numpy()],
-            keys["image_id"].astype(str).map(images).to_numpy(),
+            keys[IMAGE_ID].astype(str).map(images).to_numpy(),
         )
     )
     return table.take(pa.array(order))
 
 
 def _keys(table: pa.Table) -> pd.DataFrame:
-    frame: pd.DataFrame = table.select(
-        ["image_id", "method", "family", "severity", "draw"]
-    ).to_pandas()
+    frame: pd.DataFrame = table.select([IMAGE_ID, METHOD, FAMILY, SEVERITY, DRAW]).to_pandas()
     return frame
 
 
 def _cells(keys: pd.DataFrame) -> Iterator[Cell]:
-    columns = (keys["family"].astype(str), keys["severity"], keys["draw"])
+    columns = (keys[FAMILY].astype(str), keys[SEVERITY], keys[DRAW])
     for family, severity, draw in zip(*columns, strict=True):
         yield Cell(family, float(severity), int(draw))

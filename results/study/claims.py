@@ -21,7 +21,8 @@ from steadymap.bench.analysis.curves import severity_curves
 from steadymap.bench.analysis.intervals import CONFIDENCE, RESAMPLES, Interval, intervals
 from steadymap.bench.analysis.whose_fault import BIAS, whose_fault
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.records.schema import CLEAN, NULLS, OVERALL, is_control, perturbed_images
+from steadymap.bench.records.schema import perturbed_images
+from steadymap.bench.records.vocabulary import CLEAN, NULLS, OVERALL, is_control
 from steadymap.metrics import METRICS, Status
 
 Values = NDArray[np.float64]

@@ -19,7 +19,8 @@ from steadymap.bench.core.names import file_name
 from steadymap.bench.data.masks import with_masks
 from steadymap.bench.data.open import open_images
 from steadymap.bench.records.read import read_run
-from steadymap.bench.records.schema import CLEAN, RECOGNISED, SCHEMA, to_frame
+from steadymap.bench.records.schema import SCHEMA, to_frame
+from steadymap.bench.records.vocabulary import CLEAN, RECOGNISED
 from steadymap.metrics import Status
 from steadymap.models import MODELS, Framing
 

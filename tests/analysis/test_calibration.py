@@ -29,7 +29,7 @@ from steadymap.bench.analysis.ranks import rank_methods, within_image
 from steadymap.bench.analysis.whose_fault import whose_fault
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.methods.registry import METHODS
-from steadymap.bench.records.schema import (
+from steadymap.bench.records.vocabulary import (
     CONTROLS,
     NULLS,
     OTHER_IMAGE,

@@ -34,7 +34,8 @@ from steadymap.bench.network import memory
 from steadymap.bench.network.memory import SMALL_ACTIVATIONS
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
 from steadymap.bench.records.read import read_run
-from steadymap.bench.records.schema import REFERENCES, SCHEMA
+from steadymap.bench.records.schema import SCHEMA
+from steadymap.bench.records.vocabulary import REFERENCES
 from steadymap.metrics import METRICS, Maps, Metric, evaluate
 from steadymap.models import MODELS, Classifier, load_classifier, write_weights
 

@@ -41,7 +41,8 @@ from steadymap.bench.plan.experiment import make_experiment
 from steadymap.bench.plan.identity import run_id
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.records.read import read_run
-from steadymap.bench.records.schema import INPUT_METRICS, STEPS, perturbed_images
+from steadymap.bench.records.schema import perturbed_images
+from steadymap.bench.records.vocabulary import INPUT_METRICS, STEPS
 from steadymap.bench.report.terminal import footnotes, tables
 from steadymap.metrics import METRICS, Maps, Metric, TensorMaps, evaluate
 from steadymap.metrics.faithfulness import Responses

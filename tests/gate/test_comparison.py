@@ -58,7 +58,7 @@ from steadymap.bench.gate.margins import (
 from steadymap.bench.gate.side import KEPT_METRICS, Side, image_scores, read_side
 from steadymap.bench.gate.verdict import Verdict
 from steadymap.bench.plan.setup import recognising
-from steadymap.bench.records.schema import RECOGNISED
+from steadymap.bench.records.vocabulary import RECOGNISED
 from steadymap.metrics import METRICS
 
 MANIFEST: dict[str, Any] = {

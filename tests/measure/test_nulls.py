@@ -39,7 +39,7 @@ from steadymap.bench.plan import blocks
 from steadymap.bench.plan.blocks import batches, block_size, cut
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare, recognising
-from steadymap.bench.records.schema import (
+from steadymap.bench.records.vocabulary import (
     BATCH_OF_ONE,
     CLEAN,
     FLOAT64,

@@ -43,7 +43,7 @@ from steadymap.bench.network.passes import count_passes
 from steadymap.bench.plan.experiment import make_experiment
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
-from steadymap.bench.records.schema import SHARED
+from steadymap.bench.records.vocabulary import SHARED
 from steadymap.models import Classifier, ModelError, make_classifier
 
 PLAN = Plan(

@@ -32,7 +32,7 @@ from steadymap.bench.perturbations.apply import perturb
 from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
-from steadymap.bench.records.schema import FLOAT64
+from steadymap.bench.records.vocabulary import FLOAT64
 from steadymap.models import Classifier
 
 IMAGES64 = random_images(4).double()

@@ -35,7 +35,7 @@ from steadymap.bench.perturbations.warp import (
 )
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare, recognising
-from steadymap.bench.records.schema import RECOGNISED
+from steadymap.bench.records.vocabulary import RECOGNISED
 from steadymap.metrics import METRICS, Maps, TensorMaps, evaluate
 from steadymap.metrics.single import area_average
 from steadymap.models import Classifier, make_classifier

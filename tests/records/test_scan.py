@@ -41,7 +41,8 @@ from steadymap.bench.records import read as reading
 from steadymap.bench.records import scan as scanning
 from steadymap.bench.records.read import RECORDS, read_run
 from steadymap.bench.records.scan import COLUMNS, PAIR, Scan, as_scan, scan_run
-from steadymap.bench.records.schema import NULLS, SCHEMA, perturbed_images
+from steadymap.bench.records.schema import SCHEMA, perturbed_images
+from steadymap.bench.records.vocabulary import NULLS
 from steadymap.bench.report.finished_run import FinishedRun, curves_of
 from steadymap.bench.report.page import render
 from steadymap.bench.report.rank_diagrams import rank_diagrams, write_diagrams

@@ -28,7 +28,7 @@ from steadymap.bench.data.open import open_images
 from steadymap.bench.gallery.keep import KINDS, choose_witnesses
 from steadymap.bench.plan.experiment import make_experiment
 from steadymap.bench.plan.identity import run_id
-from steadymap.bench.records.schema import CLEAN, NULLS, REFERENCES, is_control
+from steadymap.bench.records.vocabulary import CLEAN, NULLS, REFERENCES, is_control
 from steadymap.bench.report.answer import _listed, answer
 from steadymap.bench.report.figures import as_png, as_svg, new_figure, pareto
 from steadymap.bench.report.finished_run import FinishedRun

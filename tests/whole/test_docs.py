@@ -18,12 +18,12 @@ from steadymap.bench.commands.app import COMMANDS
 from steadymap.bench.commands.list import SECTIONS
 from steadymap.bench.methods.registry import DEFAULT_METHODS
 from steadymap.bench.perturbations.registry import DEFAULT_FAMILIES
-from steadymap.bench.records.schema import (
+from steadymap.bench.records.schema import SCHEMA
+from steadymap.bench.records.vocabulary import (
     CONTROLS,
     INPUT_METRICS,
     RECOGNISED,
     REFERENCES,
-    SCHEMA,
     STEPS,
 )
 from steadymap.metrics import METRICS, Status

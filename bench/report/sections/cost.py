@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from steadymap.bench.analysis.leaderboard import board_metrics, leaderboard
-from steadymap.bench.records.schema import is_control
+from steadymap.bench.records.vocabulary import is_control
 from steadymap.bench.report import figures
 from steadymap.bench.report.answer import metric_name
 from steadymap.bench.report.finished_run import FinishedRun

@@ -8,7 +8,7 @@ from typing import Any
 
 from steadymap.bench.core.names import severity_text
 from steadymap.bench.records.manifest_schema import unit_of
-from steadymap.bench.records.schema import CLEAN
+from steadymap.bench.records.vocabulary import CLEAN
 from steadymap.bench.report import pictures
 from steadymap.bench.report.finished_run import FinishedRun
 from steadymap.bench.report.gallery_files import Gallery

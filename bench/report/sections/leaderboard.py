@@ -16,7 +16,7 @@ from steadymap.bench.analysis.leaderboard import (
     probe_lines,
 )
 from steadymap.bench.core.names import file_name, short_names
-from steadymap.bench.records.schema import OVERALL, is_control
+from steadymap.bench.records.vocabulary import OVERALL, is_control
 from steadymap.bench.report.answer import metric_name
 from steadymap.bench.report.finished_run import FinishedRun
 from steadymap.bench.report.grid import Drawing, Grid, TableCell, probe_cell, score_cell, share_cell

@@ -11,7 +11,7 @@ import yaml
 
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.analysis.leaderboard import Score, board_metrics, percent
-from steadymap.bench.records.schema import OVERALL
+from steadymap.bench.records.vocabulary import OVERALL
 from steadymap.bench.report.answer import metric_name
 from steadymap.bench.report.finished_run import FinishedRun
 from steadymap.bench.report.grid import Grid, TableCell, score_cell
