@@ -437,7 +437,7 @@ def test_a_run_that_is_summarised_from_its_folder_is_that_of_its_records(
     records: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write(tmp_path / "run", records)
-    finish.print_findings(folder, None)
+    finish.print_findings(folder)
     printed = capsys.readouterr().out
     assert "ssim" in printed
     expected = Findings.of(records, KNOWN)
