@@ -42,7 +42,7 @@ ALLOWED: dict[tuple[str, str], tuple[int, str]] = {
     ("bench/data/labelled.py", "importlib.import_module"): (2, "torchvision and datasets, literals"),
     ("bench/data/labelled.py", "datasets.load_dataset"): (1, "pictures that the user named"),
     ("bench/runs/manifest.py", "subprocess"): (1, "git, with fixed arguments"),
-    ("bench/core/on_demand.py", "importlib.import_module"): (1, "our own modules, by literal tables"),
+    ("bench/core/on_demand.py", "importlib.import_module"): (1, "our own modules, literals"),
     ("bench/core/on_demand.py", "function.load"): (1, "one of these"),
     ("bench/core/plugins.py", "entry.load"): (1, "an installed plug-in that the user named"),
     ("bench/core/plugins.py", "importlib.import_module"): (1, "a module that the user named"),
