@@ -146,7 +146,7 @@ for name in {names!r}:
 
 def test_every_function_that_a_metric_names_is_there() -> None:
     named = [metric.on_tensors for metric in METRICS.values() if metric.on_tensors is not None]
-    assert len(named) == len([metric for metric in METRICS.values() if not metric.probes])
+    assert named
     for function in named:
         assert isinstance(function, OnTensors)
         assert callable(getattr(tensors, function.name))
