@@ -1,4 +1,4 @@
-"""Keeping freed memory in the process, so that each pass does not ask the kernel for it again."""
+"""The machine: what its speed depends on, the memory that is used, and the heap that is kept."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from steadymap.bench.core.linux import proc_bytes
 
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
@@ -61,22 +63,14 @@ def peak_memory(device: torch.device) -> dict[str, int]:
     Where nobody says what is resident, that is left out.
     """
     peak = {}
-    resident = _peak_resident(Path("/proc/self/status"))
+    # The process's own; `getrusage` would give that of the process it came from.
+    resident = proc_bytes(Path("/proc/self/status"), "VmHWM")
     if resident is not None:
         peak["resident"] = resident
     if device.type == "cuda":
         peak["cuda_allocated"] = torch.cuda.max_memory_allocated(device)
         peak["cuda_reserved"] = torch.cuda.max_memory_reserved(device)
     return peak
-
-
-def _peak_resident(status: Path) -> int | None:
-    """Return the process's own peak; `getrusage` would give that of the process it came from."""
-    try:
-        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:  # not Linux
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:
