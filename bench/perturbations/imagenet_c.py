@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steadymap.bench.core.errors import message_of
+
 LEVELS = (1.0, 2.0, 3.0, 4.0, 5.0)
 # Of either side, in pixels: what the package takes.
 LEAST_SIDE = 32
@@ -56,8 +58,7 @@ def missing() -> str | None:
     try:
         _package()
     except ImportError as error:
-        reason = " ".join(str(error).split())
-        return f"needs pip install 'steadymap[corruptions]' ({reason})"
+        return f"needs pip install 'steadymap[corruptions]' ({message_of(error)})"
     return None
 
 

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import steadymap.metrics
 import steadymap.models
-from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.errors import ConfigError, first_error
 from steadymap.bench.core.metric_registry import METRIC_SHELF
 from steadymap.bench.core.plugins import Shelf
 from steadymap.bench.methods.registry import METHOD_SHELF
@@ -178,9 +178,7 @@ class Ledger:
         try:
             found: Ledger = TypeAdapter(cls).validate_python(content)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise ConfigError(f"{source} is damaged: {key}: {first['msg']}") from error
+            raise ConfigError(f"{source} is damaged: {first_error(error)}") from error
         missing = [key for key in FIXED if key not in found.fixed]
         missing += [key for key in ("nulls",) if key not in found.others]
         missing += [one for one in found.ids if one not in found.labels]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
 
 import pandas as pd
 import torch
@@ -41,7 +40,7 @@ def write_part_maps(path: Path, outcome: Outcome) -> None:
     tensors |= {MAP + spec: maps for spec, maps in outcome.attributions.items()}
     tensors |= {DELTAS + spec: deltas for spec, deltas in outcome.deltas.items()}
     content = save({name: one.contiguous() for name, one in tensors.items() if one is not None})
-    write_whole(path, _writes(content))
+    write_whole(path, content)
 
 
 def write_maps(folder: Path, ledger: Ledger, kept: Kept) -> None:
@@ -62,8 +61,7 @@ def write_maps(folder: Path, ledger: Ledger, kept: Kept) -> None:
     cells = (CLEAN_CELL, *ledger.cells)
     rows = [(one, cell.family, cell.severity, cell.draw) for one in ledger.ids for cell in cells]
     index = pd.DataFrame(rows, columns=["image_id", "family", "severity", "draw"])
-    text = csv_text(index.reset_index(names="row")).encode()
-    write_whole(folder / "index.csv", lambda file: file.write(text))
+    write_whole(folder / "index.csv", csv_text(index.reset_index(names="row")).encode())
 
     def gathered(name: str, spec: str) -> Tensor | None:
         return _gathered([*_pieces(ledger, kept, spec, name)])
@@ -82,11 +80,7 @@ def write_maps(folder: Path, ledger: Ledger, kept: Kept) -> None:
 
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     content = save({name: one.contiguous() for name, one in tensors.items()}, metadata=metadata)
-    write_whole(path, _writes(content))
-
-
-def _writes(content: bytes) -> Callable[[IO[bytes]], object]:
-    return lambda file: file.write(content)
+    write_whole(path, content)
 
 
 def _pieces(
