@@ -19,6 +19,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from steadymap.bench.checks import networks as known
+from steadymap.bench.core.errors import one_line
 from steadymap.bench.methods.baselines import BASELINES
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.method import BoundMethod, Capability, Engine
@@ -76,22 +77,20 @@ class Subject:
 
     def having(self, name: str, value: object) -> Subject:
         """Return the same with another value of a parameter."""
-        parameters = tuple((key, value if key == name else old) for key, old in self.parameters())
+        parameters = tuple(
+            (key, value if key == name else old) for key, old in self.method.parameters
+        )
         return replace(self, method=replace(self.method, parameters=parameters))
 
-    def parameters(self) -> tuple[tuple[str, object], ...]:
-        """Return name and value of every parameter."""
-        return self.method.parameters
-
-    def agree(self, found: Tensor, expected: Tensor) -> Finding:
+    def agree(self, maps: Tensor, expected: Tensor) -> Finding:
         """Pass where maps are the same up to rounding, relative to the largest expected value.
 
         A method that takes as many steps as it needs promises no more than it stops at.
         """
-        if found.shape != expected.shape:
-            return Finding("failed", f"shape {tuple(found.shape)}, not {tuple(expected.shape)}")
+        if maps.shape != expected.shape:
+            return Finding("failed", f"shape {tuple(maps.shape)}, not {tuple(expected.shape)}")
         tolerance = SETTLED if self.method.adaptive else TOLERANCE
-        distance = float((found - expected).abs().max())
+        distance = float((maps - expected).abs().max())
         largest = float(expected.abs().max())
         if distance <= tolerance * largest:
             return PASSED
@@ -142,7 +141,7 @@ def _closed_form(method: BoundMethod, weights: Tensor, batch: Batch) -> Tensor |
     if form is None:
         return None
     asked = inspect.signature(form).parameters.values()
-    names = {one.name for one in asked if one.kind is one.KEYWORD_ONLY}
+    names = {parameter.name for parameter in asked if parameter.kind is parameter.KEYWORD_ONLY}
     return form(weights, batch, **{key: v for key, v in method.parameters if key in names})
 
 
@@ -177,10 +176,10 @@ def antisymmetric(subject: Subject) -> Finding:
         return _inapplicable("there is no baseline to choose")
     start, end = known.images(2, seed=1).split(1)
     network = known.between(known.convolutional(), start, end)
-    there = batch_of(torch.ones_like(end))
-    back = replace(there, images=torch.zeros_like(end))
-    found = subject.having("baseline", "white").explain(network, back)
-    return subject.agree(found, -subject.having("baseline", "black").explain(network, there))
+    to_white = batch_of(torch.ones_like(end))
+    to_black = replace(to_white, images=torch.zeros_like(end))
+    back = subject.having("baseline", "white").explain(network, to_black)
+    return subject.agree(back, -subject.having("baseline", "black").explain(network, to_white))
 
 
 def at_baseline(subject: Subject) -> Finding:
@@ -208,8 +207,8 @@ def completeness(subject: Subject) -> Finding:
     before = torch.stack([network(images) for images in start.images(batch)]).mean(dim=0)
     delta = (network(batch.images) - before).gather(1, batch.targets[:, None])[:, 0]
 
-    def error(one: Subject) -> Tensor:
-        return (one.explain(network, batch).sum(dim=(1, 2, 3)) - delta).abs()
+    def error(tried: Subject) -> Tensor:
+        return (tried.explain(network, batch).sum(dim=(1, 2, 3)) - delta).abs()
 
     if not isinstance(subject.parameter("steps"), int):
         return subject.agree(subject.explain(network, batch).sum(dim=(1, 2, 3)), delta)
@@ -228,15 +227,15 @@ def scaling(subject: Subject) -> Finding:
     if degree is None:
         return _inapplicable("its map has no fixed power of the logits")
     network, batch = known.convolutional(), batch_of(known.images(IMAGES))
-    found = subject.explain(known.scaled(network, 3.0, 7.0), batch)
-    return subject.agree(found, 3**degree * subject.explain(network, batch))
+    scaled = subject.explain(known.scaled(network, 3.0, 7.0), batch)
+    return subject.agree(scaled, 3**degree * subject.explain(network, batch))
 
 
 def reparametrisation(subject: Subject) -> Finding:
     """Hidden channels in another order and scale make the same function, and the same map."""
     network, batch = known.convolutional(), batch_of(known.images(IMAGES))
-    found = subject.explain(known.reparametrised(network), batch)
-    return subject.agree(found, subject.explain(network, batch))
+    other = subject.explain(known.reparametrised(network), batch)
+    return subject.agree(other, subject.explain(network, batch))
 
 
 def normalisation(subject: Subject) -> Finding:
@@ -258,11 +257,10 @@ def batching(subject: Subject) -> Finding:
             image_ids=tuple(batch.image_ids[row] for row in rows),
         )
         for at_once in (1, 3, 1000):
-            found = subject.explain(network, replace(chosen, at_once=at_once))
-            finding = subject.agree(found, together[rows])
+            maps = subject.explain(network, replace(chosen, at_once=at_once))
+            finding = subject.agree(maps, together[rows])
             if finding.result == "failed":
-                what = f"images {rows}, {at_once} at once: {finding.reason}"
-                return Finding("failed", what)
+                return Finding("failed", f"images {rows}, {at_once} at once: {finding.reason}")
     return PASSED
 
 
@@ -290,7 +288,8 @@ def state(subject: Subject) -> Finding:
             "modules": [(name, id(part), part.training) for name, part in named()],
             "hooks": [[len(getattr(part, kind)) for kind in hooks] for _, part in named()],
             "gradients": [
-                (one.requires_grad, one.grad is None) for one in network.module.parameters()
+                (weight.requires_grad, weight.grad is None)
+                for weight in network.module.parameters()
             ],
             "images": (batch.images.requires_grad, torch.equal(batch.images, images)),
             "targets": torch.equal(batch.targets, targets),
@@ -351,13 +350,13 @@ def shortcut(subject: Subject) -> Finding:
     network, batch = known.convolutional(), batch_of(known.images(IMAGES))
     if subject.engine == "own" and method.method.share is not None:
         reads = [method.method.share.reads]
-        found = method.read(shared_pass(network, batch.images, batch.targets, reads, 3))
+        maps = method.read(shared_pass(network, batch.images, batch.targets, reads, 3))
     elif method.adaptive:
         path = method.nested(network, batch)
-        found = path.at(path.settled)
+        maps = path.at(path.settled)
     else:
         return _inapplicable("a run takes the map as it is explained")
-    return subject.agree(found, subject.explain(network, batch))
+    return subject.agree(maps, subject.explain(network, batch))
 
 
 def captum(subject: Subject) -> Finding:
@@ -371,18 +370,18 @@ def captum(subject: Subject) -> Finding:
     return subject.agree(subject.explain(network, batch), theirs)
 
 
-def _depends(found: Tensor, other: Tensor, *, expected: bool, what: str) -> Finding:
-    same = found.shape == other.shape and torch.equal(found, other)
+def _depends(maps: Tensor, other: Tensor, *, expected: bool, what: str) -> Finding:
+    same = maps.shape == other.shape and torch.equal(maps, other)
     if same != expected:
         return PASSED
     return Finding("failed", f"{'does not depend' if expected else 'depends'} on {what}")
 
 
-def _declared(subject: Subject, capability: Capability, found: Tensor, usual: Tensor) -> Finding:
+def _declared(subject: Subject, capability: Capability, maps: Tensor, usual: Tensor) -> Finding:
     """Pass where maps stay, or change, as the method declares."""
     if subject.method.method.capabilities is None:
         return _inapplicable("no capabilities are declared")
-    agreed = subject.agree(found, usual)
+    agreed = subject.agree(maps, usual)
     moves = agreed.result == "failed"
     expected = {"shift_invariant": False, "stochastic": True}[capability]
     if moves == (subject.method.can(capability) == expected):
@@ -461,8 +460,7 @@ def _carried_out(check: Check, subject: Subject) -> Finding:
     try:
         return check.run(subject)
     except Exception as error:  # noqa: BLE001 - a method may raise anything; the table says what
-        text = " ".join(str(error).split())
-        return Finding("failed", f"{type(error).__name__}: {text}")
+        return Finding("failed", one_line(error))
 
 
 def check_table(findings: dict[str, dict[str, Finding]]) -> Table:
@@ -476,18 +474,18 @@ def check_table(findings: dict[str, dict[str, Finding]]) -> Table:
     table.add_column("result", no_wrap=True)
     table.add_column("checks", overflow="fold")
     for spec, by_check in findings.items():
-        passed = [name for name, found in by_check.items() if found.result == "passed"]
+        passed = [name for name, finding in by_check.items() if finding.result == "passed"]
         table.add_row(spec, f"{len(passed)} passed", ", ".join(passed))
         by_reason: dict[str, list[str]] = {}
-        for name, found in by_check.items():
-            if found.result == "not applicable":
-                by_reason.setdefault(found.reason, []).append(name)
+        for name, finding in by_check.items():
+            if finding.result == "not applicable":
+                by_reason.setdefault(finding.reason, []).append(name)
         count = sum(map(len, by_reason.values()))
         for place, (reason, names) in enumerate(by_reason.items()):
             label = f"{count} not applicable" if not place else ""
             table.add_row("", label, escape(f"{', '.join(names)}: {reason}"), style="dim")
-        for name, found in by_check.items():
-            if found.result == "failed":
-                table.add_row("", "FAILED", escape(f"{name}: {found.reason}"), style="bold red")
+        for name, finding in by_check.items():
+            if finding.result == "failed":
+                table.add_row("", "FAILED", escape(f"{name}: {finding.reason}"), style="bold red")
         table.add_section()
     return table

@@ -13,10 +13,7 @@ from steadymap.bench.commands.compare import ROOT_HELP, RUN_HELP, show_verdict, 
 from steadymap.bench.core.console import EXIT_CELLS_FAILED, EXIT_FAILED, RUNS, console_of, line, say
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.files import make_folder, refuse_links
-from steadymap.bench.gate.baseline_runs import (
-    BASELINES_FOLDER,
-    open_baseline,
-)
+from steadymap.bench.gate.baseline_runs import BASELINES_FOLDER, open_baseline
 from steadymap.bench.gate.comparison import FAIL
 from steadymap.bench.gate.formats import append_summary, write_outputs
 from steadymap.bench.gate.margins import read_margins

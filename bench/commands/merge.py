@@ -8,10 +8,7 @@ from typing import Annotated
 import typer
 
 from steadymap.bench.commands.finish import print_findings, put_together, see_errors
-from steadymap.bench.core.console import (
-    EXIT_CELLS_FAILED,
-    say,
-)
+from steadymap.bench.core.console import EXIT_CELLS_FAILED, say
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.files import make_folder
 from steadymap.bench.runs import folder as store

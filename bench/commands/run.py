@@ -22,12 +22,7 @@ from rich.table import Table
 
 from steadymap.bench.commands.finish import print_findings, put_together, see_errors
 from steadymap.bench.commands.interrupts import interruptible, summarising
-from steadymap.bench.core.console import (
-    EXIT_INTERRUPTED,
-    RUNS,
-    console_of,
-    say,
-)
+from steadymap.bench.core.console import EXIT_INTERRUPTED, RUNS, console_of, say
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.files import make_folder
 from steadymap.bench.core.machine import git_state, peak_memory, retain_heap
