@@ -26,9 +26,9 @@ class PluginError(ValueError):
     """A plug-in that cannot be had: which, of whom, and why."""
 
 
-def one_line(error: BaseException, most: int | None = MESSAGE_LENGTH) -> str:
+def one_line(error: BaseException, length: int | None = MESSAGE_LENGTH) -> str:
     """Return an exception's type and its message, cut to so many signs, in one line."""
-    text = " ".join(str(error).split())[:most]
+    text = " ".join(str(error).split())[:length]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

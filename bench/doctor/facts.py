@@ -69,7 +69,7 @@ def look(probe: Probe) -> list[Fact]:
     except BaseException as error:  # noqa: BLE001 - as above
         result: Result = "failed" if probe.needed else "warning"
         # Whole: half a password would not be known for one.
-        facts.append(Fact(probe.name, one_line(error, None), result, probe.advice))
+        facts.append(Fact(probe.name, one_line(error, length=None), result, probe.advice))
     hidden = private_words()
     return [
         replace(fact, value=hide(fact.value, hidden)[:LENGTH], advice=hide(fact.advice, hidden))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from support import CLASSES, SIDE, linear_network, random_images, seeded
+from support import linear_network, python, random_images, tiny
 from torch import Tensor
 
 from steadymap.bench.commands.time import agreement_table, timing_notes, timing_table
@@ -37,7 +35,7 @@ from steadymap.bench.measure.timing import (
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.method import BoundMethod, Method
 from steadymap.bench.methods.registry import METHODS
-from steadymap.models import Classifier, make_classifier
+from steadymap.models import Classifier
 
 SPECS = ("gradient", "integrated_gradients:baseline=black,steps=3", "grad_cam:relu=true")
 COURSE = Course("compact", None, SPECS, batch=2, repeats=3, fresh=False, keep_heap=False)
@@ -122,7 +120,7 @@ def test_what_does_not_apply_is_not_timed() -> None:
     class Linear(Course):
         def load(self, device: str) -> Classifier:
             assert device == "cpu"
-            return make_classifier(seeded(linear_network), (SIDE, SIDE), CLASSES)
+            return tiny(linear_network)
 
     course = Linear(
         "", None, ("grad_cam:relu=true", "gradient"), 2, 2, fresh=False, keep_heap=False
@@ -136,10 +134,10 @@ def test_what_does_not_apply_is_not_timed() -> None:
 
 def test_a_device_agrees_with_itself() -> None:
     found = agreement(COURSE, IMAGES, "cpu")
-    assert [one.method for one in found] == list(SPECS)
-    for one in found:
-        assert (one.device, one.relative_l2) == ("cpu", 0.0)
-        assert one.rank == pytest.approx(1.0, abs=1e-12)
+    assert [row.method for row in found] == list(SPECS)
+    for row in found:
+        assert (row.device, row.relative_l2) == ("cpu", 0.0)
+        assert row.rank == pytest.approx(1.0, abs=1e-12)
     assert "0.0e+00" in shown(agreement_table(found))
 
 
@@ -197,18 +195,11 @@ def test_the_memory_of_a_fresh_process_is_its_own() -> None:
         pytest.skip("nobody says here what is resident")
     large = torch.ones(1 << 28)  # 1 GiB, touched
     code = """
-        from steadymap.bench.runs.manifest import peak_memory
+        from steadymap.bench.core.machine import peak_memory
         import torch
         print(peak_memory(torch.device("cpu"))["resident"])
     """
-    assert int(in_a_process(code)) < large.nbytes < peak_memory(torch.device("cpu"))["resident"]
-
-
-def in_a_process(code: str) -> str:
-    done = subprocess.run(  # noqa: S603 - our own code
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
+    assert int(python(code).stdout) < large.nbytes < peak_memory(torch.device("cpu"))["resident"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted on Linux")
@@ -229,7 +220,7 @@ def test_a_retained_heap_asks_the_kernel_for_less() -> None:
             once()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     """
-    kept, given_back = (int(in_a_process(code.format(retain=keep))) for keep in (True, False))
+    kept, given_back = (int(python(code.format(retain=keep)).stdout) for keep in (True, False))
     if kept < 0:
         pytest.skip("this is not glibc")
     assert kept * 10 < given_back
@@ -237,8 +228,8 @@ def test_a_retained_heap_asks_the_kernel_for_less() -> None:
 
 def test_the_library_leaves_the_heap_alone() -> None:
     code = """
-        import steadymap.bench.heap as heap
-        heap.retain_heap = None  # a call would raise
+        import steadymap.bench.core.machine as machine
+        machine.retain_heap = None  # a call would raise
         import torch
         from steadymap.bench import Plan, run
         from steadymap.models import load_classifier
@@ -248,7 +239,8 @@ def test_the_library_leaves_the_heap_alone() -> None:
         )
         print(len(run(load_classifier("compact"), torch.rand(2, 3, 64, 64), plan)))
     """
-    assert in_a_process(code) == "6"
+    done = python(code)
+    assert done.stdout == "6\n", done.stderr
 
 
 def test_importing_the_package_alone_loads_no_torch() -> None:
@@ -257,7 +249,7 @@ def test_importing_the_package_alone_loads_no_torch() -> None:
         import steadymap.bench.start
         print("torch" in sys.modules)
     """
-    assert in_a_process(code) == "False"
+    assert python(code).stdout == "False\n"
 
 
 def test_every_name_of_the_package_is_there() -> None:
