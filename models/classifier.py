@@ -155,13 +155,7 @@ class Classifier:
             ModelError: the network cannot be copied.
         """
         tensors = [*self.module.parameters(), *self.module.buffers()]
-        try:
-            module = copy.deepcopy(self.module, {id(tensor): tensor for tensor in tensors})
-        except Exception as error:  # a module may hold anything; the line below says what failed
-            raise ModelError(
-                f"{self.name} cannot be copied for a second worker ({error}); use --jobs 1"
-            ) from error
-        return replace(self, module=module)
+        return self._copied({id(tensor): tensor for tensor in tensors})
 
     def copy(self) -> Classifier:
         """Return a copy with weights of its own, for another thread where any may be written to.
@@ -169,11 +163,15 @@ class Classifier:
         Raises:
             ModelError: the network cannot be copied.
         """
+        return self._copied({})
+
+    def _copied(self, shared: dict[int, Tensor]) -> Classifier:
+        """Return a copy that has these tensors, by their ids, in common with this one."""
         try:
-            module = copy.deepcopy(self.module)
+            module = copy.deepcopy(self.module, shared)
         except Exception as error:  # a module may hold anything; the line below says what failed
             raise ModelError(
-                f"{self.name} cannot be copied for a second worker ({error}); use --workers 1"
+                f"{self.name} cannot be copied for a second worker ({error}); use --jobs 1"
             ) from error
         return replace(self, module=module)
 
@@ -314,11 +312,11 @@ def make_classifier(
     name = type(network).__name__
     size = input_size.size if isinstance(input_size, Framing) else input_size
     # Looked at as an object: a caller without type hints may give anything.
-    given: object = size
+    sides: object = size
     if not (
-        isinstance(given, tuple)
-        and len(given) == 2  # noqa: PLR2004 - height and width
-        and all(isinstance(side, int) and side > 0 for side in given)
+        isinstance(sides, tuple)
+        and len(sides) == 2  # noqa: PLR2004 - height and width
+        and all(isinstance(side, int) and side > 0 for side in sides)
     ):
         raise ModelError(f"{name}: input_size must be (height, width) in pixels, got {size!r}")
     framing = input_size if isinstance(input_size, Framing) else Framing(input_size)

@@ -141,17 +141,17 @@ def last_plane(network: nn.Module, size: tuple[int, int]) -> CamLayer | None:
         size: height and width of its input.
     """
     height, width = size
-    found: list[str] = []
+    paths: list[str] = []
 
     def note(path: str, output: object) -> None:
         if not isinstance(output, Tensor):
             return
         if output.ndim == DIMENSIONS["tokens"] and output.shape[1] > 1:
-            found.clear()
+            paths.clear()
         if output.ndim == DIMENSIONS["channels_first"]:
             rows, columns = output.shape[2:]
             if min(rows, columns) > 1 and abs(rows - columns * height / width) <= 1:
-                found.append(path)
+                paths.append(path)
 
     hooks = [
         part.register_forward_hook(lambda _m, _i, output, path=path: note(path, output))
@@ -165,7 +165,7 @@ def last_plane(network: nn.Module, size: tuple[int, int]) -> CamLayer | None:
     finally:
         for hook in hooks:
             hook.remove()
-    return CamLayer(found[-1]) if found else None
+    return CamLayer(paths[-1]) if paths else None
 
 
 def _counted(layer: CamLayer, network: nn.Module) -> CamLayer:

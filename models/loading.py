@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 
 from steadymap.models.classifier import Classifier, make_classifier
-from steadymap.models.errors import ModelError
+from steadymap.models.errors import ModelError, did_you_mean, one_line
 from steadymap.models.lite import open_lite
 from steadymap.models.pretrained import open_hub, open_timm, open_torchvision
 from steadymap.models.registry import HANDS, LITE, MODEL_FORMS, MODELS
@@ -52,10 +51,8 @@ def load_classifier(
     elif ":" in spec:
         classifier = _factory(spec, weights)
     else:
-        near = difflib.get_close_matches(spec, [*MODELS, LITE], n=1)
-        hint = (
-            f"did you mean {near[0]}?" if near else f"known: {', '.join([*MODELS, *MODEL_FORMS])}"
-        )
+        known = f"known: {', '.join([*MODELS, *MODEL_FORMS])}"
+        hint = did_you_mean(spec, [*MODELS, LITE], known)
         raise ModelError(f"model: unknown name {spec!r}; {hint}")
     classifier.module.to(device)
     return replace(classifier, name=spec)
@@ -85,7 +82,7 @@ def _factory(spec: str, weights: Path | None) -> Classifier:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # a user's code may raise anything; the line says where
-        reason = f"{type(error).__name__}: {error}"
+        reason = one_line(error)
         raise ModelError(f"model: cannot import {module_name!r} for {spec!r}: {reason}") from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
@@ -93,7 +90,7 @@ def _factory(spec: str, weights: Path | None) -> Classifier:
     try:
         classifier = factory()
     except Exception as error:  # as above
-        raise ModelError(f"model: {spec} failed: {type(error).__name__}: {error}") from error
+        raise ModelError(f"model: {spec} failed: {one_line(error)}") from error
     if not isinstance(classifier, Classifier):
         raise ModelError(
             f"model: {spec} returned {type(classifier).__name__}, not a Classifier; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
 import urllib.error
@@ -23,7 +22,7 @@ from steadymap.models.classifier import (
     make_classifier,
     settle_norms,
 )
-from steadymap.models.errors import ModelError
+from steadymap.models.errors import ModelError, did_you_mean, one_line
 from steadymap.models.layers import CamLayer, hub_layer, timm_layer, torchvision_layer
 from steadymap.models.weights import Weights, fit_weights, read_weights
 
@@ -57,7 +56,7 @@ def open_torchvision(spec: str, weights: Path | None) -> Classifier:
     if name not in known:
         raise ModelError(
             f"model: torchvision has no classifier {name!r}; "
-            f"{_near(name, known, 'see torchvision.models.list_models()')}"
+            f"{did_you_mean(name, known, 'see torchvision.models.list_models()')}"
         )
     if (weights is None) == (label == ""):
         raise ModelError(
@@ -153,9 +152,8 @@ def open_timm(spec: str, weights: Path | None) -> Classifier:
         )
     if not timm.is_model(name):
         known = timm.list_models()
-        raise ModelError(
-            f"model: timm has no network {name!r}; {_near(name, known, 'see timm.list_models()')}"
-        )
+        hint = did_you_mean(name, known, "see timm.list_models()")
+        raise ModelError(f"model: timm has no network {name!r}; {hint}")
     loaded = None if weights is None else read_weights(weights)
     names = None
     with torch.random.fork_rng():
@@ -195,7 +193,7 @@ def _timm_trained(timm: ModuleType, name: str) -> nn.Module:
     except Exception as error:  # timm and its clients raise many kinds; the line says what
         raise ModelError(
             f"model: the weights of timm:{name} are not on this machine and cannot be "
-            f"downloaded ({_short(error)}); load them once with a network, or use "
+            f"downloaded ({one_line(error)}); load them once with a network, or use "
             f"timm:{name}@random or --weights FILE"
         ) from error
     return network
@@ -267,7 +265,7 @@ def open_hub(spec: str, weights: Path | None) -> Classifier:
             )
         except Exception as error:  # transformers raises many kinds; the line says what
             raise ModelError(
-                f"model: hf:{spec} holds no image classifier with its processor ({_short(error)})"
+                f"model: hf:{spec} holds no image classifier with its processor ({one_line(error)})"
             ) from error
     framing, normalization = hub_preset(spec, processor.to_dict())
     labels = model.config.id2label
@@ -290,7 +288,7 @@ def _hub_folder(spec: str) -> Path:
     except Exception as error:
         raise ModelError(
             f"model: hf:{spec} is not on this machine and cannot be downloaded "
-            f"({_short(error)}); load it once with a network, or give hf:FOLDER of a saved one"
+            f"({one_line(error)}); load it once with a network, or give hf:FOLDER of a saved one"
         ) from error
 
 
@@ -324,9 +322,9 @@ def _hub_file(repository: str, name: str) -> Path:
         ConnectionError: the hub is out of reach; its client would try again for a minute.
     """
     hub = importlib.import_module("huggingface_hub")
-    found = hub.try_to_load_from_cache(repository, name)
-    if isinstance(found, str):
-        return Path(found)
+    cached = hub.try_to_load_from_cache(repository, name)
+    if isinstance(cached, str):
+        return Path(cached)
     if hub.constants.HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE is set")
     reach(hub.constants.ENDPOINT, HUB_PATIENCE)
@@ -409,14 +407,3 @@ def load_extra(package: str, extra: str, spec: str) -> ModuleType:
         raise ModelError(
             f"model: {spec} needs {package}: pip install 'steadymap[{extra}]'"
         ) from error
-
-
-def _near(name: str, known: list[str], otherwise: str) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else otherwise
-
-
-def _short(error: Exception) -> str:
-    """Return the beginning of what an exception says, on one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__

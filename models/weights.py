@@ -14,9 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from steadymap.models.errors import ModelError
-
-MOST_SHOWN = 200
+from steadymap.models.errors import ModelError, shown
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
@@ -54,7 +52,7 @@ def _read_safetensors(path: Path) -> Weights:
             text = (file.metadata() or {}).get("class_names")
     except Exception as error:  # broken files raise anything; each means the same here
         raise ModelError(
-            f"weights: {_shown(path.name)} is not a safetensors file: {_shown(str(error))}"
+            f"weights: {shown(path.name)} is not a safetensors file: {shown(str(error))}"
         ) from error
     return Weights(tensors, None if text is None else _class_names(path, text))
 
@@ -120,12 +118,6 @@ def _plain(tensor: Tensor) -> bool:
     )
 
 
-def _shown(text: str) -> str:
-    """Write a name so that it is one line, and no more than one."""
-    line = "".join(sign if sign.isprintable() else " " for sign in text)
-    return line if len(line) <= MOST_SHOWN else f"{line[:MOST_SHOWN]}..."
-
-
 def fit_weights(network: nn.Module, weights: Weights, source: str) -> None:
     """Copy weights into a network; every name and shape must match.
 
@@ -134,9 +126,9 @@ def fit_weights(network: nn.Module, weights: Weights, source: str) -> None:
     """
     own = network.state_dict()
     problems = [f"missing {name}" for name in own if name not in weights.tensors]
-    problems += [f"unexpected {_shown(name)}" for name in weights.tensors if name not in own]
+    problems += [f"unexpected {shown(name)}" for name in weights.tensors if name not in own]
     problems += [
-        f"{_shown(name)} is not a dense tensor of real numbers"
+        f"{shown(name)} is not a dense tensor of real numbers"
         for name, tensor in weights.tensors.items()
         if not _plain(tensor)
     ]

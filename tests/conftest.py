@@ -1,33 +1,70 @@
-"""Classifiers that every test file may use."""
+"""Classifiers and the command line, for every test file."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
-from support import CLASSES, SIDE, conv_network, linear_network, seeded
+from pages import BROWSER, DRIVER
+from support import Command, Done, call, conv_network, linear_network, tiny
 
-from steadymap.models import Classifier, make_classifier
+from steadymap.models import Classifier
 
 
 @pytest.fixture
 def conv() -> Classifier:
-    return make_classifier(seeded(conv_network), (SIDE, SIDE), CLASSES)
+    return tiny()
 
 
 @pytest.fixture
 def conv64() -> Classifier:
-    return make_classifier(seeded(conv_network).double(), (SIDE, SIDE), CLASSES)
+    return tiny(lambda: conv_network().double())
 
 
 @pytest.fixture
 def linear64() -> Classifier:
-    return make_classifier(seeded(linear_network).double(), (SIDE, SIDE), CLASSES)
+    return tiny(lambda: linear_network().double())
 
 
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
-    return replace(make_classifier(seeded(conv_network), (SIDE, SIDE), CLASSES), name="tiny")
+    return replace(tiny(), name="tiny")
+
+
+@pytest.fixture
+def steadymap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Return what runs a command in this process, in an empty folder unless it is left."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> Done:
+        capsys.readouterr()
+        code = call(monkeypatch, *arguments)
+        return Done(code, *capsys.readouterr())
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Yield a browser without a window."""
+    if not BROWSER or not DRIVER:
+        pytest.skip("no Chromium with its driver here (Debian: chromium chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -569,8 +569,8 @@ MUTANTS = (
     Mutant(
         "half a file left behind",
         "bench/core/files.py",
-        "            temporary.unlink(missing_ok=True)\n        reason",
-        "            pass\n        reason",
+        "            temporary.unlink(missing_ok=True)\n        raise ConfigError(",
+        "            pass\n        raise ConfigError(",
         ENDURANCE_TESTS,
     ),
     Mutant(

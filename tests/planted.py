@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from steadymap.bench.api import measure_side
-from steadymap.bench.commands.train import Recipe, train
+from steadymap.bench.commands.train import Training, train
 from steadymap.bench.data.open import open_images
 from steadymap.bench.gate.comparison import FAIL, INCONCLUSIVE, compare
 from steadymap.bench.gate.differences import differences
@@ -91,7 +91,8 @@ def instead(name: str, method: Method) -> Iterator[None]:
 
 def other_weights() -> Side:
     """Explain a network of another seed, which is right less often."""
-    network, _ = train("compact", "hands:1500", Recipe(epochs=6, seed=1), torch.device("cpu"), say)
+    few = Training(data="hands:1500", epochs=6, seed=1)
+    network, _ = train(few, torch.device("cpu"), say)
     usual = load_classifier("compact")
     return side(make_classifier(network, usual.framing, usual.class_names))
 

@@ -59,13 +59,13 @@ class CommandOnDemand(TyperCommand):
         return command
 
     # Typer brings a click of its own since 0.26, so that its classes have no one name.
-    def make_context(  # noqa: ANN401
+    def make_context(
         self,
         info_name: str | None,
         args: list[str],
-        parent: Any = None,  # noqa: ANN401
-        **extra: Any,  # noqa: ANN401
-    ) -> Any:
+        parent: Any = None,  # noqa: ANN401 - as above
+        **extra: Any,  # noqa: ANN401 - as above
+    ) -> Any:  # noqa: ANN401 - as above
         """Return the context of the command itself: from here on, that one is used."""
         return self.loaded.make_context(info_name, args, parent, **extra)
 
@@ -73,7 +73,7 @@ class CommandOnDemand(TyperCommand):
 class CommandsOnDemand(TyperGroup):
     """The group of all commands, none of which is loaded before it is called."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - typer's own
         super().__init__(**settings)
         self.commands = {
             name: CommandOnDemand(name, place, summary)

@@ -12,10 +12,7 @@ from steadymap.bench.commands.baseline import ROOT_HELP
 from steadymap.bench.core.console import console_of, line, say
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.files import make_folder
-from steadymap.bench.gate.baseline_runs import (
-    BASELINES_FOLDER,
-    open_baseline,
-)
+from steadymap.bench.gate.baseline_runs import BASELINES_FOLDER, open_baseline
 from steadymap.bench.gate.comparison import compare, timing_cases
 from steadymap.bench.gate.differences import differences
 from steadymap.bench.gate.formats import write_outputs

@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.core.console import (
-    EXIT_CELLS_FAILED,
-    console_of,
-    line,
-    say,
-)
+from steadymap.bench.core.console import EXIT_CELLS_FAILED, console_of, line, say
 from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.records.read import finished
 from steadymap.bench.records.scan import scan_run
@@ -41,6 +36,7 @@ def put_together(folder: Path, peak: dict[str, int]) -> Assembled:
 
 
 def see_errors(found: Assembled, allowed: float) -> None:
+    """End with exit code 3 where more than this share of a run's values failed."""
     errors = found.statuses[Status.ERROR.value]
     if errors > allowed * found.rows:
         say(

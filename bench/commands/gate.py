@@ -14,10 +14,7 @@ from steadymap.bench.commands.compare import show_verdict, verdict_of
 from steadymap.bench.core.console import EXIT_CELLS_FAILED, EXIT_FAILED, RUNS, console_of, line, say
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.files import make_folder, refuse_links
-from steadymap.bench.gate.baseline_runs import (
-    BASELINES_FOLDER,
-    open_baseline,
-)
+from steadymap.bench.gate.baseline_runs import BASELINES_FOLDER, open_baseline
 from steadymap.bench.gate.comparison import FAIL
 from steadymap.bench.gate.formats import append_summary, write_outputs
 from steadymap.bench.gate.margins import read_margins

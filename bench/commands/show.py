@@ -34,8 +34,8 @@ def show_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     output: Annotated[Path | None, typer.Option(help="The file, .png.")] = None,
 ) -> None:
     """Draw one picture and its maps under every method, before and after a perturbation."""
-    given = {"family": family, "severity": severity, "steps": steps, "seed": seed}
-    plan = make_experiment([given | ({"method": method} if method else {})])
+    settings = {"family": family, "severity": severity, "steps": steps, "seed": seed}
+    plan = make_experiment([settings | ({"method": method} if method else {})])
     cell = plan.cells()[0]
     path = output or default_output(image, cell)
     if path.suffix != ".png":

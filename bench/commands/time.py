@@ -52,10 +52,9 @@ def time_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     output: Annotated[Path | None, typer.Option(help="File of the figures, .json.")] = None,
 ) -> None:
     """Time every method on every device, and compare the devices' maps."""
-    given = {"model": model, "data": data, "precision": precision, "controls": False} | (
-        {"method": method} if method else {}
-    )
-    chosen = make_experiment([given | ({"steps": steps} if steps else {})])
+    settings = {"model": model, "data": data, "precision": precision, "controls": False}
+    flags = {"method": method, "steps": steps}
+    chosen = make_experiment([settings, {key: value for key, value in flags.items() if value}])
     devices = tuple(dict.fromkeys(device or ("cpu", "cuda")))
     for name in devices:
         device_type(name)
@@ -75,7 +74,7 @@ def time_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     images = open_images(data, classifier.framing, "test", max(batch_size, 8))
     rows = [row for name in devices for row in time_device(course, images, name, say)]
     timed = dict.fromkeys(row.device for row in rows if not row.missing)
-    parity = [one for name in timed if name != "cpu" for one in agreement(course, images, name)]
+    parity = [row for name in timed if name != "cpu" for row in agreement(course, images, name)]
     write_json(path, report(course, rows, parity) | {"weights_sha256": classifier.weights_hash()})
     console = console_of()
     console.print(timing_table(rows))
@@ -129,9 +128,9 @@ def timing_notes(
     reasons = dict.fromkeys((row.device, row.missing) for row in rows if row.missing)
     notes = [f"-: not timed on {device}: {reason}" for device, reason in reasons]
     notes += [
-        f"-: {one.method} on {one.device} not compared: {one.missing}"
-        for one in parity
-        if one.missing
+        f"-: {row.method} on {row.device} not compared: {row.missing}"
+        for row in parity
+        if row.missing
     ]
     notes += [
         (
@@ -166,8 +165,8 @@ def agreement_table(parity: Sequence[Agreement]) -> Table:
     table.add_column("method", no_wrap=True)
     for name in ("device", "largest relative L2 to the CPU", "smallest rank correlation"):
         table.add_column(name, justify="right")
-    names = short_names([one.method for one in parity])
-    for one in parity:
-        figures = (f"{one.relative_l2:.1e}", f"{one.rank:.6f}") if not one.missing else ("-", "-")
-        table.add_row(names[one.method], one.device, *figures)
+    names = short_names([row.method for row in parity])
+    for row in parity:
+        figures = (f"{row.relative_l2:.1e}", f"{row.rank:.6f}") if not row.missing else ("-", "-")
+        table.add_row(names[row.method], row.device, *figures)
     return table

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,45 +28,28 @@ from steadymap.bench.plan.experiment import first_line
 from steadymap.models import MODELS, Framing, write_weights
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: Adam with a one-cycle schedule, cross-entropy, vertical flips.
+class Training(BaseModel):
+    """What to train, on what, and how; each key is also a flag of `steadymap train`.
+
+    By Adam with a one-cycle schedule, cross-entropy and vertical flips.
 
     Attributes:
+        model: a key of `MODELS`.
+        data: a data spec; its classes become the network's.
         epochs: passes over the training split.
         batch_size: images a step.
         learning_rate: peak of the cycle.
         seed: of the initial weights, the order of the images and the flips.
     """
 
-    epochs: int = 14
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    seed: int = 0
-
-
-class Training(BaseModel):
-    """What to train, on what, and how; each key is also a flag of `steadymap train`.
-
-    Attributes:
-        model: a key of `MODELS`.
-        data: a data spec; its classes become the network's.
-        epochs: as in `Recipe`, like the rest.
-    """
-
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     model: str = "compact"
     data: str = "hands:4000"
-    epochs: Annotated[int, Field(ge=1)] = Recipe.epochs
-    batch_size: Annotated[int, Field(ge=1)] = Recipe.batch_size
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Recipe.learning_rate
-    seed: Annotated[int, Field(ge=0)] = Recipe.seed
-
-    @property
-    def recipe(self) -> Recipe:
-        """How to train."""
-        return Recipe(self.epochs, self.batch_size, self.learning_rate, self.seed)
+    epochs: Annotated[int, Field(ge=1)] = 14
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 def make_training(layers: list[Mapping[str, Any]]) -> Training:
@@ -95,18 +78,12 @@ class Split:
 
 
 def train(
-    model: str,
-    data: str,
-    recipe: Recipe,
-    device: torch.device,
-    report: Callable[[str], None],
+    training: Training, device: torch.device, report: Callable[[str], None]
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Train a network of the project.
 
     Args:
-        model: a key of `MODELS`.
-        data: a data spec; its classes become the network's.
-        recipe: how.
+        training: what, on what, and how.
         device: where.
         report: called with a line after each epoch.
 
@@ -117,13 +94,14 @@ def train(
         ConfigError: an unknown model, a class without training images, or weights that diverged.
         DataError: data that cannot be used.
     """
+    model, data = training.model, training.data
     if model not in MODELS:
         raise ConfigError(f"unknown model {model!r} to train; {nearest(model, MODELS)}")
     side = MODELS[model].side
     splits = {name: _load(data, side, name) for name in ("train", "validation", "test")}
     class_names = splits["train"].source.class_names
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(training.seed)
         network = MODELS[model].build(len(class_names))
     present = set(splits["train"].labels.tolist())
     absent = [name for label, name in enumerate(class_names) if label not in present]
@@ -131,10 +109,10 @@ def train(
         raise ConfigError(f"data: {data} has no training image of {', '.join(absent)}")
     network.to(device)
     network.to(memory_format=torch.channels_last)
-    curve = _fit(network, splits, recipe, report)
+    curve = _fit(network, splits, training, report)
     if not all(torch.isfinite(part).all() for part in network.parameters()):
         raise ConfigError(
-            f"learning_rate: training diverged at {recipe.learning_rate:g}; choose a smaller one"
+            f"learning_rate: training diverged at {training.learning_rate:g}; choose a smaller one"
         )
     card = {
         "model": model,
@@ -145,7 +123,7 @@ def train(
             name: {"images": len(split.labels), "sha256": split.source.data_hash()}
             for name, split in splits.items()
         },
-        "recipe": asdict(recipe),
+        "recipe": training.model_dump(exclude={"model", "data"}),
         "curve": curve,
         "accuracy": {name: round(accuracy(network, split), 4) for name, split in splits.items()},
         "torch": importlib.metadata.version("torch"),
@@ -160,23 +138,23 @@ def _load(data: str, side: int, split: str) -> Split:
 
 
 def _fit(
-    network: nn.Module, splits: dict[str, Split], recipe: Recipe, report: Callable[[str], None]
+    network: nn.Module, splits: dict[str, Split], training: Training, report: Callable[[str], None]
 ) -> list[dict[str, float]]:
     """Train in place; return loss, accuracy on the way and on the validation split by epoch."""
     images, labels = splits["train"].images, splits["train"].labels
     device = next(network.parameters()).device
-    generator = torch.Generator().manual_seed(recipe.seed)
-    optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate)
-    steps = -(-len(labels) // recipe.batch_size)
+    generator = torch.Generator().manual_seed(training.seed)
+    optimizer = torch.optim.Adam(network.parameters(), training.learning_rate)
+    steps = -(-len(labels) // training.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps
+        optimizer, training.learning_rate, total_steps=training.epochs * steps
     )
     curve = []
-    for epoch in range(1, recipe.epochs + 1):
+    for epoch in range(1, training.epochs + 1):
         network.train()
         losses, right = 0.0, 0
         order = torch.randperm(len(labels), generator=generator)
-        for chosen in order.split(recipe.batch_size):
+        for chosen in order.split(training.batch_size):
             flip = torch.rand(len(chosen), generator=generator) < 0.5  # noqa: PLR2004 - a coin
             batch = torch.where(flip[:, None, None, None], images[chosen].flip(2), images[chosen])
             logits, wanted = network(batch.to(device)), labels[chosen].to(device)
@@ -188,7 +166,7 @@ def _fit(
             losses += loss.item() * len(chosen)
             right += int((logits.argmax(dim=1) == wanted).sum())
         held = accuracy(network, splits["validation"])
-        report(f"epoch {epoch}/{recipe.epochs}  validation accuracy {held:.4f}")
+        report(f"epoch {epoch}/{training.epochs}  validation accuracy {held:.4f}")
         curve.append(
             {
                 "loss": round(losses / len(labels), 4),
@@ -241,8 +219,8 @@ def train_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sig
         "learning_rate": learning_rate,
         "seed": seed,
     }
-    given = {key: value for key, value in flags.items() if value is not None}
-    chosen = make_training([read_config(recipe) if recipe else {}, given])
+    settings = {key: value for key, value in flags.items() if value is not None}
+    chosen = make_training([read_config(recipe) if recipe else {}, settings])
     # The data's last name: of folder:a/b it is b.
     last = re.split("[:/]", chosen.data.rstrip("/"))[-1]
     path = output or RUNS / f"{chosen.model}-{last}.safetensors"
@@ -254,7 +232,7 @@ def train_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sig
     make_folder(path.parent)
     if threads:
         torch.set_num_threads(threads)
-    network, card = train(chosen.model, chosen.data, chosen.recipe, device_of(device), say)
+    network, card = train(chosen, device_of(device), say)
     save(network, card, path)
     scores = ", ".join(f"{name} {value:.2%}" for name, value in card["accuracy"].items())
     line(console_of(), f"accuracy: {scores}; {path}")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 MESSAGE_LENGTH = 300
 
 
@@ -30,3 +35,25 @@ def one_line(error: BaseException, length: int | None = MESSAGE_LENGTH) -> str:
     """
     text = " ".join(str(error).split())[:length]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def message_of(error: BaseException) -> str:
+    """Return what an exception says, in one line; its type where it says nothing."""
+    return " ".join(str(error).split())[:MESSAGE_LENGTH] or type(error).__name__
+
+
+def cause_of(error: BaseException) -> str:
+    """Return why a file cannot be used: in the system's words, which have no path, or its own."""
+    return getattr(error, "strerror", None) or message_of(error)
+
+
+def first_error(error: ValidationError, whole: str = "") -> str:
+    """Return the first thing that is wrong with values, in one line: the key and the rule.
+
+    Args:
+        error: pydantic's.
+        whole: what the key is called where none is wrong, but the values together.
+    """
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"])) or whole
+    return " ".join(f"{key}: {first['msg']}".split())

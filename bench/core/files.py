@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.errors import ConfigError, cause_of
 from steadymap.bench.core.names import printable
 
 
@@ -23,13 +23,19 @@ def write_file(path: Path, content: str | bytes) -> None:
         ConfigError: that cannot be done.
     """
     try:
-        if isinstance(content, str):
-            path.write_text(content, encoding="utf-8", newline="\n")
-        else:
-            path.write_bytes(content)
-    except (OSError, ValueError) as error:  # as above
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"output: cannot write {printable(str(path))}: {reason}") from error
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    except (OSError, ValueError) as error:  # a path with a NUL in it is no value
+        name = printable(str(path))
+        raise ConfigError(f"output: cannot write {name}: {cause_of(error)}") from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON that people can read and git can compare.
+
+    Raises:
+        ConfigError: that cannot be done.
+    """
+    write_file(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def refuse_links(folder: Path) -> None:
@@ -50,11 +56,6 @@ def refuse_links(folder: Path) -> None:
             )
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON that people can read and git can compare."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 TEMPORARY = ".tmp"
 
 
@@ -66,17 +67,19 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:  # a path with a NUL in it is no value
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(
-            f"output: cannot make the folder {printable(str(folder))}: {reason}"
-        ) from error
+    except (OSError, ValueError) as error:  # as above
+        name = printable(str(folder))
+        raise ConfigError(f"output: cannot make the folder {name}: {cause_of(error)}") from error
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
     """Write a file under another name, wait until it is on the disk, and rename it.
 
     Whoever looks sees the old file or the new one, even after a power cut.
+
+    Args:
+        path: the file.
+        content: what is in it, or writes it into an open file.
 
     Raises:
         ConfigError: that cannot be done; what was there is as it was.
@@ -84,7 +87,10 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
         with temporary.open("xb") as file:
-            write(file)
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -92,10 +98,9 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except (OSError, pa.ArrowException) as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError(
-            f"output: cannot write into {path.parent}: {reason}; what was there is whole, and the "
-            "same command goes on"
+            f"output: cannot write into {path.parent}: {cause_of(error)}; what was there is "
+            "whole, and the same command goes on"
         ) from error
     except BaseException:
         with suppress(OSError):

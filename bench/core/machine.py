@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+from steadymap.bench.core.linux import proc_bytes
+
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
 M_TOP_PAD = -2
@@ -66,22 +68,14 @@ def peak_memory(device: torch.device) -> dict[str, int]:
     import torch  # noqa: PLC0415 - as above
 
     peak = {}
-    resident = _peak_resident(Path("/proc/self/status"))
+    # The process's own; `getrusage` would give that of the process it came from.
+    resident = proc_bytes(Path("/proc/self/status"), "VmHWM")
     if resident is not None:
         peak["resident"] = resident
     if device.type == "cuda":
         peak["cuda_allocated"] = torch.cuda.max_memory_allocated(device)
         peak["cuda_reserved"] = torch.cuda.max_memory_reserved(device)
     return peak
-
-
-def _peak_resident(status: Path) -> int | None:
-    """Return the process's own peak; `getrusage` would give that of the process it came from."""
-    try:
-        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:  # not Linux
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:

@@ -34,8 +34,8 @@ def clipped(names: list[str], most: int) -> list[str]:
         for name in names
     ]
     return [
-        one if cut.count(one) == 1 else f"{one[: most - 4]} {place}"
-        for place, one in enumerate(cut, start=1)
+        name if cut.count(name) == 1 else f"{name[: most - 4]} {place}"
+        for place, name in enumerate(cut, start=1)
     ]
 
 

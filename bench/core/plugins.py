@@ -23,7 +23,7 @@ from typing import Generic, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from steadymap.bench.core.errors import PluginError, one_line
+from steadymap.bench.core.errors import PluginError, first_error, one_line
 from steadymap.bench.core.names import nearest
 
 Kind = Literal["method", "family", "metric", "model"]
@@ -218,9 +218,8 @@ def check_fields(entry: object) -> None:
     try:
         TypeAdapter(type(entry)).validate_python(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise TypeError(f"{key}: {first['msg']}, got {first['input']!r}") from error
+        given = error.errors()[0]["input"]
+        raise TypeError(f"{first_error(error)}, got {given!r}") from error
 
 
 def summary_of(found: object) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from steadymap.bench.core.files import write_file
+
 # What a spreadsheet takes for the beginning of a formula, the full-width signs among it (OWASP, CSV
 # injection). It may stand behind apostrophes: one is put before and one taken off again, so that
 # each text comes back.
@@ -40,9 +42,9 @@ def write_csv(frame: pd.DataFrame, path: Path, digits: str = DIGITS) -> None:
     """Write a table as `csv_text` says.
 
     Raises:
-        OSError: the file cannot be written.
+        ConfigError: the file cannot be written.
     """
-    path.write_bytes(csv_text(frame, digits).encode())
+    write_file(path, csv_text(frame, digits))
 
 
 def parse_csv(content: bytes, texts: Sequence[str]) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.errors import ConfigError, message_of
 
 # Settings are pages, not books; beyond these a file is a slip, or meant to do harm.
 MOST_CHARACTERS = 200_000
@@ -18,8 +18,6 @@ MOST_TEXT = 1000
 MOST_DEPTH = 30
 # Of all nodes, each alias counted as what it stands for: a few lines of these can stand for 10**9.
 MOST_NODES = 100_000
-
-_MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
@@ -117,11 +115,15 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def parse_mapping(text: str, name: str) -> dict[str, Any]:
+    """Return the settings that a YAML text of this name holds.
+
+    Raises:
+        ConfigError: not YAML, or not keys with values.
+    """
     try:
         content = parse_yaml(text)
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"config: {name} is not YAML: {reason}") from error
+        raise ConfigError(f"config: {name} is not YAML: {message_of(error)}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"config: {name} must hold keys with values, e.g. 'limit: 60'")
     return content

@@ -16,11 +16,12 @@ import tempfile
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
-from steadymap.bench.core.errors import DataError
+from steadymap.bench.core.errors import DataError, one_line
 
 T = TypeVar("T")
 
@@ -31,6 +32,14 @@ CHUNK = 2**20
 LONGEST_SHOWN = 80
 
 ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
+# What else an archive may begin with, and who unpacks it; anything else is taken for a plain tar.
+Tar = IO[bytes] | gzip.GzipFile
+PACKED: dict[bytes, Callable[[IO[bytes]], AbstractContextManager[Tar]]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+    b"": nullcontext,
+}
 
 # No file of Windows can be called so, whatever stands behind the dot.
 RESERVED = re.compile(
@@ -130,10 +139,10 @@ def cache_folder() -> Path:
     Raises:
         DataError: there is neither.
     """
-    given = os.environ.get("XDG_CACHE_HOME", "")
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
     try:
         # The standard has a relative one ignored.
-        cache = Path(given) if Path(given).is_absolute() else Path.home() / ".cache"
+        cache = Path(chosen) if Path(chosen).is_absolute() else Path.home() / ".cache"
     except RuntimeError as error:
         raise DataError(
             "data: archive: there is no home to unpack in; set XDG_CACHE_HOME"
@@ -287,17 +296,10 @@ def _members(file: IO[bytes], name: str, most: int) -> Iterator[Member]:
     file.seek(0)
     if start.startswith(ZIP_STARTS):
         yield from _zip_members(file)
-    elif start.startswith(b"\x1f\x8b"):
-        with gzip.GzipFile(fileobj=file) as opened:
-            yield from _tar_members(_Metered(opened, name, most))
-    elif start.startswith(b"BZh"):
-        with bz2.BZ2File(file) as opened:
-            yield from _tar_members(_Metered(opened, name, most))
-    elif start == b"\xfd7zXZ\x00":
-        with lzma.LZMAFile(file) as opened:
-            yield from _tar_members(_Metered(opened, name, most))
-    else:
-        yield from _tar_members(_Metered(file, name, most))
+        return
+    unpacked = next(unpack for begin, unpack in PACKED.items() if start.startswith(begin))
+    with unpacked(file) as opened:
+        yield from _tar_members(_Metered(opened, name, most))
 
 
 def _zip_members(file: IO[bytes]) -> Iterator[Member]:
@@ -334,10 +336,10 @@ def _tar_members(file: _Metered) -> Iterator[Member]:
                 odd = f"is {TAR_KINDS.get(info.type, 'no file')}"
 
             def content(info: tarfile.TarInfo = info) -> IO[bytes]:
-                found = opened.extractfile(info)
-                if found is None:
+                inside = opened.extractfile(info)
+                if inside is None:
                     raise TypeError(f"{info.name!r} is no file")
-                return found
+                return inside
 
             yield Member(info.name, info.isdir(), odd, content)
     # tarfile takes any end for the end.
@@ -351,7 +353,7 @@ def _tar_members(file: _Metered) -> Iterator[Member]:
 class _Metered(io.RawIOBase):
     """A tar that is read once, forwards, and counted."""
 
-    def __init__(self, file: IO[bytes] | gzip.GzipFile, name: str, most: int) -> None:
+    def __init__(self, file: Tar, name: str, most: int) -> None:
         super().__init__()
         self.file = file
         self.name = name
@@ -392,7 +394,7 @@ def _reading(name: str, items: Iterator[T]) -> Iterator[T]:
     except DataError:
         raise
     except Exception as error:  # each format's library has several kinds
-        raise _refused(name, f"it is broken ({type(error).__name__}: {error})") from error
+        raise _refused(name, f"it is broken ({one_line(error)})") from error
 
 
 # --- folders --------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from steadymap.bench.core.errors import DataError, one_line
 from steadymap.bench.data.decode import path_of, pixels_of
 from steadymap.bench.data.labelled import PARTS, PATIENCE, Labelled, column, in_parts
 from steadymap.models.pretrained import reach
-
-# --- the hub --------------------------------------------------------------------------------------
 
 
 def open_hub(rest: str) -> Labelled:
@@ -36,16 +33,16 @@ def open_hub(rest: str) -> Labelled:
     name = f"hf:{folder.resolve().name if folder.is_dir() else rest}"
     try:
         if folder.is_dir():
-            found = datasets.load_from_disk(str(folder))
+            loaded = datasets.load_from_disk(str(folder))
         else:
             _reach_hub(datasets, rest)
-            found = datasets.load_dataset(rest)
+            loaded = datasets.load_dataset(rest)
     except Exception as error:  # the library raises many kinds; each means the same here
         raise DataError(
             f"data: {name} is not on this machine and cannot be downloaded ({one_line(error)}); "
             "load it once with a network, or give the folder of one saved by save_to_disk"
         ) from error
-    whole = found if isinstance(found, Mapping) else {"train": found}
+    whole = loaded if isinstance(loaded, Mapping) else {"train": loaded}
     parts = {PARTS[part]: table for part, table in whole.items() if part in PARTS}
     if not parts:
         raise DataError(f"data: {name} has no part called train or test, but {', '.join(whole)}")
@@ -70,7 +67,7 @@ def open_hub(rest: str) -> Labelled:
     return in_parts(name, tuple(classes), labels, read)
 
 
-def _reach_hub(datasets: Any, repository: str) -> None:  # noqa: ANN401 - as above
+def _reach_hub(datasets: Any, repository: str) -> None:  # noqa: ANN401 - an extra is not typed
     """Refuse to wait for a hub that is out of reach: its client tries again for a minute.
 
     Raises:

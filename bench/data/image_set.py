@@ -145,6 +145,7 @@ def from_tensor(
 
 
 def pixel_hash(pixels: NDArray[np.generic]) -> str:
+    """Return 16 hex digits of the SHA-256 of an array's shape, type and values."""
     digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}\n".encode())
     digest.update(np.ascontiguousarray(pixels).tobytes())
     return digest.hexdigest()[:16]
@@ -164,6 +165,7 @@ def without_duplicates(
 
 
 def image_tensor(pixels: NDArray[np.uint8], framing: Framing) -> Tensor:
+    """Return 8-bit RGB (H, W, 3), framed, as an image (3, h, w), float32 in [0, 1]."""
     framed = frame_image(Image.fromarray(pixels), framing)
     return torch.from_numpy(framed.transpose(2, 0, 1).copy()).float() / 255
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import importlib
 import importlib.metadata
 import os
 import re
@@ -142,13 +141,13 @@ def in_parts(
 
 def column(name: str, features: Mapping[str, object], kind: str, usual: Sequence[str]) -> str:
     """Return the one column of a type, or else one of a usual name."""
-    found = [column for column, feature in features.items() if type(feature).__name__ == kind]
-    if len(found) != 1 or kind == "ClassLabel":
-        found = [column for column in usual if column in (found or features)] or found
-    if not found or (len(found) > 1 and found[0] not in usual):
+    fitting = [column for column, feature in features.items() if type(feature).__name__ == kind]
+    if len(fitting) != 1 or kind == "ClassLabel":
+        fitting = [column for column in usual if column in (fitting or features)] or fitting
+    if not fitting or (len(fitting) > 1 and fitting[0] not in usual):
         columns = ", ".join(f"{column}: {type(kind).__name__}" for column, kind in features.items())
         raise DataError(f"data: {name} has not one column of the type {kind}, but {columns}")
-    return found[0]
+    return fitting[0]
 
 
 # --- a table --------------------------------------------------------------------------------------

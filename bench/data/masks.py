@@ -48,8 +48,8 @@ def green_screen(image: Tensor) -> NDArray[np.float64]:
     Source: colour-difference keying, Smith and Blinn 1996, "Blue screen matting".
     """
     red, green, blue = image.double().numpy()
-    found: NDArray[np.float64] = (green - np.maximum(red, blue) < GREEN_EXCESS).astype(np.float64)
-    return found
+    inside: NDArray[np.float64] = (green - np.maximum(red, blue) < GREEN_EXCESS).astype(np.float64)
+    return inside
 
 
 MASKS: dict[str, Mask] = {

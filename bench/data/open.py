@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from steadymap.bench.core.errors import DataError
+from steadymap.bench.core.errors import DataError, message_of, one_line
 from steadymap.bench.core.names import nearest
 from steadymap.bench.data.archive import check_folder, unpack
 from steadymap.bench.data.decode import decode, path_of, reason_of
@@ -86,9 +86,15 @@ def open_images(
     if limit is not None and limit < 1:
         raise DataError(f"limit: must be at least 1, got {limit}")
     if kind == "hands":
-        return _open_hands(rest, framing, (split, limit), known or {})
+        return _open_hands(rest, framing, split, limit, known or {})
+    return _open_labelled(_source_of(spec), framing, split, limit, known or {})
+
+
+def _source_of(spec: str) -> Labelled:
+    """Return the pictures and labels that a spec names, all but the embedded hands."""
+    kind, _, rest = spec.partition(":")
     if spec == "foolbox":
-        return _open_labelled(open_foolbox(), framing, (split, limit), known or {})
+        return open_foolbox()
     if kind not in (*FOLDERS, *LABELLED):
         forms = [form.partition("[")[0] for form in DATA_FORMS]
         raise DataError(f"data: unknown spec {spec!r}; {nearest(kind, forms)}")
@@ -96,15 +102,14 @@ def open_images(
         example = next(form for form in DATA_FORMS if form.startswith(kind))
         raise DataError(f"data: {kind}: needs a name behind the colon, e.g. {example}")
     if kind in LABELLED:
-        return _open_labelled(LABELLED[kind](rest), framing, (split, limit), known or {})
+        return LABELLED[kind](rest)
     if kind == "kaggle":
         root = _download_kaggle(rest)
-        return _open_folder((spec, str(root)), root, framing, (split, limit), known or {})
+        return _open_folder(spec, root, str(root))
     # Its own name, not where it lies on this machine, is what records say.
     path = path_of(rest)
     name = f"{kind}:{_text(path.resolve().name)}"
-    root = unpack(path) if kind == "archive" else path
-    return _open_folder((name, str(path)), root, framing, (split, limit), known or {})
+    return _open_folder(name, unpack(path) if kind == "archive" else path, str(path))
 
 
 def open_image(text: str, framing: Framing) -> ImageSet:
@@ -136,7 +141,7 @@ def open_image(text: str, framing: Framing) -> ImageSet:
 
 
 def _open_hands(
-    count_text: str, framing: Framing, choice: tuple[str, int | None], known: Mapping[str, str]
+    count_text: str, framing: Framing, split: str, limit: int | None, known: Mapping[str, str]
 ) -> ImageSet:
     count = int(count_text) if count_text.isdecimal() else None if count_text else HANDS_COUNT
     if count is None or not 1 <= count <= MOST_HANDS:
@@ -145,11 +150,9 @@ def _open_hands(
         )
     names = {f"hand-{index:06d}": index for index in range(count)}
     labels = {name: index % len(HAND_CLASSES) for name, index in names.items()}
-    chosen = _choose(labels, *choice)
+    chosen = _choose(labels, split, limit)
     if not chosen:
-        raise DataError(
-            f"data: hands:{count} has no picture in its {choice[0]} split; ask for more"
-        )
+        raise DataError(f"data: hands:{count} has no picture in its {split} split; ask for more")
     pictures = tuple(
         Picture(name, known.get(name) or pixel_hash(hand(names[name])[0]), labels[name])
         for name in chosen
@@ -164,31 +167,20 @@ def _open_hands(
     return ImageSet(name, HAND_CLASSES, pictures, read, masks=OWN)
 
 
-def _open_folder(
-    called: tuple[str, str],
-    root: Path,
-    framing: Framing,
-    choice: tuple[str, int | None],
-    known: Mapping[str, str],
-) -> ImageSet:
-    name, where = called
+def _open_folder(name: str, root: Path, where: str) -> Labelled:
+    """Return the pictures of a folder of classes; `where` is what messages call it."""
     files = _class_files(root, where)
-    class_names = tuple(sorted({name.partition("/")[0] for name in files}))
+    class_names = tuple(sorted({file.partition("/")[0] for file in files}))
     places = {class_name: place for place, class_name in enumerate(class_names)}
-    labels = {name: places[name.partition("/")[0]] for name in files}
-    return _open_labelled(
-        Labelled(name, class_names, labels, file_reader(files), where), framing, choice, known
-    )
+    labels = {file: places[file.partition("/")[0]] for file in files}
+    return Labelled(name, class_names, labels, file_reader(files), where)
 
 
 def _open_labelled(
-    source: Labelled,
-    framing: Framing,
-    choice: tuple[str, int | None],
-    known: Mapping[str, str],
+    source: Labelled, framing: Framing, split: str, limit: int | None, known: Mapping[str, str]
 ) -> ImageSet:
     pictures, excluded = [], []
-    for name in _choose(source.labels, *choice, point=source.point):
+    for name in _choose(source.labels, split, limit, source.point):
         if name in known:
             pictures.append(Picture(name, known[name], source.labels[name]))
             continue
@@ -196,23 +188,22 @@ def _open_labelled(
             pixels = source.read(name)
             resized_size((pixels.shape[1], pixels.shape[0]), framing)
         except Exception as error:  # noqa: BLE001 - decoders raise anything; it is written down
-            excluded.append((name, _said(error)))
+            excluded.append((name, message_of(error)))
         else:
             pictures.append(Picture(name, pixel_hash(pixels), source.labels[name]))
     kept, twice = without_duplicates(tuple(pictures))
     if not kept:
         failed = (*excluded, *source.excluded)
         first = f"; the first that failed: {failed[0][0]} ({failed[0][1]})" if failed else ""
-        raise DataError(f"data: no images in the {choice[0]} split of {source.where}{first}")
+        raise DataError(f"data: no images in the {split} split of {source.where}{first}")
 
     def read(index: int) -> Frame:
         picture = kept[index]
         try:
             pixels = source.read(picture.name)
         except Exception as error:
-            raise DataError(
-                f"data: {picture.name} can no longer be read: {_said(error)}"
-            ) from error
+            reason = message_of(error)
+            raise DataError(f"data: {picture.name} can no longer be read: {reason}") from error
         if pixel_hash(pixels) != picture.image_id:
             raise DataError(
                 f"data: {picture.name} has changed since the data set was opened; run again, with "
@@ -220,18 +211,8 @@ def _open_labelled(
             )
         return Frame(image_tensor(pixels, framing), None)
 
-    return ImageSet(
-        source.name,
-        source.class_names,
-        kept,
-        read,
-        excluded=(*source.excluded, *excluded, *twice),
-    )
-
-
-def _said(error: Exception) -> str:
-    """Return what a decoder's exception says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    left_out = (*source.excluded, *excluded, *twice)
+    return ImageSet(source.name, source.class_names, kept, read, excluded=left_out)
 
 
 def _class_files(root: Path, where: str) -> dict[str, Path]:
@@ -285,7 +266,7 @@ def _download_kaggle(handle: str) -> Path:
         root = Path(kagglehub.dataset_download(handle))
     except Exception as error:  # the hub's client raises many kinds; each means the same here
         raise DataError(
-            f"data: kaggle:{handle} could not be downloaded ({type(error).__name__}: {error}); "
+            f"data: kaggle:{handle} could not be downloaded ({one_line(error)}); "
             "download it by hand and use folder:PATH or archive:FILE"
         ) from error
     check_folder(root, f"kaggle:{handle}")

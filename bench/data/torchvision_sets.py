@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,8 +20,6 @@ from steadymap.bench.data.labelled import PATIENCE, Labelled, in_parts
 
 Arguments = Mapping[str, object]
 
-
-# --- torchvision ----------------------------------------------------------------------------------
 
 BY_FLAG: dict[str, Arguments] = {"train": {"train": True}, "test": {"train": False}}
 BY_SPLIT: dict[str, Arguments] = {"train": {"split": "train"}, "test": {"split": "test"}}
@@ -70,7 +67,7 @@ def open_torchvision(rest: str) -> Labelled:
         part: _torchvision_part(getattr(datasets, name), root, arguments)
         for part, arguments in TORCHVISION_SETS[name].items()
     }
-    labels = {part: _labels(found) for part, found in parts.items()}
+    labels = {part: _labels(pictures) for part, pictures in parts.items()}
     classes = getattr(next(iter(parts.values())), "classes", None)
     if classes is None:
         classes = range(1 + max(label for part in labels.values() for label in part))
@@ -97,13 +94,13 @@ def _torchvision_part(make: Callable[..., Any], root: Path, arguments: Arguments
         ) from error
 
 
-def _labels(found: Any) -> list[int]:  # noqa: ANN401 - as above
+def _labels(pictures: Any) -> list[int]:  # noqa: ANN401 - as above
     """Return the labels of a part, without decoding its pictures where it has a list of them."""
     for attribute in ("targets", "labels"):
-        known = getattr(found, attribute, None)
+        known = getattr(pictures, attribute, None)
         if known is not None:
             return [int(label) for label in known]
-    return [int(found[index][1]) for index in range(len(found))]
+    return [int(label) for _, label in (pictures[index] for index in range(len(pictures)))]
 
 
 def _class_name(name: object) -> str:

@@ -204,7 +204,9 @@ def doctor_command(
         sys.stdout.reconfigure(errors="backslashreplace")
     console = console_of()
     sections: Sections = {}
-    for title in SECTIONS if self_test else [one for one in SECTIONS if one != SELF_TEST]:
+    for title in SECTIONS:
+        if title == SELF_TEST and not self_test:
+            continue
         if form is Form.TEXT:
             console.print(title, style="bold", markup=False, highlight=False)
         sections[title] = examine(title)

@@ -9,12 +9,12 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from steadymap.bench.core.linux import cpu_quota, memory_limit
 from steadymap.bench.doctor.facts import Fact, Probe, look
 from steadymap.bench.doctor.packages import torch_build
 
@@ -40,11 +40,7 @@ THREAD_VALUE = re.compile(r"[0-9][0-9, -]*|[A-Za-z]{1,12}")
 # The embedded experiment held 1.2 to 1.4 GiB, libraries included.
 LEAST_MEMORY = 3 << 29
 
-GROUP = Path("/sys/fs/cgroup")
-OWN_GROUP = Path("/proc/self/cgroup")
 DRIVER = Path("/proc/driver/nvidia/version")
-# From here on a limit of the first version of control groups is none.
-NO_LIMIT = 1 << 60
 PATIENCE = 5.0
 
 
@@ -56,12 +52,12 @@ class Cores:
     """CPU cores.
 
     Attributes:
-        there: of the machine.
+        installed: of the machine.
         bound: those that the process may be scheduled on.
         quota: cores' worth of time that the container has; None where nobody limits it.
     """
 
-    there: int
+    installed: int
     bound: int
     quota: float | None
 
@@ -73,57 +69,16 @@ class Cores:
 
 def cores_here() -> Cores:
     """Count the cores of the machine, and those that this process may use."""
-    there = os.cpu_count() or 1
+    installed = os.cpu_count() or 1
     bound = getattr(os, "sched_getaffinity", None)  # Linux has it
-    return Cores(there, len(bound(0)) if bound else there, cpu_quota(GROUP, OWN_GROUP))
-
-
-def cpu_quota(group: Path, own: Path) -> float | None:
-    """Return the cores' worth of time that control groups allow; None where they set no limit."""
-    quotas = []
-    for text in _limits(group, own, "cpu.max"):
-        most, _, period = text.partition(" ")
-        if most != "max":
-            quotas.append(int(most) / int(period))
-    try:
-        most = (group / "cpu/cpu.cfs_quota_us").read_text(encoding="ascii")
-        period = (group / "cpu/cpu.cfs_period_us").read_text(encoding="ascii")
-    except OSError:  # not the first version of control groups
-        return min(quotas, default=None)
-    if int(most) > 0:
-        quotas.append(int(most) / int(period))
-    return min(quotas, default=None)
-
-
-def memory_limit(group: Path, own: Path) -> int | None:
-    """Return the memory that control groups allow, in bytes; None where they set no limit."""
-    found = [int(text) for text in _limits(group, own, "memory.max") if text != "max"]
-    with suppress(OSError):  # not the first version of control groups
-        found.append(int((group / "memory/memory.limit_in_bytes").read_text(encoding="ascii")))
-    return min((limit for limit in found if limit < NO_LIMIT), default=None)
-
-
-def _limits(group: Path, own: Path, name: str) -> Iterator[str]:
-    """Yield a limit of the process's control group (version 2) and of each one above it."""
-    try:
-        lines = own.read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return
-    for entry in lines:
-        if not entry.startswith("0::"):
-            continue
-        inner = group / entry.removeprefix("0::").lstrip("/")
-        for folder in (inner, *inner.parents):
-            with suppress(OSError):  # the root has none, and what a container cannot see
-                yield (folder / name).read_text(encoding="ascii").strip()
-            if folder == group:
-                break
+    return Cores(installed, len(bound(0)) if bound else installed, cpu_quota())
 
 
 def probe_cores() -> Iterator[Fact]:
+    """Yield how many cores the machine has, and how many of them this process may use."""
     cores = cores_here()
-    parts = [f"{cores.there}"]
-    if cores.bound < cores.there:
+    parts = [f"{cores.installed}"]
+    if cores.bound < cores.installed:
         parts.append(f"{cores.bound} that this process is bound to")
     if cores.quota is not None:
         parts.append(f"the container's quota is {cores.quota:g}")
@@ -131,6 +86,7 @@ def probe_cores() -> Iterator[Fact]:
 
 
 def probe_threads() -> Iterator[Fact]:
+    """Yield torch's threads, and whether they are more than can run."""
     import torch
 
     threads, usable = torch.get_num_threads(), cores_here().usable
@@ -148,6 +104,7 @@ def probe_threads() -> Iterator[Fact]:
 
 
 def probe_thread_variables() -> Iterator[Fact]:
+    """Yield what is set of the variables that say how many threads there are, and how they wait."""
     known = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
     # What is neither a number nor a word is not shown: nobody knows what it is.
     odd = [name for name, value in known.items() if not THREAD_VALUE.fullmatch(value)]
@@ -164,20 +121,22 @@ def probe_thread_variables() -> Iterator[Fact]:
 
 
 def probe_load() -> Iterator[Fact]:
+    """Yield how many others want the cores."""
     ask = getattr(os, "getloadavg", None)
     if ask is None:  # Windows
         yield Fact("load", "this system does not say", "missing")
         return
-    now, cores = ask()[0], os.cpu_count() or 1
-    if now > cores:
-        value = f"{now:.1f}, on {cores} cores: others are working here"
+    load, cores = ask()[0], os.cpu_count() or 1
+    if load > cores:
+        value = f"{load:.1f}, on {cores} cores: others are working here"
         advice = "runs take longer and timings are not steady: wait, or time elsewhere"
-        yield Fact("load", value, "warning", advice, now)
+        yield Fact("load", value, "warning", advice, load)
     else:
-        yield Fact("load", f"{now:.1f}, on {cores} cores", number=now)
+        yield Fact("load", f"{load:.1f}, on {cores} cores", number=load)
 
 
 def probe_cuda() -> Iterator[Fact]:
+    """Yield CUDA's driver and devices, each tried, or why there is none."""
     import torch
 
     driver = driver_version(DRIVER)
@@ -224,8 +183,8 @@ def driver_version(path: Path) -> str | None:
         text = path.read_text(encoding="utf-8")
     except OSError:  # not Linux, no driver, or a container that does not show it
         text = _nvidia_smi()
-    found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", text)
-    return found[0] if found else None
+    version = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", text)
+    return version[0] if version else None
 
 
 def _nvidia_smi() -> str:
@@ -277,7 +236,7 @@ def convolution(name: str, value: str, device: torch.device) -> Fact:
     return Fact(name, value, "warning", f"trust no number of it; {WITHOUT_GPU}")
 
 
-# --- memory, caches, folders ----------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def size_text(size: float) -> str:
@@ -289,7 +248,8 @@ def size_text(size: float) -> str:
 
 
 def probe_memory() -> Iterator[Fact]:
-    limit = memory_limit(GROUP, OWN_GROUP)
+    """Yield the container's limit and the free memory."""
+    limit = memory_limit()
     value = "none" if limit is None else size_text(limit)
     yield Fact("the container's limit", value, number=limit)
     import torch

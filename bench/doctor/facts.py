@@ -59,19 +59,19 @@ def look(probe: Probe) -> list[Fact]:
 
     What broken packages print meanwhile goes to stderr: stdout is for the facts.
     """
-    found: list[Fact] = []
+    facts: list[Fact] = []
     try:
         with redirect_stdout(sys.stderr):
-            found.extend(probe.find())
+            facts.extend(probe.find())
     except KeyboardInterrupt:
         raise
     # What is broken may raise anything, a panic of Rust among it; the line says what.
     except BaseException as error:  # noqa: BLE001 - as above
         result: Result = "failed" if probe.needed else "warning"
-        found.append(Fact(probe.name, one_line(error, length=None), result, probe.advice))
+        # Whole: half a password would not be known for one.
+        facts.append(Fact(probe.name, one_line(error, length=None), result, probe.advice))
     hidden = private_words()
     return [
-        # Cut last: half a password would not be known for one.
         replace(fact, value=hide(fact.value, hidden)[:LENGTH], advice=hide(fact.advice, hidden))
-        for fact in found
+        for fact in facts
     ]

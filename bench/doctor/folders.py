@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from steadymap.bench.core.console import RUNS
+from steadymap.bench.core.errors import cause_of
 from steadymap.bench.doctor.devices import size_text
 from steadymap.bench.doctor.facts import Fact, Probe, look
 
@@ -57,14 +58,15 @@ CACHES: dict[str, Cache] = {
 
 
 def probe_caches() -> Iterator[Fact]:
+    """Yield where libraries keep what they download, how much it is, and whether they can."""
     for variable in CACHES:
         advice = f"set {variable} to a folder that can be written"
         yield from look(Probe(variable, partial(_cache, variable), False, advice))
 
 
 def _cache(variable: str) -> Iterator[Fact]:
-    given, cache = os.environ.get(variable), CACHES[variable]
-    folder = Path(os.path.expandvars(given)).expanduser() if given else cache.default(Path.home())
+    chosen, cache = os.environ.get(variable), CACHES[variable]
+    folder = Path(os.path.expandvars(chosen)).expanduser() if chosen else cache.default(Path.home())
     value = f"{folder} ({cache.holds})"
     advice = f"set {variable} to a folder that can be written"
     if folder.exists():
@@ -117,11 +119,12 @@ def why_not_writable(folder: Path) -> str | None:
             file.write(b"steadymap")
             file.flush()
     except OSError as error:
-        return error.strerror or type(error).__name__
+        return cause_of(error)
     return None
 
 
 def probe_folders() -> Iterator[Fact]:
+    """Yield what can be done where runs and temporary files go."""
     chosen = "give --output FOLDER, one that can be written"
     places: tuple[tuple[str, Callable[[], Path], str], ...] = (
         ("current folder", Path.cwd, chosen),
@@ -156,20 +159,20 @@ def what_fails(folder: Path) -> list[str]:
     A run writes files, and renames them over older ones at its end; libraries lock theirs.
     """
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".steadymap-") as made:
-            first, second = Path(made) / "first", Path(made) / "second"
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".steadymap-") as home:
+            first, second = Path(home) / "first", Path(home) / "second"
             first.write_bytes(b"new")
             second.write_bytes(b"old")
             return [*_fails_to_rename(first, second), *_fails_to_lock(second)]
     except OSError as error:
-        return [f"no file can be written: {error.strerror or type(error).__name__}"]
+        return [f"no file can be written: {cause_of(error)}"]
 
 
 def _fails_to_rename(first: Path, second: Path) -> list[str]:
     try:
         first.replace(second)
     except OSError as error:
-        return [f"no file can be renamed: {error.strerror}"]
+        return [f"no file can be renamed: {cause_of(error)}"]
     return [] if second.read_bytes() == b"new" else ["a renamed file has its old content"]
 
 
@@ -182,9 +185,10 @@ def _fails_to_lock(path: Path) -> list[str]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            return [f"no file can be locked (flock): {error.strerror}"]
+            return [f"no file can be locked (flock): {cause_of(error)}"]
     return []
 
 
 def probe_network() -> Iterator[Fact]:
+    """Yield that the network is left alone."""
     yield Fact("network", "not touched: nothing was asked of it, nothing is known of it")

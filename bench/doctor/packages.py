@@ -29,6 +29,7 @@ TOGETHER = (
 
 
 def probe_system() -> Iterator[Fact]:
+    """Yield which Python this is, and the system."""
     kind = "in a virtual environment" if sys.prefix != sys.base_prefix else "of the system"
     if (Path(sys.prefix) / "conda-meta").is_dir():
         kind = "of conda"
@@ -37,6 +38,7 @@ def probe_system() -> Iterator[Fact]:
 
 
 def probe_processor() -> Iterator[Fact]:
+    """Yield the processor's name."""
     import torch
 
     from steadymap.bench.core.machine import machine
@@ -46,16 +48,16 @@ def probe_processor() -> Iterator[Fact]:
 
 def requirements(extra: str = "") -> list[Requirement]:
     """Return what the package needs by its own metadata; or what an extra adds."""
-    found = map(Requirement, importlib.metadata.requires("steadymap") or ())
-    return [
-        one
-        for one in found
-        if (one.marker is None or one.marker.evaluate({"extra": extra}))
-        and not (extra and (one.marker is None or one.marker.evaluate({"extra": ""})))
-    ]
+
+    def holds(needed: Requirement, wanted: str) -> bool:
+        return needed.marker is None or needed.marker.evaluate({"extra": wanted})
+
+    every = map(Requirement, importlib.metadata.requires("steadymap") or ())
+    return [need for need in every if holds(need, extra) and not (extra and holds(need, ""))]
 
 
 def probe_packages() -> Iterator[Fact]:
+    """Yield the package's own version and those of all that it needs."""
     yield Fact("steadymap", importlib.metadata.version("steadymap"))
     for needed in requirements():
         yield from look(Probe(needed.name, partial(_package, needed), True, _get(needed)))
@@ -85,6 +87,7 @@ def _get(needed: Requirement) -> str:
 
 
 def probe_builds() -> Iterator[Fact]:
+    """Yield what torch and torchvision were built for, and whether they run together."""
     import torch
 
     ours = torch_build(torch.version.cuda, getattr(torch.version, "hip", None))
@@ -120,8 +123,8 @@ def torchvision_build(version: str) -> str | None:
     label = version.partition("+")[2]
     if label == "cpu":
         return "CPU"
-    if found := re.fullmatch(r"cu(\d+)(\d)", label):
-        return f"CUDA {found[1]}.{found[2]}"
+    if cuda := re.fullmatch(r"cu(\d+)(\d)", label):
+        return f"CUDA {cuda[1]}.{cuda[2]}"
     if label.startswith("rocm"):
         return f"ROCm {label.removeprefix('rocm')}"
     import torch
@@ -131,18 +134,19 @@ def torchvision_build(version: str) -> str | None:
     return f"CUDA {number // 1000}.{number % 1000 // 10}" if number > 0 else None
 
 
-def same_build(one: str, other: str) -> bool:
+def same_build(build: str, other: str) -> bool:
     """Return whether both are for the same kind of device, and the same first number of it.
 
     torch and torchvision run together across CUDA 13.0 and 13.2, not across 12 and 13.
     """
-    return one.partition(".")[0] == other.partition(".")[0]
+    return build.partition(".")[0] == other.partition(".")[0]
 
 
 # --- extras and plug-ins --------------------------------------------------------------------------
 
 
 def probe_extras() -> Iterator[Fact]:
+    """Yield of each extra whether it is installed."""
     names = importlib.metadata.metadata("steadymap").get_all("Provides-Extra") or []
     for extra in names:
         advice = f"pip install 'steadymap[{extra}]'"
@@ -150,16 +154,17 @@ def probe_extras() -> Iterator[Fact]:
 
 
 def _extra(extra: str, advice: str) -> Iterator[Fact]:
-    needed = requirements(extra)
-    lacking = [reason for one in needed if (reason := what_lacks(one)) is not None]
+    names = [needed.name for needed in requirements(extra)]
+    lacking = [reason for needed in requirements(extra) if (reason := what_lacks(needed))]
     if lacking:
         yield Fact(extra, "; ".join(lacking), "missing", advice)
     else:
-        versions = (f"{one.name} {importlib.metadata.version(one.name)}" for one in needed)
+        versions = (f"{name} {importlib.metadata.version(name)}" for name in names)
         yield Fact(extra, ", ".join(versions))
 
 
 def probe_plugins() -> Iterator[Fact]:
+    """Yield of each plug-in where it comes from, or why it cannot be had."""
     from steadymap.bench.core.metric_registry import METRIC_SHELF
     from steadymap.bench.core.plugins import GROUPS, offers
     from steadymap.bench.methods.binding import METHOD_SHELF
@@ -169,12 +174,12 @@ def probe_plugins() -> Iterator[Fact]:
     for group in GROUPS.values():
         importlib.metadata.entry_points(group=group)  # `offers` would take damage for no plug-ins
     shelves: tuple[Shelf[Any], ...] = (METHOD_SHELF, FAMILY_SHELF, METRIC_SHELF, MODEL_SHELF)
-    found = [(shelf, name) for shelf in shelves for name in offers(shelf.kind)]
-    for shelf, name in found:
+    plugged = [(shelf, name) for shelf in shelves for name in offers(shelf.kind)]
+    for shelf, name in plugged:
         label = f"{shelf.kind} {name}"
         advice = "it is left out: upgrade or uninstall its distribution, or tell its authors"
         yield from look(Probe(label, partial(_plugin, shelf, name, label), False, advice))
-    if not found:
+    if not plugged:
         yield Fact("plug-ins", "none installed")
 
 

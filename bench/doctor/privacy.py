@@ -17,9 +17,6 @@ NAME_LENGTH = 3
 NOT_PERSONAL = ("root", "localhost")
 
 
-# --- nothing personal -----------------------------------------------------------------------------
-
-
 def private_words() -> list[tuple[re.Pattern[str], str]]:
     """Return patterns of what is nobody's business, and what to write instead.
 
@@ -52,10 +49,10 @@ def _longest_first(secret: tuple[str, str]) -> int:
 def _homes() -> list[str]:
     try:
         home = Path.home()
-        found = dict.fromkeys((str(home.resolve()), str(home)))
+        spellings = dict.fromkeys((str(home.resolve()), str(home)))
     except (OSError, RuntimeError):  # there is none to hide
         return []
-    return sorted((path for path in found if path != home.anchor), key=len, reverse=True)
+    return sorted((path for path in spellings if path != home.anchor), key=len, reverse=True)
 
 
 def _users() -> list[str]:

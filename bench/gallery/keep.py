@@ -48,8 +48,10 @@ from steadymap.models import Classifier
 
 KINDS = ("steadiest", "typical", "least steady")
 
-# Maps of the witnesses need no score; one is asked for because a plan must have one.
-CHEAPEST = "relative_l2"
+# Of a plan whose maps alone are looked at: a metric is asked for because a plan must have one.
+MAPS_ALONE = {
+    "metric": ("relative_l2",), "nulls": 0, "controls": False, "draws": 1, "jobs": 1,
+}  # fmt: skip
 
 
 def choose_witnesses(
@@ -64,9 +66,9 @@ def choose_witnesses(
     """
     scan = as_scan(records)
     known = known_metrics() if metrics is None else metrics
-    # Of one image that has a value of everything: only what there is matters.
-    there = _scored(scan.as_one_image(), known).pairs()
-    scored = {metric for method, metric in there if not is_control(method)}
+    # Of one image that has a value of everything: only which pairs there are matters.
+    measured = _scored(scan.as_one_image(), known).pairs()
+    scored = {metric for method, metric in measured if not is_control(method)}
     if not scored:
         return {}
     chosen = next(name for name in known if name in scored)
@@ -81,10 +83,10 @@ def choose_witnesses(
     if not order:
         return {}
     places = (0, (len(order) - 1) // 2, len(order) - 1)
-    found: dict[str, str] = {}
+    witnesses: dict[str, str] = {}
     for kind, place in zip(KINDS, places, strict=True):
-        found.setdefault(order[place], kind)
-    return found
+        witnesses.setdefault(order[place], kind)
+    return witnesses
 
 
 def _scored(records: pd.DataFrame, known: Mapping[str, Metric]) -> Instability:
@@ -107,9 +109,7 @@ def keep_witnesses(setup: Setup, records: pd.DataFrame | Scan, folder: Path) -> 
     make_folder(home)
     places = {picture.image_id: place for place, picture in enumerate(setup.images.pictures)}
     images = subset_of(setup.images, [places[image_id] for image_id in kinds])
-    plan = setup.plan.model_copy(
-        update={"metric": (CHEAPEST,), "nulls": 0, "controls": False, "draws": 1, "jobs": 1}
-    )
+    plan = setup.plan.model_copy(update=MAPS_ALONE)
     few = prepare(setup.classifier, images, plan, setup.references)
     outcomes = list(measure(few, lambda _count: None, keep_maps=True))
     scales = _write_pictures(home, list(kinds), outcomes)
@@ -130,17 +130,18 @@ def keep_witnesses(setup: Setup, records: pd.DataFrame | Scan, folder: Path) -> 
 
 def _write_pictures(home: Path, ids: Sequence[str], outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """Write images and maps as they will be shown, in 8 bits; return the scales of the maps."""
-    images = torch.cat([one.images for one in outcomes if one.images is not None]).numpy()
+    images = torch.cat([shown.images for shown in outcomes if shown.images is not None]).numpy()
     tensors: dict[str, NDArray[Any]] = {
         "images": photo_levels(images.reshape(-1, *images.shape[2:]))
     }
     rows: list[tuple[object, ...]] = []
     for spec in outcomes[0].attributions:
-        made = [one.attributions[spec] for one in outcomes]
-        if any(maps is None for maps in made):
+        attributions = [outcome.attributions[spec] for outcome in outcomes]
+        known = [part for part in attributions if part is not None]
+        if len(known) < len(attributions):
             continue
         # (images, cells, h, w): signed maps.
-        maps = torch.cat([one for one in made if one is not None]).sum(dim=2).numpy()
+        maps = torch.cat(known).sum(dim=2).numpy()
         levels = []
         for image_id, clean_first in zip(ids, maps, strict=True):
             scale = scale_of(clean_first[0], clean_first)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.names import file_name, picture_name, severity_text, short_names
 from steadymap.bench.data.image_set import ImageSet
-from steadymap.bench.gallery.keep import CHEAPEST, predictions
+from steadymap.bench.gallery.keep import MAPS_ALONE, predictions
 from steadymap.bench.measure.runner import measure
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.perturbations.registry import FAMILY_SHELF
@@ -41,17 +41,8 @@ def show(classifier: Classifier, image: ImageSet, plan: Plan, cell: Cell) -> Fig
     Raises:
         ConfigError: the family failed.
     """
-    chosen = plan.model_copy(
-        update={
-            "family": (cell.family,),
-            "severity": (cell.severity,),
-            "metric": (CHEAPEST,),
-            "nulls": 0,
-            "controls": False,
-            "draws": 1,
-            "jobs": 1,
-        }
-    )
+    one_cell = {"family": (cell.family,), "severity": (cell.severity,)}
+    chosen = plan.model_copy(update=MAPS_ALONE | one_cell)
     setup = prepare(classifier, image, chosen)
     (outcome,) = measure(setup, lambda _count: None, keep_maps=True)
     if outcome.images is None:
@@ -63,7 +54,7 @@ def show(classifier: Classifier, image: ImageSet, plan: Plan, cell: Cell) -> Fig
     said = predictions(classifier, image.pictures[0].image_id, (CLEAN_CELL, cell), pictures)
     names = short_names(list(outcome.attributions))
     columns: list[tuple[str, list[NDArray[np.uint8]], bool | None]] = [
-        ("image", [photo_levels(one) for one in pictures.numpy()], None)
+        ("image", [photo_levels(picture) for picture in pictures.numpy()], None)
     ]
     for spec, attributions in outcome.attributions.items():
         if attributions is None:
@@ -71,7 +62,7 @@ def show(classifier: Classifier, image: ImageSet, plan: Plan, cell: Cell) -> Fig
             continue
         maps: NDArray[np.float32] = attributions[0].sum(dim=1).numpy()
         scale = scale_of(maps[0], list(maps))
-        columns.append((names[spec], [map_levels(one, scale) for one in maps], scale.signed))
+        columns.append((names[spec], [map_levels(signed, scale) for signed in maps], scale.signed))
     clean, moved = (
         f"{_class_name(classifier, int(str(row[4])))} {float(str(row[5])):.0%}" for row in said
     )

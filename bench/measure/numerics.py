@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from steadymap.bench.core.errors import MESSAGE_LENGTH
+from steadymap.bench.core.errors import MESSAGE_LENGTH, message_of
 from steadymap.bench.measure.nulls import Reference, all_methods, explained_by_all
 from steadymap.bench.measure.view import Explained, Failure, ShownImages, explained, look
 from steadymap.bench.measure.watch import Watch
@@ -68,7 +68,7 @@ def numerics(
             view = look(other, moved, targets.to(place))
             reason = view.lost.detail if view.lost else ""
         except Exception as error:  # noqa: BLE001 - a network may know one type or device alone
-            reason = " ".join(str(error).split())
+            reason = message_of(error)
         if reason:
             watch.tell(len(worker.methods) * len(shown.images))
             yield _not_in_this_way(worker.methods, moved, targets.tolist(), reason)

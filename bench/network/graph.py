@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx, nn
 
+from steadymap.bench.core.errors import one_line
 from steadymap.models import Classifier, PixelNetwork
 
 RELU_FUNCTIONS = (torch.relu, torch.relu_, nn.functional.relu, nn.functional.relu_)
@@ -103,10 +104,10 @@ def rewritten(
         if not node.args and "input" in node.kwargs:
             node.args = (node.kwargs["input"],)
             node.kwargs = {name: value for name, value in node.kwargs.items() if name != "input"}
-        made = relu() if _is_relu(network, node) else _own(network, node, other)
-        if made is None:
+        activation = relu() if _is_relu(network, node) else _own(network, node, other)
+        if activation is None:
             continue
-        own[f"own_{place}"] = made.eval()
+        own[f"own_{place}"] = activation.eval()
         with graph.inserting_before(node):
             called = graph.call_module(f"own_{place}", node.args[:1])
             if node.op == "call_module":
@@ -129,10 +130,10 @@ def _own(network: nn.Module, node: fx.Node, other: Other | None) -> nn.Module | 
         if list(part.parameters()):
             return None  # with weights it is not an activation
         # Without weights a copy costs nothing.
-        made = copy.deepcopy(part)
-        if getattr(made, "inplace", False):
-            made.inplace = False  # type: ignore[assignment] # a flag, whatever torch declares
-        return made if other is None else other(type(made).__name__, made) or made
+        copied = copy.deepcopy(part)
+        if getattr(copied, "inplace", False):
+            copied.inplace = False  # type: ignore[assignment] # a flag, whatever torch declares
+        return copied if other is None else other(type(copied).__name__, copied) or copied
     call = _of_one_tensor(node) if other is not None else None
     return None if other is None or call is None else other(_name(node), call)
 
@@ -199,8 +200,7 @@ def _graph(network: nn.Module) -> fx.Graph:
             try:
                 known = fx.Tracer().trace(network)
             except Exception as error:  # noqa: BLE001 - a forward may do anything; the reason is kept
-                text = " ".join(str(error).split())[:200]
-                known = f"its forward cannot be traced ({type(error).__name__}: {text})"
+                known = f"its forward cannot be traced ({one_line(error)})"
             _graphs[network] = known
     if isinstance(known, str):
         raise UntraceableError(known)

@@ -61,9 +61,9 @@ def left_as_it_was(guard: Guard, images: Tensor) -> Iterator[None]:
         finally:
             generators()
             changed = put_back(before)
-            found = guard.put_back(images)
-    if found:
-        changed.insert(0, f"the network changed: {_few(found)}")
+            of_network = guard.put_back(images)
+    if of_network:
+        changed.insert(0, f"the network changed: {_few(of_network)}")
     if changed:
         raise LeftChangedError(f"left {', '.join(changed)}")
 
@@ -146,7 +146,7 @@ class Guard:
 
     def changed(self) -> list[str]:
         """Return what is not as it was, in words; nothing is put back."""
-        return [one for one in self._differences() if one not in self._own_doing]
+        return [change for change in self._differences() if change not in self._own_doing]
 
     def put_back(self, images: Tensor) -> list[str]:
         """Put back what is not as it was, and return it, in words.
@@ -158,12 +158,12 @@ class Guard:
         """
         if not self.keep:
             raise TypeError("there is no copy to put back")
-        found = self.changed()
-        if not found:
+        changes = self.changed()
+        if not changes:
             return []
         self._restore()
         self._own_doing |= self._changes_by_itself(images)
-        return [one for one in found if one not in self._own_doing]
+        return [change for change in changes if change not in self._own_doing]
 
     def check(self, images: Tensor) -> None:
         """See that nothing but the network itself has changed it.
@@ -174,16 +174,16 @@ class Guard:
         Raises:
             ModelError: it is no longer what was to be explained.
         """
-        found = self.changed()
-        if not found:
+        changes = self.changed()
+        if not changes:
             return
         now = Guard(self.classifier, keep=True)
         self._own_doing |= now._changes_by_itself(images)
-        found = [one for one in found if one not in self._own_doing]
-        if found:
+        changes = [change for change in changes if change not in self._own_doing]
+        if changes:
             raise ModelError(
                 f"{self.classifier.name} changed while it was explained, by no method of others: "
-                f"{_few(found)}; what it computes must not depend on what it has seen"
+                f"{_few(changes)}; what it computes must not depend on what it has seen"
             )
 
     def _changes_by_itself(self, images: Tensor) -> set[str]:
@@ -195,31 +195,30 @@ class Guard:
         except Exception:  # noqa: BLE001 - one that cannot run here is not shown to change anything
             return set()
         finally:
-            found = self._differences()
-            if found:
+            changes = self._differences()
+            if changes:
                 self._restore()
-        return set(found)
+        return set(changes)
 
     def _read(self) -> list[Tensor]:
         """Return sums over the bits of each tensor: another order gives others."""
         sums = [_sums(flat) for flat in self._flat.values()]
-        sizes = [len(one) for one in sums]
+        sizes = [len(part) for part in sums]
         return list(torch.cat(sums).cpu().split(sizes)) if sums else []
 
     def _differences(self) -> list[str]:
-        found = [words for part in self._parts for words in _part_differences(part)]
+        changes = [words for part in self._parts for words in _part_differences(part)]
         for kept in self._tensors:
             if kept.moved():
-                found.append(kept.name)
+                changes.append(kept.name)
             if kept.tensor.requires_grad != kept.trained:
-                found.append(f"requires_grad of {kept.name.partition(' ')[2]}")
+                changes.append(f"requires_grad of {kept.name.partition(' ')[2]}")
         for name, then, now in zip(self._flat, self._bits, self._read(), strict=True):
             if not torch.equal(then, now):
-                found.append(name)
+                changes.append(name)
         # A mode is set for all layers at once.
-        whole = [one for one in found if one in ("train mode", "eval mode")]
-        found = [one for one in found if not one.startswith(tuple(f"{one} of" for one in whole))]
-        return list(dict.fromkeys(found))
+        of_layers = tuple(f"{mode} of" for mode in ("train mode", "eval mode") if mode in changes)
+        return list(dict.fromkeys(text for text in changes if not text.startswith(of_layers)))
 
     def _restore(self) -> None:
         for part in self._parts:
@@ -270,9 +269,9 @@ def _holds(value: object) -> bool:
 def _held(value: Any) -> Iterator[Any]:  # noqa: ANN401 - what a module holds may be anything
     """Yield what is in a container; of a dict the keys and the values."""
     if isinstance(value, dict):
-        for name, one in value.items():
+        for name, item in value.items():
             yield name
-            yield one
+            yield item
     else:
         yield from value
 
@@ -307,9 +306,9 @@ def _in_words(part: _Part, name: str, now: object) -> Iterator[str]:
     elif name in kinds and isinstance(now, Mapping):
         held = part.held[name]
         then = dict(zip(held[::2], held[1::2], strict=True))
-        for one in {**then, **now}:
-            if one not in then or one not in now or then[one] is not now[one]:
-                yield f"{kinds[name]} {_dotted(part.path, one)}"
+        for key in {**then, **now}:
+            if key not in then or key not in now or then[key] is not now[key]:
+                yield f"{kinds[name]} {_dotted(part.path, key)}"
     else:
         yield f"attribute {name} of {layer}"
 

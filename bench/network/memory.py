@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from steadymap.bench.core.linux import GROUPS, OWN_GROUP, memory_left, proc_bytes
 from steadymap.models import Classifier
 
 # Images that go through the network at once. On a CPU more of them fall out of the cache and each
@@ -23,9 +24,6 @@ SMALL_ACTIVATIONS = 4 << 20
 # what the backward pass needs, once more as gradients and workspace.
 MEMORY_SHARE = 0.5
 TIMES_HELD = 2
-
-
-# --- how many at once -----------------------------------------------------------------------------
 
 
 def images_at_once(classifier: Classifier, workers: int = 1) -> int:
@@ -83,27 +81,14 @@ def free_memory(device: torch.device) -> int | None:
         # What torch has reserved and not handed out is free to us, though not to the driver.
         spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + spare
-    return free_host_memory(Path("/proc/meminfo"), Path("/sys/fs/cgroup"))
+    return free_host_memory(Path("/proc/meminfo"))
 
 
-def free_host_memory(meminfo: Path, group: Path) -> int | None:
+def free_host_memory(meminfo: Path, groups: Path = GROUPS, own: Path = OWN_GROUP) -> int | None:
     """Return the smaller of what Linux has left and what the container may still take, in bytes."""
-    try:
-        lines = meminfo.read_text(encoding="ascii").splitlines()
-    except OSError:  # not Linux
-        return None
-    left = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    try:
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        stat = (group / "memory.stat").read_text(encoding="ascii").splitlines()
-    except OSError:  # no control group of version 2
-        limit, used, stat = "max", 0, []
-    # Files that the kernel keeps in memory until somebody needs it.
-    used -= sum(int(line.split()[1]) for line in stat if line.startswith("inactive_file "))
-    if limit != "max":
-        left.append(max(0, int(limit) - used))
-    return min(left, default=None)
+    available = proc_bytes(meminfo, "MemAvailable")
+    allowed = memory_left(groups, own)
+    return available if available is None or allowed is None else min(available, allowed)
 
 
 # What those say of it that raise nothing of their own kind.

@@ -42,7 +42,7 @@ class Pass:
 
     def part(self, chosen: slice) -> Pass:
         """Return some of the images with all that belongs to them."""
-        known = {name: one[chosen] for name, one in vars(self).items() if one is not None}
+        known = {name: part[chosen] for name, part in vars(self).items() if part is not None}
         return replace(self, **known)
 
     def need_gradient(self) -> Tensor:
@@ -114,13 +114,13 @@ def _one_pass(
     if not sources:
         return Pass(images, chosen, logits.detach(), activations=activations)
     picked = logits.gather(1, chosen[:, None]).sum()
-    found = list(torch.autograd.grad(picked, sources, allow_unused=True))
-    slope = found[-1] if seen and "layer" in reads else None
+    slopes = list(torch.autograd.grad(picked, sources, allow_unused=True))
+    slope = slopes[-1] if seen and "layer" in reads else None
     return Pass(
         images,
         chosen,
         logits.detach(),
-        found[0] if "gradient" in reads else None,
+        slopes[0] if "gradient" in reads else None,
         activations,
         None if slope is None else classifier.cam_planes(slope),
     )

@@ -48,7 +48,8 @@ def float32(device: torch.device, *, exact: bool) -> Iterator[None]:
         cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
-def refill(value: Any, held: tuple[Any, ...]) -> None:  # noqa: ANN401 - as above
+def refill(value: Any, held: tuple[Any, ...]) -> None:  # noqa: ANN401 - what a module holds may be anything
+    """Put back what a container held: items; of a dict keys and values in turns."""
     value.clear()
     if isinstance(value, dict):
         value.update(zip(held[::2], held[1::2], strict=True))

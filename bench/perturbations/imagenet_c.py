@@ -1,5 +1,7 @@
 """ImageNet-C's corruptions, each at its five levels, through the package `imagecorruptions`.
 
+from steadymap.bench.core.errors import message_of
+
 They are what others report numbers on: 8 bits in, 8 bits out, with the constants of the paper.
 Source: Hendrycks and Dietterich 2019, "Benchmarking Neural Network Robustness to Common Corruptions
 and Perturbations".
@@ -16,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steadymap.bench.core.errors import message_of
+
 # These draw from a generator of their own, which they take a seed for.
 SEEDED = ("impulse_noise", "glass_blur")
 MOST_SEED = 2**32
@@ -28,8 +32,7 @@ def missing() -> str | None:
     try:
         _package()
     except ImportError as error:
-        reason = " ".join(str(error).split())
-        return f"needs pip install 'steadymap[corruptions]' ({reason})"
+        return f"needs pip install 'steadymap[corruptions]' ({message_of(error)})"
     return None
 
 

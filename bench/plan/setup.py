@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steadymap.bench.core.errors import MESSAGE_LENGTH, ConfigError, DataError, one_line
+from steadymap.bench.core.errors import ConfigError, DataError, message_of, one_line
 from steadymap.bench.core.metric_registry import METRIC_SHELF
 from steadymap.bench.core.origin import is_ours
 from steadymap.bench.data.image_set import ImageSet
@@ -238,7 +238,7 @@ def _refuse_attacks(setup: Setup) -> None:
                 target = classifier(image).detach().argmax(dim=1)
                 attack(classifier, image, target, cell.severity, draw)
         except Exception as error:  # a network may raise anything; the line says what
-            reason = " ".join(str(error).split())[:MESSAGE_LENGTH]
+            reason = message_of(error)
             raise ConfigError(
                 f"family: {name} cannot attack {classifier.name}: {reason}"
             ) from error

@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from steadymap.bench.core.errors import first_error
+
 
 class _Shape(BaseModel):
     """Keys that are read; others may stand beside them."""
@@ -87,9 +89,7 @@ def misshapen(manifest: Mapping[str, Any]) -> str:
     try:
         _Manifest.model_validate(manifest)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        return " ".join(f"{key}: {first['msg']}".split())
+        return first_error(error)
     return ""
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.errors import MESSAGE_LENGTH, ConfigError, message_of
 from steadymap.bench.core.names import printable
 from steadymap.bench.core.safe_csv import parse_csv
 from steadymap.bench.records.manifest_schema import NEEDED, misshapen
@@ -31,9 +31,6 @@ from steadymap.bench.records.vocabulary import (
 RECORDS = "records.parquet"
 MANIFEST = "manifest.json"
 TIMINGS = "timings.csv"
-
-
-MESSAGE_LENGTH = 300
 
 # Columns of CSV files that hold names and identifiers.
 TEXTS = (IMAGE_ID, METHOD, FAMILY, METRIC, "kind", "part", "machine")
@@ -155,8 +152,3 @@ def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         if column not in TEXTS and not pd.api.types.is_numeric_dtype(table[column].dtype):
             raise ConfigError(f"{path} is damaged: {column} holds what is no number")
     return table
-
-
-def message_of(error: Exception) -> str:
-    """Return what an exception says, in one line."""
-    return " ".join(str(error).split())[:MESSAGE_LENGTH] or type(error).__name__

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.errors import ConfigError, message_of
 from steadymap.bench.records.read import read_csv
 from steadymap.bench.records.vocabulary import CLEAN
 
@@ -23,7 +23,6 @@ PICTURES = "pictures.safetensors"
 SCALES = "scales.csv"
 STEPS = "steps.csv"
 
-MESSAGE_LENGTH = 300
 CHANNELS = 3
 
 
@@ -64,8 +63,7 @@ def read_gallery(folder: Path) -> Gallery | None:
     try:
         tensors = load_file(home / PICTURES)
     except Exception as error:  # broken files raise anything; each means the same here
-        reason = " ".join(str(error).split())[:MESSAGE_LENGTH]
-        raise ConfigError(f"{home / PICTURES} is damaged: {reason}") from error
+        raise ConfigError(f"{home / PICTURES} is damaged: {message_of(error)}") from error
     if not _belong_together(kinds, rows, scales, tensors):
         raise ConfigError(f"{home} is damaged: its files do not belong together; run it again")
 

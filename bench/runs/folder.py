@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.errors import ConfigError, message_of
 from steadymap.bench.core.files import make_folder, refuse_links, write_whole
-from steadymap.bench.records.read import MANIFEST, RECORDS, TIMINGS, message_of
+from steadymap.bench.records.read import MANIFEST, RECORDS, TIMINGS
 from steadymap.bench.runs.ledger import Ledger, different
 from steadymap.bench.runs.map_files import write_maps
 from steadymap.bench.runs.shard_files import LOCK, PARTS, kept, read_parts, read_records, tidy
@@ -56,8 +56,7 @@ def begin(folder: Path, ledger: Ledger, manifest: Mapping[str, Any]) -> None:
     make_folder(folder / PARTS)
     tidy(folder)
     content = {"ledger": ledger.to_json(), "manifest": dict(manifest)}
-    text = json.dumps(content, ensure_ascii=False).encode()
-    write_whole(folder / LEDGER, lambda file: file.write(text))
+    write_whole(folder / LEDGER, json.dumps(content, ensure_ascii=False).encode())
 
 
 def forget(folder: Path, ledger: Ledger, mine: Callable[[int], bool]) -> None:
@@ -111,12 +110,7 @@ def take_over(source: Path, folder: Path, say: Callable[[str], None]) -> None:
             read_records(part)
             for path in (part.path.with_suffix(".safetensors"), part.path):
                 if path.is_file():
-                    content = path.read_bytes()
-                    write_whole(folder / PARTS / path.name, _writes(content))
-
-
-def _writes(content: bytes) -> Callable[[IO[bytes]], object]:
-    return lambda file: file.write(content)
+                    write_whole(folder / PARTS / path.name, path.read_bytes())
 
 
 def finish(
@@ -145,7 +139,7 @@ def finish(
         write_maps(folder / MAPS, ledger, files)
     content = (json.dumps(describe(table), indent=2, ensure_ascii=False) + "\n").encode()
     coming.replace(folder / RECORDS)
-    write_whole(folder / MANIFEST, _writes(content))
+    write_whole(folder / MANIFEST, content)
     return table
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.errors import ConfigError, first_error
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.plan.shards import NULL_VIEWS, NUMERIC, Shard
 from steadymap.bench.records.vocabulary import INPUT
@@ -160,9 +160,7 @@ class Ledger:
         try:
             found: Ledger = TypeAdapter(cls).validate_python(content)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise ConfigError(f"{source} is damaged: {key}: {first['msg']}") from error
+            raise ConfigError(f"{source} is damaged: {first_error(error)}") from error
         missing = [key for key in FIXED if key not in found.fixed]
         missing += [key for key in ("nulls",) if key not in found.others]
         missing += [one for one in found.ids if one not in found.labels]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -70,8 +70,7 @@ def write_maps(folder: Path, ledger: Ledger, kept: Kept) -> None:
     cells = (CLEAN_CELL, *ledger.cells)
     rows = [(name, cell.family, cell.severity, cell.draw) for name in ledger.ids for cell in cells]
     index = pd.DataFrame(rows, columns=["image_id", "family", "severity", "draw"])
-    text = csv_text(index.reset_index(names="row")).encode()
-    write_whole(folder / "index.csv", lambda file: file.write(text))
+    write_whole(folder / "index.csv", csv_text(index.reset_index(names="row")).encode())
 
     def gathered(name: str, spec: str) -> Array | None:
         return _gathered([*_pieces(ledger, kept, spec, name)])
@@ -96,11 +95,7 @@ def _by_row(values: Array) -> Array:
 def _save(path: Path, arrays: Mapping[str, Array], metadata: dict[str, str] | None) -> None:
     whole = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
     content = save(whole, metadata=metadata)
-    write_whole(path, _writes(content))
-
-
-def _writes(content: bytes) -> Callable[[IO[bytes]], object]:
-    return lambda file: file.write(content)
+    write_whole(path, content)
 
 
 def _pieces(ledger: Ledger, kept: Kept, spec: str, name: str) -> Iterator[tuple[int, Array | None]]:

@@ -22,7 +22,7 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from steadymap.bench.core.errors import ConfigError, DataError, one_line
+from steadymap.bench.core.errors import ConfigError, DataError, first_error, one_line
 from steadymap.bench.core.machine import machine
 from steadymap.bench.core.safe_yaml import parse_yaml
 from steadymap.bench.data.image_set import Picture
@@ -95,9 +95,7 @@ def read_parallel(path: Path) -> Parallel:
     try:
         return Parallel.model_validate({} if content is None else content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "the file"
-        raise ConfigError(f"parallel_config: {key}: {first['msg']}") from error
+        raise ConfigError(f"parallel_config: {first_error(error, 'the file')}") from error
 
 
 @dataclass(frozen=True)

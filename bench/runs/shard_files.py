@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
-from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core.errors import ConfigError, message_of
 from steadymap.bench.core.files import TEMPORARY, write_whole
 from steadymap.bench.core.machine import fingerprint
 from steadymap.bench.records.schema import PART_SCHEMA
@@ -179,8 +179,7 @@ def read_parts(paths: Iterable[Path], say: Callable[[str], None]) -> list[Part]:
         try:
             parts.append(Part(path, _about(path)))
         except (*UNREADABLE, SafetensorError) as error:
-            reason = " ".join(str(error).split())
-            say(f"{path.name} is damaged and will be computed again: {reason}")
+            say(f"{path.name} is damaged and will be computed again: {message_of(error)}")
     return parts
 
 
@@ -217,11 +216,11 @@ def read_records(part: Part) -> pa.Table:
         table = pq.read_table(part.path, page_checksum_verification=True)
         return table.cast(PART_SCHEMA).replace_schema_metadata()
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
         with suppress(OSError):
             part.path.replace(part.path.with_suffix(".damaged"))
         raise ConfigError(
-            f"{part.path} is damaged ({reason}) and set aside; the same command computes it again"
+            f"{part.path} is damaged ({message_of(error)}) and set aside; the same command "
+            "computes it again"
         ) from error
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from steadymap.bench.core.files import write_whole
 from steadymap.bench.core.safe_csv import csv_text
@@ -38,8 +37,6 @@ ROWS_TOGETHER = 1 << 17
 TIMING_COLUMNS = [
     "machine", "batch", FAMILY, SEVERITY, DRAW, "part", "images", "seconds",
 ]  # fmt: skip
-
-Places = NDArray[np.int64]
 
 
 @dataclass

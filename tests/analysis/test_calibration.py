@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from scikit_posthocs import posthoc_nemenyi_friedman
 from scipy.stats import bootstrap, friedmanchisquare
+from support import frame
 
 from steadymap.bench.analysis.calibration import (
     OK,
@@ -43,23 +44,6 @@ from steadymap.bench.report.rank_diagrams import difference_figure
 from steadymap.bench.report.terminal import footnotes, tables
 
 Row = dict[str, object]
-
-
-def frame(rows: list[Row]) -> pd.DataFrame:
-    base: Row = {
-        "image_id": "i0",
-        "method": "gradient",
-        "family": "bias",
-        "severity": 0.1,
-        "draw": 0,
-        "metric": "ssim",
-        "value": 0.5,
-        "status": "ok",
-        "kept": True,
-        "label": 0,
-        "detail": "",
-    }
-    return pd.DataFrame([base | row for row in rows])
 
 
 def scored(

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 from scipy.stats import bootstrap
+from support import frame
 
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.analysis.intervals import intervals
@@ -18,25 +19,8 @@ from steadymap.bench.core.randomness import generator
 from steadymap.bench.report.terminal import MOST_ACROSS, footnotes, tables
 
 
-def make_records(rows: list[dict[str, object]]) -> pd.DataFrame:
-    base = {
-        "image_id": "i0",
-        "method": "gradient",
-        "family": "bias",
-        "severity": 0.1,
-        "draw": 0,
-        "metric": "ssim",
-        "value": 0.5,
-        "status": "ok",
-        "kept": True,
-        "label": 0,
-        "detail": "",
-    }
-    return pd.DataFrame([base | row for row in rows])
-
-
 def test_draws_and_severities_are_averaged_within_an_image_first() -> None:
-    records = make_records(
+    records = frame(
         [
             {"image_id": "a", "severity": 0.1, "value": 0.0},
             {"image_id": "a", "severity": 0.2, "value": 0.0},
@@ -50,7 +34,7 @@ def test_draws_and_severities_are_averaged_within_an_image_first() -> None:
 
 
 def test_only_ok_enters_a_mean_and_coverage_says_so() -> None:
-    records = make_records(
+    records = frame(
         [
             {"image_id": "a", "value": 0.2},
             {"image_id": "a", "value": math.nan, "status": "degenerate"},
@@ -64,14 +48,14 @@ def test_only_ok_enters_a_mean_and_coverage_says_so() -> None:
 
 
 def test_a_group_without_a_value_stays_in_the_summary() -> None:
-    records = make_records([{"value": math.nan, "status": "error"}])
+    records = frame([{"value": math.nan, "status": "error"}])
     (row,) = summarise(records).to_dict("records")
     assert math.isnan(row["mean"])
     assert (row["images"], row["coverage"], row["interval"]) == (0, 0.0, "none")
 
 
 def test_pairs_whose_prediction_changed_can_be_left_out() -> None:
-    records = make_records(
+    records = frame(
         [{"image_id": "a", "value": 0.2}, {"image_id": "b", "value": 0.9, "kept": False}]
     )
     summary = full_summary(records).query("family == 'bias'").set_index("subset")["mean"]
@@ -80,7 +64,7 @@ def test_pairs_whose_prediction_changed_can_be_left_out() -> None:
 
 
 def test_overall_is_the_mean_of_an_image_s_families() -> None:
-    records = make_records(
+    records = frame(
         [
             {"image_id": "a", "family": "bias", "severity": level, "value": value}
             for level, value in ((0.1, 0.0), (0.2, 0.2), (0.3, 0.4))
@@ -106,7 +90,7 @@ def test_overall_is_the_mean_of_an_image_s_families() -> None:
 
 
 def test_one_row_a_severity_when_asked_for() -> None:
-    records = make_records([{"severity": level, "value": level} for level in (0.1, 0.3)])
+    records = frame([{"severity": level, "value": level} for level in (0.1, 0.3)])
     summary = summarise(records, ("method", "severity", "metric"))
     assert dict(zip(summary["severity"], summary["mean"], strict=True)) == {0.1: 0.1, 0.3: 0.3}
 
@@ -157,7 +141,7 @@ def test_where_resampling_says_nothing_that_is_said(
 
 def test_a_summary_is_the_same_each_time() -> None:
     rng = np.random.default_rng(1)
-    records = make_records([{"image_id": f"i{n}", "value": float(rng.random())} for n in range(40)])
+    records = frame([{"image_id": f"i{n}", "value": float(rng.random())} for n in range(40)])
     pd.testing.assert_frame_equal(summarise(records), summarise(records))
 
 
@@ -190,7 +174,7 @@ def test_the_table_shows_the_numbers_of_the_records() -> None:
         for n in range(4)
     ]
     rows.append({"image_id": "i3", "severity": 0.2, "value": math.nan, "status": "degenerate"})
-    text = rendered(make_records(rows))
+    text = rendered(frame(rows))
     assert "0.62" in text or "0.63" in text
     header = next(line for line in text.splitlines() if "clean" in line)
     assert header.split() == ["method", "bias", "clean", "coverage"]
@@ -200,18 +184,18 @@ def test_the_table_shows_the_numbers_of_the_records() -> None:
 
 
 def test_the_footnotes_warn_of_few_images_and_lost_values() -> None:
-    records = make_records([{}, {"image_id": "b", "value": math.nan, "status": "degenerate"}])
+    records = frame([{}, {"image_id": "b", "value": math.nan, "status": "degenerate"}])
     notes = " ".join(footnotes(Findings.of(records)))
     assert "2 images" in notes
     assert "below 30 images the intervals are rough" in notes
     assert "1 degenerate of 2 values (controls not counted)" in notes
-    enough = make_records([{"image_id": f"i{n}"} for n in range(30)])
+    enough = frame([{"image_id": f"i{n}"} for n in range(30)])
     assert "rough" not in " ".join(footnotes(Findings.of(enough)))
 
 
 def test_many_families_are_shown_a_few_at_a_time_each_once() -> None:
     names = [f"family_{place}" for place in range(2 * MOST_ACROSS + 1)]
-    records = make_records(
+    records = frame(
         [
             {"image_id": f"i{image}", "family": name, "metric": "completeness_error"}
             for name in names

@@ -7,9 +7,6 @@ import importlib.metadata
 import json
 import math
 import re
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +17,10 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from support import CLASSES, Done, conv_network, random_images
+from support import CLASSES, Command, console, conv_network, random_images
 
 from steadymap.bench.checks.registry import CHECKS
-from steadymap.bench.commands import app as cli
 from steadymap.bench.commands import run as running
-from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.baselines import BASELINES
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.method import Method
@@ -44,25 +39,8 @@ QUICK = ["--limit", "3", "--method", "gradient", "--family", "bias", "--severity
 QUICK += ["--no-controls", "--nulls", "0", "--no-report"]
 
 
-@pytest.fixture
-def steadymap(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Done]:
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["steadymap", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        captured = capsys.readouterr()
-        code = left.value.code
-        return Done(code if isinstance(code, int) else 0, captured.out, captured.err)
-
-    return call
-
-
 def test_a_run_leaves_records_manifest_summary_and_a_table(
-    steadymap: Callable[..., Done], tmp_path: Path
+    steadymap: Command, tmp_path: Path
 ) -> None:
     done = steadymap("run", *QUICK, "--output", "here")
     assert done.code == 0, done.err
@@ -71,14 +49,9 @@ def test_a_run_leaves_records_manifest_summary_and_a_table(
     assert "compact on hands (test): 3 images x 2 views x 1 methods" in done.err
     folder = tmp_path / "here"
     assert {path.name for path in folder.iterdir()} == {
-        "records.parquet",
-        "manifest.json",
-        "summary.csv",
-        "timings.csv",
-        "ledger.json",
-        "parts",
+        "records.parquet", "manifest.json", "summary.csv", "timings.csv", "ledger.json", "parts",
         "run.lock",
-    }
+    }  # fmt: skip
     records, manifest = read_run(folder)
     assert list(records.columns) == SCHEMA.names
     assert manifest["complete"]
@@ -99,7 +72,7 @@ def test_a_run_leaves_records_manifest_summary_and_a_table(
 
 
 def test_a_run_with_nulls_calibrates_and_has_the_controls_below(
-    steadymap: Callable[..., Done], tmp_path: Path
+    steadymap: Command, tmp_path: Path
 ) -> None:
     done = steadymap(
         "run", "--limit", "6", "--steps", "4", "--family", "bias", "--family", "compensated_bias",
@@ -130,7 +103,7 @@ def test_a_run_with_nulls_calibrates_and_has_the_controls_below(
 
 
 def test_check_prints_what_passed_and_fails_for_a_wrong_method(
-    steadymap: Callable[..., Done], tmp_path: Path
+    steadymap: Command, tmp_path: Path
 ) -> None:
     done = steadymap("check", "gradient", "edge")
     assert done.code == 0, done.err
@@ -171,9 +144,7 @@ def test_check_prints_what_passed_and_fails_for_a_wrong_method(
         assert message in done.err
 
 
-def test_a_second_time_the_records_are_the_same(
-    steadymap: Callable[..., Done], tmp_path: Path
-) -> None:
+def test_a_second_time_the_records_are_the_same(steadymap: Command, tmp_path: Path) -> None:
     steadymap("run", *QUICK, "--output", "here")
     first, _ = read_run(tmp_path / "here")
     assert steadymap("run", *QUICK, "--output", "here").code == 0
@@ -182,7 +153,7 @@ def test_a_second_time_the_records_are_the_same(
 
 
 def test_without_output_the_folder_is_named_after_the_run(
-    steadymap: Callable[..., Done], tmp_path: Path
+    steadymap: Command, tmp_path: Path
 ) -> None:
     assert steadymap("run", *QUICK).code == 0
     (folder,) = (tmp_path / "runs").iterdir()
@@ -190,9 +161,7 @@ def test_without_output_the_folder_is_named_after_the_run(
     assert read_run(folder)[1]["run_id"] == folder.name
 
 
-def test_a_configuration_file_and_flags_over_it(
-    steadymap: Callable[..., Done], tmp_path: Path
-) -> None:
+def test_a_configuration_file_and_flags_over_it(steadymap: Command, tmp_path: Path) -> None:
     settings = {
         "limit": 2,
         "nulls": 0,
@@ -216,7 +185,7 @@ def test_a_configuration_file_and_flags_over_it(
     assert set(records["metric"]) == {"spearman", "input_change", "saturated_share"}
 
 
-def test_saved_maps_give_the_scores_again(steadymap: Callable[..., Done], tmp_path: Path) -> None:
+def test_saved_maps_give_the_scores_again(steadymap: Command, tmp_path: Path) -> None:
     done = steadymap(
         "run", "--limit", "5", "--method", "gradient_x_input", "--method", "grad_cam",
         "--method", "integrated_gradients:baseline=white,steps=4",
@@ -272,9 +241,7 @@ def write_folder(root: Path, classes: tuple[str, ...]) -> None:
             Image.fromarray(level).save(root / name / f"{name}-{index}.png")
 
 
-def test_train_then_run_on_one_s_own_pictures(
-    steadymap: Callable[..., Done], tmp_path: Path
-) -> None:
+def test_train_then_run_on_one_s_own_pictures(steadymap: Command, tmp_path: Path) -> None:
     write_folder(tmp_path / "data", ("dark", "grey", "pale"))
     done = steadymap("train", "--data", "folder:data", "--epochs", "2", "--output", "w.safetensors")
     assert done.code == 0, done.err
@@ -298,16 +265,14 @@ def test_train_then_run_on_one_s_own_pictures(
     assert "excluded: dark/broken.png" in done.err
     assert "the all split has 90 usable images of 91" in done.err
     assert str(tmp_path) not in (tmp_path / "here" / "manifest.json").read_text()
-    assert (manifest["configuration"]["data"], manifest["configuration"]["weights"]) == (
-        "folder:data",
-        "w.safetensors",
-    )
+    configuration = manifest["configuration"]
+    assert (configuration["data"], configuration["weights"]) == ("folder:data", "w.safetensors")
     assert manifest["model"]["class_names"] == ["dark", "grey", "pale"]
     assert set(records["label"]) == {0, 1, 2}
 
 
 def test_a_network_is_trained_for_the_classes_that_the_data_has(
-    steadymap: Callable[..., Done], tmp_path: Path
+    steadymap: Command, tmp_path: Path
 ) -> None:
     write_folder(tmp_path / "two", ("dark", "pale"))
     assert steadymap("train", "--data", "folder:two", "--epochs", "1").code == 0
@@ -317,7 +282,7 @@ def test_a_network_is_trained_for_the_classes_that_the_data_has(
 
 
 def test_a_recipe_says_what_to_train_and_flags_override_it(
-    steadymap: Callable[..., Done], tmp_path: Path
+    steadymap: Command, tmp_path: Path
 ) -> None:
     write_folder(tmp_path / "two", ("dark", "pale"))
     lines = "data: folder:two", "epochs: 1", "batch_size: 8", "learning_rate: 2e-3", "seed: 5"
@@ -332,9 +297,7 @@ def test_a_recipe_says_what_to_train_and_flags_override_it(
         assert card["data"] == "folder:two"
 
 
-def test_the_curve_holds_the_loss_that_was_minimised(
-    steadymap: Callable[..., Done], tmp_path: Path
-) -> None:
+def test_the_curve_holds_the_loss_that_was_minimised(steadymap: Command, tmp_path: Path) -> None:
     """With a step too small to learn anything the loss is that of the initial weights."""
     write_folder(tmp_path / "two", ("dark", "pale"))
     tiny = "--learning-rate", "1e-12", "--epochs", "2", "--output", "w.safetensors"
@@ -346,9 +309,7 @@ def test_the_curve_holds_the_loss_that_was_minimised(
     assert second == pytest.approx(first, abs=0.002)
 
 
-def test_masks_by_colour_make_mask_mass_possible(
-    steadymap: Callable[..., Done], tmp_path: Path
-) -> None:
+def test_masks_by_colour_make_mask_mass_possible(steadymap: Command, tmp_path: Path) -> None:
     write_folder(tmp_path / "two", ("dark", "pale"))
     for path in (tmp_path / "two").rglob("*.png"):
         pixels = np.asarray(Image.open(path)).copy()
@@ -372,9 +333,7 @@ def test_masks_by_colour_make_mask_mass_possible(
     assert len(blob) == 18
 
 
-def test_training_that_diverges_writes_no_weights(
-    steadymap: Callable[..., Done], tmp_path: Path
-) -> None:
+def test_training_that_diverges_writes_no_weights(steadymap: Command, tmp_path: Path) -> None:
     write_folder(tmp_path / "two", ("dark", "pale"))
     done = steadymap("train", "--data", "folder:two", "--epochs", "2", "--learning-rate", "1e30")
     assert done.code == 2
@@ -382,13 +341,11 @@ def test_training_that_diverges_writes_no_weights(
     assert not list((tmp_path / "runs").iterdir())
 
 
-def test_the_version(steadymap: Callable[..., Done]) -> None:
+def test_the_version(steadymap: Command) -> None:
     assert steadymap("--version").out.strip() == importlib.metadata.version("steadymap")
 
 
-def test_training_is_repeatable_and_overwrites_nothing(
-    steadymap: Callable[..., Done], tmp_path: Path
-) -> None:
+def test_training_is_repeatable_and_overwrites_nothing(steadymap: Command, tmp_path: Path) -> None:
     write_folder(tmp_path / "data", ("dark", "grey", "pale"))
     train = ["train", "--data", "folder:data", "--epochs", "1", "--output"]
     for name in ("one.safetensors", "two.safetensors"):
@@ -452,7 +409,7 @@ def test_training_is_repeatable_and_overwrites_nothing(
     ],
 )  # fmt: skip
 def test_a_mistake_gives_one_line_and_exit_code_2(
-    steadymap: Callable[..., Done], tmp_path: Path, arguments: list[str], message: str
+    steadymap: Command, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     if "cuda" in arguments and torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
@@ -478,9 +435,7 @@ def test_a_mistake_gives_one_line_and_exit_code_2(
     assert not left, "a mistake leaves nothing behind"
 
 
-def test_a_dry_run_estimates_and_leaves_nothing(
-    steadymap: Callable[..., Done], tmp_path: Path
-) -> None:
+def test_a_dry_run_estimates_and_leaves_nothing(steadymap: Command, tmp_path: Path) -> None:
     done = steadymap("run", *QUICK, "--dry-run", "--jobs", "1")
     assert done.code == 0, done.err
     # Three images, two views, one pass each; no baseline, because nothing is complete.
@@ -490,7 +445,7 @@ def test_a_dry_run_estimates_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_steps_as_needed_are_recorded(steadymap: Callable[..., Done], tmp_path: Path) -> None:
+def test_steps_as_needed_are_recorded(steadymap: Command, tmp_path: Path) -> None:
     quick = [*QUICK[:2], "--method", "integrated_gradients", *QUICK[4:]]
     done = steadymap("run", *quick, "--steps", "auto", "--output", "here")
     assert done.code == 0, done.err
@@ -499,9 +454,7 @@ def test_steps_as_needed_are_recorded(steadymap: Callable[..., Done], tmp_path: 
     assert (records[records["metric"] == "steps"]["value"] >= 9).all()
 
 
-def test_where_the_time_of_a_run_went_is_kept(
-    steadymap: Callable[..., Done], tmp_path: Path
-) -> None:
+def test_where_the_time_of_a_run_went_is_kept(steadymap: Command, tmp_path: Path) -> None:
     assert steadymap("run", *QUICK, "--jobs", "1", "--output", "here").code == 0
     timings = pd.read_csv(tmp_path / "here" / "timings.csv")
     columns = ["machine", "batch", "family", "severity", "draw", "part", "images", "seconds"]
@@ -525,9 +478,7 @@ def test_small_networks_get_a_worker_a_thread_and_large_ones_one(
     assert running._jobs(small, 60) == 1  # noqa: SLF001 - as above
 
 
-def test_time_prints_a_table_and_keeps_the_figures(
-    steadymap: Callable[..., Done], tmp_path: Path
-) -> None:
+def test_time_prints_a_table_and_keeps_the_figures(steadymap: Command, tmp_path: Path) -> None:
     methods = ["--method", "gradient", "--method", "integrated_gradients:steps=2"]
     quick = ["--batch-size", "1", "--repeats", "2", "--device", "cpu"]
     done = steadymap("time", *methods, *quick, "--output", "t.json")
@@ -543,12 +494,12 @@ def test_time_prints_a_table_and_keeps_the_figures(
 
 
 def test_failed_cells_give_exit_code_3_and_keep_the_rest(
-    steadymap: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steadymap: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_classifier: Classifier, _batch: Batch) -> torch.Tensor:
         raise RuntimeError("not today")
 
-    monkeypatch.setitem(methods_module.METHODS, "broken", Method(broken, "", ""))
+    monkeypatch.setitem(METHODS, "broken", Method(broken, "", ""))
     done = steadymap("run", *QUICK, "--method", "broken", "--output", "here")
     assert done.code == 3
     assert "values failed" in done.err
@@ -556,7 +507,7 @@ def test_failed_cells_give_exit_code_3_and_keep_the_rest(
     assert "gradient" in done.out
 
 
-def test_list_shows_every_registered_thing(steadymap: Callable[..., Done]) -> None:
+def test_list_shows_every_registered_thing(steadymap: Command) -> None:
     done = steadymap("list")
     assert done.code == 0
     for name in [*METHODS, *METRICS, *PERTURBATIONS, *MODELS, *CHECKS, "hands", "folder:PATH"]:
@@ -564,12 +515,8 @@ def test_list_shows_every_registered_thing(steadymap: Callable[..., Done]) -> No
     for name, baseline in BASELINES.items():
         assert name in done.out
         assert baseline.summary
-    entries: list[Method | Metric | Perturbation] = [
-        *METHODS.values(),
-        *METRICS.values(),
-        *PERTURBATIONS.values(),
-    ]
-    for entry in entries:
+    entries: list[Method | Metric | Perturbation] = [*METHODS.values(), *METRICS.values()]
+    for entry in [*entries, *PERTURBATIONS.values()]:
         assert entry.summary
         assert entry.source or (isinstance(entry, Method) and entry.control)
     metrics_alone = steadymap("list", "metrics").out
@@ -578,11 +525,7 @@ def test_list_shows_every_registered_thing(steadymap: Callable[..., Done]) -> No
 
 
 def test_the_console_script_is_installed() -> None:
-    script = Path(sys.executable).parent / "steadymap"
-    done = subprocess.run(  # noqa: S603 - our own script
-        [script, "run", "--limit", "0"], capture_output=True, text=True, check=False
-    )
+    done = console("run", "--limit", "0")
     assert done.returncode == 2
-    assert done.stderr.strip() == (
-        "steadymap: limit: Input should be greater than or equal to 1, got 0"
-    )
+    said = "steadymap: limit: Input should be greater than or equal to 1, got 0"
+    assert done.stderr.strip() == said

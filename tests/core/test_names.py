@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from support import conv_network, image_set, seeded
+from support import image_set, tiny
 
 from steadymap.bench import ConfigError, Plan
 from steadymap.bench.analysis.findings import Findings
@@ -33,7 +33,6 @@ from steadymap.bench.records.scan import Scan
 from steadymap.bench.runs import folder as store
 from steadymap.bench.runs.ledger import Ledger
 from steadymap.metrics import METRICS
-from steadymap.models import make_classifier
 
 DEVICES = ("CON", "con", "NUL", "nul.txt", "Aux", "prn", "COM1", "lpt9.x", "com0", "CONIN$")
 ODD = (
@@ -120,7 +119,7 @@ def test_two_pictures_are_two_names(one: str, two: str) -> None:
 
 @given(NAMES, st.sampled_from(["folder:", "hf:", "torchvision:", ""]))
 def test_a_run_is_one_component(name: str, kind: str) -> None:
-    classifier = make_classifier(seeded(conv_network), (16, 16), ("a", "b", "c"))
+    classifier = tiny()
     object.__setattr__(classifier, "name", kind + name)
     images = image_set(1)
     object.__setattr__(images, "name", kind + name)

@@ -52,10 +52,7 @@ def laughs(levels: int) -> str:
         ("a: !!int x", "a value is not what its form says"),
         ("a: !!timestamp x", "a value is not what its form says"),
         ('a: "\\ud800"', "is no text"),
-        (
-            "a: [" + "x" * 1001 + "]",
-            "has 1001 characters, settings at most 1000",
-        ),
+        ("a: [" + "x" * 1001 + "]", "has 1001 characters, settings at most 1000"),
         ("? [a]\n: 1", "found unhashable key"),
         ("a: \x00", "unacceptable character"),
         ("a: !own x", "could not determine a constructor"),

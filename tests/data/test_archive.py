@@ -23,6 +23,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support import noise
 
 from steadymap.bench.core.errors import DataError
 from steadymap.bench.data import archive as archives
@@ -88,9 +89,8 @@ KINDS: dict[str, Callable[[Entries], bytes]] = {
 
 
 def picture(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (12, 10, 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png")
+    Image.fromarray(noise(seed)).save(buffer, "png")
     return buffer.getvalue()
 
 
@@ -317,26 +317,10 @@ def test_a_name_that_only_looks_odd_is_written(kind: str, name: str, tmp_path: P
 
 
 # Text in which what is forbidden turns up more often than in any text.
-PIECES = st.sampled_from(
-    [
-        "..",
-        ".",
-        "/",
-        "\\",
-        "C:",
-        "\0",
-        "con",
-        "NUL",
-        ".png",
-        "a",
-        "A",
-        "é",
-        "e\u0301",
-        " ",
-        "~",
-        "%2e",
-    ]
-)
+PIECES = st.sampled_from([
+    "..", ".", "/", "\\", "C:", "\0", "con", "NUL", ".png", "a", "A", "é", "e\u0301", " ", "~",
+    "%2e",
+])  # fmt: skip
 NAMES = st.lists(PIECES | st.text(max_size=3), min_size=1, max_size=8).map("".join)
 
 
@@ -407,12 +391,8 @@ def test_two_members_of_one_name_are_refused(
 
 def test_a_folder_may_be_named_as_often_as_one_likes(tmp_path: Path) -> None:
     entries: Entries = [
-        ("./", None),
-        ("a", None),
-        ("a/x.png", b"x"),
-        ("a", None),
-        ("a/y.png", b"y"),
-    ]
+        ("./", None), ("a", None), ("a/x.png", b"x"), ("a", None), ("a/y.png", b"y"),
+    ]  # fmt: skip
     extract(io.BytesIO(tar_of(entries)), "x", tmp_path)
     assert everything(tmp_path) | {"cache": None} == {
         "a": None, "a/x.png": b"x", "a/y.png": b"y", "cache": None,
@@ -500,13 +480,10 @@ def test_modes_and_times_stay_in_the_archive(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_cap_holds_to_the_byte(kind: str, tmp_path: Path) -> None:
     parts = [np.random.default_rng(n).bytes(1000) for n in range(3)]
-    data = KINDS[kind]([("a", None), *((f"a/{n}", part) for n, part in enumerate(parts))])
+    entries: Entries = [("a", None), *((f"a/{n}", part) for n, part in enumerate(parts))]
+    data = KINDS[kind](entries)
     # A tar's own blocks count as what comes out of it: they have to be read.
-    out = (
-        3000
-        if kind == "zip"
-        else len(tar_of([("a", None)] + [(f"a/{n}", p) for n, p in enumerate(parts)]))
-    )
+    out = 3000 if kind == "zip" else len(tar_of(entries))
     enough = Caps(members=4, member_bytes=1000, total_bytes=out, ratio=1, free_bytes=out, depth=2)
     (tmp_path / "fine").mkdir()
     extract(io.BytesIO(data), "x", tmp_path / "fine", enough)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-import subprocess
-import sys
 import warnings
 import zlib
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from support import noise, python
 
 from steadymap.bench.core.errors import DataError
 from steadymap.bench.data import decode as decoding
@@ -24,16 +23,12 @@ from steadymap.bench.data.open import SUFFIXES, open_image, open_images
 from steadymap.models import Framing
 
 SMALL = Framing((8, 8))
-NOISE = np.random.default_rng(5).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+NOISE = noise(5, 9, 7)
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    return (
-        struct.pack(">I", len(content))
-        + kind
-        + content
-        + struct.pack(">I", zlib.crc32(kind + content))
-    )
+    length, checksum = len(content), zlib.crc32(kind + content)
+    return struct.pack(">I", length) + kind + content + struct.pack(">I", checksum)
 
 
 def png(
@@ -52,11 +47,15 @@ def saved(pixels: Image.Image | np.ndarray, kind: str, **options: object) -> byt
     return buffer.getvalue()
 
 
+def write_good(root: Path) -> None:
+    for name, pixels in (("cat", NOISE), ("dog", 255 - NOISE)):
+        (root / name).mkdir(exist_ok=True)
+        (root / name / "good.png").write_bytes(saved(pixels, "png"))
+
+
 def classes(root: Path, files: dict[str, bytes], framing: Framing = SMALL) -> ImageSet:
     """Open a folder of two good pictures and others, which lie in the class `odd`."""
-    for name, pixels in (("cat", NOISE), ("dog", 255 - NOISE)):
-        (root / name).mkdir()
-        (root / name / "good.png").write_bytes(saved(pixels, "png"))
+    write_good(root)
     (root / "odd").mkdir()
     for name, content in files.items():
         (root / "odd" / name).write_bytes(content)
@@ -109,8 +108,8 @@ CASES: dict[str, tuple[bytes, list[list[int]]]] = {
     "grey": (saved(mode("L", 0, 7, 255), "png"), [BLACK, [7, 7, 7], WHITE]),
     "grey, alpha": (saved(mode("LA", (0, 255), (0, 0)), "png"), [BLACK, WHITE]),
     "grey, 16 bits: rounded": (
-        png((5, 1), (16, 0), b"\0" + struct.pack(">5H", 0, 128, 129, 257, 65535)),
-        [BLACK, BLACK, [1, 1, 1], [1, 1, 1], WHITE],
+        png((6, 1), (16, 0), b"\0" + struct.pack(">6H", 0, 128, 129, 257, 32768, 65535)),
+        [BLACK, BLACK, [1, 1, 1], [1, 1, 1], [128, 128, 128], WHITE],
     ),
     "grey, 16 bits, one transparent": (
         png((2, 1), (16, 0), b"\0" + struct.pack(">2H", 1000, 1001), chunk(b"tRNS", b"\x03\xe8")),
@@ -190,15 +189,8 @@ def tiff(bits: int, photometric: int, values: bytes) -> bytes:
         (277, 3, 1), (278, 4, 1), (279, 4, len(values)),
     ]  # fmt: skip
     table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
-    where = 8 + len(values)
-    return (
-        b"II*\0"
-        + struct.pack("<I", where)
-        + values
-        + struct.pack("<H", len(entries))
-        + table
-        + bytes(4)
-    )
+    head = b"II*\0" + struct.pack("<I", 8 + len(values))
+    return head + values + struct.pack("<H", len(entries)) + table + bytes(4)
 
 
 # A megabyte, packed.
@@ -281,9 +273,7 @@ def test_a_folder_called_like_a_picture_is_none(tmp_path: Path) -> None:
 
 
 def open_after(root: Path) -> ImageSet:
-    for name, pixels in (("cat", NOISE), ("dog", 255 - NOISE)):
-        (root / name).mkdir(exist_ok=True)
-        (root / name / "good.png").write_bytes(saved(pixels, "png"))
+    write_good(root)
     found = open_images(f"folder:{root}", SMALL, "all")
     assert not found.excluded
     return found
@@ -393,22 +383,20 @@ def test_our_limit_is_where_pillow_begins_to_warn() -> None:
 def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
     """A process that may not have the picture's memory refuses it all the same."""
     (tmp_path / "x.png").write_bytes(bomb("png", 20_000, 20_000))
-    code = (
-        "import resource, sys\n"
-        "from pathlib import Path\n"
-        "from steadymap.bench.core.errors import DataError\n"
-        "from steadymap.bench.data.decode import decode\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try:\n"
-        "    decode(Path(sys.argv[1]))\n"
-        "except DataError as error:\n"
-        "    print(error)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
-    )
-    done = subprocess.run(  # noqa: S603 - our own interpreter
-        [sys.executable, "-W", "error::Warning:PIL", "-c", code, str(tmp_path / "x.png")],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    code = """
+        import resource, sys
+        from pathlib import Path
+        from steadymap.bench.core.errors import DataError
+        from steadymap.bench.data.decode import decode
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            decode(Path(sys.argv[1]))
+        except DataError as error:
+            print(error)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    done = python(code, str(tmp_path / "x.png"), PYTHONWARNINGS="error::Warning:PIL")
+    assert done.returncode == 0, done.stderr
     said, grown = done.stdout.splitlines()
     assert said == "it has over 89 megapixels; make a smaller copy"
     assert int(grown) < 20_000, "kilobytes, of 1.2 million that its pixels would take"

@@ -8,11 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
-from support import CLASSES, linear_network, random_images, seeded
+from support import CLASSES, linear_network, python, random_images, seeded, small_plan, write_noise
 from torch import nn
 
 from steadymap.bench import Plan, from_tensor, run
@@ -24,16 +22,7 @@ from steadymap.models import MODELS, Framing, make_classifier, write_weights
 
 SMALL = Framing((8, 8))
 MANY = 10_000
-QUICK = Plan(
-    controls=False, nulls=0, method=("gradient",), family=("bias",), severity=(0.1,),
-    metric=("ssim", "spearman"),
-)  # fmt: skip
-
-
-def write(path: Path, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
+QUICK = small_plan("gradient", metric=("ssim", "spearman"))
 
 
 # --- small inputs ---------------------------------------------------------------------------------
@@ -88,7 +77,7 @@ def test_ten_thousand_classes_open(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In steps that grow with the number of classes, not with its square."""
-    write(tmp_path / "one.png", 1)
+    write_noise(tmp_path / "one.png", 1)
     rows = ["path,label"]
     for number in range(MANY):
         folder = tmp_path / "data" / f"{number:05}"
@@ -127,18 +116,8 @@ class Counting(tuple[str, ...]):
 # --- names ----------------------------------------------------------------------------------------
 
 ODD = [
-    "a b",
-    "été",
-    "猫",
-    "two\nlines",
-    "-dash",
-    "quote'\"",
-    "100%",
-    "a,b",
-    "<b>&",
-    "🐈",
-    "x" * 200,
-]
+    "a b", "été", "猫", "two\nlines", "-dash", "quote'\"", "100%", "a,b", "<b>&", "🐈", "x" * 200,
+]  # fmt: skip
 
 
 def test_odd_names_come_through_a_whole_run(tmp_path: Path) -> None:
@@ -146,7 +125,7 @@ def test_odd_names_come_through_a_whole_run(tmp_path: Path) -> None:
     place = tmp_path / "an odd\nplace, été 猫"
     for number, name in enumerate(ODD):
         for twin in range(2):
-            write(place / "my data" / name / f"{name[:100]} {twin}.png", 2 * number + twin)
+            write_noise(place / "my data" / name / f"{name[:100]} {twin}.png", 2 * number + twin)
     network = seeded(lambda: MODELS["compact"].build(len(ODD)))
     write_weights(place / "my weights.safetensors", network, tuple(ODD))
     done = command(
@@ -166,31 +145,25 @@ def test_odd_names_come_through_a_whole_run(tmp_path: Path) -> None:
 
 def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     # As a person's shell would, `locale` and all.
-    code = (
-        "import locale, sys\n"
-        "locale.setlocale(locale.LC_ALL, '')\n"
-        "from steadymap.bench.start import main\n"
-        "print(f'{1.5:n}', file=sys.stderr)\n"
-        "main()\n"
-    )
-    return subprocess.run(  # noqa: S603 - our own interpreter
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True, text=True, encoding="utf-8", cwd=cwd, check=False,
-        env={**os.environ, **environment},
-    )  # fmt: skip
+    code = """
+        import locale, sys
+        locale.setlocale(locale.LC_ALL, '')
+        from steadymap.bench.start import main
+        print(f'{1.5:n}', file=sys.stderr)
+        main()
+    """
+    return python(code, *arguments, cwd=cwd, **environment)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse the name")
 def test_a_class_whose_name_is_no_utf_8_can_be_written_down(tmp_path: Path) -> None:
     for seed, name in enumerate((b"cat", b"caf\xe9")):
-        write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xe9/" + name)) / "x.png", seed)
+        write_noise(Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xe9/" + name)) / "x.png", seed)
     found = open_images("folder:" + os.fsdecode(os.fsencode(tmp_path) + b"/d\xe9"), SMALL, "all")
     assert found.name == "folder:d\\xe9"
     assert found.class_names == ("caf\\xe9", "cat")
-    assert {picture.name: picture.label for picture in found.pictures} == {
-        "caf\\xe9/x.png": 0,
-        "cat/x.png": 1,
-    }
+    labels = {picture.name: picture.label for picture in found.pictures}
+    assert labels == {"caf\\xe9/x.png": 0, "cat/x.png": 1}
     assert len(found.data_hash()) == 64
 
 
@@ -205,7 +178,7 @@ def state(root: Path) -> dict[str, tuple[int, int]]:
 def test_a_folder_that_may_not_be_written_is_data_all_the_same(tmp_path: Path) -> None:
     """Nothing is written beside the pictures: for root, whom no mode stops, the folder tells."""
     for number in range(4):
-        write(tmp_path / "data" / "ab"[number % 2] / f"{number}.png", number)
+        write_noise(tmp_path / "data" / "ab"[number % 2] / f"{number}.png", number)
     folders = [tmp_path / "data", tmp_path / "data" / "a", tmp_path / "data" / "b"]
     for folder in folders:
         folder.chmod(0o555)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support import noise, write_noise
 from torchvision import datasets as torchvision_datasets
 
 from steadymap.bench.core.errors import DataError
@@ -131,10 +132,8 @@ def test_torchvision_knows_every_set_by_that_name() -> None:
 
 
 def write_table(folder: Path, *rows: str, header: str = "path,label") -> str:
-    (folder / "p").mkdir(exist_ok=True)
     for number in range(4):
-        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "p" / f"{number}.png")
+        write_noise(folder / "p" / f"{number}.png", number, 8, 8)
     (folder / "t.csv").write_text("\n".join((header, *rows)) + "\n", encoding="utf-8")
     return f"csv:{folder / 't.csv'}"
 
@@ -240,12 +239,9 @@ def test_a_saved_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     def table(start: int, count: int) -> object:
         numbers = range(start, start + count)
-        pixels = [
-            np.random.default_rng(n).integers(0, 256, (8, 8, 3), dtype=np.uint8) for n in numbers
-        ]
         return datasets.Dataset.from_dict(
             {
-                "picture": [Image.fromarray(image) for image in pixels],
+                "picture": [Image.fromarray(noise(number, 8, 8)) for number in numbers],
                 "kind": [None if n == start else n % 2 for n in numbers],
                 "label": ["x"] * count,
             },
@@ -305,8 +301,7 @@ def test_foolbox_s_labels_stand_in_the_files_names(
 ) -> None:
     files: list[types.SimpleNamespace] = []
     for name in ("imagenet_00_1.jpg", "imagenet_01_0.jpg", "imagenet_02_1.jpg", "mnist_00_7.png"):
-        pixels = np.random.default_rng(len(files)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / name)
+        write_noise(tmp_path / name, len(files), 8, 8)
         files.append(types.SimpleNamespace(name=name, locate=lambda name=name: tmp_path / name))
     monkeypatch.setattr(importlib.metadata, "files", lambda _: files)
     found = open_images("foolbox", SMALL, "all")

@@ -20,11 +20,7 @@ from statsmodels.stats.multitest import multipletests
 
 from steadymap.bench.core.errors import ConfigError, NoBaselineError
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.gate.baseline_runs import (
-    baseline_names,
-    open_baseline,
-    write_side,
-)
+from steadymap.bench.gate.baseline_runs import baseline_names, open_baseline, write_side
 from steadymap.bench.gate.comparison import (
     EQUIVALENT,
     FAIL,

@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from support import Done, call
+from support import Command, call
 
 from steadymap.bench.gate.baseline_runs import open_baseline, write_side
 
@@ -38,21 +38,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def steadymap(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Done]:
+def steadymap(steadymap: Command, home: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.chdir(home)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-
-    def run(*arguments: str) -> Done:
-        code = call(monkeypatch, *arguments)
-        captured = capsys.readouterr()
-        return Done(code, captured.out, captured.err)
-
-    return run
+    return steadymap
 
 
-def test_a_run_passes_its_own_gate(steadymap: Callable[..., Done], home: Path) -> None:
+def test_a_run_passes_its_own_gate(steadymap: Command, home: Path) -> None:
     for run in ("runs/a", "runs/b"):
         done = steadymap("gate", run, "--baseline", "first", "--margin", "ssim=0.2")
         assert done.code == 0, done.out + done.err
@@ -78,7 +70,7 @@ def altered(home: Path, name: str, change: float, spread: float = 0.0) -> None:
 
 
 def test_a_loss_beyond_doubt_fails_and_says_where(
-    steadymap: Callable[..., Done], home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    steadymap: Command, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     altered(home, "better", 0.3)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
@@ -98,9 +90,7 @@ def test_a_loss_beyond_doubt_fails_and_says_where(
     assert steadymap("gate", "runs/b", "--baseline", "better", *given).code == 0
 
 
-def test_what_is_inconclusive_fails_under_strict(
-    steadymap: Callable[..., Done], home: Path
-) -> None:
+def test_what_is_inconclusive_fails_under_strict(steadymap: Command, home: Path) -> None:
     altered(home, "noisy", 0.0, 0.2)
     given = ["gate", "runs/a", "--baseline", "noisy", "--output", "out"]
     done = steadymap(*given)
@@ -109,9 +99,7 @@ def test_what_is_inconclusive_fails_under_strict(
     assert steadymap(*given, "--strict").code == 1
 
 
-def test_what_cannot_be_compared_is_refused_with_every_reason(
-    steadymap: Callable[..., Done],
-) -> None:
+def test_what_cannot_be_compared_is_refused_with_every_reason(steadymap: Command) -> None:
     done = steadymap("gate", "runs/c", "--baseline", "first")
     assert done.code == 2
     assert done.err.count("\n") == 1
@@ -119,7 +107,7 @@ def test_what_cannot_be_compared_is_refused_with_every_reason(
     assert steadymap("compare", "runs/a", "runs/c").code == 2
 
 
-def test_misuse_has_one_line_and_its_code(steadymap: Callable[..., Done]) -> None:
+def test_misuse_has_one_line_and_its_code(steadymap: Command) -> None:
     for arguments, code, message in (
         (["gate", "--baseline", "none"], 4, "no 'none' in"),
         (["gate"], 2, "give its name with --baseline NAME"),
@@ -135,7 +123,7 @@ def test_misuse_has_one_line_and_its_code(steadymap: Callable[..., Done]) -> Non
         assert done.err.count("\n") == 1
 
 
-def test_a_run_without_a_score_is_refused(steadymap: Callable[..., Done]) -> None:
+def test_a_run_without_a_score_is_refused(steadymap: Command) -> None:
     quick = [*RUN[:5], "--method", "gradient", "--no-controls", "--nulls", "0"]
     given = [*quick, "--family", "bias", "--severity", "0.1", "--metric", "mask_mass"]
     assert steadymap(*given, "--output", "runs/empty").code == 0
@@ -145,7 +133,7 @@ def test_a_run_without_a_score_is_refused(steadymap: Callable[..., Done]) -> Non
 
 
 def test_without_a_run_the_newest_is_judged(
-    steadymap: Callable[..., Done], home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    steadymap: Command, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for place, name in enumerate(("c", "empty", "b", "a")):
         records = home / "runs" / name / "records.parquet"
@@ -160,9 +148,7 @@ def test_without_a_run_the_newest_is_judged(
     assert "no finished run below runs" in done.err
 
 
-def test_compare_says_what_moved(
-    steadymap: Callable[..., Done], home: Path, tmp_path: Path
-) -> None:
+def test_compare_says_what_moved(steadymap: Command, home: Path, tmp_path: Path) -> None:
     altered(home, "best", 0.3)
     done = steadymap("compare", "best", "runs/a", "--output", str(tmp_path / "x"))
     assert done.code == 0
@@ -175,7 +161,7 @@ def test_compare_says_what_moved(
     assert "gradient" in done.out
 
 
-def test_baselines_are_listed_and_shown(steadymap: Callable[..., Done]) -> None:
+def test_baselines_are_listed_and_shown(steadymap: Command) -> None:
     done = steadymap("baseline", "list")
     assert "first: compact on hands, 6 images" in done.out
     done = steadymap("baseline", "show", "first")
@@ -257,9 +243,7 @@ def test_the_plugin_costs_nothing_unless_it_is_used(pytester: pytest.Pytester) -
     pytester.runpytest_subprocess("-q", "-p", "no:hypothesispytest").assert_outcomes(passed=1)
 
 
-def test_a_run_and_its_baseline_are_compared_by_what_both_have(
-    steadymap: Callable[..., Done],
-) -> None:
+def test_a_run_and_its_baseline_are_compared_by_what_both_have(steadymap: Command) -> None:
     for pair in (("runs/a", "first"), ("first", "runs/a")):
         done = steadymap("compare", *pair)
         assert done.code == 0
@@ -268,7 +252,7 @@ def test_a_run_and_its_baseline_are_compared_by_what_both_have(
 
 
 def test_the_words_of_a_verdict_are_those_of_its_exit_code(
-    steadymap: Callable[..., Done], home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    steadymap: Command, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     altered(home, "noisy", 0.0, 0.2)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
@@ -303,7 +287,7 @@ def test_the_words_of_a_verdict_are_those_of_its_exit_code(
 
 
 def test_a_summary_that_cannot_be_written_changes_no_verdict(
-    steadymap: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    steadymap: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "gone" / "summary.md"))
     done = steadymap("gate", "runs/a", "--baseline", "first", "--output", str(tmp_path / "out"))
@@ -330,7 +314,7 @@ def emptied(path: Path) -> None:
     ids=lambda damage: f"{damage[0]}-{damage[1].__name__}",
 )
 def test_a_damaged_run_is_named_in_one_line(
-    steadymap: Callable[..., Done],
+    steadymap: Command,
     home: Path,
     tmp_path: Path,
     command: str,
@@ -359,7 +343,7 @@ def test_a_damaged_run_is_named_in_one_line(
     ],
 )
 def test_misuse_is_answered_in_a_line(
-    steadymap: Callable[..., Done], words: tuple[str, ...], text: str
+    steadymap: Command, words: tuple[str, ...], text: str
 ) -> None:
     done = steadymap(*words)
     assert done.code == 2

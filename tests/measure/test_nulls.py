@@ -14,12 +14,14 @@ from support import (
     CLASSES,
     COUNT,
     SIDE,
+    Around,
     batch_of,
     conv_network,
     image_set,
+    measured,
     pick,
     random_images,
-    seeded,
+    tiny,
 )
 from torch import nn
 
@@ -27,13 +29,12 @@ from steadymap.bench.data.image_set import from_tensor
 from steadymap.bench.measure import nulls as references_module
 from steadymap.bench.measure.estimate import count
 from steadymap.bench.measure.nulls import other_seed, randomised_twins
-from steadymap.bench.measure.runner import measure, run
+from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.baselines import BASELINES
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import Method
-from steadymap.bench.network.passes import count_passes
 from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.plan import blocks
 from steadymap.bench.plan.blocks import batches, block_size, cut
@@ -70,15 +71,20 @@ def records(classifier: Classifier) -> pd.DataFrame:
     return run(classifier, image_set(), PLAN)
 
 
-def maps_of(spec: str, classifier: Classifier, index: int, seed: int = 0) -> Maps:
-    """The map of one image as the run explains it: its own target, its own draw."""
+def one_image(classifier: Classifier, index: int, seed: int = 0) -> Batch:
+    """One image as the run explains it: its own target, its own draw."""
     images = image_set()
     image = images.images([index])
-    target = classifier(image).argmax(dim=1)
-    batch = replace(
-        batch_of(image, seed), targets=target, image_ids=(images.pictures[index].image_id,)
-    )
+    target, name = classifier(image).argmax(dim=1), images.pictures[index].image_id
+    return replace(batch_of(image, seed), targets=target, image_ids=(name,))
+
+
+def explained(spec: str, classifier: Classifier, batch: Batch) -> Maps:
     return Maps.from_attributions(bind_method(spec).explain(classifier, batch).numpy())
+
+
+def maps_of(spec: str, classifier: Classifier, index: int, seed: int = 0) -> Maps:
+    return explained(spec, classifier, one_image(classifier, index, seed))
 
 
 def value(records: pd.DataFrame, spec: str, index: int, **where: object) -> float:
@@ -118,8 +124,8 @@ def test_another_image_s_map_is_its_own_map(records: pd.DataFrame, classifier: C
         }
         assert len(found) == 2, "two partners, not the same one twice"
         others = np.delete(table[index], index)
-        for one in found:
-            assert np.abs(others - one).min() < 1e-4
+        for similarity in found:
+            assert np.abs(others - similarity).min() < 1e-4
 
 
 def test_a_randomised_network_s_map_is_of_the_same_image_and_class(
@@ -129,23 +135,12 @@ def test_a_randomised_network_s_map_is_of_the_same_image_and_class(
     assert len({twin.weights_hash() for twin in (classifier, *twins)}) == 3
     for draw, twin in enumerate(twins):
         for index in range(COUNT):
-            images = image_set()
-            image = images.images([index])
-            batch = replace(
-                batch_of(image),
-                targets=classifier(image).argmax(dim=1),
-                image_ids=(images.pictures[index].image_id,),
-            )
+            batch = one_image(classifier, index)
             for spec in ("gradient", IG):
-                maps = bind_method(spec).explain(twin, batch).numpy()
-                expected = evaluate(
-                    METRICS["spearman"],
-                    maps_of(spec, classifier, index),
-                    Maps.from_attributions(maps),
-                ).values[0]
-                found = value(
-                    records, spec, index, family=RANDOM_NETWORK, draw=draw, metric="spearman"
-                )
+                own, random = (explained(spec, network, batch) for network in (classifier, twin))
+                expected = evaluate(METRICS["spearman"], own, random).values[0]
+                where = {"family": RANDOM_NETWORK, "draw": draw, "metric": "spearman"}
+                found = value(records, spec, index, **where)
                 assert found == pytest.approx(expected, abs=1e-4)
 
 
@@ -154,11 +149,8 @@ def test_another_seed_is_another_draw_of_the_same_method(
 ) -> None:
     for draw in (0, 1):
         seed = other_seed(PLAN.seed, draw)
-        expected = evaluate(
-            METRICS["spearman"],
-            maps_of(IG, classifier, 2),
-            maps_of(IG, classifier, 2, seed),
-        ).values[0]
+        both = maps_of(IG, classifier, 2), maps_of(IG, classifier, 2, seed)
+        expected = evaluate(METRICS["spearman"], *both).values[0]
         found = value(records, IG, 2, family=OTHER_SEED, draw=draw, metric="spearman")
         assert found == pytest.approx(expected, abs=1e-4)
     assert set(pick(records, family=OTHER_SEED)["method"]) == {IG, "random"}
@@ -173,27 +165,19 @@ def test_a_map_computed_in_another_way_is_the_same_up_to_rounding(records: pd.Da
         found = records[(records["family"] == family) & (records["status"] == "ok")]
         distance = pick(found, metric="relative_l2")["value"]
         assert 0 <= distance.max() < 1e-4
-        assert (pick(found, metric="spearman")["value"] > 1 - 1e-6).all()
+        # Two neighbours in a map of 8 x 8 that change places move it by 12 / (64^3 - 64) = 5e-5.
+        assert (pick(found, metric="spearman")["value"] > 1 - 5e-4).all()
     for family, spec in ((FLOAT64, "gradient"), (ROUNDED, IG)):
         moved = pick(records, family=family, method=spec, metric="relative_l2")["value"]
         assert (moved > 0).all(), "it must have been computed in another way"
 
 
 def test_a_network_of_one_type_has_one_way_less_and_no_accident() -> None:
-    class Single(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = conv_network()
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.inner(images.float())
-            return logits
-
-    classifier = make_classifier(seeded(Single), (SIDE, SIDE), CLASSES)
-    setup = prepare(classifier, image_set(), PLAN)
-    maps: list[int] = []
-    records = [record for outcome in measure(setup, maps.append) for record in outcome.records]
-    assert sum(maps) == setup.map_count()
+    single = tiny(lambda: Around(lambda inner, images: inner(images.float())))
+    setup = prepare(single, image_set(), PLAN)
+    _, maps, outcomes = measured(setup)
+    records = [record for outcome in outcomes for record in outcome.records]
+    assert maps == setup.map_count()
     double = [record for record in records if record.family == FLOAT64]
     assert {record.status for record in double} == {"skipped"}
     assert "does not run so" in double[0].detail
@@ -213,17 +197,11 @@ def test_recognition_is_what_its_definition_says(classifier: Classifier) -> None
     panel = references_module.Panel(ids, (ids,), (), {})
     seen = set()
     for index in range(COUNT):
-        picture = images.pictures[index]
-        image = images.images([index])
-        targets = classifier(image).argmax(dim=1)
-        batch = replace(batch_of(image), targets=targets, image_ids=(picture.image_id,))
-        moved = replace(batch, images=image + shift)
-        perturbed = Maps.from_attributions(bind_method(spec).explain(classifier, moved).numpy())
-        places = panel.partners(picture.image_id, 2, PLAN.seed)
+        batch = one_image(classifier, index)
+        perturbed = explained(spec, classifier, replace(batch, images=batch.images + shift))
+        places = panel.partners(ids[index], 2, PLAN.seed)
         nulls = [maps_of(spec, classifier, members[place]) for place in places]
-        nulls += [
-            Maps.from_attributions(bind_method(spec).explain(twin, batch).numpy()) for twin in twins
-        ]
+        nulls += [explained(spec, twin, batch) for twin in twins]
         for metric in ("spearman", "ssim"):
             own = evaluate(METRICS[metric], maps_of(spec, classifier, index), perturbed).values[0]
             others = [evaluate(METRICS[metric], null, perturbed).values[0] for null in nulls]
@@ -270,15 +248,12 @@ def test_references_do_not_depend_on_batches_order_or_workers(
 @pytest.mark.parametrize("engine", ["own", "captum"])
 @pytest.mark.parametrize("images", [2, COUNT])
 def test_every_pass_and_map_is_counted_beforehand(engine: str, images: int) -> None:
-    classifier = make_classifier(seeded(conv_network), (SIDE, SIDE), CLASSES)
     plan = PLAN.model_copy(update={"engine": engine, "batch_size": 2})
-    setup = prepare(classifier, from_tensor(random_images(images)), plan)
+    setup = prepare(tiny(), from_tensor(random_images(images)), plan)
     expected = count(setup)
-    maps: list[int] = []
-    with count_passes(classifier) as counts:  # copies of the network bring the counter along
-        list(measure(setup, maps.append))
-    assert (counts.forward, counts.backward) == (expected.forward, expected.backward)
-    assert sum(maps) == setup.map_count()
+    passes, maps, _ = measured(setup)
+    assert passes == (expected.forward, expected.backward)
+    assert maps == setup.map_count()
 
 
 def test_one_image_has_no_other(classifier: Classifier) -> None:
@@ -298,7 +273,7 @@ def test_partners_are_of_an_images_own_block_and_never_itself() -> None:
     assert len({tuple(panel.partners(image_id, 3, 0)) for image_id in ids}) > 1
     assert panel.partners("0", 3, 1) != panel.partners("0", 3, 0)
     mixed = references_module.Panel(ids[::-1], (ids[7::-1], ids[8:]), (), {})
-    found = [{one.ids[place] for place in one.partners("3", 3, 0)} for one in (panel, mixed)]
+    found = [{each.ids[place] for place in each.partners("3", 3, 0)} for each in (panel, mixed)]
     assert found[0] == found[1], "whatever the order in the block"
 
 
@@ -380,7 +355,7 @@ def test_a_randomised_network_is_another_one_and_the_same_each_time(conv: Classi
     for name, tensor in conv.module.network.state_dict().items():
         assert not torch.equal(first.module.network.state_dict()[name], tensor), name
     assert not any(part.training for part in first.module.modules())
-    assert not any(one.requires_grad for one in first.module.parameters())
+    assert not any(weights.requires_grad for weights in first.module.parameters())
 
 
 def test_parameters_that_cannot_initialise_themselves_are_shuffled() -> None:
@@ -394,7 +369,7 @@ def test_parameters_that_cannot_initialise_themselves_are_shuffled() -> None:
             logits: torch.Tensor = self.inner(images) * self.scale
             return logits
 
-    classifier = make_classifier(seeded(Scaled), (SIDE, SIDE), CLASSES)
+    classifier = tiny(Scaled)
     found = [classifier.randomised(seed).module.network.get_parameter("scale") for seed in range(6)]
     for scale in found:
         assert sorted(scale.tolist()) == pytest.approx([1.0, 1.5, 2.0])
@@ -420,8 +395,8 @@ def test_statistics_of_the_data_are_forgotten_too() -> None:
         network = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.Flatten(), nn.Linear(784, 3))
         twins.append(make_classifier(network, (SIDE, SIDE), CLASSES).randomised(0))
         assert torch.equal(norm.running_mean, torch.full((4,), seen))
-    one, other = (twin.module.network.get_buffer("1.running_mean") for twin in twins)
-    assert torch.equal(one, other)
+    first, second = (twin.module.network.get_buffer("1.running_mean") for twin in twins)
+    assert torch.equal(first, second)
 
 
 def test_a_network_that_cannot_be_initialised_says_what_to_do() -> None:

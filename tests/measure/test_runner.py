@@ -12,12 +12,16 @@ from support import (
     CLASSES,
     COUNT,
     SIDE,
+    Around,
     conv_network,
     image_set,
     linear_network,
     pick,
     random_images,
+    same_records,
     seeded,
+    small_plan,
+    tiny,
 )
 from torch import Tensor, nn
 
@@ -106,10 +110,9 @@ def test_batch_size_changes_nothing(
 ) -> None:
     plan = PLAN.model_copy(update={"batch_size": batch_size})
     other = run(classifier, image_set(), plan)
-    columns = [name for name in records if name != "value"]
-    pd.testing.assert_frame_equal(other[columns], records[columns], check_categorical=False)
+    assert other["run_id"][0] == records["run_id"][0]
     # Convolutions round differently in batches of another size.
-    np.testing.assert_allclose(other["value"], records["value"], rtol=0, atol=1e-4)
+    same_records(other, records)
     exact = records["metric"].isin(["input_change", "saturated_share"])
     assert (other["value"][exact] == records["value"][exact]).all()
 
@@ -136,7 +139,7 @@ def test_the_engine_changes_the_last_digits_alone(
     classifier: Classifier, records: pd.DataFrame
 ) -> None:
     other = run(classifier, image_set(), PLAN.model_copy(update={"engine": "captum"}))
-    np.testing.assert_allclose(other["value"], records["value"], rtol=0, atol=1e-4)
+    same_records(other, records)
     assert other["run_id"][0] != records["run_id"][0]
 
 
@@ -241,7 +244,7 @@ def test_the_realised_change_of_the_input_is_recorded(records: pd.DataFrame) -> 
 
 
 def test_unknown_labels_are_missing(classifier: Classifier) -> None:
-    plan = Plan(controls=False, nulls=0, method=("gradient",), family=("bias",), severity=(0.1,))
+    plan = small_plan("gradient")
     assert run(classifier, random_images(2), plan)["label"].isna().all()
     other = from_tensor(random_images(2), [0, 1], ("b", "zebra"))
     labels = run(classifier, other, plan).groupby("image_id", sort=False, observed=True)["label"]
@@ -281,7 +284,7 @@ def test_a_method_that_raises_costs_its_own_cells(
     assert bright["value"].isna().all()
     assert set(dark["status"]) == {"ok"}
     expected = pick(records, method="gradient", family="bias", metric="ssim")["value"]
-    np.testing.assert_allclose(pick(found, method="gradient")["value"], expected, atol=1e-6)
+    np.testing.assert_allclose(pick(found, method="gradient")["value"], expected, atol=1e-4)
 
 
 def test_a_failing_clean_map_is_said_to_be_the_clean_one(
@@ -293,14 +296,7 @@ def test_a_failing_clean_map_is_said_to_be_the_clean_one(
         return METHODS["gradient"].explain(network, batch)
 
     add_method(monkeypatch, "dark_only", Method(dark_only, "", ""))
-    plan = Plan(
-        controls=False,
-        nulls=0,
-        method=("dark_only",),
-        family=("bias",),
-        severity=(-0.5,),
-        metric=("ssim",),
-    )
+    plan = small_plan("dark_only", severity=(-0.5,), metric=("ssim",))
     found = pick(run(classifier, image_set(), plan), method="dark_only")
     assert set(found["detail"]) == {"clean image: RuntimeError: no"}
 
@@ -318,7 +314,7 @@ def test_maps_that_say_nothing_have_a_status(
     monkeypatch: pytest.MonkeyPatch, classifier: Classifier, maps: Tensor, status: str, detail: str
 ) -> None:
     add_method(monkeypatch, "odd", Method(lambda _classifier, _batch: maps, "", ""))
-    plan = Plan(controls=False, nulls=0, method=("odd",), family=("bias",), severity=(0.1,))
+    plan = small_plan("odd")
     found = pick(run(classifier, image_set(), plan), method="odd")
     assert set(found["status"]) == {status}
     assert found["value"].isna().all()
@@ -332,14 +328,7 @@ def test_a_method_may_return_any_float_type_and_forget_to_detach(
         return METHODS["gradient"].explain(network, batch).bfloat16().requires_grad_()
 
     add_method(monkeypatch, "sloppy", Method(sloppy, "", ""))
-    plan = Plan(
-        controls=False,
-        nulls=0,
-        method=("sloppy",),
-        family=("bias",),
-        severity=(0.1,),
-        metric=("ssim",),
-    )
+    plan = small_plan("sloppy", metric=("ssim",))
     assert set(run(classifier, image_set(), plan)["status"]) == {"ok"}
 
 
@@ -350,14 +339,7 @@ def test_maps_of_another_size_than_the_clean_one_are_an_error(
         return batch.images[..., : 12 if float(batch.images.min()) >= 0 else 13]
 
     add_method(monkeypatch, "growing", Method(growing, "", ""))
-    plan = Plan(
-        controls=False,
-        nulls=0,
-        method=("growing",),
-        family=("bias",),
-        severity=(-0.5,),
-        metric=("spearman",),
-    )
+    plan = small_plan("growing", severity=(-0.5,), metric=("spearman",))
     found = pick(run(classifier, image_set(), plan), method="growing")
     assert set(found["status"]) == {"error"}
     assert found["detail"][found.index[0]] == (
@@ -366,20 +348,12 @@ def test_maps_of_another_size_than_the_clean_one_are_an_error(
 
 
 def test_logits_that_are_not_finite_are_no_prediction() -> None:
-    class Fuse(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            means = images.mean(dim=(2, 3))
-            return means / (means.amax(dim=1, keepdim=True) < 1).float() * 0 + means
+    def blow(_inner: nn.Module, images: Tensor) -> Tensor:
+        means = images.mean(dim=(2, 3))
+        return means / (means.amax(dim=1, keepdim=True) < 1).float() * 0 + means
 
-    fuse = make_classifier(Fuse(), (SIDE, SIDE), CLASSES)
-    plan = Plan(
-        controls=False,
-        nulls=0,
-        method=("gradient",),
-        family=("bias",),
-        severity=(0.1, 0.9),
-        metric=("ssim",),
-    )
+    fuse = tiny(lambda: Around(blow))
+    plan = small_plan("gradient", severity=(0.1, 0.9), metric=("ssim",))
     found = run(fuse, image_set(), plan)
     blown, fine = pick(found, severity=0.9), pick(found, severity=0.1)
     assert fine["pred_perturbed"].notna().all()
@@ -393,14 +367,7 @@ def test_logits_that_are_not_finite_are_no_prediction() -> None:
 def test_a_label_whose_name_stands_for_two_classes_is_missing() -> None:
     twins = make_classifier(seeded(conv_network), (SIDE, SIDE), ("crane", "crane", "dog"))
     images = from_tensor(random_images(2), [0, 1], ("crane", "dog"))
-    plan = Plan(
-        controls=False,
-        nulls=0,
-        method=("gradient",),
-        family=("bias",),
-        severity=(0.1,),
-        metric=("ssim",),
-    )
+    plan = small_plan("gradient", metric=("ssim",))
     labels = run(twins, images, plan).groupby("image_id", sort=False, observed=True)["label"]
     assert [None if pd.isna(x) else x for x in labels.first()] == [None, 2]
     named_none = make_classifier(seeded(conv_network), (SIDE, SIDE), ("None", "cat", "dog"))
@@ -413,11 +380,8 @@ def test_a_network_in_double_precision_is_refused(conv64: Classifier) -> None:
 
 
 def test_what_does_not_apply_is_skipped_with_the_reason() -> None:
-    linear = make_classifier(seeded(linear_network), (SIDE, SIDE), CLASSES)
-    plan = Plan(
-        controls=False, nulls=0, method=("grad_cam", "gradient"), family=("bias",), severity=(0.1,)
-    )
-    found = run(linear, image_set(), plan)
+    linear = tiny(linear_network)
+    found = run(linear, image_set(), small_plan("grad_cam", "gradient"))
     skipped = pick(found, method="grad_cam:relu=true")
     assert set(skipped["status"]) == {"skipped"}
     assert set(skipped["detail"]) == {"the network has no convolution with a spatial output"}
@@ -461,11 +425,8 @@ def test_a_new_family_method_and_metric_are_one_entry_each(
     monkeypatch.setitem(METRICS, "always_one", replace(
         METRICS["relative_l2"], compute=lambda first, _: np.ones(len(first)), on_tensors=None
     ))  # fmt: skip
-    found = run(
-        classifier,
-        image_set(),
-        Plan(controls=False, nulls=0, method=("brightness",), family=("mirror",)),
-    )
+    plan = Plan(controls=False, nulls=0, method=("brightness",), family=("mirror",))
+    found = run(classifier, image_set(), plan)
     assert set(found["family"]) == {"clean", "mirror"}
     assert set(pick(found, metric="always_one")["value"]) == {1.0}
 
@@ -484,14 +445,7 @@ def test_the_run_id_names_what_matters(classifier: Classifier, records: pd.DataF
 
 
 def test_random_draws_of_a_run_hang_on_its_seed(classifier: Classifier) -> None:
-    plan = Plan(
-        controls=False,
-        nulls=0,
-        method=("gradient",),
-        family=("gaussian_noise",),
-        severity=(0.1,),
-        metric=("ssim",),
-    )
+    plan = small_plan("gradient", family=("gaussian_noise",), metric=("ssim",))
     values = [
         run(classifier, image_set(), plan.model_copy(update={"seed": seed}))["value"].tolist()
         for seed in (0, 0, 1)

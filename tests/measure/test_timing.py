@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from support import CLASSES, SIDE, linear_network, random_images, seeded
+from support import linear_network, python, random_images, tiny
 from torch import Tensor
 
 from steadymap.bench.commands.time import agreement_table, timing_notes, timing_table
@@ -27,7 +25,7 @@ from steadymap.bench.measure.timing import Stopwatch, Timed, report, time_device
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.method import BoundMethod, Method
 from steadymap.bench.methods.registry import METHODS
-from steadymap.models import Classifier, make_classifier
+from steadymap.models import Classifier
 
 SPECS = ("gradient", "integrated_gradients:baseline=black,steps=3", "grad_cam:relu=true")
 COURSE = Course("compact", None, SPECS, batch=2, repeats=3, fresh=False, keep_heap=False)
@@ -112,7 +110,7 @@ def test_what_does_not_apply_is_not_timed() -> None:
     class Linear(Course):
         def load(self, device: str) -> Classifier:
             assert device == "cpu"
-            return make_classifier(seeded(linear_network), (SIDE, SIDE), CLASSES)
+            return tiny(linear_network)
 
     course = Linear(
         "", None, ("grad_cam:relu=true", "gradient"), 2, 2, fresh=False, keep_heap=False
@@ -152,14 +150,7 @@ def test_the_memory_of_a_fresh_process_is_its_own() -> None:
         import torch
         print(peak_memory(torch.device("cpu"))["resident"])
     """
-    assert int(in_a_process(code)) < large.nbytes < peak_memory(torch.device("cpu"))["resident"]
-
-
-def in_a_process(code: str) -> str:
-    done = subprocess.run(  # noqa: S603 - our own code
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
+    assert int(python(code).stdout) < large.nbytes < peak_memory(torch.device("cpu"))["resident"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted on Linux")
@@ -180,7 +171,7 @@ def test_a_retained_heap_asks_the_kernel_for_less() -> None:
             once()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     """
-    kept, given_back = (int(in_a_process(code.format(retain=keep))) for keep in (True, False))
+    kept, given_back = (int(python(code.format(retain=keep)).stdout) for keep in (True, False))
     if kept < 0:
         pytest.skip("this is not glibc")
     assert kept * 10 < given_back
@@ -188,8 +179,8 @@ def test_a_retained_heap_asks_the_kernel_for_less() -> None:
 
 def test_the_library_leaves_the_heap_alone() -> None:
     code = """
-        import steadymap.bench.core.machine as heap
-        heap.retain_heap = None  # a call would raise
+        import steadymap.bench.core.machine as machine
+        machine.retain_heap = None  # a call would raise
         import torch
         from steadymap.bench import Plan, run
         from steadymap.models import load_classifier
@@ -199,7 +190,8 @@ def test_the_library_leaves_the_heap_alone() -> None:
         )
         print(len(run(load_classifier("compact"), torch.rand(2, 3, 64, 64), plan)))
     """
-    assert in_a_process(code) == "6"
+    done = python(code)
+    assert done.stdout == "6\n", done.stderr
 
 
 def test_importing_the_package_alone_loads_no_torch() -> None:
@@ -208,7 +200,7 @@ def test_importing_the_package_alone_loads_no_torch() -> None:
         import steadymap.bench.start
         print("torch" in sys.modules)
     """
-    assert in_a_process(code) == "False"
+    assert python(code).stdout == "False\n"
 
 
 def test_every_name_of_the_package_is_there() -> None:

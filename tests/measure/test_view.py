@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from support import CLASSES, COUNT, SIDE, conv_network, image_set, linear_network, pick, seeded
+from support import COUNT, Around, image_set, pick, same_records, tiny
 from torch import Tensor, nn
 
 from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
 from steadymap.metrics import METRICS
-from steadymap.models import Classifier, ModelError, make_classifier
+from steadymap.models import Classifier, ModelError
 
 METHOD = ("gradient", "integrated_gradients:baseline=black,steps=4", "constant", "lime:samples=8")
 MEANS = image_set().images(range(COUNT)).mean(dim=(1, 2, 3))
@@ -30,30 +30,6 @@ PLAN = Plan(
     severity=(-0.1, LEVEL),
     metric=("spearman", "completeness_error"),
 )
-
-
-class Picky(nn.Module):
-    """Takes no image whose mean is above a limit.
-
-    Args:
-        limit: in image units.
-        refuse: what becomes of a batch with such an image; raises, or returns something.
-        inner: the network for the others.
-    """
-
-    def __init__(
-        self, limit: float, refuse: Callable[[Tensor], object], inner: nn.Module | None = None
-    ) -> None:
-        super().__init__()
-        self.inner = inner or seeded(conv_network)
-        self.limit = limit
-        self.refuse = refuse
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.inner(images)
-        if bool((images.mean(dim=(1, 2, 3)) > self.limit).any()):
-            return self.refuse(logits)  # type: ignore[return-value] # that is the fault
-        return logits
 
 
 def raises(_logits: Tensor) -> Tensor:
@@ -79,24 +55,26 @@ FAULTS: dict[str, tuple[Callable[[Tensor], object], str]] = {
 }
 
 
-def picky(limit: float, refuse: Callable[[Tensor], object] = raises) -> Classifier:
-    network = Picky(torch.inf, refuse)
-    made = make_classifier(network, (SIDE, SIDE), CLASSES)
-    network.limit = limit
-    return made
+def picky(
+    limit: float, refuse: Callable[[Tensor], object] = raises, *, from_the_start: bool = False
+) -> Classifier:
+    """Make a classifier that takes no image whose mean is above a limit.
 
+    Args:
+        limit: in image units.
+        refuse: what becomes of a batch with such an image; raises, or returns something.
+        from_the_start: whether it refuses them already when it is looked at.
+    """
+    limits = [limit if from_the_start else torch.inf]
 
-def plain(records: pd.DataFrame) -> pd.DataFrame:
-    words = records.select_dtypes("category").columns
-    return records.astype(dict.fromkeys(words, str)).drop(columns=["run_id", "model"])
+    def forward(inner: nn.Module, images: Tensor) -> object:
+        logits: Tensor = inner(images)
+        too_bright = bool((images.mean(dim=(1, 2, 3)) > limits[-1]).any())
+        return refuse(logits) if too_bright else logits
 
-
-def same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
-    columns = [name for name in expected if name != "value"]
-    first, second = (plain(one).reset_index(drop=True) for one in (found, expected))
-    kept = [name for name in columns if name in first]
-    pd.testing.assert_frame_equal(first[kept], second[kept])
-    np.testing.assert_allclose(first["value"], second["value"], rtol=0, atol=1e-4)
+    classifier = tiny(lambda: Around(forward))
+    limits.append(limit)
+    return classifier
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +95,7 @@ def test_a_perturbed_image_that_the_network_refuses_costs_its_cell(
     assert sum(refused) == 2
     ids = [picture.image_id for picture in image_set().pictures]
     hit = (
-        found["image_id"].isin([one for one, gone in zip(ids, refused, strict=True) if gone])
+        found["image_id"].isin([name for name, gone in zip(ids, refused, strict=True) if gone])
         & (found["family"] == "bias")
         & (found["severity"] == LEVEL)
     )
@@ -128,10 +106,11 @@ def test_a_perturbed_image_that_the_network_refuses_costs_its_cell(
     assert set(maps["detail"]) == {reason}
     assert maps["value"].isna().all()
     # The image was made, and what it changed is known.
-    made = found[hit & (found["method"] == "input")]
-    assert set(made["status"]) == {"ok"}
-    np.testing.assert_allclose(made[made["metric"] == "input_change"]["value"], LEVEL, atol=1e-6)
-    same(found[~hit], easy[~hit.to_numpy()])
+    about_input = found[hit & (found["method"] == "input")]
+    assert set(about_input["status"]) == {"ok"}
+    change = pick(about_input, metric="input_change")["value"]
+    np.testing.assert_allclose(change, LEVEL, atol=1e-6)
+    same_records(found[~hit], easy[~hit.to_numpy()])
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])
@@ -143,7 +122,7 @@ def test_a_clean_image_that_the_network_refuses_costs_all_its_cells(
     gone = found["target"].isna()
     ids = [picture.image_id for picture in image_set().pictures]
     assert set(found[gone]["image_id"]) == {
-        one for one, mean in zip(ids, MEANS, strict=True) if mean > EDGE
+        name for name, mean in zip(ids, MEANS, strict=True) if mean > EDGE
     }
     assert set(found[gone]["status"]) == {"error"}
     assert set(found[gone]["detail"]) == {
@@ -154,7 +133,7 @@ def test_a_clean_image_that_the_network_refuses_costs_all_its_cells(
     others = easy["image_id"].isin(set(found[~gone]["image_id"]))
     few = easy[others & (easy["severity"] != LEVEL) & easy["family"].isin(("clean", "bias"))]
     few = few[~few["metric"].str.endswith(".recognised")]
-    same(found[~gone], few)
+    same_records(found[~gone], few)
 
 
 def test_refused_clean_images_are_no_null_maps_of_others() -> None:
@@ -191,7 +170,9 @@ def test_maps_that_are_kept_are_missing_where_the_network_refuses() -> None:
     assert not outcome.images.isnan().any() if outcome.images is not None else False
 
 
-@pytest.mark.parametrize("metric", [m for m, one in METRICS.items() if one.against != "map"])
+@pytest.mark.parametrize(
+    "metric", [name for name, metric in METRICS.items() if metric.against != "map"]
+)
 def test_what_metrics_show_the_network_beside_the_image_may_be_refused(metric: str) -> None:
     """Neighbours, noise and mixtures on which it raises: no number, and the run goes on."""
     method = ("integrated_gradients:baseline=white,steps=4",)
@@ -225,16 +206,7 @@ def test_a_network_whose_backward_fails_still_predicts() -> None:
         def backward(_ctx: object, *_grads: Tensor) -> Tensor:
             raise ZeroDivisionError("no way back")
 
-    class OneWay(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = linear_network()
-
-        def forward(self, images: Tensor) -> Tensor:
-            logits: Tensor = self.inner(Broken.apply(images))
-            return logits
-
-    one_way = make_classifier(seeded(OneWay), (SIDE, SIDE), CLASSES)
+    one_way = tiny(lambda: Around(lambda inner, images: inner(Broken.apply(images))))
     changes = {"method": ("gradient", "constant"), "nulls": 0, "metric": ("relative_l2",)}
     found = run(one_way, image_set(), PLAN.model_copy(update=changes))
     assert found["pred_perturbed"].notna().all()
@@ -244,4 +216,4 @@ def test_a_network_whose_backward_fails_still_predicts() -> None:
 
 def test_a_network_that_refuses_noise_from_the_start_is_refused_itself() -> None:
     with pytest.raises(ModelError, match="fails on images of 16 x 16 pixels: too bright"):
-        make_classifier(Picky(-1.0, raises), (SIDE, SIDE), CLASSES)
+        picky(-1.0, from_the_start=True)

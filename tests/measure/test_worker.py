@@ -8,23 +8,23 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from support import (
-    CLASSES,
     COUNT,
-    SIDE,
-    conv_network,
+    cramped,
     hook_counts,
     image_set,
     linear_network,
+    measured,
     pick,
     random_images,
-    seeded,
+    same_records,
+    small_plan,
+    tiny,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.machine import peak_memory
@@ -39,12 +39,11 @@ from steadymap.bench.methods.method import Method
 from steadymap.bench.methods.paths import Line, NestedPath, points_at
 from steadymap.bench.methods.registry import METHODS
 from steadymap.bench.network.memory import activation_bytes
-from steadymap.bench.network.passes import count_passes
 from steadymap.bench.plan.experiment import make_experiment
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
 from steadymap.bench.records.vocabulary import SHARED
-from steadymap.models import Classifier, ModelError, make_classifier
+from steadymap.models import Classifier, ModelError
 
 PLAN = Plan(
     controls=False,
@@ -64,14 +63,7 @@ def records(classifier: Classifier) -> pd.DataFrame:
 
 
 def outcomes(classifier: Classifier, plan: Plan) -> list[Outcome]:
-    return list(measure(prepare(classifier, image_set(), plan), lambda _count: None))
-
-
-def same(found: pd.DataFrame, expected: pd.DataFrame, tolerance: float = 1e-4) -> None:
-    # The run's name has the engine in it.
-    columns = [name for name in expected if name not in {"value", "run_id"}]
-    pd.testing.assert_frame_equal(found[columns], expected[columns], check_categorical=False)
-    np.testing.assert_allclose(found["value"], expected["value"], rtol=0, atol=tolerance)
+    return measured(prepare(classifier, image_set(), plan))[2]
 
 
 # --- passes: counted, never timed -----------------------------------------------------------------
@@ -81,11 +73,10 @@ def test_a_run_takes_one_pass_a_view_and_the_steps_of_the_paths(classifier: Clas
     """The counts that CI holds the engine to; a change of them is a change of the product."""
     setup = prepare(classifier, image_set(), PLAN)
     views = COUNT * (1 + 2 + 2 + 2)
-    with count_passes(classifier) as counts:
-        list(measure(setup, lambda _count: None))
-    assert counts.backward == views * (1 + 3 * 6)
+    (forward, backward), _, _ = measured(setup)
+    assert backward == views * (1 + 3 * 6)
     # Black, white and random baseline once an image, and once more for each of the two shifts.
-    assert counts.forward == counts.backward + COUNT * 3 * (1 + 2)
+    assert forward == backward + COUNT * 3 * (1 + 2)
 
 
 @pytest.mark.parametrize(
@@ -120,29 +111,26 @@ def test_the_planner_counts_the_passes_exactly(
 ) -> None:
     setup = prepare(classifier, image_set(), PLAN.model_copy(update=changes))
     planned = count(setup)
-    with count_passes(classifier) as counts:
-        list(measure(setup, lambda _count: None))
-    assert (planned.forward, planned.backward) == (counts.forward, counts.backward)
+    passes, _, _ = measured(setup)
+    assert (planned.forward, planned.backward) == passes
     assert not planned.at_least
 
 
 def test_the_planner_counts_what_does_not_apply_as_nothing() -> None:
-    linear = make_classifier(seeded(linear_network), (SIDE, SIDE), CLASSES)
-    setup = prepare(linear, image_set(), PLAN.model_copy(update={"method": ("grad_cam",)}))
-    with count_passes(linear) as counts:
-        list(measure(setup, lambda _count: None))
-    assert count(setup).forward == counts.forward == COUNT * 7
-    assert count(setup).backward == counts.backward == 0
+    plan = PLAN.model_copy(update={"method": ("grad_cam",)})
+    setup = prepare(tiny(linear_network), image_set(), plan)
+    planned = count(setup)
+    passes, _, _ = measured(setup)
+    assert (planned.forward, planned.backward) == passes == (COUNT * 7, 0)
 
 
 def test_with_steps_auto_the_planner_gives_a_lower_bound(classifier: Classifier) -> None:
     setup = prepare(classifier, image_set(), AUTO)
     planned = count(setup)
-    with count_passes(classifier) as counts:
-        list(measure(setup, lambda _count: None))
+    (forward, backward), _, _ = measured(setup)
     assert planned.at_least
-    assert planned.backward <= counts.backward
-    assert planned.forward <= counts.forward
+    assert planned.backward <= backward
+    assert planned.forward <= forward
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -168,7 +156,7 @@ def test_workers_change_nothing(
     classifier: Classifier, records: pd.DataFrame, workers: int, engine: str
 ) -> None:
     plan = PLAN.model_copy(update={"jobs": workers, "engine": engine})
-    same(run(classifier, image_set(), plan), records)
+    same_records(run(classifier, image_set(), plan), records)
 
 
 def test_workers_leave_threads_and_hooks_as_they_were(classifier: Classifier) -> None:
@@ -194,15 +182,7 @@ def test_outcomes_come_in_order_however_long_each_takes(
         return METHODS["gradient"].explain(network, batch)
 
     monkeypatch.setitem(methods_module.METHODS, "slow", Method(slow_at_first, "", ""))
-    plan = Plan(
-        controls=False,
-        nulls=0,
-        method=("slow",),
-        family=("bias",),
-        severity=(0.1,),
-        batch_size=1,
-        jobs=3,
-    )
+    plan = small_plan("slow", batch_size=1, jobs=3)
     found = run(classifier, image_set(), plan)["image_id"].drop_duplicates().tolist()
     assert found == [picture.image_id for picture in image_set().pictures]
 
@@ -254,18 +234,8 @@ def test_a_replica_shares_weights_and_nothing_else(classifier: Classifier) -> No
 
 
 def test_a_network_that_cannot_be_copied_says_so() -> None:
-    class Locked(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lock = threading.Lock()
-            self.inner = conv_network()
-
-        def forward(self, images: Tensor) -> Tensor:
-            with self.lock:
-                logits: Tensor = self.inner(images)
-            return logits
-
-    locked = make_classifier(seeded(Locked), (SIDE, SIDE), CLASSES)
+    locked = tiny()
+    locked.module.network.lock = threading.Lock()  # type: ignore[assignment] # no copy of it
     plan = PLAN.model_copy(update={"jobs": 2})
     with pytest.raises(ModelError, match=r"cannot be copied .* use --jobs 1"):
         run(locked, image_set(), plan)
@@ -296,24 +266,8 @@ def test_looking_ahead_changes_nothing(*, in_thread: bool) -> None:
 # --- memory ---------------------------------------------------------------------------------------
 
 
-class Cramped(nn.Module):
-    """Has room for so many images that need a gradient."""
-
-    def __init__(self, room: int) -> None:
-        super().__init__()
-        self.inner = conv_network()
-        self.room = room
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.requires_grad and len(images) > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a lot")
-        logits: Tensor = self.inner(images)
-        return logits
-
-
 def test_a_halving_is_told_once() -> None:
-    cramped = make_classifier(seeded(lambda: Cramped(2)), (SIDE, SIDE), CLASSES)
-    found = outcomes(cramped, PLAN.model_copy(update={"batch_size": 3}))
+    found = outcomes(cramped(2), PLAN.model_copy(update={"batch_size": 3}))
     # 32, 16, 8, 4, 2 for the paths of the first batch; the second begins where that ended.
     assert [(outcome.at_once, outcome.halved) for outcome in found] == [(2, 4), (2, 0)]
 
@@ -322,30 +276,23 @@ def test_a_halving_is_told_once() -> None:
 def test_where_memory_runs_out_paths_are_cut_smaller(steps: object) -> None:
     method = f"integrated_gradients:steps={steps}"
     plan = PLAN.model_copy(update={"batch_size": 5, "method": (method,)})
-    roomy, cramped = (
-        make_classifier(seeded(lambda room=room: Cramped(room)), (SIDE, SIDE), CLASSES)  # type: ignore[misc]
-        for room in (99, 3)
-    )
-    same(run(cramped, image_set(), plan), run(roomy, image_set(), plan))
-    assert outcomes(cramped, plan)[0].at_once == 2
+    narrow = cramped(3)
+    same_records(run(narrow, image_set(), plan), run(cramped(99), image_set(), plan))
+    assert outcomes(narrow, plan)[0].at_once == 2
 
 
 @pytest.mark.parametrize("engine", ["own", "captum"])
 def test_where_memory_runs_out_fewer_go_at_once(engine: str) -> None:
     plan = PLAN.model_copy(update={"batch_size": 5, "engine": engine})
-    roomy, cramped = (
-        make_classifier(seeded(lambda room=room: Cramped(room)), (SIDE, SIDE), CLASSES)  # type: ignore[misc]
-        for room in (99, 3)
-    )
-    same(run(cramped, image_set(), plan), run(roomy, image_set(), plan))
-    (outcome,) = outcomes(cramped, plan)
+    narrow = cramped(3)
+    same_records(run(narrow, image_set(), plan), run(cramped(99), image_set(), plan))
+    (outcome,) = outcomes(narrow, plan)
     assert outcome.at_once == 2
     assert outcome.halved == 4  # 32, 16, 8, 4, 2
 
 
 def test_where_one_image_is_too_many_its_cells_say_so() -> None:
-    tight = make_classifier(seeded(lambda: Cramped(0)), (SIDE, SIDE), CLASSES)
-    found = run(tight, image_set(), PLAN)
+    found = run(cramped(0), image_set(), PLAN)
     maps = found[found["method"] != "input"]
     assert set(maps["status"]) == {"error"}
     assert maps["detail"].str.startswith("OutOfMemoryError: CUDA out of memory").all()
@@ -439,7 +386,7 @@ def test_a_perturbed_path_that_fails_costs_its_view_alone(
     lost = pick(found, method=spec, family="bias", severity=-0.2)
     assert set(lost["status"]) == {"error"}
     rest = (found["method"] == spec) & (found["family"] != "bias")
-    same(found[rest], expected[rest])
+    same_records(found[rest], expected[rest])
 
 
 def test_a_failure_of_steps_auto_costs_its_own_cells(

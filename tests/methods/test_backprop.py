@@ -162,10 +162,7 @@ def branching(_own: Made, values: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("make", "reasons"),
     [
-        (
-            lambda _, x: x * 2,
-            ("the network has no ReLU", None, None),
-        ),
+        (lambda _, x: x * 2, ("the network has no ReLU", None, None)),
         (lambda _, x: x.relu(), (None, None, None)),
         (
             lambda _, x: functional.silu(x).relu(),

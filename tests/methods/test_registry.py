@@ -198,9 +198,7 @@ def test_a_compensated_bias_leaves_gradient_and_grad_cam(spec: str, conv64: Clas
     torch.testing.assert_close(moved, explain(spec, conv64, IMAGES64), rtol=0, atol=1e-12)
 
 
-def test_a_compensated_bias_moves_gradient_x_input_by_shift_x_gradient(
-    conv64: Classifier,
-) -> None:
+def test_a_compensated_bias_moves_gradient_x_input_by_shift_x_gradient(conv64: Classifier) -> None:
     moved = explain("gradient_x_input", conv64.shifted(SHIFT), IMAGES64 + SHIFT)
     still = explain("gradient_x_input", conv64, IMAGES64)
     torch.testing.assert_close(
@@ -255,7 +253,8 @@ def test_our_own_engine_gives_captum_s_maps_in_single_precision() -> None:
         # Grad-CAM of random images is zero throughout where all the evidence is negative.
         defined = [status == "ok" for status in scores.statuses]
         assert sum(defined) >= 4
-        assert float((1 - scores.values[defined]).max()) < 1e-5
+        # Two neighbours in a map of 8 x 8 that change places move it by 12 / (64^3 - 64) = 5e-5.
+        assert float((1 - scores.values[defined]).max()) < 5e-4
 
 
 # --- laws over every registered method ----------------------------------------------------------

@@ -138,12 +138,7 @@ def test_ssim_is_scikit_image_s() -> None:
     first, second = maps(3, 5), maps(3, 6)
     expected = [
         structural_similarity(
-            a,
-            b,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-            data_range=1,
+            a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1
         )
         for a, b in zip(first.magnitude, second.magnitude, strict=True)
     ]
@@ -302,9 +297,7 @@ def test_mask_mass_by_hand() -> None:
 
 
 @given(
-    arrays(np.float64, (1, 7, 11), elements=st.floats(0, 1)),
-    st.integers(1, 7),
-    st.integers(1, 11),
+    arrays(np.float64, (1, 7, 11), elements=st.floats(0, 1)), st.integers(1, 7), st.integers(1, 11)
 )
 def test_area_average_keeps_the_mean(mask: Array, height: int, width: int) -> None:
     coarse = area_average(mask, (height, width))

@@ -1,19 +1,15 @@
-"""What a classifier promises, what is refused, and where weights come from."""
+"""What a classifier promises, what is refused, and what there is by name."""
 
 from __future__ import annotations
 
 import json
-import os
-import pickle
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save
-from support import CLASSES, SIDE, conv_network, linear_network, random_images, seeded
+from support import SIDE, conv_network, linear_network, random_images, seeded
 from torch import Tensor, nn
 
 from steadymap.models import (
@@ -23,7 +19,6 @@ from steadymap.models import (
     Normalization,
     load_classifier,
     make_classifier,
-    read_weights,
     write_weights,
 )
 
@@ -130,9 +125,8 @@ def test_normalisation_is_inside() -> None:
 
 def test_a_shifted_classifier_takes_the_shift_off_again() -> None:
     normalization = Normalization((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
-    classifier = make_classifier(
-        seeded(conv_network).double(), (SIDE, SIDE), normalization=normalization
-    )
+    network = seeded(conv_network).double()
+    classifier = make_classifier(network, (SIDE, SIDE), normalization=normalization)
     images = random_images(3).double()
     shifted = classifier.shifted(0.3)
     torch.testing.assert_close(shifted(images + 0.3), classifier(images), rtol=0, atol=1e-12)
@@ -208,77 +202,6 @@ def test_compact_is_small_and_brings_its_weights_and_card() -> None:
     assert {"recipe", "splits", "data"} <= set(card)
 
 
-def test_weights_come_back_as_they_were_written(tmp_path: Path) -> None:
-    network = seeded(conv_network)
-    write_weights(tmp_path / "w.safetensors", network, CLASSES)
-    weights = read_weights(tmp_path / "w.safetensors")
-    assert weights.class_names == CLASSES
-    torch.save({"state_dict": network.state_dict()}, tmp_path / "w.pt")
-    for read in (weights, read_weights(tmp_path / "w.pt")):
-        assert list(read.tensors) == list(network.state_dict()) or set(read.tensors) == set(
-            network.state_dict()
-        )
-        for name, value in network.state_dict().items():
-            assert torch.equal(read.tensors[name], value)
-
-
-class Evil:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.system, (f"touch {self.marker}",)
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt"])
-def test_code_in_a_weights_file_is_refused_and_not_run(tmp_path: Path, suffix: str) -> None:
-    path, marker = tmp_path / f"evil{suffix}", tmp_path / "ran"
-    torch.save({"a": torch.zeros(1), "b": Evil(marker)}, path)
-    with pytest.raises(ModelError, match="only tensors are read"):
-        read_weights(path)
-    path.write_bytes(pickle.dumps(Evil(marker), protocol=2))
-    with pytest.raises(ModelError, match="is refused"):
-        read_weights(path)
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("w.safetensors", b"", "is not a safetensors file"),
-        ("w.safetensors", b"x" * 100, "is not a safetensors file"),
-        ("w.pt", b"", "is refused"),
-        ("w.onnx", b"", "none of the known suffixes"),
-        ("w.pt", b"just some text", "is refused"),
-        ("w.safetensors", save({}, metadata={"class_names": "5"}), "is no list of names: '5'"),
-        ("w.safetensors", save({}, metadata={"class_names": '"ab"'}), "is no list of names"),
-    ],
-)
-def test_a_file_that_holds_no_weights(
-    tmp_path: Path, name: str, content: bytes, message: str
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ModelError, match=message):
-        read_weights(tmp_path / name)
-
-
-def test_weights_that_do_not_fit_name_the_tensors(tmp_path: Path) -> None:
-    write_weights(tmp_path / "w.safetensors", conv_network(), CLASSES)
-    with pytest.raises(ModelError) as caught:
-        load_classifier("compact", tmp_path / "w.safetensors")
-    text = str(caught.value)
-    assert "w.safetensors does not fit HandNetwork: missing network.0.weight" in text
-    assert "\n" not in text
-    wide = MODELS["compact"].build(3)
-    first = wide.get_submodule("network.0")
-    first.weight = nn.Parameter(torch.zeros(13, 3, 3, 3))
-    write_weights(tmp_path / "wide.safetensors", wide, ("paper", "rock", "scissors"))
-    with pytest.raises(ModelError, match=re.escape("network.0.weight is (13, 3, 3, 3), the ne")):
-        load_classifier("compact", tmp_path / "wide.safetensors")
-
-
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -340,9 +263,8 @@ def test_a_factory_of_the_user_s_in_the_current_folder(
     monkeypatch.setattr(sys, "path", sys.path.copy())
     classifier = load_classifier("own_models_for_test:make")
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
-    network.load_state_dict(
-        {name: value * torch.nan for name, value in network.state_dict().items()}
-    )
+    state = {name: value * torch.nan for name, value in network.state_dict().items()}
+    network.load_state_dict(state)
     write_weights(tmp_path / "nan.safetensors", network, ("cat", "dog"))
     with pytest.raises(ModelError, match="not finite"):
         load_classifier("own_models_for_test:make", tmp_path / "nan.safetensors")

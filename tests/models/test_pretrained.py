@@ -69,13 +69,8 @@ def test_a_missing_package_is_named_with_its_command(
 
 
 def test_every_form_is_listed() -> None:
-    assert {form.partition(":")[0] for form in MODEL_FORMS} == {
-        "efficientnet_lite0",
-        "torchvision",
-        "timm",
-        "hf",
-        "package.module",
-    }
+    forms = {form.partition(":")[0] for form in MODEL_FORMS}
+    assert forms == {"efficientnet_lite0", "torchvision", "timm", "hf", "package.module"}
 
 
 # --- timm -----------------------------------------------------------------------------------------
@@ -269,16 +264,8 @@ def saved(folder: Path, kind: str) -> Any:
 @pytest.mark.parametrize(
     ("kind", "layer", "framing"),
     [
-        (
-            "vit",
-            CamLayer("model.vit.layers.1.layernorm_before", "tokens", 1),
-            Framing((32, 32)),
-        ),
-        (
-            "resnet",
-            CamLayer("model.resnet.encoder.stages.1"),
-            Framing((56, 56), 64, "bicubic"),
-        ),
+        ("vit", CamLayer("model.vit.layers.1.layernorm_before", "tokens", 1), Framing((32, 32))),
+        ("resnet", CamLayer("model.resnet.encoder.stages.1"), Framing((56, 56), 64, "bicubic")),
     ],
 )
 def test_a_saved_classifier_of_the_hub(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import pickle
+import re
 import struct
 import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,48 +21,34 @@ from safetensors.torch import save
 from support import CLASSES, conv_network, seeded
 from torch import Tensor, nn
 
-from steadymap.models import ModelError, load_classifier, read_weights, write_weights
+from steadymap.models import MODELS, ModelError, load_classifier, read_weights, write_weights
 from steadymap.models.weights import TORCH_SUFFIXES, Weights, fit_weights
 
 MARKER = "ran"
 
 
-class Evil:
-    """Writes a file when it is unpickled."""
+class Trap:
+    """Calls something when it is unpickled."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.folder / MARKER,)
-
-
-class Builds:
-    """Puts what it is told to when it is unpickled into a state of a tensor's class."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, call: Callable[..., object], *arguments: object) -> None:
+        self.call = call
+        self.arguments = arguments
 
     def __reduce__(self) -> tuple[object, ...]:
-        return eval, (f"__import__('pathlib').Path({str(self.folder / MARKER)!r}).touch()",)
+        return self.call, self.arguments
 
 
-def as_pickle(content: object, path: Path) -> None:
-    path.write_bytes(pickle.dumps(content, protocol=2))
+def traps(folder: Path) -> tuple[Trap, ...]:
+    """Return what writes a file when it is unpickled: by a method, by a shell, by Python."""
+    marker = folder / MARKER
+    code = f"__import__('pathlib').Path({str(marker)!r}).touch()"
+    return Trap(Path.touch, marker), Trap(os.system, f"touch {marker}"), Trap(eval, code)
 
 
-def as_new(content: object, path: Path) -> None:
-    torch.save(content, path)
-
-
-def as_old(content: object, path: Path) -> None:
-    torch.save(content, path, _use_new_zipfile_serialization=False)
-
-
-FORMS: dict[str, Callable[[object, Path], None]] = {
-    "pickle": as_pickle,
-    "zip": as_new,
-    "legacy": as_old,
+FORMS: dict[str, Callable[[object, Path], object]] = {
+    "pickle": lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2)),
+    "zip": torch.save,
+    "legacy": partial(torch.save, _use_new_zipfile_serialization=False),
 }
 HIDING: dict[str, Callable[[object], object]] = {
     "whole": lambda evil: evil,
@@ -77,10 +66,10 @@ HIDING: dict[str, Callable[[object], object]] = {
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("suffix", TORCH_SUFFIXES)
 def test_code_is_refused_and_not_run(tmp_path: Path, suffix: str, form: str, hiding: str) -> None:
-    for kind in (Evil, Builds):
+    for trap in traps(tmp_path):
         path = tmp_path / f"evil{suffix}"
-        FORMS[form](HIDING[hiding](kind(tmp_path)), path)
-        with pytest.raises(ModelError, match="is refused") as caught:
+        FORMS[form](HIDING[hiding](trap), path)
+        with pytest.raises(ModelError, match=r"is refused .* only tensors are read") as caught:
             read_weights(path)
         assert "\n" not in str(caught.value)
         with pytest.raises(ModelError, match="is refused"):
@@ -90,8 +79,8 @@ def test_code_is_refused_and_not_run(tmp_path: Path, suffix: str, form: str, hid
 
 def test_the_trap_would_have_run(tmp_path: Path) -> None:
     """Or the tests above would show nothing."""
-    for kind in (Evil, Builds):
-        torch.save({"a": kind(tmp_path)}, tmp_path / "evil.pt")
+    for trap in traps(tmp_path):
+        torch.save({"a": trap}, tmp_path / "evil.pt")
         torch.load(tmp_path / "evil.pt", weights_only=False)
         assert (tmp_path / MARKER).exists()
         (tmp_path / MARKER).unlink()
@@ -99,7 +88,7 @@ def test_the_trap_would_have_run(tmp_path: Path) -> None:
 
 def test_code_under_the_name_of_safetensors_is_no_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "evil.safetensors"
-    torch.save({"a": Evil(tmp_path)}, path)
+    torch.save({"a": traps(tmp_path)[0]}, path)
     with pytest.raises(ModelError, match="is not a safetensors file"):
         read_weights(path)
     assert not (tmp_path / MARKER).exists()
@@ -175,18 +164,18 @@ def test_a_file_that_unpacks_to_more_than_it_is_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    "content",
     [
-        ({1: torch.zeros(2)}, "holds no state dict"),
-        ({"state_dict": [torch.zeros(2)]}, "holds no state dict"),
-        ({"state_dict": {"state_dict": {"a": torch.zeros(2)}}}, "holds no state dict"),
-        ([torch.zeros(2)], "holds no state dict"),
-        (torch.zeros(2), "holds no state dict"),
+        {1: torch.zeros(2)},
+        {"state_dict": [torch.zeros(2)]},
+        {"state_dict": {"state_dict": {"a": torch.zeros(2)}}},
+        [torch.zeros(2)],
+        torch.zeros(2),
     ],
 )
-def test_only_names_with_tensors_are_weights(tmp_path: Path, content: object, message: str) -> None:
+def test_only_names_with_tensors_are_weights(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "w.pt")
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match="holds no state dict"):
         read_weights(tmp_path / "w.pt")
 
 
@@ -223,7 +212,7 @@ def test_weights_in_torch_hubs_cache_are_tensors_alone(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
-    torch.save({"a": Evil(tmp_path)}, cache / Path(choice.url).name)
+    torch.save({"a": traps(tmp_path)[0]}, cache / Path(choice.url).name)
     with pytest.raises(ModelError, match=r"squeezenet1_1.* is refused"):
         load_classifier("torchvision:squeezenet1_1@DEFAULT")
     assert not (tmp_path / MARKER).exists()
@@ -242,7 +231,7 @@ def test_a_folder_of_the_hub_is_read_from_safetensors_alone(tmp_path: Path) -> N
     (folder / "config.json").write_text(
         json.dumps({"model_type": "resnet", "architectures": ["ResNetForImageClassification"]})
     )
-    torch.save({"a": Evil(tmp_path)}, folder / "pytorch_model.bin")
+    torch.save({"a": traps(tmp_path)[0]}, folder / "pytorch_model.bin")
     (folder / "preprocessor_config.json").write_text(
         json.dumps({"image_processor_type": "ConvNextImageProcessor"})
     )
@@ -268,12 +257,48 @@ def test_code_beside_a_models_configuration_does_not_run(tmp_path: Path) -> None
 
 def test_weights_come_back(tmp_path: Path) -> None:
     network = seeded(conv_network)
+    state = network.state_dict()
     write_weights(tmp_path / "w.safetensors", network, CLASSES)
-    torch.save({"state_dict": network.state_dict()}, tmp_path / "w.pt")
+    torch.save({"state_dict": state}, tmp_path / "w.pt")
+    assert read_weights(tmp_path / "w.safetensors").class_names == CLASSES
     for name in ("w.safetensors", "w.pt"):
-        fresh = conv_network()
-        fit_weights(fresh, read_weights(tmp_path / name), name)
-        assert all(
-            torch.equal(value, fresh.state_dict()[key])
-            for key, value in network.state_dict().items()
-        )
+        weights, fresh = read_weights(tmp_path / name), conv_network()
+        fit_weights(fresh, weights, name)
+        assert set(weights.tensors) == set(state)
+        for tensors in (weights.tensors, fresh.state_dict()):
+            assert all(torch.equal(tensors[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("w.safetensors", b"", "is not a safetensors file"),
+        ("w.safetensors", b"x" * 100, "is not a safetensors file"),
+        ("w.pt", b"", "is refused"),
+        ("w.onnx", b"", "none of the known suffixes"),
+        ("w.pt", b"just some text", "is refused"),
+        ("w.safetensors", save({}, metadata={"class_names": "5"}), "is no list of names: '5'"),
+        ("w.safetensors", save({}, metadata={"class_names": '"ab"'}), "is no list of names"),
+    ],
+)
+def test_a_file_that_holds_no_weights(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        read_weights(tmp_path / name)
+
+
+def test_weights_that_do_not_fit_name_the_tensors(tmp_path: Path) -> None:
+    write_weights(tmp_path / "w.safetensors", conv_network(), CLASSES)
+    with pytest.raises(ModelError) as caught:
+        load_classifier("compact", tmp_path / "w.safetensors")
+    text = str(caught.value)
+    assert "w.safetensors does not fit HandNetwork: missing network.0.weight" in text
+    assert "\n" not in text
+    wide = MODELS["compact"].build(3)
+    first = wide.get_submodule("network.0")
+    first.weight = nn.Parameter(torch.zeros(13, 3, 3, 3))
+    write_weights(tmp_path / "wide.safetensors", wide, ("paper", "rock", "scissors"))
+    with pytest.raises(ModelError, match=re.escape("network.0.weight is (13, 3, 3, 3), the ne")):
+        load_classifier("compact", tmp_path / "wide.safetensors")

@@ -11,14 +11,24 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from support import CLASSES, SIDE, batch_of, conv_network, image_set, pick, random_images, seeded
+from support import (
+    CLASSES,
+    SIDE,
+    batch_of,
+    conv_network,
+    image_set,
+    pick,
+    plain,
+    random_images,
+    small_plan,
+    tiny,
+)
 from torch import Tensor, nn
 
 from steadymap.bench.core.origin import is_ours
 from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import gradient as attributions
 from steadymap.bench.methods import integrated_gradients
-from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import Engine, Method, Share, foreign
@@ -27,20 +37,15 @@ from steadymap.bench.methods.registry import METHODS
 from steadymap.bench.network.guard import Guard, left_as_it_was
 from steadymap.bench.network.passes import Pass
 from steadymap.bench.network.torch_settings import SETTINGS
-from steadymap.bench.perturbations import registry as perturbations_module
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
 from steadymap.bench.plan.plan import Plan
 from steadymap.models import Classifier, ModelError, make_classifier
 
 BESIDE = ("gradient", "integrated_gradients:baseline=black,steps=4", "grad_cam")
-PLAN = Plan(
-    controls=False,
-    nulls=1,
-    method=BESIDE,
-    family=("bias", "compensated_bias"),
-    severity=(0.1,),
-    metric=("spearman", "completeness_error"),
+PLAN = small_plan(
+    *BESIDE, nulls=1, family=("bias", "compensated_bias"), metric=("spearman", "completeness_error")
 )
+ALONE = PLAN.model_copy(update={"method": ("rude",), "nulls": 0, "metric": ("spearman",)})
 
 
 def norm_network() -> nn.Sequential:
@@ -59,8 +64,7 @@ def norm_network() -> nn.Sequential:
 
 @pytest.fixture
 def normed() -> Classifier:
-    made = make_classifier(seeded(norm_network), (SIDE, SIDE), CLASSES)
-    return replace(made, name="normed")
+    return replace(tiny(norm_network), name="normed")
 
 
 def explained(classifier: Classifier, batch: Batch) -> Tensor:
@@ -69,12 +73,7 @@ def explained(classifier: Classifier, batch: Batch) -> Tensor:
 
 
 def add_method(monkeypatch: pytest.MonkeyPatch, method: Method, name: str = "rude") -> None:
-    monkeypatch.setitem(methods_module.METHODS, name, method)
-
-
-def plain(records: pd.DataFrame) -> pd.DataFrame:
-    words = records.select_dtypes("category").columns
-    return records.astype(dict.fromkeys(words, str)).drop(columns="run_id")
+    monkeypatch.setitem(METHODS, name, method)
 
 
 def run_beside(
@@ -88,8 +87,8 @@ def run_beside(
     found = run(classifier, image_set(), with_it)
     assert classifier.weights_hash() == before
     alone = run(classifier, image_set(), plan)
-    others = found[found["method"] != "rude"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(plain(others), plain(alone), check_exact=True)
+    others = plain(found[found["method"] != "rude"], "run_id")
+    pd.testing.assert_frame_equal(others, plain(alone, "run_id"), check_exact=True)
     return pick(found, method="rude")
 
 
@@ -187,10 +186,7 @@ CHANGES: dict[str, tuple[Callable[[nn.Sequential], object], str]] = {
     "layer": (lambda n: n.__setitem__(4, Cuckoo()), "layer 4"),
     "more layers": (lambda n: n.append(Cuckoo()), "layer 8"),
     "attribute": (lambda n: _set(n, "2", "inplace", True), "attribute inplace of layer 2"),
-    "forward": (
-        lambda n: _set(n, "2", "forward", torch.abs),
-        "attribute forward of layer 2",
-    ),
+    "forward": (lambda n: _set(n, "2", "forward", torch.abs), "attribute forward of layer 2"),
     "parametrized": (
         lambda n: nn.utils.parametrizations.weight_norm(n[7]),
         "class of layer 7, weight 7.weight, a hook on layer 7 and 1 more",
@@ -303,15 +299,9 @@ class Counting(nn.Module):
 def test_what_the_network_changes_by_itself_is_held_against_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    counting = make_classifier(seeded(Counting), (SIDE, SIDE), CLASSES)
-    rows = run_beside_counting(monkeypatch, counting)
-    assert set(rows["status"]) == {"ok"}
-
-
-def run_beside_counting(monkeypatch: pytest.MonkeyPatch, classifier: Classifier) -> pd.DataFrame:
     add_method(monkeypatch, Method(explained, "", ""))
-    plan = PLAN.model_copy(update={"method": ("rude",), "nulls": 0, "metric": ("spearman",)})
-    return pick(run(classifier, image_set(), plan), method="rude")
+    rows = pick(run(tiny(Counting), image_set(), ALONE), method="rude")
+    assert set(rows["status"]) == {"ok"}
 
 
 def test_one_of_ours_that_changed_the_network_would_end_the_run(
@@ -323,16 +313,15 @@ def test_one_of_ours_that_changed_the_network_would_end_the_run(
 
     monkeypatch.setattr("steadymap.bench.measure.explain.foreign", lambda _method: False)
     add_method(monkeypatch, Method(faulty, "", ""))
-    plan = PLAN.model_copy(update={"method": ("rude",), "nulls": 0, "metric": ("spearman",)})
     with pytest.raises(ModelError, match=r"normed changed while .* others: weight 0.weight;"):
-        run(normed, image_set(), plan)
+        run(normed, image_set(), ALONE)
 
 
 @pytest.mark.parametrize("engine", ["own", "captum"])
 @pytest.mark.parametrize("name", METHODS)
 def test_none_of_ours_leaves_anything_changed(name: str, engine: Engine) -> None:
     """As if each were another's: nothing is found, with either engine."""
-    classifier = make_classifier(seeded(conv_network), (SIDE, SIDE), CLASSES)
+    classifier = tiny()
     guard, batch = Guard(classifier, keep=True), batch_of(random_images(2))
     method = bind_method(name)
     if method.unfit(classifier, engine) is None:
@@ -400,14 +389,8 @@ def _settings() -> Iterator[None]:
 SWITCHES: dict[str, tuple[Callable[[], object], str]] = {
     "grad mode": (lambda: torch.set_grad_enabled(False), "left grad mode changed"),
     "default dtype": (lambda: torch.set_default_dtype(torch.float64), "left default dtype changed"),
-    "inference mode": (
-        lambda: _enter(torch.inference_mode()),
-        "left inference mode changed",
-    ),
-    "autocast": (
-        lambda: torch.set_autocast_enabled("cpu", True),
-        "left autocast changed",
-    ),
+    "inference mode": (lambda: _enter(torch.inference_mode()), "left inference mode changed"),
+    "autocast": (lambda: torch.set_autocast_enabled("cpu", True), "left autocast changed"),
     "default device": (lambda: torch.set_default_device("meta"), "left default device changed"),
     "global hook": (
         lambda: nn.modules.module.register_module_forward_hook(lambda _m, _i, output: output * 2),
@@ -534,8 +517,6 @@ def test_a_view_of_the_weights_may_be_returned(
 def test_workers_do_not_see_what_a_method_does_to_the_weights_meanwhile(
     monkeypatch: pytest.MonkeyPatch, nulls: int
 ) -> None:
-    classifier = make_classifier(seeded(conv_network), (SIDE, SIDE), CLASSES)
-
     def slow(network: Classifier, batch: Batch) -> Tensor:
         weights = [one.detach() for one in network.module.parameters()]
         kept = [one.clone() for one in weights]
@@ -546,9 +527,7 @@ def test_workers_do_not_see_what_a_method_does_to_the_weights_meanwhile(
             one.copy_(before)
         return explained(network, batch)
 
-    rows = run_beside(
-        monkeypatch, classifier, Method(slow, "", ""), jobs=2, batch_size=1, nulls=nulls
-    )
+    rows = run_beside(monkeypatch, tiny(), Method(slow, "", ""), jobs=2, batch_size=1, nulls=nulls)
     ours = rows[~rows["family"].isin(("other_image", "random_network"))]
     assert set(ours["status"]) == {"ok"}
 
@@ -583,9 +562,8 @@ def test_an_interrupt_ends_the_run_and_leaves_the_network_as_it_was(
         raise KeyboardInterrupt
 
     add_method(monkeypatch, Method(interrupted, "", ""))
-    plan = PLAN.model_copy(update={"method": ("rude",), "nulls": 0, "jobs": workers})
     with pytest.raises(KeyboardInterrupt):
-        run(classifier, image_set(), plan.model_copy(update={"metric": ("spearman",)}))
+        run(classifier, image_set(), ALONE.model_copy(update={"jobs": workers}))
     assert not classifier.module.network.training
 
 
@@ -596,7 +574,7 @@ def add_attack(
     monkeypatch: pytest.MonkeyPatch, attack: Callable[..., object], name: str = "siege"
 ) -> None:
     family = replace(PERTURBATIONS["adversarial"], attack=attack, severities=(0.01,))  # type: ignore[arg-type] # some return no tensor
-    monkeypatch.setitem(perturbations_module.PERTURBATIONS, name, family)
+    monkeypatch.setitem(PERTURBATIONS, name, family)
 
 
 def attack_plan(**changes: object) -> Plan:
@@ -634,18 +612,12 @@ SHRUNK = (
 )
 MEANS = image_set().images(range(5)).mean(dim=(1, 2, 3))
 ATTACKS: dict[str, tuple[Callable[..., object], list[str]]] = {
-    "raising": (
-        raising,
-        [TOO_BRIGHT if mean > MEANS.median() else "" for mean in MEANS],
-    ),
+    "raising": (raising, [TOO_BRIGHT if mean > MEANS.median() else "" for mean in MEANS]),
     "writing": (writing, [""] * 5),
     "training": (training, ["the attack left the network changed: train mode"] * 5),
-    "shrinking": (
-        shrinking,
-        [SHRUNK] * 5,
-    ),
+    "shrinking": (shrinking, [SHRUNK] * 5),
     "silent": (silent, ["the attack returned NoneType, expected a tensor"] * 5),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from support import CLASSES, SIDE, conv_network, hook_counts, image_set, pick, random_images, seeded
+from support import (
+    CLASSES,
+    SIDE,
+    Around,
+    conv_network,
+    hook_counts,
+    image_set,
+    measured,
+    pick,
+    random_images,
+    seeded,
+    small_plan,
+    tiny,
+)
 from torch import Tensor, nn
 
 from steadymap.bench.commands.run import estimate_table
@@ -17,21 +29,18 @@ from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.open import open_images
 from steadymap.bench.measure.estimate import count, estimate
-from steadymap.bench.measure.runner import measure, run
+from steadymap.bench.measure.runner import run
 from steadymap.bench.measure.worker import ATTACK_PART
-from steadymap.bench.network.passes import count_passes, shared_pass
+from steadymap.bench.network.passes import shared_pass
 from steadymap.bench.perturbations import attack as adversarial
 from steadymap.bench.perturbations.attack import STEPS, away_from_gradient, smoothed
 from steadymap.bench.perturbations.noise import random_sign
 from steadymap.bench.perturbations.registry import PERTURBATIONS
-from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
 from steadymap.models import Classifier, load_classifier, make_classifier
 
-PLAN = Plan(
-    controls=False,
-    nulls=0,
-    method=("gradient",),
+PLAN = small_plan(
+    "gradient",
     family=("adversarial", "random_sign"),
     severity=(0.0, 0.05),
     metric=("cosine", "ssim"),
@@ -65,7 +74,7 @@ def test_the_worst_case_is_worse_than_the_typical_one_and_keeps_the_prediction()
             cosine(clean, gradient_map(classifier, moved, target)) for moved in (worst, typical)
         ]
         # The same draw: where the ascent began, and one of the points to choose from.
-        assert found[0] <= found[1] + 1e-6 or not torch.equal(
+        assert found[0] <= found[1] + 1e-4 or not torch.equal(
             classifier(typical).argmax(dim=1), target
         )
         cosines.append(found)
@@ -83,8 +92,7 @@ def test_random_sign_moves_every_value_by_the_severity_either_way() -> None:
 
 def test_the_slope_is_that_of_the_cosine_by_differences() -> None:
     """In double precision, against central differences of the softplus network's own map."""
-    network = seeded(conv_network).double()
-    classifier = make_classifier(network, (SIDE, SIDE), CLASSES)
+    classifier = tiny(lambda: conv_network().double())
     image = random_images(1).double()
     target = torch.tensor([1])
     reference = torch.randn(1, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).double()
@@ -117,17 +125,10 @@ def test_where_no_point_keeps_the_prediction_the_image_stays(conv: Classifier) -
 
 
 def test_a_network_that_cannot_be_traced_is_used_as_it_is() -> None:
-    class Choosing(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = seeded(conv_network)
+    def choose(inner: nn.Module, images: Tensor) -> object:
+        return inner(images if float(images.detach().sum()) > 0 else -images)
 
-        def forward(self, images: Tensor) -> Tensor:
-            return cast(
-                "Tensor", self.inner(images if float(images.detach().sum()) > 0 else -images)
-            )
-
-    classifier = make_classifier(Choosing(), (SIDE, SIDE), CLASSES)
+    classifier = tiny(lambda: Around(choose))
     assert smoothed(classifier) is classifier
     image = random_images(1)
     target = classifier(image).argmax(dim=1)
@@ -144,16 +145,11 @@ def test_a_transformer_can_be_attacked() -> None:
     from torchvision.models import VisionTransformer  # noqa: PLC0415 - takes a second
 
     def build() -> nn.Module:
-        made: nn.Module = VisionTransformer(
-            image_size=16,
-            patch_size=8,
-            num_layers=1,
-            num_heads=2,
-            hidden_dim=8,
-            mlp_dim=8,
-            num_classes=3,
+        sizes = {"image_size": 16, "patch_size": 8, "hidden_dim": 8, "mlp_dim": 8}
+        transformer: nn.Module = VisionTransformer(
+            num_layers=1, num_heads=2, num_classes=3, **sizes
         )
-        return made
+        return transformer
 
     network = seeded(build)
     # Its last layer begins as zeros, which say nothing.
@@ -186,7 +182,7 @@ def test_a_run_attacks_what_it_explains(classifier: Classifier, records: pd.Data
         target = classifier(image).argmax(dim=1)
         draw = generator(0, picture.image_id, "adversarial", 0.05, 0)
         moved = away_from_gradient(classifier, image, target, 0.05, draw)
-        maps = [gradient_map(classifier, one, target) for one in (image, moved)]
+        maps = [gradient_map(classifier, seen, target) for seen in (image, moved)]
         row = pick(records, image_id=picture.image_id, family="adversarial", severity=0.05)
         value = pick(row, method="gradient", metric="cosine")["value"].item()
         assert value == pytest.approx(cosine(*maps), abs=1e-4)
@@ -208,10 +204,9 @@ def test_batch_size_and_workers_change_nothing(
 @pytest.mark.parametrize("draws", [1, 2])
 def test_what_goes_through_the_network_is_counted(classifier: Classifier, draws: int) -> None:
     setup = prepare(classifier, image_set(), PLAN.model_copy(update={"draws": draws}))
-    with count_passes(classifier) as counts:
-        (outcome,) = measure(setup, lambda _count: None)
     planned = count(setup)
-    assert (planned.forward, planned.backward) == (counts.forward, counts.backward)
+    passes, _, (outcome,) = measured(setup)
+    assert (planned.forward, planned.backward) == passes
     assert PERTURBATIONS["adversarial"].passes == STEPS + 2
     assert planned.attacks == 5 * draws * (STEPS + 2)
     clocked = [timing for timing in outcome.timings if timing.part == ATTACK_PART]
@@ -235,11 +230,8 @@ def test_a_run_leaves_the_network_alone(classifier: Classifier) -> None:
 
 
 def test_a_network_that_cannot_be_attacked_is_refused_before_anything_runs() -> None:
-    class Constant(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return torch.ones(len(images), 3)
-
-    classifier = replace(make_classifier(Constant(), (SIDE, SIDE), CLASSES), name="constant")
+    constant = tiny(lambda: Around(lambda _inner, images: torch.ones(len(images), 3)))
+    classifier = replace(constant, name="constant")
     with pytest.raises(ConfigError, match="family: adversarial cannot attack constant: "):
         prepare(classifier, image_set(2), PLAN)
 

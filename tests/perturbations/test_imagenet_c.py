@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import CLASSES, SIDE, global_numpy_state, image_set, random_images
+from support import Command, global_numpy_state, image_set, random_images
 from torch import Tensor
 
-from steadymap.bench.commands.app import main
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.perturbations import imagenet_c
 from steadymap.bench.perturbations.apply import perturb
@@ -120,14 +119,10 @@ def without_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_package")
-def test_without_the_extra_one_line_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["steadymap", "run", "--family", "imagenet_c_snow"])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err.strip() == (
+def test_without_the_extra_one_line_says_what_to_install(steadymap: Command) -> None:
+    done = steadymap("run", "--family", "imagenet_c_snow")
+    assert done.code == 2
+    assert done.err.strip() == (
         "steadymap: family: imagenet_c_snow needs pip install 'steadymap[corruptions]' "
         "(No module named 'imagecorruptions')"
     )
@@ -135,7 +130,5 @@ def test_without_the_extra_one_line_says_what_to_install(
 
 @pytest.mark.usefixtures("without_package")
 def test_without_the_extra_the_other_families_run(classifier: Classifier) -> None:
-    assert CLASSES
-    assert classifier.input_size == (SIDE, SIDE)
     prepare(classifier, image_set(2), Plan())
     assert PERTURBATIONS["imagenet_c_fog"].missing is not None

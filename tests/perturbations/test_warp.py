@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import affine_transform
-from support import CLASSES, SIDE, image_set, pick, random_images
+from support import CLASSES, SIDE, image_set, pick, random_images, small_plan
 from torch import Tensor, nn
 
 from steadymap.bench.data.image_set import from_tensor
@@ -199,8 +199,8 @@ def test_the_window_is_the_largest_that_lies_inside(
     seen = np.zeros(size, dtype=bool)
     for row, y in enumerate(down):
         for column, x in enumerate(across):
-            there = inverse @ (np.array([y, x]) - np.array(warp.shift))
-            cells = (there / np.array(pixels) + 0.5) * np.array(size) - 0.5
+            place = inverse @ (np.array([y, x]) - np.array(warp.shift))
+            cells = (place / np.array(pixels) + 0.5) * np.array(size) - 0.5
             seen[row, column] = bool(
                 (cells >= -1e-9).all() and (cells <= np.array(size) - 1 + 1e-9).all()
             )
@@ -237,17 +237,12 @@ def test_masks_are_averaged_to_the_map_and_cut_with_it(size: tuple[int, int]) ->
 @pytest.fixture
 def brightness(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register a method that shows what it sees: it moves with the image, exactly."""
-    monkeypatch.setitem(
-        methods_module.METHODS,
-        "brightness",
-        Method(lambda _classifier, batch: batch.images[:, :1] - 0.5, "", ""),
-    )
+    method = Method(lambda _classifier, batch: batch.images[:, :1] - 0.5, "", "")
+    monkeypatch.setitem(methods_module.METHODS, "brightness", method)
 
 
 def plan_of(family: str, *levels: float, **changes: object) -> Plan:
-    return Plan(
-        controls=False, nulls=0, method=("brightness",), family=(family,), severity=levels
-    ).model_copy(update=changes)
+    return small_plan("brightness", family=(family,), severity=levels, **changes)
 
 
 @pytest.mark.usefixtures("brightness")
@@ -270,8 +265,8 @@ def test_a_way_back_in_the_wrong_direction_is_far_off(
     monkeypatch: pytest.MonkeyPatch, classifier: Classifier
 ) -> None:
     family = PERTURBATIONS["translation"]
-    there = replace(family, warp=lambda severity, size: shifted(-severity, size))
-    monkeypatch.setitem(PERTURBATIONS, "translation", there)
+    wrong = replace(family, warp=lambda severity, size: shifted(-severity, size))
+    monkeypatch.setitem(PERTURBATIONS, "translation", wrong)
     rows = pick(run(classifier, image_set(), plan_of("translation", 0.125)), method="brightness")
     assert pick(rows, metric="spearman")["value"].abs().max() < 0.4
     assert pick(rows, metric="ssim")["value"].max() < 0.4
@@ -293,17 +288,10 @@ def test_masks_are_cut_to_what_is_in_common(classifier: Classifier) -> None:
 
 
 def test_completeness_is_of_all_attributions(classifier: Classifier) -> None:
-    plan = Plan(
-        controls=False,
-        nulls=0,
-        method=("integrated_gradients",),
-        family=("translation",),
-        severity=(0.25,),
-        metric=("completeness_error",),
-    )
-    (outcome,) = measure(
-        prepare(classifier, image_set(), plan), lambda _count: None, keep_maps=True
-    )
+    errors = {"metric": ("completeness_error",)}
+    plan = small_plan("integrated_gradients", family=("translation",), severity=(0.25,), **errors)
+    setup = prepare(classifier, image_set(), plan)
+    (outcome,) = measure(setup, lambda _count: None, keep_maps=True)
     (spec,) = outcome.attributions
     attributions = outcome.attributions[spec]
     assert attributions is not None
@@ -356,13 +344,7 @@ def test_the_gradient_of_an_equivariant_network_moves_with_the_image() -> None:
     network = make_classifier(nn.Sequential(layer, nn.ReLU(), Square()), (32, 32), CLASSES)
     images = torch.zeros(2, 3, 32, 32)
     images[:, :, 12:20, 12:20] = random_images(2, 8)
-    plan = Plan(
-        controls=False,
-        nulls=2,
-        method=("gradient",),
-        family=("translation",),
-        severity=(0.125, -0.125),
-    )
+    plan = small_plan("gradient", family=("translation",), severity=(0.125, -0.125), nulls=2)
     rows = pick(run(network, from_tensor(images), plan), method="gradient")
     rows = pick(rows, family="translation")
     for name in PAIRS:

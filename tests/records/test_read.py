@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from support import ROOT, call, random_images
+from support import ROOT, finished_run, random_images
 
 from steadymap.bench import from_tensor, read_run
 from steadymap.bench.analysis.findings import Findings
@@ -30,7 +30,7 @@ from steadymap.models import Classifier
 
 FORMULA = "=cmd|' /C calc'!A0"
 BEGINNINGS = ("=", "+", "-", "@", "\t", "\r")
-RUN = ["run", "--limit", "4", "--steps", "4", "--nulls", "1", "--no-controls", "--save-maps"]
+RUN = ["--limit", "4", "--steps", "4", "--nulls", "1", "--no-controls", "--save-maps"]
 RUN += ["--method", "gradient", "--method", "gradient_x_input", "--method", "grad_cam"]
 RUN += ["--family", "bias", "--family", "compensated_bias", "--severity", "-0.2,0.3"]
 
@@ -61,11 +61,7 @@ def formulas(folder: Path) -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose image ids and names all begin with a formula."""
-    folder = tmp_path_factory.mktemp("formulas")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert call(patch, *RUN, "--output", "run") == 0
-    return folder / "run"
+    return finished_run(tmp_path_factory.mktemp("formulas"), *RUN)
 
 
 def renamed(frame: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small_run import manifest
-from support import CLASSES, SIDE, call, conv_network, image_set, seeded
+from support import call, image_set, tiny
 from torch import Tensor
 
 from steadymap.bench.analysis.calibration import calibrate
@@ -47,7 +47,7 @@ from steadymap.bench.report.finished_run import FinishedRun, curves_of
 from steadymap.bench.report.page import render
 from steadymap.bench.report.rank_diagrams import rank_diagrams, write_diagrams
 from steadymap.metrics import METRICS
-from steadymap.models import Classifier, make_classifier
+from steadymap.models import Classifier
 
 # A metric of which nobody says what a perfect score is, as of a plain function.
 PLAIN = replace(METRICS["spearman"], identity=None, symmetric=False)
@@ -106,8 +106,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             draws=2,
             nulls=2,
         )
-        classifier = make_classifier(seeded(conv_network), (SIDE, SIDE), CLASSES)
-        records = pd.DataFrame(run(classifier, images, plan))
+        records = pd.DataFrame(run(tiny(), images, plan))
     rng = np.random.default_rng(0)
     # An image without a value by one metric, and a family without one by another.
     first = records["image_id"] == records["image_id"].iloc[0]

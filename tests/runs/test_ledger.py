@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import CLASSES, SIDE, conv_network, image_set, seeded
+from support import image_set, tiny
 
 import steadymap.bench
 import steadymap.metrics
@@ -17,7 +17,6 @@ from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
 from steadymap.bench.runs.draw_up import code_hash, draw_up, hash_of_modules
 from steadymap.bench.runs.ledger import Ledger
-from steadymap.models import make_classifier
 
 PACKAGES = tuple(
     Path(str(package.__file__)).parent
@@ -64,9 +63,8 @@ def test_a_module_that_moves_to_another_room_changes_the_hash(copies: list[Path]
 
 
 def ledger() -> Ledger:
-    classifier = make_classifier(seeded(conv_network), (SIDE, SIDE), CLASSES)
     plan = Plan(method=("gradient",), family=("bias",), severity=(0.1,), metric=("ssim",))
-    return draw_up(prepare(classifier, image_set(), plan), "run", "test")
+    return draw_up(prepare(tiny(), image_set(), plan), "run", "test")
 
 
 def test_units_of_other_code_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from support import console, plain
 
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.measure.outcome import Outcome
@@ -22,7 +25,6 @@ from steadymap.bench.records.read import read_run
 from steadymap.bench.runs import processes as elsewhere
 from steadymap.bench.runs.processes import Parallel, read_parallel
 
-SCRIPT = str(Path(sys.executable).parent / "steadymap")
 RUN = [
     "run", "--limit", "20", "--method", "gradient", "--method", "gradient_x_input",
     "--family", "bias", "--family", "gaussian_noise", "--severity", "0.1", "--nulls", "1",
@@ -52,55 +54,38 @@ def always(classifier, batch):
 needs_dask = pytest.mark.skipif(not find_spec("distributed"), reason="extra dask not installed")
 needs_submitit = pytest.mark.skipif(not find_spec("submitit"), reason="extra slurm not installed")
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+
+def carried_out(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the plan in a process of its own, from a folder into `here` below it."""
+    return console(*RUN, *arguments, "--output", "here", cwd=folder, OMP_NUM_THREADS="2")
 
 
-@pytest.fixture
-def steadymap(tmp_path: Path) -> Run:
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # noqa: S603 - our own script
-            [SCRIPT, *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"OMP_NUM_THREADS": "2"},
-        )
+def by_others(
+    folder: Path, *arguments: str, **parallel: object
+) -> subprocess.CompletedProcess[str]:
+    """Run the plan so, by whom a file says."""
+    (folder / "who.yaml").write_text(yaml.safe_dump(parallel))
+    return carried_out(folder, *arguments, "--parallel-config", "who.yaml")
 
-    return call
+
+def table(folder: Path) -> pd.DataFrame:
+    return plain(read_run(folder / "here")[0])
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """Return the records that one thread computes."""
     folder = tmp_path_factory.mktemp("one")
-    done = subprocess.run(  # noqa: S603 - our own script
-        [SCRIPT, *RUN, "--jobs", "1", "--threads", "1", "--output", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = carried_out(folder, "--jobs", "1", "--threads", "1")
     assert done.returncode == 0, done.stderr
     return table(folder)
 
 
-def table(folder: Path) -> pd.DataFrame:
-    records, _ = read_run(folder)
-    return records.astype(dict.fromkeys(records.select_dtypes("category").columns, str))
-
-
-def write(path: Path, **content: object) -> str:
-    path.write_text(yaml.safe_dump(content))
-    return str(path)
-
-
 @pytest.mark.parametrize("jobs", [2, 4])
-def test_threads_compute_the_same_bits(
-    steadymap: Run, tmp_path: Path, expected: pd.DataFrame, jobs: int
-) -> None:
-    done = steadymap(*RUN, "--jobs", str(jobs), "--output", "here")
+def test_threads_compute_the_same_bits(tmp_path: Path, expected: pd.DataFrame, jobs: int) -> None:
+    done = carried_out(tmp_path, "--jobs", str(jobs))
     assert done.returncode == 0, done.stderr
-    pd.testing.assert_frame_equal(table(tmp_path / "here"), expected, check_exact=True)
+    pd.testing.assert_frame_equal(table(tmp_path), expected, check_exact=True)
 
 
 @pytest.mark.parametrize(
@@ -113,125 +98,102 @@ def test_threads_compute_the_same_bits(
     ],
 )
 def test_processes_compute_the_same_bits(
-    steadymap: Run, tmp_path: Path, expected: pd.DataFrame, backend: str, jobs: int
+    tmp_path: Path, expected: pd.DataFrame, backend: str, jobs: int
 ) -> None:
     own = {"cluster": "local", "folder": "jobs"} if backend == "submitit" else {}
-    config = write(tmp_path / "who.yaml", backend=backend, jobs=jobs, **own)
-    done = steadymap(*RUN, "--parallel-config", config, "--output", "here")
+    done = by_others(tmp_path, backend=backend, jobs=jobs, **own)
     assert done.returncode == 0, done.stderr
-    pd.testing.assert_frame_equal(table(tmp_path / "here"), expected, check_exact=True)
+    pd.testing.assert_frame_equal(table(tmp_path), expected, check_exact=True)
 
 
-def test_a_shard_whose_worker_died_is_tried_again(
-    steadymap: Run, tmp_path: Path, expected: pd.DataFrame
-) -> None:
+def test_a_shard_whose_worker_died_is_tried_again(tmp_path: Path, expected: pd.DataFrame) -> None:
     (tmp_path / "dying.py").write_text(DYING)
-    config = write(tmp_path / "who.yaml", backend="loky", jobs=2)
-    run = [*RUN, "--method", "dying:once", "--parallel-config", config, "--output", "here"]
-    done = steadymap(*run)
+    done = by_others(tmp_path, "--method", "dying:once", backend="loky", jobs=2)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "died").exists()
-    found = table(tmp_path / "here")
-    ours = found[found["method"] != "dying.once"].drop(columns="run_id").reset_index(drop=True)
-    pd.testing.assert_frame_equal(ours, expected.drop(columns="run_id"), check_exact=True)
+    records = table(tmp_path)
+    ours = plain(records[records["method"] != "dying.once"], "run_id")
+    pd.testing.assert_frame_equal(ours, plain(expected, "run_id"), check_exact=True)
 
 
-def test_a_shard_that_kills_its_workers_is_marked(
-    steadymap: Run, tmp_path: Path, expected: pd.DataFrame
-) -> None:
+def test_a_shard_that_kills_its_workers_is_marked(tmp_path: Path, expected: pd.DataFrame) -> None:
     (tmp_path / "dying.py").write_text(DYING)
     victim = expected["image_id"].iloc[-1]
     (tmp_path / "victim").write_text(victim)
-    config = write(tmp_path / "who.yaml", backend="loky", jobs=2, tries=2)
-    run = [*RUN, "--method", "dying:always", "--parallel-config", config, "--output", "here"]
-    done = steadymap(*run)
+    who = {"backend": "loky", "jobs": 2, "tries": 2}
+    done = by_others(tmp_path, "--method", "dying:always", **who)
     assert done.returncode == 3, done.stderr
-    found = table(tmp_path / "here")
-    lost = found[found["status"] == "error"]
+    records = table(tmp_path)
+    lost = records[records["status"] == "error"]
     assert victim in set(lost["image_id"])
     assert lost["image_id"].nunique() <= 8, "one shard"
     assert lost["detail"].str.contains("its worker died 2 times").all()
-    kept = found[~found["image_id"].isin(set(lost["image_id"]))]
+    kept = records[~records["image_id"].isin(set(lost["image_id"]))]
     assert set(kept["status"]) <= {"ok", "skipped", "small_delta"}
     assert kept["image_id"].nunique() == 20 - lost["image_id"].nunique()
     # Nothing of what was computed is computed again once the cause is gone.
     (tmp_path / "victim").write_text("nobody")
-    again = steadymap(*run)
+    again = by_others(tmp_path, "--method", "dying:always", **who)
     assert again.returncode == 0, again.stderr
     assert "units are there already" in again.stderr
-    assert set(table(tmp_path / "here")["status"]) <= {"ok", "skipped", "small_delta"}
+    assert set(table(tmp_path)["status"]) <= {"ok", "skipped", "small_delta"}
 
 
 CLUSTER = """
-import sys, time
 from distributed import LocalCluster
 if __name__ == "__main__":
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         pids = [worker.process.pid for worker in cluster.workers.values()]
         print(cluster.scheduler_address, *pids, flush=True)
-        sys.stdin.readline()
+        input()
 """
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    """Start a cluster of dask; yield its address and its workers."""
+    (folder / "cluster.py").write_text(CLUSTER)
+    with subprocess.Popen(
+        [sys.executable, "cluster.py"],
+        cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as started:  # fmt: skip
+        assert started.stdout is not None
+        address, *workers = started.stdout.readline().split()
+        try:
+            yield address, list(map(int, workers))
+        finally:
+            started.communicate("\n", timeout=60)
 
 
 @needs_dask
 def test_a_worker_of_dask_that_is_killed_changes_nothing(
     tmp_path: Path, expected: pd.DataFrame
 ) -> None:
-    (tmp_path / "cluster.py").write_text(CLUSTER)
-    with subprocess.Popen(
-        [sys.executable, "cluster.py"],
-        cwd=tmp_path,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as cluster:
-        assert cluster.stdout is not None
-        assert cluster.stdin is not None
-        address, *pids = cluster.stdout.readline().split()
-        config = write(tmp_path / "who.yaml", backend="dask", address=address)
-        with subprocess.Popen(  # noqa: S603 - our own script
-            [SCRIPT, *RUN, "--parallel-config", config, "--output", "here"],
-            cwd=tmp_path,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        ) as running:
+    with cluster(tmp_path) as (address, workers):
+        who = {"backend": "dask", "address": address}
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(by_others, tmp_path, **who)
             parts = tmp_path / "here" / "parts"
-            while running.poll() is None and not list(parts.glob("*.parquet")):
+            while not running.done() and not list(parts.glob("*.parquet")):
                 time.sleep(0.02)
-            os.kill(int(pids[0]), signal.SIGKILL)
-            _, err = running.communicate(timeout=300)
-        cluster.stdin.write("\n")
-        cluster.stdin.flush()
-        cluster.wait(timeout=60)
-    assert running.returncode == 0, err
-    pd.testing.assert_frame_equal(table(tmp_path / "here"), expected, check_exact=True)
+            os.kill(workers[0], signal.SIGKILL)
+            done = running.result()
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(table(tmp_path), expected, check_exact=True)
 
 
 @needs_dask
-def test_a_resource_that_no_worker_has_is_refused(steadymap: Run, tmp_path: Path) -> None:
-    (tmp_path / "cluster.py").write_text(CLUSTER)
-    with subprocess.Popen(
-        [sys.executable, "cluster.py"],
-        cwd=tmp_path,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as cluster:
-        assert cluster.stdout is not None
-        address = cluster.stdout.readline().split()[0]
-        config = write(tmp_path / "who.yaml", backend="dask", address=address, resources={"GPU": 1})
-        done = steadymap(*RUN, "--parallel-config", config, "--output", "here")
-        cluster.terminate()
+def test_a_resource_that_no_worker_has_is_refused(tmp_path: Path) -> None:
+    with cluster(tmp_path) as (address, _):
+        done = by_others(tmp_path, backend="dask", address=address, resources={"GPU": 1})
     assert done.returncode == 2
     assert "GPU: 1 is asked for, and no worker offers more than 0" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @needs_dask
-def test_a_scheduler_that_is_not_there_is_one_line(steadymap: Run, tmp_path: Path) -> None:
-    config = write(tmp_path / "who.yaml", backend="dask", address="tcp://127.0.0.1:9", patience=1)
-    done = steadymap(*RUN, "--parallel-config", config, "--output", "here")
+def test_a_scheduler_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    done = by_others(tmp_path, backend="dask", address="tcp://127.0.0.1:9", patience=1)
     assert done.returncode == 2
     assert "tcp://127.0.0.1:9 has no scheduler with workers" in done.stderr
     assert "Traceback" not in done.stderr

@@ -7,20 +7,16 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from support import SCRIPT, Command, plain, write_noise
 
-from steadymap.bench.commands import app as cli
 from steadymap.bench.measure.watch import Watch
-from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.method import Method
 from steadymap.bench.methods.registry import METHODS
@@ -31,29 +27,11 @@ from steadymap.bench.runs import shard_files as parts
 from steadymap.bench.runs.resume import Work
 from steadymap.models import Classifier
 
-SCRIPT = str(Path(sys.executable).parent / "steadymap")
 METHOD = ["--method", "gradient", "--method", "gradient_x_input"]
 PLAN = ["--family", "bias", "--severity", "0.1,0.2", "--no-controls", "--no-report"]
 RUN = ["run", "--data", "hands:200", "--limit", "18", *METHOD, *PLAN]
 
 NOISE = ["--family", "gaussian_noise"]
-
-Run = Callable[..., int]
-
-
-@pytest.fixture
-def steadymap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command in an empty folder; give its exit code."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-
-    def call(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["steadymap", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return int(ended.value.code or 0)
-
-    return call
 
 
 def table(folder: str | Path) -> pd.DataFrame:
@@ -61,8 +39,7 @@ def table(folder: str | Path) -> pd.DataFrame:
     records, manifest = read_run(Path(folder))
     assert manifest["complete"]
     assert set(records["run_id"]) == {manifest["run_id"]}
-    text = records.select_dtypes("category").columns
-    return records.astype(dict.fromkeys(text, str)).drop(columns="run_id")
+    return plain(records, "run_id")
 
 
 def all_parts(folder: str | Path) -> list[parts.Part]:
@@ -91,15 +68,15 @@ def maps_made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 def test_a_finished_run_is_not_computed_again(
-    steadymap: Run, monkeypatch: pytest.MonkeyPatch
+    steadymap: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert steadymap(*RUN, "--output", "here") == 0
+    assert steadymap(*RUN, "--output", "here").code == 0
     first = table("here")
     made = maps_made(monkeypatch)
-    assert steadymap(*RUN, "--output", "here") == 0
+    assert steadymap(*RUN, "--output", "here").code == 0
     assert made == []
     pd.testing.assert_frame_equal(table("here"), first)
-    assert steadymap(*RUN, "--output", "here", "--no-resume") == 0
+    assert steadymap(*RUN, "--output", "here", "--no-resume").code == 0
     assert len(made) > 0
     pd.testing.assert_frame_equal(table("here"), first)
 
@@ -119,7 +96,7 @@ def test_a_finished_run_is_not_computed_again(
     ids=["severities", "methods", "images", "families", "draws"],
 )
 def test_what_is_added_is_all_that_is_computed(
-    steadymap: Run, less: list[str], more: list[str]
+    steadymap: Command, less: list[str], more: list[str]
 ) -> None:
     base = ["run", "--data", "hands:400", "--no-controls", "--no-report", "--batch-size", "16"]
     plain = {"--limit": ["18"], "--method": ["gradient", "gradient_x_input"], "--family": ["bias"],
@@ -131,11 +108,11 @@ def test_what_is_added_is_all_that_is_computed(
                 for value in values for part in (key, value)]  # fmt: skip
         return [*base, *changes, *rest]
 
-    assert steadymap(*command(more), "--output", "whole") == 0
-    assert steadymap(*command(less), "--output", "grown") == 0
+    assert steadymap(*command(more), "--output", "whole").code == 0
+    assert steadymap(*command(less), "--output", "grown").code == 0
     units = {name for part in all_parts("grown") for name in part.about.units}
     kept = {path.name: path.stat().st_mtime_ns for path in Path("grown/parts").iterdir()}
-    assert steadymap(*command(more), "--output", "grown") == 0
+    assert steadymap(*command(more), "--output", "grown").code == 0
     pd.testing.assert_frame_equal(table("grown"), table("whole"))
     for name, when in kept.items():
         assert Path("grown/parts", name).stat().st_mtime_ns == when, "no shard is written again"
@@ -144,63 +121,60 @@ def test_what_is_added_is_all_that_is_computed(
     assert not units & {name for part in new for name in part.about.units}
 
 
-def test_what_a_unit_depends_on_is_in_its_name(steadymap: Run) -> None:
+def test_what_a_unit_depends_on_is_in_its_name(steadymap: Command) -> None:
     """A change of anything else than speed computes all anew, or is refused."""
-    assert steadymap(*RUN, "--output", "here") == 0
+    assert steadymap(*RUN, "--output", "here").code == 0
     units = units_of(Path("here"))
 
     def other(*changes: str) -> set[str]:
-        assert steadymap(*RUN, *changes, "--output", f"there{len(list(Path().iterdir()))}") == 0
-        newest = max(Path().glob("there*"), key=lambda path: path.stat().st_mtime_ns)
-        return units_of(newest)
+        folder = f"there{len(list(Path().iterdir()))}"
+        assert steadymap(*RUN, *changes, "--output", folder).code == 0
+        return units_of(Path(folder))
 
     assert other("--batch-size", "8", "--jobs", "2", "--threads", "1") == units
     for changes in (["--seed", "1"], ["--nulls", "2"], ["--metric", "ssim"], ["--save-maps"]):
         assert not other(*changes) & units, changes
 
 
-def test_another_seed_or_model_is_refused_in_the_same_folder(
-    steadymap: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert steadymap(*RUN, "--output", "here") == 0
+def test_another_seed_or_model_is_refused_in_the_same_folder(steadymap: Command) -> None:
+    assert steadymap(*RUN, "--output", "here").code == 0
     first = table("here")
-    assert steadymap(*RUN, "--seed", "3", "--output", "here") == 2
-    assert "which has another seed than this run; choose another folder" in capsys.readouterr().err
+    done = steadymap(*RUN, "--seed", "3", "--output", "here")
+    assert done.code == 2
+    assert "which has another seed than this run; choose another folder" in done.err
     pd.testing.assert_frame_equal(table("here"), first)
 
 
-def test_a_damaged_shard_is_computed_again(
-    steadymap: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert steadymap(*RUN, "--output", "here") == 0
+def test_a_damaged_shard_is_computed_again(steadymap: Command) -> None:
+    assert steadymap(*RUN, "--output", "here").code == 0
     first = table("here")
     paths = sorted(Path("here/parts").glob("*.parquet"))
     paths[0].write_bytes(paths[0].read_bytes()[:-9])
     content = bytearray(paths[1].read_bytes())
     content[200] ^= 255  # in the data, which the footer does not show
     paths[1].write_bytes(bytes(content))
-    capsys.readouterr()
-    codes = [steadymap(*RUN, "--output", "here") for _ in range(2)]
-    err = capsys.readouterr().err
+    first_try, second = (steadymap(*RUN, "--output", "here") for _ in range(2))
+    err = first_try.err + second.err
     assert f"{paths[0].name} is damaged and will be computed again" in err
-    assert codes == [2, 0]
+    assert (first_try.code, second.code) == (2, 0)
     assert "and set aside; the same command computes it again" in err
     pd.testing.assert_frame_equal(table("here"), first)
 
 
 def test_shards_of_several_machines_are_joined(
-    steadymap: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    steadymap: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert steadymap(*RUN, "--output", "whole") == 0
-    assert steadymap(*RUN, "--output", "a", "--shard", "1/2") == 0
+    assert steadymap(*RUN, "--output", "whole").code == 0
+    assert steadymap(*RUN, "--output", "a", "--shard", "1/2").code == 0
     assert not Path("a/records.parquet").exists()
-    assert steadymap("merge", "a", "--output", "half") == 3
-    assert "units are missing" in capsys.readouterr().err
+    half = steadymap("merge", "a", "--output", "half")
+    assert half.code == 3
+    assert "units are missing" in half.err
     monkeypatch.setattr(
         "steadymap.bench.runs.resume.machine", lambda _device: {"processor": "another"}
     )
-    assert steadymap(*RUN, "--output", "b", "--shard", "2/2") == 0
-    assert steadymap("merge", "a", "b", "--output", "both") == 0
+    assert steadymap(*RUN, "--output", "b", "--shard", "2/2").code == 0
+    assert steadymap("merge", "a", "b", "--output", "both").code == 0
     pd.testing.assert_frame_equal(table("both"), table("whole"))
     timings = pd.read_csv("both/timings.csv")
     assert timings["machine"].nunique() == 2
@@ -209,65 +183,66 @@ def test_shards_of_several_machines_are_joined(
     assert all(one["seconds"] > 0 for one in machines.values())
     # What is missing in a joined folder is computed there, and no more.
     made = maps_made(monkeypatch)
-    assert steadymap(*RUN, "--output", "half") == 0
+    assert steadymap(*RUN, "--output", "half").code == 0
     assert {count for _, count in made} <= {8 * 4}
     pd.testing.assert_frame_equal(table("half"), table("whole"))
-    assert steadymap(*RUN, "--seed", "1", "--output", "other", "--shard", "2/2") == 0
-    assert steadymap("merge", "a", "other", "--output", "no") == 2
-    assert "other is of another run than a: seed" in capsys.readouterr().err
+    assert steadymap(*RUN, "--seed", "1", "--output", "other", "--shard", "2/2").code == 0
+    done = steadymap("merge", "a", "other", "--output", "no")
+    assert done.code == 2
+    assert "other is of another run than a: seed" in done.err
 
 
 def test_merging_again_takes_what_is_better(
-    steadymap: Run, monkeypatch: pytest.MonkeyPatch
+    steadymap: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A shard of nothing but errors has the name of the one that replaces it."""
-    assert steadymap(*RUN, "--output", "a", "--shard", "1/2") == 0
+    assert steadymap(*RUN, "--output", "a", "--shard", "1/2").code == 0
     with monkeypatch.context() as patch:
         patch.setattr("steadymap.bench.measure.shard._views", lambda *_arguments: 1 / 0)
-        assert steadymap(*RUN, "--output", "b", "--shard", "2/2") == 0
-    assert steadymap("merge", "a", "b", "--output", "both") == 3
+        assert steadymap(*RUN, "--output", "b", "--shard", "2/2").code == 0
+    assert steadymap("merge", "a", "b", "--output", "both").code == 3
     lost = table("both")
     assert set(lost[lost["status"] == "error"]["detail"]) == {"ZeroDivisionError: division by zero"}
-    assert steadymap(*RUN, "--output", "b", "--shard", "2/2") == 0
-    assert steadymap("merge", "a", "b", "--output", "both") == 0
-    assert steadymap(*RUN, "--output", "whole") == 0
+    assert steadymap(*RUN, "--output", "b", "--shard", "2/2").code == 0
+    assert steadymap("merge", "a", "b", "--output", "both").code == 0
+    assert steadymap(*RUN, "--output", "whole").code == 0
     pd.testing.assert_frame_equal(table("both"), table("whole"))
 
 
-def test_a_shard_computed_anew_leaves_the_others(steadymap: Run) -> None:
-    assert steadymap(*RUN, "--output", "here") == 0
+def test_a_shard_computed_anew_leaves_the_others(steadymap: Command) -> None:
+    assert steadymap(*RUN, "--output", "here").code == 0
     first = table("here")
     when = {path.name: path.stat().st_mtime_ns for path in Path("here/parts").iterdir()}
-    assert steadymap(*RUN, "--output", "here", "--shard", "1/2", "--no-resume") == 0
+    assert steadymap(*RUN, "--output", "here", "--shard", "1/2", "--no-resume").code == 0
     now = {path.name: path.stat().st_mtime_ns for path in Path("here/parts").iterdir()}
     assert set(now) == set(when)
     assert 0 < sum(now[name] == when[name] for name in when) < len(when)
-    assert steadymap(*RUN, "--output", "here") == 0
+    assert steadymap(*RUN, "--output", "here").code == 0
     pd.testing.assert_frame_equal(table("here"), first)
 
 
 @pytest.mark.parametrize("harm", ["cut", "gone"])
-def test_maps_that_are_damaged_are_made_again(steadymap: Run, harm: str) -> None:
+def test_maps_that_are_damaged_are_made_again(steadymap: Command, harm: str) -> None:
     run = [*RUN, "--save-maps"]
-    assert steadymap(*run, "--output", "whole") == 0
-    assert steadymap(*run, "--output", "here") == 0
+    assert steadymap(*run, "--output", "whole").code == 0
+    assert steadymap(*run, "--output", "here").code == 0
     path = min(Path("here/parts").glob("*.safetensors"))
     if harm == "cut":
         path.write_bytes(path.read_bytes()[:-4])
     else:
         path.unlink()
-    assert steadymap(*run, "--output", "here") == 0
+    assert steadymap(*run, "--output", "here").code == 0
     for name in ("images.safetensors", "gradient.safetensors"):
         assert Path("here/maps", name).read_bytes() == Path("whole/maps", name).read_bytes()
 
 
-def test_maps_of_a_run_that_went_on_are_those_of_one_that_did_not(steadymap: Run) -> None:
+def test_maps_of_a_run_that_went_on_are_those_of_one_that_did_not(steadymap: Command) -> None:
     from safetensors.numpy import load_file  # noqa: PLC0415 - here alone
 
-    assert steadymap(*RUN, "--output", "whole", "--save-maps") == 0
+    assert steadymap(*RUN, "--output", "whole", "--save-maps").code == 0
     for shard in ("1/2", "2/2"):
-        assert steadymap(*RUN, "--output", "two", "--save-maps", "--shard", shard) == 0
-    assert steadymap(*RUN, "--output", "two", "--save-maps") == 0
+        assert steadymap(*RUN, "--output", "two", "--save-maps", "--shard", shard).code == 0
+    assert steadymap(*RUN, "--output", "two", "--save-maps").code == 0
     names = sorted(path.name for path in Path("whole/maps").iterdir())
     assert names == sorted(path.name for path in Path("two/maps").iterdir())
     assert Path("two/maps/index.csv").read_text() == Path("whole/maps/index.csv").read_text()
@@ -279,9 +254,7 @@ def test_maps_of_a_run_that_went_on_are_those_of_one_that_did_not(steadymap: Run
                 assert (value == two[key]).all()
 
 
-def test_what_failed_is_tried_again(
-    steadymap: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_failed_is_tried_again(steadymap: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = [True]
 
     def fragile(classifier: Classifier, batch: Batch) -> object:
@@ -289,20 +262,21 @@ def test_what_failed_is_tried_again(
             raise RuntimeError("too bright")
         return METHODS["gradient"].explain(classifier, batch)
 
-    monkeypatch.setitem(methods_module.METHODS, "fragile", Method(fragile, "", ""))  # type: ignore[arg-type] # returns a tensor
+    monkeypatch.setitem(METHODS, "fragile", Method(fragile, "", ""))  # type: ignore[arg-type] # returns a tensor
     run = ["run", "--limit", "9", "--method", "fragile", "--method", "gradient", *PLAN]
-    assert steadymap(*run, "--output", "here") == 3
-    assert "the same command tries these again" in capsys.readouterr().err
-    assert steadymap(*run, "--output", "here", "--allow-failed", "0.5") == 0
+    done = steadymap(*run, "--output", "here")
+    assert done.code == 3
+    assert "the same command tries these again" in done.err
+    assert steadymap(*run, "--output", "here", "--allow-failed", "0.5").code == 0
     broken[0] = False
-    assert steadymap(*run, "--output", "here") == 0
+    assert steadymap(*run, "--output", "here").code == 0
     assert set(table("here")["status"]) <= {"ok", "small_delta", "skipped"}
-    assert steadymap(*run, "--output", "fresh") == 0
+    assert steadymap(*run, "--output", "fresh").code == 0
     pd.testing.assert_frame_equal(table("here"), table("fresh"))
 
 
 def test_a_disk_that_is_full_harms_nothing(
-    steadymap: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    steadymap: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, calls = os.fsync, []
 
@@ -313,44 +287,43 @@ def test_a_disk_that_is_full_harms_nothing(
         real(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    assert steadymap(*RUN, "--output", "here") == 2
-    err = capsys.readouterr().err
-    assert "output: cannot write into here/parts: No space left on device" in err.replace("\n", "")
+    done = steadymap(*RUN, "--output", "here")
+    assert done.code == 2
+    said = done.err.replace("\n", "")
+    assert "output: cannot write into here/parts: No space left on device" in said
     assert not list(Path("here").rglob("*.tmp"))
     monkeypatch.setattr(os, "fsync", real)
     left = sorted(Path("here/parts").iterdir())
     assert left
     assert all(pq.read_table(path).num_rows for path in left)
-    assert steadymap(*RUN, "--output", "here") == 0
-    assert steadymap(*RUN, "--output", "fresh") == 0
+    assert steadymap(*RUN, "--output", "here").code == 0
+    assert steadymap(*RUN, "--output", "fresh").code == 0
     pd.testing.assert_frame_equal(table("here"), table("fresh"))
 
 
 def test_an_interruption_of_the_summary_loses_nothing(
-    steadymap: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    steadymap: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def impatient(*_given: object, **_named: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
         patch.setattr("steadymap.bench.commands.finish.Findings.of", impatient)
-        assert steadymap(*RUN, "--output", "here") == 130
-    assert "all is measured, and in here" in capsys.readouterr().err
+        done = steadymap(*RUN, "--output", "here")
+    assert done.code == 130
+    assert "all is measured, and in here" in done.err
     made = maps_made(monkeypatch)
-    assert steadymap(*RUN, "--output", "here") == 0
+    assert steadymap(*RUN, "--output", "here").code == 0
     assert made == []
 
 
 def test_a_picture_that_vanishes_costs_its_shard(
-    steadymap: Run, monkeypatch: pytest.MonkeyPatch
+    steadymap: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng = np.random.default_rng(0)
     for index in range(18):
-        path = Path("data", "ab"[index % 2], f"{index}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+        write_noise(Path("data", "ab"[index % 2], f"{index}.png"), index, 64, 64)
     run = ["run", "--data", "folder:data", "--split", "all", "--limit", "18", *METHOD, *PLAN]
-    assert steadymap(*run, "--output", "whole") == 0
+    assert steadymap(*run, "--output", "whole").code == 0
     gone = next(Path("data", "a").iterdir())
     original = Work.compute
 
@@ -363,23 +336,23 @@ def test_a_picture_that_vanishes_costs_its_shard(
 
     with monkeypatch.context() as patch:
         patch.setattr(Work, "compute", compute)
-        assert steadymap(*run, "--output", "here") == 3
+        assert steadymap(*run, "--output", "here").code == 3
     found = table("here")
     lost = found[found["status"] == "error"]
     assert lost["detail"].str.contains(f"a/{gone.name} can no longer be read").all()
     assert 8 <= lost["image_id"].nunique() <= 10, "one block"
     assert set(found["image_id"]) == set(table("whole")["image_id"])
-    assert steadymap(*run, "--output", "here") == 0
+    assert steadymap(*run, "--output", "here").code == 0
     pd.testing.assert_frame_equal(table("here"), table("whole"))
 
 
 def test_a_clock_that_runs_backwards_changes_nothing(
-    steadymap: Run, monkeypatch: pytest.MonkeyPatch
+    steadymap: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert steadymap(*RUN, "--output", "whole") == 0
+    assert steadymap(*RUN, "--output", "whole").code == 0
     hours = iter(range(10**6, 0, -1))
     monkeypatch.setattr(time, "time", lambda: 3600.0 * next(hours))
-    assert steadymap(*RUN, "--output", "here") == 0
+    assert steadymap(*RUN, "--output", "here").code == 0
     pd.testing.assert_frame_equal(table("here"), table("whole"))
     assert (pd.read_csv("here/timings.csv")["seconds"] >= 0).all()
     assert json.loads(Path("here/manifest.json").read_text())["wall_seconds"] > 0
@@ -387,7 +360,7 @@ def test_a_clock_that_runs_backwards_changes_nothing(
 
 @pytest.mark.parametrize("output", ["file/below", "/proc/steadymap", "shut"])
 def test_a_folder_that_cannot_be_written_is_one_line(
-    steadymap: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], output: str
+    steadymap: Command, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
     Path("file").touch()
     if output == "shut":
@@ -403,9 +376,10 @@ def test_a_folder_that_cannot_be_written_is_one_line(
 
             monkeypatch.setattr(os, "open", refused)
     made = maps_made(monkeypatch)
-    assert steadymap(*RUN, "--output", output) == 2
-    err = capsys.readouterr().err.strip().splitlines()
-    assert len([line for line in err if line.startswith("steadymap: output: ")]) == 1
+    done = steadymap(*RUN, "--output", output)
+    assert done.code == 2
+    lines = done.err.strip().splitlines()
+    assert len([line for line in lines if line.startswith("steadymap: output: ")]) == 1
     assert made == []
 
 
@@ -463,20 +437,19 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     assert len(list((tmp_path / "here/parts").glob("*.parquet"))) <= written + 1
 
 
-def test_a_second_writer_is_refused(
-    steadymap: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_writer_is_refused(steadymap: Command, tmp_path: Path) -> None:
     with start(tmp_path / "here", *LONG) as running:
         wait_for_parts(tmp_path / "here", 1, running)
         running.send_signal(signal.SIGSTOP)
         try:
-            assert steadymap(*RUN, "--output", "here") == 2
+            done = steadymap(*RUN, "--output", "here")
         finally:
             # What is stopped would be waited for, for ever.
             running.kill()
-    assert "another run is writing into here; wait for it" in capsys.readouterr().err
+    assert done.code == 2
+    assert "another run is writing into here; wait for it" in done.err
     # The kernel lets go of the lock.
-    assert steadymap(*RUN, "--output", "here") == 0
+    assert steadymap(*RUN, "--output", "here").code == 0
 
 
 @pytest.mark.slow

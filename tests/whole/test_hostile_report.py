@@ -16,9 +16,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pages import BROWSER, DRIVER, Page, parsed
+from pages import Page, parsed
 from safetensors.numpy import load_file, save_file
-from support import call
+from support import finished_run
 
 from steadymap.bench.core.safe_csv import parse_csv, write_csv
 from steadymap.bench.records.read import TEXTS, read_run
@@ -28,7 +28,7 @@ from steadymap.bench.report.page import render, write_figures
 
 METHODS = ("gradient", "gradient_x_input", "integrated_gradients:baseline=black,steps=4")
 OWN = "own_metric"
-RUN = ["run", "--limit", "4", "--steps", "4", "--nulls", "1", "--no-controls"]
+RUN = ["--limit", "4", "--steps", "4", "--nulls", "1", "--no-controls"]
 RUN += [word for method in METHODS for word in ("--method", method)]
 RUN += ["--family", "bias", "--family", "compensated_bias", "--severity", "-0.2,0.3"]
 
@@ -55,11 +55,7 @@ PAYLOADS = (
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, with a metric that its manifest alone describes."""
-    folder = tmp_path_factory.mktemp("hostile")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert call(patch, *RUN, "--output", "run") == 0
-    run = folder / "run"
+    run = finished_run(tmp_path_factory.mktemp("hostile"), *RUN)
     table = pq.read_table(run / "records.parquet").to_pandas()
     own = table[table["metric"] == "ssim"].astype({"metric": str}).assign(metric=OWN)
     write_records(run, pd.concat([table.astype({"metric": str}), own]))
@@ -244,49 +240,32 @@ def test_the_policy_names_the_pages_one_script(home: Path) -> None:
 # --- in a browser ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def driver() -> Any:
-    if not BROWSER or not DRIVER:
-        pytest.skip("no Chromium with its driver here (Debian: chromium chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    try:
-        yield driver
-    finally:
-        driver.quit()
+def open_page(text: str, browser: Any, folder: Path) -> None:
+    (folder / "page.html").write_text(text, encoding="utf-8")
+    browser.get((folder / "page.html").as_uri())
 
 
-def test_a_browser_runs_nothing_of_it(attack: Attack, driver: Any, tmp_path: Path) -> None:
-    (tmp_path / "page.html").write_text(attack.text, encoding="utf-8")
-    driver.get((tmp_path / "page.html").as_uri())
-    for button in driver.find_elements("css selector", "th button")[:3]:
+def test_a_browser_runs_nothing_of_it(attack: Attack, browser: Any, tmp_path: Path) -> None:
+    open_page(attack.text, browser, tmp_path)
+    for button in browser.find_elements("css selector", "th button")[:3]:
         button.click()
-    for slider in driver.find_elements("css selector", "input[type=range]")[:2]:
+    for slider in browser.find_elements("css selector", "input[type=range]")[:2]:
         slider.send_keys("\ue012")
-    assert driver.execute_script("return window.pwned") is None
-    assert not [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+    assert browser.execute_script("return window.pwned") is None
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
-def test_what_got_past_the_escaping_would_not_run(home: Path, driver: Any, tmp_path: Path) -> None:
+def test_what_got_past_the_escaping_would_not_run(home: Path, browser: Any, tmp_path: Path) -> None:
     """The page's policy, alone."""
     text = render([FinishedRun.of(home)])
-    for planted in (
-        PAYLOADS[0],
-        '<img src="x" onerror="window.pwned=1">',
-        "<svg onload=pwned=1></svg>",
-    ):
+    onload = "<svg onload=pwned=1></svg>"
+    for planted in (PAYLOADS[0], '<img src="x" onerror="window.pwned=1">', onload):
         page = text.replace("<main>", f"<main>{planted}")
-        (tmp_path / "page.html").write_text(page, encoding="utf-8")
-        driver.get((tmp_path / "page.html").as_uri())
-        assert driver.execute_script("return window.pwned") is None
+        open_page(page, browser, tmp_path)
+        assert browser.execute_script("return window.pwned") is None
         # Without it, that would have run.
-        page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
-        (tmp_path / "page.html").write_text(page, encoding="utf-8")
-        driver.get((tmp_path / "page.html").as_uri())
-        assert driver.execute_script("return window.pwned") == 1
-        driver.get_log("browser")
+        open_page(
+            re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page), browser, tmp_path
+        )
+        assert browser.execute_script("return window.pwned") == 1
+        browser.get_log("browser")

@@ -117,9 +117,7 @@ def test_maps_that_keep_lose_move_and_vanish_are_counted(claims: ModuleType) -> 
     assert found.even.mean == pytest.approx(0.25)
 
 
-def test_the_steps_needed_are_those_from_which_on_the_error_stays_small(
-    claims: ModuleType,
-) -> None:
+def test_the_steps_needed_are_those_from_which_on_the_error_stays_small(claims: ModuleType) -> None:
     errors = {4: [0.2, 0.4], 8: [0.04, 0.02], 16: [0.08, 0.06], 32: [0.03, 0.01], 64: [0.02, 0.02]}
     steps = pd.DataFrame(
         [
