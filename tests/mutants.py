@@ -633,8 +633,8 @@ MUTANTS = (
     Mutant(
         "draws and severities counted as images",
         "bench/analysis/summary.py",
-        'means = valid.groupby([*by, "image_id"], observed=True, sort=False)["value"].mean()',
-        'means = valid.set_index([*by, "image_id"])["value"]',
+        "means = valid.groupby([*by, IMAGE_ID], observed=True, sort=False)[VALUE].mean()",
+        "means = valid.set_index([*by, IMAGE_ID])[VALUE]",
         "tests/analysis/test_summary.py",
     ),
     Mutant(
