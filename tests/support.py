@@ -123,3 +123,21 @@ def call(patch: pytest.MonkeyPatch, *arguments: str) -> int:
     with pytest.raises(SystemExit) as left:
         main()
     return left.value.code if isinstance(left.value.code, int) else 0
+
+
+def make_records(rows: list[dict[str, object]]) -> pd.DataFrame:
+    """Return records, whose columns are as usual where nothing is said."""
+    base = {
+        "image_id": "i0",
+        "method": "gradient",
+        "family": "bias",
+        "severity": 0.1,
+        "draw": 0,
+        "metric": "ssim",
+        "value": 0.5,
+        "status": "ok",
+        "kept": True,
+        "label": 0,
+        "detail": "",
+    }
+    return pd.DataFrame([base | row for row in rows])

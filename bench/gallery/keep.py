@@ -56,8 +56,8 @@ def choose_witnesses(
     scan = as_scan(records)
     known = known_metrics() if metrics is None else metrics
     # Of one image that has a value of everything: only what there is matters.
-    there = _scored(scan.counts.assign(image_id="", value=0.0), known).pairs()
-    scored = {metric for method, metric in there if not is_control(method)}
+    possible = _scored(scan.counts.assign(image_id="", value=0.0), known).pairs()
+    scored = {metric for method, metric in possible if not is_control(method)}
     if not scored:
         return {}
     chosen = next(name for name in known if name in scored)
@@ -72,10 +72,10 @@ def choose_witnesses(
     if not order:
         return {}
     places = (0, (len(order) - 1) // 2, len(order) - 1)
-    found: dict[str, str] = {}
+    witnesses: dict[str, str] = {}
     for kind, place in zip(KINDS, places, strict=True):
-        found.setdefault(order[place], kind)
-    return found
+        witnesses.setdefault(order[place], kind)
+    return witnesses
 
 
 def _scored(records: pd.DataFrame, known: Mapping[str, Metric]) -> Instability:
@@ -106,10 +106,10 @@ def keep_witnesses(setup: Setup, records: pd.DataFrame | Scan, folder: Path) -> 
     scales = _write_pictures(home, list(kinds), outcomes)
     write_csv(scales, home / SCALES)
     write_csv(pd.DataFrame(kinds.items(), columns=["image_id", "kind"]), home / CHOICE)
-    shown = [outcome.images for outcome in outcomes if outcome.images is not None]
+    batches = [outcome.images for outcome in outcomes if outcome.images is not None]
     rows = [
         row
-        for image_id, pictures in zip(kinds, torch.cat(shown), strict=True)
+        for image_id, pictures in zip(kinds, torch.cat(batches), strict=True)
         for row in predictions(setup.classifier, image_id, (CLEAN_CELL, *plan.cells()), pictures)
     ]
     columns = ["image_id", "family", "severity", "draw", "prediction", "confidence"]
@@ -121,17 +121,19 @@ def keep_witnesses(setup: Setup, records: pd.DataFrame | Scan, folder: Path) -> 
 
 def _write_pictures(home: Path, ids: Sequence[str], outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """Write images and maps as they will be shown, in 8 bits; return the scales of the maps."""
-    images = torch.cat([one.images for one in outcomes if one.images is not None]).numpy()
+    images = torch.cat(
+        [outcome.images for outcome in outcomes if outcome.images is not None]
+    ).numpy()
     tensors: dict[str, NDArray[Any]] = {
         "images": photo_levels(images.reshape(-1, *images.shape[2:]))
     }
     rows: list[tuple[object, ...]] = []
     for spec in outcomes[0].attributions:
-        made = [one.attributions[spec] for one in outcomes]
-        if any(maps is None for maps in made):
+        parts = [outcome.attributions[spec] for outcome in outcomes]
+        if any(part is None for part in parts):
             continue
         # (images, cells, h, w): signed maps.
-        maps = torch.cat([one for one in made if one is not None]).sum(dim=2).numpy()
+        maps = torch.cat([part for part in parts if part is not None]).sum(dim=2).numpy()
         levels = []
         for image_id, clean_first in zip(ids, maps, strict=True):
             scale = scale_of(clean_first[0], clean_first)

@@ -63,7 +63,7 @@ def show(classifier: Classifier, image: ImageSet, plan: Plan, cell: Cell) -> Fig
     said = predictions(classifier, image.pictures[0].image_id, (CLEAN_CELL, cell), pictures)
     names = short_names(list(outcome.attributions))
     columns: list[tuple[str, list[NDArray[np.uint8]], bool | None]] = [
-        ("image", [photo_levels(one) for one in pictures.numpy()], None)
+        ("image", [photo_levels(picture) for picture in pictures.numpy()], None)
     ]
     for spec, attributions in outcome.attributions.items():
         if attributions is None:
@@ -71,7 +71,7 @@ def show(classifier: Classifier, image: ImageSet, plan: Plan, cell: Cell) -> Fig
             continue
         maps: NDArray[np.float32] = attributions[0].sum(dim=1).numpy()
         scale = scale_of(maps[0], list(maps))
-        columns.append((names[spec], [map_levels(one, scale) for one in maps], scale.signed))
+        columns.append((names[spec], [map_levels(values, scale) for values in maps], scale.signed))
     clean, moved = (
         f"{_class_name(classifier, int(str(row[4])))} {float(str(row[5])):.0%}" for row in said
     )

@@ -25,6 +25,7 @@ STEPS_TRIED = (4, 8, 16, 32, 64)
 
 
 def subset_of(images: ImageSet, places: list[int]) -> ImageSet:
+    """Return some images of a set, by their places."""
     return replace(
         images,
         pictures=tuple(images.pictures[place] for place in places),
@@ -65,13 +66,12 @@ def completeness_by_steps(setup: Setup) -> pd.DataFrame:
                 bound, parameters=tuple((dict(bound.parameters) | {"steps": steps}).items())
             )
             try:
-                made = explained(tried.explain(classifier, batch, setup.plan.engine), len(ids))
+                maps = explained(tried.explain(classifier, batch, setup.plan.engine), len(ids))
             except Exception:  # noqa: BLE001 - a method may raise anything; the run's records say what
                 break
-            if not isinstance(made, Explained):
+            if not isinstance(maps, Explained):
                 break
-            found = made.attributions
-            error = (found.flatten(1).double().sum(dim=1) - delta).abs().tolist()
+            error = (maps.attributions.flatten(1).double().sum(dim=1) - delta).abs().tolist()
             rows += [(name, steps, *pair) for pair in zip(ids, error, strict=True)]
     return pd.DataFrame(rows, columns=["method", "steps", "image_id", "completeness_error"])
 

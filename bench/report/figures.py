@@ -264,7 +264,7 @@ def pareto(points: Sequence[tuple[str, float, float]]) -> list[tuple[str, float,
     """Return the points that no other beats in cost without losing in score, the cheapest first."""
     front: list[tuple[str, float, float]] = []
     best = -math.inf
-    for point in sorted(points, key=lambda one: (one[1], -one[2])):
+    for point in sorted(points, key=lambda point: (point[1], -point[2])):
         if point[2] > best:
             front.append(point)
             best = point[2]
@@ -285,15 +285,15 @@ def grid_figure(
     figure = new_figure((1.5 * len(columns) + 0.9, 1.5 * len(rows) + 0.4))
     figure.subplots_adjust(0.9 / (1.5 * len(columns) + 0.9), 0.02, 0.995, 0.9, 0.04, 0.04)
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
-    for across, (title, made, signed) in enumerate(columns):
+    for across, (title, pictures, signed) in enumerate(columns):
         grid[0, across].set_title(title.replace("_", " "), fontsize=7, parse_math=False)
         for down in range(len(rows)):
             axes = grid[down, across]
             axes.set_xticks([])
             axes.set_yticks([])
             axes.set_frame_on(False)
-            if down < len(made):
-                _draw_picture(axes, made[down], signed)
+            if down < len(pictures):
+                _draw_picture(axes, pictures[down], signed)
     for down, text in enumerate(rows):
         grid[down, 0].set_ylabel(
             text, fontsize=7, rotation=0, ha="right", va="center", parse_math=False
@@ -346,7 +346,7 @@ def inline(svg: str, description: str) -> str:
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     wanted = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", body))
-    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in wanted else "", body)
+    body = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in wanted else "", body)
     # White paper is left out, ink is whatever the page writes with.
     body = re.sub(r"fill: #ffffff(; stroke: #ffffff)?", "fill: none", body)
     body = body.replace(INK, "currentColor").replace("#000000", "currentColor")

@@ -70,8 +70,11 @@ def read_gallery(folder: Path) -> Gallery | None:
         raise ConfigError(f"{home} is damaged: its files do not belong together; run it again")
 
     def named(prefix: str) -> dict[str, NDArray[Any]]:
-        found = {name: value for name, value in tensors.items() if name.startswith(prefix)}
-        return {name.removeprefix(prefix): value for name, value in found.items()}
+        return {
+            name.removeprefix(prefix): value
+            for name, value in tensors.items()
+            if name.startswith(prefix)
+        }
 
     return Gallery(
         dict(zip(kinds["image_id"], kinds["kind"], strict=True)),
@@ -99,8 +102,8 @@ def _belong_together(
         return False
     expected = {"images": ("uint8", 4), "map": ("uint8", 3), "known": ("bool", 1)}
     for name, tensor in tensors.items():
-        found = (str(tensor.dtype), tensor.ndim)
-        if found != expected.get(name.partition(" ")[0]) or len(tensor) != len(rows):
+        kind = (str(tensor.dtype), tensor.ndim)
+        if kind != expected.get(name.partition(" ")[0]) or len(tensor) != len(rows):
             return False
         if tensor.size == 0:
             return False
