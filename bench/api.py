@@ -16,6 +16,7 @@ from steadymap.bench.measure.estimate import count
 from steadymap.bench.plan.experiment import Experiment
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
+from steadymap.bench.records.vocabulary import STATUS
 from steadymap.bench.report.markdown import fragment
 from steadymap.bench.runs.manifest import make_manifest
 from steadymap.bench.runs.result import Result, completed
@@ -77,7 +78,7 @@ def measure_side(
     experiment = Experiment.model_validate(
         settings | {"model": classifier.name, "data": image_set.name}
     )
-    statuses = {str(key): int(size) for key, size in records["status"].value_counts().items()}
+    statuses = {str(key): int(size) for key, size in records[STATUS].value_counts().items()}
     manifest = completed(
         make_manifest(experiment, classifier, image_set), Result(0.0, statuses, complete=True)
     )

@@ -1,4 +1,4 @@
-"""Classifiers and the command line, for every test file."""
+"""Classifiers, a finished run and the command line, for every test file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from finished import run_into
 from pages import BROWSER, DRIVER
 from support import Command, Done, call, conv_network, linear_network, tiny
 
+from steadymap.bench import read_run
+from steadymap.bench.report.finished_run import FinishedRun
 from steadymap.models import Classifier
 
 
@@ -65,6 +69,22 @@ def browser() -> Iterator[Any]:
         yield driver
     finally:
         driver.quit()
+
+
+@pytest.fixture(scope="session")
+def finished_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of three methods, with its page and witnesses: to be read alone."""
+    return run_into(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture(scope="session")
+def finished_run(finished_folder: Path) -> FinishedRun:
+    return FinishedRun.of(finished_folder)
+
+
+@pytest.fixture(scope="session")
+def finished_records(finished_folder: Path) -> pd.DataFrame:
+    return read_run(finished_folder)[0]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

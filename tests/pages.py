@@ -56,3 +56,10 @@ def parsed(text: str) -> Page:
     page = Page()
     page.feed(text)
     return page
+
+
+def board_of(page: Page) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the head of a page's leaderboard, and its rows by their names."""
+    caption = next(name for name in page.tables if name.startswith("All families together"))
+    head, *rows = page.tables[caption]
+    return head, {row[0]: row[1:] for row in rows}

@@ -34,23 +34,23 @@ def report_command(
     ] = None,
 ) -> None:
     """Make the report of a run, or of several on one page."""
-    shown = [FinishedRun.of(folder) for folder in run]
+    runs = [FinishedRun.of(folder) for folder in run]
     home = run[0] if len(run) == 1 else Path()
     path = output or home / (REPORT if form is Form.HTML else MARKDOWN)
     make_folder(path.parent)
     if output is None and len(run) == 1:
         refuse_links(home)
     if form is Form.HTML:
-        text = render(shown)
-    elif len(shown) > 1:
+        text = render(runs)
+    elif len(runs) > 1:
         raise ConfigError("report: Markdown is of one run; give one folder")
     else:
-        text = markdown(shown[0], path.parent)
+        text = markdown(runs[0], path.parent)
     write_file(path, text)
     line(console_of(), f"{path}")
     if figures:
-        for place, one in enumerate(shown):
-            folder = figures if len(shown) == 1 else figures / f"{place}-{run[place].name}"
+        for place, finished in enumerate(runs):
+            folder = figures if len(runs) == 1 else figures / f"{place}-{run[place].name}"
             make_folder(folder)
-            for written in write_figures(one, folder):
+            for written in write_figures(finished, folder):
                 line(console_of(), f"{written}")

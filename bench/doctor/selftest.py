@@ -21,7 +21,17 @@ from steadymap.bench.measure.runner import run
 from steadymap.bench.network.loading import load_model
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.records.schema import SCHEMA, to_frame
-from steadymap.bench.records.vocabulary import INPUT_METRICS
+from steadymap.bench.records.vocabulary import (
+    DETAIL,
+    IMAGE_ID,
+    INPUT_METRICS,
+    LABEL,
+    METHOD,
+    METRIC,
+    PRED_CLEAN,
+    STATUS,
+    VALUE,
+)
 from steadymap.metrics import Status
 from steadymap.models import Classifier
 
@@ -81,17 +91,17 @@ def make_trial() -> Trial:
 
 
 def _records(trial: Trial) -> Outcome:
-    ill = trial.first[trial.first["status"] != Status.OK.value]
+    ill = trial.first[trial.first[STATUS] != Status.OK.value]
     value = f"{len(trial.first)} of {RECORDS}, {len(trial.first) - len(ill)} ok"
     if len(ill):
         first = ill.iloc[0]
-        value += f"; {first['method']}, {first['metric']}: {first['status']}: {first['detail']}"
+        value += f"; {first[METHOD]}, {first[METRIC]}: {first[STATUS]}: {first[DETAIL]}"
     return Outcome(len(trial.first) == RECORDS and ill.empty, value)
 
 
 def _predictions(trial: Trial) -> Outcome:
-    images = trial.first.drop_duplicates("image_id")
-    right = int((images["label"] == images["pred_clean"]).fillna(value=False).sum())
+    images = trial.first.drop_duplicates(IMAGE_ID)
+    right = int((images[LABEL] == images[PRED_CLEAN]).fillna(value=False).sum())
     return Outcome(right == IMAGES, f"{right} of {IMAGES} hands have their right name")
 
 
@@ -112,13 +122,13 @@ def _moves(trial: Trial) -> Outcome:
 
 def _lost(trial: Trial, method: str) -> list[float]:
     """Return how far each image's SSIM is from 1."""
-    chosen = trial.first["method"].astype(str).str.partition(":")[0] == method
-    values = trial.first[chosen & (trial.first["metric"] == "ssim")]["value"]
+    chosen = trial.first[METHOD].astype(str).str.partition(":")[0] == method
+    values = trial.first[chosen & (trial.first[METRIC] == "ssim")][VALUE]
     return [1 - float(value) for value in values if math.isfinite(value)]
 
 
 def _complete(trial: Trial) -> Outcome:
-    values = trial.first[trial.first["metric"] == COMPLETENESS]["value"]
+    values = trial.first[trial.first[METRIC] == COMPLETENESS][VALUE]
     known = len(values) == IMAGES * (CELLS + 1) and bool(values.notna().all())
     worst = float(values.max()) if known else math.nan
     return Outcome(worst <= MOST_INCOMPLETE, f"off by {worst:.1%} at most, with {STEPS} steps")

@@ -17,7 +17,18 @@ from steadymap.bench.analysis.leaderboard import (
     percent,
     significant,
 )
-from steadymap.bench.records.vocabulary import INPUT, OVERALL, REFERENCES, is_control
+from steadymap.bench.records.vocabulary import (
+    FAMILY,
+    INPUT,
+    KEPT,
+    METHOD,
+    METRIC,
+    OVERALL,
+    REFERENCES,
+    SEVERITY,
+    STATUS,
+    is_control,
+)
 from steadymap.metrics import METRICS, Status
 
 # More are counted: a sentence of twenty names is not read.
@@ -90,25 +101,25 @@ def _number(line: LeaderboardRow, metric: str) -> str:
 
 
 def _what_moved(findings: Findings) -> str:
-    kept = findings.scan.pairs["kept"]
+    kept = findings.scan.pairs[KEPT]
     if kept.empty:
         return "No image was perturbed: every family failed."
     share = percent(float(kept.mean()))
     text = f"The prediction stayed on {share} of {len(kept):,} perturbed images"
     faults = findings.faults
-    rows = faults[faults["severity"].isna() & faults["network_share"].notna()]
+    rows = faults[faults[SEVERITY].isna() & faults["network_share"].notna()]
     for metric in board_metrics(findings):
-        chosen = rows[rows["metric"] == metric].sort_values("network_share", kind="stable")
+        chosen = rows[rows[METRIC] == metric].sort_values("network_share", kind="stable")
         if len(chosen):
             names = {line.spec: line.label for line in leaderboard(findings)}
             least, most = chosen.iloc[0], chosen.iloc[-1]
             text += (
                 f"; of what a bias moves in the maps, by {metric_name(metric)}, the network rather "
-                f"than the method accounts for {_share(most)} with {names[most['method']]}"
+                f"than the method accounts for {_share(most)} with {names[most[METHOD]]}"
             )
             if len(chosen) > 1:
                 none = "none of it, " if least["network_share"] < 0 else ""
-                text += f" and {none}{_share(least)} with {names[least['method']]}"
+                text += f" and {none}{_share(least)} with {names[least[METHOD]]}"
             break
     return text + "."
 
@@ -155,22 +166,20 @@ def _tied(line: LeaderboardRow, metric: str) -> bool:
 def _fickle(findings: Findings, metric: str) -> list[str]:
     calibrated = findings.calibrated
     overall = calibrated[
-        (calibrated["family"] == OVERALL)
-        & (calibrated["metric"] == metric)
-        & ~calibrated["control"]
+        (calibrated[FAMILY] == OVERALL) & (calibrated[METRIC] == metric) & ~calibrated["control"]
     ]
     names = {line.spec: line.label for line in leaderboard(findings)}
     fickle = overall[overall["other_seed"] < overall["low"]].sort_values("other_seed")
     parts = []
     if len(fickle):
         lowest = fickle.iloc[0]
-        most = f"{names[lowest['method']]} most, " if len(fickle) > 1 else ""
+        most = f"{names[lowest[METHOD]]} most, " if len(fickle) > 1 else ""
         parts.append(
-            f"another seed moves {_listed([names[spec] for spec in fickle['method']])} more than "
+            f"another seed moves {_listed([names[spec] for spec in fickle[METHOD]])} more than "
             f"the perturbations do ({most}calibrated {metric_name(metric)} between seeds: "
             f"{lowest['other_seed']:.2f})"
         )
-    still = [names[name] for name in overall[overall["verdict"] == UNRESOLVABLE]["method"]]
+    still = [names[name] for name in overall[overall["verdict"] == UNRESOLVABLE][METHOD]]
     return [*parts, *([f"{_listed(still)} moved no more than rounding does"] if still else [])]
 
 
@@ -178,12 +187,12 @@ def _lost(findings: Findings) -> float:
     """Return the share of the methods' scores without a number."""
     counts = findings.scan.counts
     chosen = counts[
-        (counts["method"] != INPUT)
-        & ~counts["family"].isin(REFERENCES)
-        & counts["metric"].isin(list(findings.known))
+        (counts[METHOD] != INPUT)
+        & ~counts[FAMILY].isin(REFERENCES)
+        & counts[METRIC].isin(list(findings.known))
     ]
-    chosen = chosen[[not is_control(str(spec)) for spec in chosen["method"]]]
-    lost = chosen[chosen["status"] != Status.OK.value]["size"].sum()
+    chosen = chosen[[not is_control(str(spec)) for spec in chosen[METHOD]]]
+    lost = chosen[chosen[STATUS] != Status.OK.value]["size"].sum()
     return float(lost / chosen["size"].sum()) if len(chosen) else 0.0
 
 

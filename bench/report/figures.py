@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from steadymap.bench.analysis.curves import THRESHOLD
 from steadymap.bench.core.names import label, without_steps
+from steadymap.bench.records.vocabulary import METHOD, SEVERITY
 from steadymap.bench.report.pictures import DIVERGING, SEQUENTIAL
 
 if TYPE_CHECKING:
@@ -71,13 +72,13 @@ def curve_figure(
     axes = figure.subplots()
     ends: list[tuple[float, str, str]] = []
     for place, (spec, name) in enumerate(names.items()):
-        rows = curves[curves["method"] == spec].sort_values("severity")
+        rows = curves[curves[METHOD] == spec].sort_values(SEVERITY)
         if rows["score"].notna().sum() == 0:
             continue
         colour = COLOURS[place % len(COLOURS)]
         if bool(rows["calibrated"].all()):
             rows = _from_unmoved(rows)
-        x, y = rows["severity"].to_numpy(), rows["score"].to_numpy()
+        x, y = rows[SEVERITY].to_numpy(), rows["score"].to_numpy()
         axes.fill_between(x, rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
         axes.plot(
             x,
@@ -89,9 +90,9 @@ def curve_figure(
             linewidth=1.3,
         )
         ends.append((float(y[np.isfinite(y)][-1]), name, colour))
-        broken = breaking[(breaking["method"] == spec) & breaking["severity"].notna()]
+        broken = breaking[(breaking[METHOD] == spec) & breaking[SEVERITY].notna()]
         axes.plot(
-            broken["severity"],
+            broken[SEVERITY],
             [THRESHOLD] * len(broken),
             linestyle="none",
             marker="x",
@@ -112,7 +113,7 @@ def curve_figure(
 def _from_unmoved(rows: pd.DataFrame) -> pd.DataFrame:
     """Add severity 0, where every calibrated score is 1."""
     unmoved = rows.iloc[:1].assign(severity=0.0, score=1.0, low=1.0, high=1.0)
-    return pd.concat([rows[rows["severity"] != 0], unmoved]).sort_values("severity")
+    return pd.concat([rows[rows[SEVERITY] != 0], unmoved]).sort_values(SEVERITY)
 
 
 def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
@@ -152,7 +153,7 @@ def steps_figure(steps: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     axes = figure.subplots()
     ends = []
     for place, (spec, name) in enumerate(names.items()):
-        chosen = steps[steps["method"] == without_steps(spec)]
+        chosen = steps[steps[METHOD] == without_steps(spec)]
         if chosen.empty:
             continue
         rows = chosen.groupby("steps")["completeness_error"]
@@ -186,7 +187,7 @@ def steps_figure(steps: pd.DataFrame, names: Mapping[str, str]) -> Figure:
 
 def fault_figure(faults: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     """Draw the instability under a bias of each method: its own part, and the network's."""
-    rows = faults[faults["severity"].isna()].set_index("method")
+    rows = faults[faults[SEVERITY].isna()].set_index(METHOD)
     specs = [spec for spec in names if spec in rows.index]
     size = (FIGURE_SIZE[0], 1.15 + 0.38 * len(specs))
     figure = new_figure(size)
@@ -264,7 +265,7 @@ def pareto(points: Sequence[tuple[str, float, float]]) -> list[tuple[str, float,
     """Return the points that no other beats in cost without losing in score, the cheapest first."""
     front: list[tuple[str, float, float]] = []
     best = -math.inf
-    for point in sorted(points, key=lambda one: (one[1], -one[2])):
+    for point in sorted(points, key=lambda point: (point[1], -point[2])):
         if point[2] > best:
             front.append(point)
             best = point[2]
@@ -285,15 +286,15 @@ def grid_figure(
     figure = new_figure((1.5 * len(columns) + 0.9, 1.5 * len(rows) + 0.4))
     figure.subplots_adjust(0.9 / (1.5 * len(columns) + 0.9), 0.02, 0.995, 0.9, 0.04, 0.04)
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
-    for across, (title, made, signed) in enumerate(columns):
+    for across, (title, pictures, signed) in enumerate(columns):
         grid[0, across].set_title(title.replace("_", " "), fontsize=7, parse_math=False)
         for down in range(len(rows)):
             axes = grid[down, across]
             axes.set_xticks([])
             axes.set_yticks([])
             axes.set_frame_on(False)
-            if down < len(made):
-                _draw_picture(axes, made[down], signed)
+            if down < len(pictures):
+                _draw_picture(axes, pictures[down], signed)
     for down, text in enumerate(rows):
         grid[down, 0].set_ylabel(
             text, fontsize=7, rotation=0, ha="right", va="center", parse_math=False
@@ -346,7 +347,7 @@ def inline(svg: str, description: str) -> str:
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     wanted = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", body))
-    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in wanted else "", body)
+    body = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in wanted else "", body)
     # White paper is left out, ink is whatever the page writes with.
     body = re.sub(r"fill: #ffffff(; stroke: #ffffff)?", "fill: none", body)
     body = body.replace(INK, "currentColor").replace("#000000", "currentColor")

@@ -17,7 +17,7 @@ from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.core.names import short_names
 from steadymap.bench.records.read import finished
 from steadymap.bench.records.scan import scan_run
-from steadymap.bench.records.vocabulary import INPUT, is_control
+from steadymap.bench.records.vocabulary import INPUT, METHOD, is_control
 from steadymap.bench.report.gallery_files import Gallery, read_gallery, read_steps
 from steadymap.bench.report.rank_diagrams import rank_diagrams
 
@@ -79,14 +79,20 @@ class FinishedRun:
         )
 
     def names(self) -> dict[str, str]:
-        """Return short names of the methods, the steadiest first, controls left out."""
-        methods, _ = self.findings.methods(board_metrics(self.findings)[0])
-        every = dict.fromkeys([*methods, *self._all_methods()])
-        return short_names(list(every))
+        """Return short names of the methods; see `method_names`."""
+        return method_names(self.findings)
 
-    def _all_methods(self) -> list[str]:
-        specs = [str(spec) for spec in self.findings.scan.counts["method"].unique()]
-        return [spec for spec in specs if spec != INPUT and not is_control(spec)]
+    def costs_by_method(self) -> dict[str, Mapping[Any, Any]]:
+        """Return the row of `costs` of each method."""
+        return {str(row[METHOD]): row for row in self.costs.to_dict("records")}
+
+
+def method_names(findings: Findings) -> dict[str, str]:
+    """Return short names of the methods, the steadiest first, controls left out."""
+    methods, _ = findings.methods(board_metrics(findings)[0])
+    specs = [str(spec) for spec in findings.scan.counts[METHOD].unique()]
+    others = [spec for spec in specs if spec != INPUT and not is_control(spec)]
+    return short_names(list(dict.fromkeys([*methods, *others])))
 
 
 def curves_of(findings: Findings) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from steadymap.bench.core.errors import ConfigError, message_of
 from steadymap.bench.records.read import read_csv
-from steadymap.bench.records.vocabulary import CLEAN
+from steadymap.bench.records.vocabulary import CLEAN, DRAW, FAMILY, IMAGE_ID, METHOD, SEVERITY
 
 FOLDER = "witnesses"
 CHOICE = "witnesses.csv"
@@ -57,9 +57,9 @@ def read_gallery(folder: Path) -> Gallery | None:
     home = folder / FOLDER
     if not home.is_dir():
         return None
-    kinds = read_csv(home / CHOICE, ("image_id", "kind"))
-    rows = read_csv(home / PREDICTIONS, ("image_id", "family", "severity", "draw", "prediction"))
-    scales = read_csv(home / SCALES, ("image_id", "method", "signed", "most"))
+    kinds = read_csv(home / CHOICE, (IMAGE_ID, "kind"))
+    rows = read_csv(home / PREDICTIONS, (IMAGE_ID, FAMILY, SEVERITY, DRAW, "prediction"))
+    scales = read_csv(home / SCALES, (IMAGE_ID, METHOD, "signed", "most"))
     try:
         tensors = load_file(home / PICTURES)
     except Exception as error:  # broken files raise anything; each means the same here
@@ -68,11 +68,14 @@ def read_gallery(folder: Path) -> Gallery | None:
         raise ConfigError(f"{home} is damaged: its files do not belong together; run it again")
 
     def named(prefix: str) -> dict[str, NDArray[Any]]:
-        found = {name: value for name, value in tensors.items() if name.startswith(prefix)}
-        return {name.removeprefix(prefix): value for name, value in found.items()}
+        return {
+            name.removeprefix(prefix): value
+            for name, value in tensors.items()
+            if name.startswith(prefix)
+        }
 
     return Gallery(
-        dict(zip(kinds["image_id"], kinds["kind"], strict=True)),
+        dict(zip(kinds[IMAGE_ID], kinds["kind"], strict=True)),
         rows,
         scales,
         tensors["images"],
@@ -88,24 +91,24 @@ def _belong_together(
     tensors: Mapping[str, NDArray[Any]],
 ) -> bool:
     """Whether the files of a gallery are about the same pictures, and of the types they have."""
-    clean = rows[rows["family"] == CLEAN]["image_id"]
+    clean = rows[rows[FAMILY] == CLEAN][IMAGE_ID]
     whole = pd.api.types.is_integer_dtype(rows["prediction"].dtype)
-    if set(kinds["image_id"]) - set(clean) or not whole or (rows["prediction"] < 0).any():
+    if set(kinds[IMAGE_ID]) - set(clean) or not whole or (rows["prediction"] < 0).any():
         return False
     # A picture that could not be made has none, so it may be missing.
     if "confidence" not in rows or not pd.api.types.is_numeric_dtype(rows["confidence"].dtype):
         return False
     expected = {"images": ("uint8", 4), "map": ("uint8", 3), "known": ("bool", 1)}
     for name, tensor in tensors.items():
-        found = (str(tensor.dtype), tensor.ndim)
-        if found != expected.get(name.partition(" ")[0]) or len(tensor) != len(rows):
+        kind = (str(tensor.dtype), tensor.ndim)
+        if kind != expected.get(name.partition(" ")[0]) or len(tensor) != len(rows):
             return False
         if tensor.size == 0:
             return False
     methods = {name.removeprefix("map ") for name in tensors if name.startswith("map ")}
     known = {name.removeprefix("known ") for name in tensors if name.startswith("known ")}
-    pairs = {(image, method) for image in kinds["image_id"] for method in methods}
-    scaled = set(zip(scales["image_id"], scales["method"], strict=True))
+    pairs = {(image, method) for image in kinds[IMAGE_ID] for method in methods}
+    scaled = set(zip(scales[IMAGE_ID], scales[METHOD], strict=True))
     return (
         "images" in tensors
         and tensors["images"].shape[1] == CHANNELS
@@ -119,4 +122,4 @@ def read_steps(folder: Path) -> pd.DataFrame:
     path = folder / FOLDER / STEPS
     if not path.is_file():
         return pd.DataFrame()
-    return read_csv(path, ("method", "steps", "image_id", "completeness_error"))
+    return read_csv(path, (METHOD, "steps", IMAGE_ID, "completeness_error"))

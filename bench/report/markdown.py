@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from markupsafe import escape
@@ -19,65 +16,38 @@ from steadymap.bench.report.answer import answer
 from steadymap.bench.report.finished_run import FinishedRun
 from steadymap.bench.report.grid import Grid
 from steadymap.bench.report.page import about_run
-from steadymap.bench.report.sections.cost import cost_drawing
-from steadymap.bench.report.sections.curves import curve_drawings
+from steadymap.bench.report.sections import cost, curves
 from steadymap.bench.report.sections.leaderboard import board_grid
 
 
-def markdown(shown: FinishedRun, folder: Path) -> str:
+def markdown(run: FinishedRun, folder: Path) -> str:
     """Write two figures into a folder; return Markdown with the answer, the table and these."""
-    grid = board_grid(shown)
-    drawings = [*curve_drawings(shown)[:1], *[one for one in (cost_drawing(shown),) if one]]
-    lines = [
-        f"## {safe_markdown(shown.manifest['run_id'])}",
-        "",
-        safe_markdown(about_run(shown)),
-        "",
-    ]
-    lines += [f"- {safe_markdown(sentence)}" for sentence in answer(shown.findings)]
-    lines += [
-        "",
-        f"| {' | '.join(map(safe_markdown, grid.columns))} |",
-        "|---" * len(grid.columns) + "|",
-    ]
-    for row in (*grid.rows, *grid.below):
-        texts = [safe_markdown(f"{cell.text} {cell.small}".strip()) for cell in row]
-        lines.append(f"| {' | '.join(texts)} |")
-    for drawing in drawings:
+    lines = [f"## {safe_markdown(run.manifest['run_id'])}", "", safe_markdown(about_run(run)), ""]
+    lines += [f"- {safe_markdown(sentence)}" for sentence in answer(run.findings)]
+    lines += ["", *markdown_table(board_grid(run.findings, run.costs_by_method()))]
+    for drawing in [*curves.drawings(run)[:1], *cost.drawings(run)]:
         path = folder / f"{drawing.name}.svg"
         write_file(path, figures.as_svg(drawing.figure))
         lines += ["", f"![{safe_markdown(drawing.description)}]({path.name})"]
     return "\n".join(lines) + "\n"
 
 
+def markdown_table(grid: Grid) -> list[str]:
+    """Return a table as lines of Markdown."""
+    rows = [grid.columns]
+    rows += [
+        tuple(f"{cell.text} {cell.small}".strip() for cell in row)
+        for row in (*grid.rows, *grid.below)
+    ]
+    head, *lines = [f"| {' | '.join(map(safe_markdown, row))} |" for row in rows]
+    return [head, "|---" * len(grid.columns) + "|", *lines]
+
+
 def fragment(records: pd.DataFrame) -> str:
     """Return the answer and the leaderboard of records as HTML, for a notebook."""
     findings = Findings.of(records)
-    manifest: dict[str, Any] = {"methods": []}
-    shown = FinishedRun(
-        findings,
-        manifest,
-        pd.DataFrame(),
-        pd.DataFrame(),
-        _no_costs(findings),
-        None,
-        pd.DataFrame(),
-        {},
-    )
-    return _notebook(answer(findings), replace(board_grid(shown)))
-
-
-def _no_costs(findings: Findings) -> pd.DataFrame:
-    specs = [str(spec) for spec in findings.scan.counts["method"].unique()]
-    return pd.DataFrame(
-        {
-            "method": specs,
-            "milliseconds": math.nan,
-            "passes": math.nan,
-            "shared": False,
-            "forward_only": 0,
-        }
-    )
+    # What maps cost is not in the records, so that its columns are empty.
+    return _notebook(answer(findings), board_grid(findings, {}))
 
 
 def _notebook(sentences: Iterable[str], grid: Grid) -> str:

@@ -44,7 +44,7 @@ def scale_of(clean: NDArray[np.float32], others: Iterable[NDArray[np.float32]]) 
     every = [clean, *others]
     known = clean[np.isfinite(clean)]
     most = float(np.percentile(np.abs(known), PERCENTILE)) if known.size else 0.0
-    return Scale(any(bool((one < 0).any()) for one in every), most)
+    return Scale(any(bool((values < 0).any()) for values in every), most)
 
 
 def map_levels(values: NDArray[np.float32], scale: Scale) -> NDArray[np.uint8]:

@@ -1,22 +1,17 @@
 from __future__ import annotations
 
-import io
 import math
-import re
 
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 from scipy.stats import bootstrap
 from support import frame
 
-from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.analysis.intervals import intervals
 from steadymap.bench.analysis.summary import full_summary, summarise
 from steadymap.bench.core.names import short_names
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.report.terminal import MOST_ACROSS, footnotes, tables
 
 
 def test_draws_and_severities_are_averaged_within_an_image_first() -> None:
@@ -153,58 +148,3 @@ def test_short_names_keep_what_differs() -> None:
         "cam:relu=true",
     ]
     assert list(short_names(specs).values()) == ["gradient", "ig black", "ig white", "cam"]
-
-
-def rendered(records: pd.DataFrame) -> str:
-    console = Console(width=140, record=True, file=io.StringIO())
-    for title, table in tables(Findings.of(records)):
-        console.print(title)
-        console.print(table)
-    return console.export_text()
-
-
-def test_the_table_shows_the_numbers_of_the_records() -> None:
-    rows = [
-        {"image_id": f"i{n}", "metric": metric, "value": value, "kept": n != 0}
-        for n in range(4)
-        for metric, value in (("ssim", 0.25 + n / 4), ("completeness_error", 2.0))
-    ]
-    rows += [
-        {"image_id": f"i{n}", "family": "clean", "metric": "completeness_error", "value": 1.0}
-        for n in range(4)
-    ]
-    rows.append({"image_id": "i3", "severity": 0.2, "value": math.nan, "status": "degenerate"})
-    text = rendered(frame(rows))
-    assert "0.62" in text or "0.63" in text
-    header = next(line for line in text.splitlines() if "clean" in line)
-    assert header.split() == ["method", "bias", "clean", "coverage"]
-    assert re.search(r"gradient +2\.00 +1\.00 +100%", text)
-    assert "80.0%" in text
-    assert "prediction kept" in text
-
-
-def test_the_footnotes_warn_of_few_images_and_lost_values() -> None:
-    records = frame([{}, {"image_id": "b", "value": math.nan, "status": "degenerate"}])
-    notes = " ".join(footnotes(Findings.of(records)))
-    assert "2 images" in notes
-    assert "below 30 images the intervals are rough" in notes
-    assert "1 degenerate of 2 values (controls not counted)" in notes
-    enough = frame([{"image_id": f"i{n}"} for n in range(30)])
-    assert "rough" not in " ".join(footnotes(Findings.of(enough)))
-
-
-def test_many_families_are_shown_a_few_at_a_time_each_once() -> None:
-    names = [f"family_{place}" for place in range(2 * MOST_ACROSS + 1)]
-    records = frame(
-        [
-            {"image_id": f"i{image}", "family": name, "metric": "completeness_error"}
-            for name in names
-            for image in range(2)
-        ]
-    )
-    shown = [table for _, table in tables(Findings.of(records))]
-    across = [[str(column.header) for column in table.columns] for table in shown]
-    assert [len(headers) for headers in across] == [1 + MOST_ACROSS, 1 + MOST_ACROSS, 3]
-    assert [headers[-1] for headers in across][-1] == "coverage"
-    families = [text for headers in across for text in headers if text.startswith("family")]
-    assert families == [name.replace("_", "\n") for name in names]

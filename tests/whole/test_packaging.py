@@ -20,7 +20,7 @@ DATA = sorted(
     path
     for folder in FOLDERS
     for path in (ROOT / folder).rglob("*")
-    if path.suffix in {".yaml", ".json", ".safetensors", ".typed"}
+    if path.suffix in {".yaml", ".json", ".safetensors", ".typed", ".html", ".css", ".js"}
 )
 
 
@@ -49,8 +49,8 @@ def test_every_module_is_installed_as_it_stands(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DATA, ids=lambda path: path.name)
 def test_every_data_file_is_installed(path: Path) -> None:
-    package = module_name(path.parent / "__init__.py")
-    installed = importlib.resources.files(package).joinpath(path.name)
+    top, *parts = path.relative_to(ROOT).parts
+    installed = importlib.resources.files(f"steadymap.{top}").joinpath(*parts)
     assert installed.read_bytes() == path.read_bytes()
 
 

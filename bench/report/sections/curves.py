@@ -1,37 +1,85 @@
-"""The sections on scores against severity, completeness and steps."""
+"""The section on scores against severity."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from steadymap.bench.analysis.curves import THRESHOLD
 from steadymap.bench.analysis.leaderboard import board_metrics
 from steadymap.bench.core.names import file_name
 from steadymap.bench.records.manifest_schema import unit_of
+from steadymap.bench.records.vocabulary import FAMILY, METHOD, METRIC, SEVERITY
 from steadymap.bench.report import figures
 from steadymap.bench.report.answer import metric_name
 from steadymap.bench.report.finished_run import FinishedRun
-from steadymap.bench.report.grid import Drawing, Grid, TableCell
+from steadymap.bench.report.grid import Drawing, Grid, TableCell, name_cell
 
-COMPLETENESS = "completeness_error"
 # Where a method does not break, it is sorted as if at a severity that no family has.
 HOLDS = 1000.0
 
 
-def breaking_grid(shown: FinishedRun) -> Grid | None:
+def context(run: FinishedRun) -> dict[str, Any]:
+    """Return the curves by metric, and where methods break."""
+    return {
+        "threshold": f"{THRESHOLD:g}",
+        "curves": [(metric_name(name), curve_drawings(run, name)) for name in _metrics(run)],
+        "breaking": breaking_grid(run),
+    }
+
+
+def drawings(run: FinishedRun) -> list[Drawing]:
+    """Return scores against severity, one figure a metric that compares maps and family."""
+    return [drawing for metric in _metrics(run) for drawing in curve_drawings(run, metric)]
+
+
+def _metrics(run: FinishedRun) -> list[str]:
+    every = board_metrics(run.findings)
+    return [metric for metric in every if run.findings.known[metric].against == "map"]
+
+
+def curve_drawings(run: FinishedRun, metric: str, unit: str = "") -> list[Drawing]:
+    """Return a metric against severity, one figure a family.
+
+    Args:
+        run: the run.
+        metric: the metric.
+        unit: of the metric, as it stands behind its name.
+    """
+    curves = run.curves[run.curves[METRIC] == metric]
+    breaking = run.breaking[run.breaking[METRIC] == metric]
+    drawn = []
+    for family in dict.fromkeys(curves[FAMILY]):
+        rows = curves[curves[FAMILY] == family]
+        scale = "calibrated " if bool(rows["calibrated"].all()) else ""
+        label = f"{scale}{metric_name(metric)}"
+        figure = figures.curve_figure(
+            rows,
+            breaking[breaking[FAMILY] == family],
+            run.names(),
+            label + unit,
+            unit_of(run.manifest, str(family)),
+        )
+        text = f"{label} against the severity of {family.replace('_', ' ')}, band: 95% interval"
+        drawn.append(Drawing(file_name(metric, str(family)), figure, text))
+    return drawn
+
+
+def breaking_grid(run: FinishedRun) -> Grid | None:
     """Return the severities at which methods break; None without calibrated curves."""
-    names, breaking = shown.names(), shown.breaking
-    if breaking.empty:
+    if run.breaking.empty:
         return None
-    metric = board_metrics(shown.findings)[0]
-    rows = breaking[breaking["metric"] == metric]
-    sides = list(dict.fromkeys(zip(rows["family"], rows["sign"], strict=True)))
-    found = {(r["method"], r["family"], r["sign"]): r["severity"] for r in rows.to_dict("records")}
+    metric = board_metrics(run.findings)[0]
+    rows = run.breaking[run.breaking[METRIC] == metric]
+    sides = list(dict.fromkeys(zip(rows[FAMILY], rows["sign"], strict=True)))
+    severities = {
+        (row[METHOD], row[FAMILY], row["sign"]): row[SEVERITY] for row in rows.to_dict("records")
+    }
 
     def cell(spec: str, side: tuple[str, int]) -> TableCell:
-        if (spec, *side) not in found:
+        if (spec, *side) not in severities:
             return TableCell("")
-        value = found[spec, *side]
+        value = severities[spec, *side]
         if math.isnan(value):
             return TableCell("holds", key=HOLDS)
         # Two digits, and degrees in full.
@@ -42,56 +90,8 @@ def breaking_grid(shown: FinishedRun) -> Grid | None:
         "unrelated maps; between measured severities taken as a straight line",
         ("method", *(f"{family.replace('_', ' ')} {'-+'[sign > 0]}" for family, sign in sides)),
         tuple(
-            (TableCell(name, key=name), *(cell(spec, side) for side in sides))
-            for spec, name in names.items()
-            if spec in set(rows["method"])
+            (name_cell(name), *(cell(spec, side) for side in sides))
+            for spec, name in run.names().items()
+            if spec in set(rows[METHOD])
         ),
     )
-
-
-def curve_drawings(shown: FinishedRun) -> list[Drawing]:
-    """Return scores against severity, one figure a metric that compares maps and family."""
-    return [
-        drawing for metric in curve_metrics(shown) for drawing in curve_drawings_of(shown, metric)
-    ]
-
-
-def curve_metrics(shown: FinishedRun) -> list[str]:
-    every = board_metrics(shown.findings)
-    return [metric for metric in every if shown.findings.known[metric].against == "map"]
-
-
-def completeness_drawings(shown: FinishedRun) -> list[Drawing]:
-    """Return the completeness error against severity, one figure a family."""
-    return curve_drawings_of(shown, COMPLETENESS)
-
-
-def curve_drawings_of(shown: FinishedRun, metric: str) -> list[Drawing]:
-    rows = shown.curves[shown.curves["metric"] == metric]
-    names, found = shown.names(), []
-    for family in dict.fromkeys(rows["family"]):
-        chosen = rows[rows["family"] == family]
-        broken = shown.breaking[
-            (shown.breaking["metric"] == metric) & (shown.breaking["family"] == family)
-        ]
-        scale = "calibrated " if len(chosen) and bool(chosen["calibrated"].all()) else ""
-        label = f"{scale}{metric_name(metric)}"
-        unit = ", logits" if metric == COMPLETENESS else ""
-        figure = figures.curve_figure(
-            chosen, broken, names, label + unit, unit_of(shown.manifest, str(family))
-        )
-        text = f"{label} against the severity of {family.replace('_', ' ')}, band: 95% interval"
-        found.append(Drawing(file_name(str(metric), str(family)), figure, text))
-    return found
-
-
-def steps_drawing(shown: FinishedRun) -> Drawing | None:
-    """Return the completeness error against the number of steps; None where it was not measured."""
-    if shown.steps.empty:
-        return None
-    images = shown.steps["image_id"].nunique()
-    text = (
-        f"Completeness error against the number of steps, {images} clean images: median and middle "
-        "half"
-    )
-    return Drawing("completeness-steps", figures.steps_figure(shown.steps, shown.names()), text)

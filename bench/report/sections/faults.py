@@ -2,57 +2,72 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.analysis.leaderboard import Score, board_metrics
 from steadymap.bench.core.names import file_name
+from steadymap.bench.records.vocabulary import METHOD, METRIC, SEVERITY
 from steadymap.bench.report import figures
 from steadymap.bench.report.answer import metric_name
-from steadymap.bench.report.finished_run import FinishedRun
-from steadymap.bench.report.grid import Drawing, Grid, TableCell, score_cell
+from steadymap.bench.report.finished_run import FinishedRun, method_names
+from steadymap.bench.report.grid import Drawing, Grid, TableCell, name_cell, score_cell
 
 
-def fault_grid(shown: FinishedRun) -> Grid | None:
-    faults = shown.findings.faults
-    rows = faults[faults["severity"].isna() & faults["metric"].isin(board_metrics(shown.findings))]
+def context(run: FinishedRun) -> dict[str, Any]:
+    """Return whose fault it is, as figures and as a table."""
+    return {"figures": drawings(run), "table": fault_grid(run.findings)}
+
+
+def drawings(run: FinishedRun) -> list[Drawing]:
+    """Return whose fault it is, one figure a headline metric."""
+    faults = run.findings.faults
+    of_all = faults[faults[SEVERITY].isna()]
+    rows_of = {name: of_all[of_all[METRIC] == name] for name in board_metrics(run.findings)}
+    return [
+        Drawing(
+            f"fault-{file_name(metric)}",
+            figures.fault_figure(rows, run.names()),
+            f"Instability under bias by {metric_name(metric)}: the method's own, and with what the "
+            "network's changed function adds",
+        )
+        for metric, rows in rows_of.items()
+        if len(rows)
+    ]
+
+
+def fault_grid(findings: Findings) -> Grid | None:
+    """Return the instability under a bias, split in two; None without both families of bias."""
+    faults = findings.faults
+    rows = faults[faults[SEVERITY].isna() & faults[METRIC].isin(board_metrics(findings))]
     if rows.empty:
         return None
-    names = shown.names()
-    metrics = list(dict.fromkeys(rows["metric"]))
-    cells = {(r["method"], r["metric"]): r for r in rows.to_dict("records")}
-    columns = ["method"]
-    for metric in metrics:
-        name = metric_name(metric)
-        columns += [f"{name}: total", "method's own", "network's", "network's share"]
-    lines = []
-    for spec, label in names.items():
-        line = [TableCell(label, key=label)]
-        for metric in metrics:
-            row = cells.get((spec, metric))
-            if row is None:
-                line += [TableCell("-")] * 4
-                continue
-            line += [
-                TableCell(f"{row[part]:.3f}", key=row[part]) for part in ("total", "own", "network")
-            ]
-            line.append(score_cell(Score(row["network_share"], row["low"], row["high"])))
-        lines.append(tuple(line))
+    metrics = list(dict.fromkeys(rows[METRIC]))
+    row_of = {(row[METHOD], row[METRIC]): row for row in rows.to_dict("records")}
+
+    def cells(spec: str, metric: str) -> list[TableCell]:
+        row = row_of.get((spec, metric))
+        if row is None:
+            return [TableCell("-")] * 4
+        parts = [row[part] for part in ("total", "own", "network")]
+        share = score_cell(Score(row["network_share"], row["low"], row["high"]))
+        return [*(TableCell(f"{part:.3f}", key=part) for part in parts), share]
+
+    totals = {f"{metric_name(metric)}: total": f"{metric}\ntotal" for metric in metrics}
     return Grid(
         "Instability (1 - score) under bias; what is left under compensated bias is the method's "
         "own doing",
-        tuple(columns),
-        tuple(lines),
+        (
+            "method",
+            *(
+                column
+                for total in totals
+                for column in (total, "method's own", "network's", "network's share")
+            ),
+        ),
+        tuple(
+            (name_cell(name), *(cell for metric in metrics for cell in cells(spec, metric)))
+            for spec, name in method_names(findings).items()
+        ),
+        heads=totals | {"network's": "the\nnetwork's"},
     )
-
-
-def fault_drawings(shown: FinishedRun) -> list[Drawing]:
-    """Return whose fault it is, one figure a headline metric."""
-    faults, found = shown.findings.faults, []
-    for metric in board_metrics(shown.findings):
-        rows = faults[(faults["metric"] == metric) & faults["severity"].isna()]
-        if len(rows):
-            text = (
-                f"Instability under bias by {metric_name(metric)}: the method's own, and with what "
-                "the network's changed function adds"
-            )
-            figure = figures.fault_figure(rows, shown.names())
-            found.append(Drawing(f"fault-{file_name(metric)}", figure, text))
-    return found

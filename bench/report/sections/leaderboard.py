@@ -1,4 +1,4 @@
-"""The sections with scores: the leaderboard, by family, and ranks."""
+"""The section with scores: the leaderboard, by family, and ranks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from steadymap.bench.analysis.calibration import UNRESOLVABLE
+from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.analysis.leaderboard import (
     PROBES_TITLE,
     LeaderboardRow,
@@ -16,31 +18,81 @@ from steadymap.bench.analysis.leaderboard import (
     probe_lines,
 )
 from steadymap.bench.core.names import file_name, short_names
-from steadymap.bench.records.vocabulary import OVERALL, is_control
+from steadymap.bench.records.vocabulary import FAMILY, METHOD, METRIC, OVERALL, is_control
 from steadymap.bench.report.answer import metric_name
 from steadymap.bench.report.finished_run import FinishedRun
-from steadymap.bench.report.grid import Drawing, Grid, TableCell, probe_cell, score_cell, share_cell
-from steadymap.bench.report.sections.cost import milliseconds_cell, passes_cell
-from steadymap.bench.report.sections.curves import COMPLETENESS
+from steadymap.bench.report.grid import (
+    Drawing,
+    Grid,
+    TableCell,
+    milliseconds_cell,
+    name_cell,
+    passes_cell,
+    probe_cell,
+    rank_cell,
+    score_cell,
+    share_cell,
+)
+from steadymap.bench.report.sections.completeness import COMPLETENESS
 from steadymap.metrics import METRICS
 
 
-def board_grid(shown: FinishedRun) -> Grid:
-    """Return the leaderboard with what each method costs."""
-    findings = shown.findings
+def context(run: FinishedRun) -> dict[str, Any]:
+    """Return the leaderboard, the tables by family and of probes, and the diagrams of ranks."""
+    findings = run.findings
+    families = [_page_family_grid(findings, metric) for metric in findings.family_metrics()]
+    probes = probe_grid(findings)
+    return {
+        "board": board_grid(findings, run.costs_by_method()),
+        "families": [*families, *([probes] if probes else [])],
+        "figures": drawings(run),
+    }
+
+
+def drawings(run: FinishedRun) -> list[Drawing]:
+    """Return the critical-difference diagrams, one a metric of the leaderboard."""
+    return [
+        Drawing(
+            f"ranks-{file_name(metric)}",
+            figure,
+            f"Mean ranks within an image by {metric_name(metric)}; methods joined by a bar have "
+            "not been shown to differ (Nemenyi's test)",
+        )
+        for metric, figure in run.diagrams.items()
+        if metric in board_metrics(run.findings)
+    ]
+
+
+def board_grid(findings: Findings, costs: Mapping[str, Mapping[Any, Any]] | None = None) -> Grid:
+    """Return the leaderboard.
+
+    Args:
+        findings: of the run.
+        costs: by method, its row of `method_costs`; None for a table without costs.
+    """
     metrics = board_metrics(findings)
     lines = leaderboard(findings)
     complete = any(line.completeness for line in lines) and COMPLETENESS not in metrics
     calibrated = findings.calibrates(metrics[0])
-    columns = ["method"]
+    columns = [METHOD]
     for name in metrics:
         columns += [metric_name(name), *(["rank", "recognised"] if calibrated else [])]
-    columns += [*(["completeness error"] if complete else []), "ms a map", "passes", "coverage"]
-    costs = {str(row["method"]): row for row in shown.costs.to_dict("records")}
-    rows = [
-        (line, _board_row(line, metrics, calibrated, complete, costs.get(line.spec)))
-        for line in lines
-    ]
+    columns += ["completeness error"] if complete else []
+    columns += [] if costs is None else ["ms a map", "passes"]
+
+    def cells(line: LeaderboardRow) -> tuple[TableCell, ...]:
+        row = [name_cell(line.label)]
+        for name in metrics:
+            row.append((probe_cell if is_probe(name) else score_cell)(line.scores[name]))
+            if calibrated:
+                row.append(rank_cell(line.ranks.get(name)))
+                row.append(share_cell(line.recognised.get(name, math.nan)))
+        row += [score_cell(line.completeness)] if complete else []
+        if costs is not None:
+            cost = costs.get(line.spec)
+            row += [milliseconds_cell(cost), passes_cell(cost)]
+        return (*row, share_cell(line.coverage))
+
     scale = (
         "calibrated: 1, the maps did not move; 0, no closer than unrelated maps"
         if calibrated
@@ -48,106 +100,89 @@ def board_grid(shown: FinishedRun) -> Grid:
     )
     return Grid(
         f"All families together; {scale}",
-        tuple(columns),
-        tuple(row for line, row in rows if not line.control),
-        tuple(row for line, row in rows if line.control),
+        (*columns, "coverage"),
+        tuple(cells(line) for line in lines if not line.control),
+        tuple(cells(line) for line in lines if line.control),
+        {"recognised": "recog-\nnised"} | {metric_name(name): name for name in metrics},
     )
 
 
-def _board_row(
-    line: LeaderboardRow,
-    metrics: Sequence[str],
-    calibrated: bool,
-    complete: bool,
-    cost: Mapping[Any, Any] | None,
-) -> tuple[TableCell, ...]:
-    row = [TableCell(line.label, key=line.label)]
-    for name in metrics:
-        probed = is_probe(name)
-        row.append((probe_cell if probed else score_cell)(line.scores[name]))
-        if calibrated:
-            rank = line.ranks.get(name)
-            ends = f"[{rank.low:g}, {rank.high:g}]" if rank and rank.low < rank.high else ""
-            row.append(TableCell(f"{rank.value:g}", ends, rank.value) if rank else TableCell(""))
-            row.append(share_cell(line.recognised.get(name, math.nan)))
-    if complete:
-        row.append(score_cell(line.completeness))
-    row += [milliseconds_cell(cost), passes_cell(cost), share_cell(line.coverage)]
-    return tuple(row)
+def family_grid(
+    findings: Findings,
+    metric: str,
+    families: Sequence[str],
+    closing: Mapping[str, Mapping[str, TableCell]],
+    within_rounding: str,
+) -> Grid:
+    """Return a metric's scores: methods down, families across.
 
-
-def family_grid(shown: FinishedRun, metric: str) -> Grid:
-    """Return a metric's scores: methods down, families across."""
-    findings = shown.findings
+    Args:
+        findings: of the run.
+        metric: whose scores.
+        families: which.
+        closing: by column at their right, what stands there of a method or control.
+        within_rounding: the mark of a method that moved no more than rounding moves its maps.
+    """
     calibrated = findings.calibrates(metric)
     if calibrated:
         source = findings.calibrated.rename(columns={"calibrated": "mean"})
     else:
         source = findings.summary[findings.summary["subset"] == "all"]
-    rows = source[source["metric"] == metric]
-    families = [name for name in findings.families() if name in set(rows["family"])]
-    cells = {(str(r["method"]), str(r["family"])): r for r in rows.to_dict("records")}
+    rows = source[source[METRIC] == metric].to_dict("records")
+    scores = {
+        (str(row[METHOD]), str(row[FAMILY])): _family_cell(row, within_rounding) for row in rows
+    }
     methods, controls = findings.methods(metric)
     names = short_names([*methods, *controls])
 
-    def line(spec: str) -> tuple[TableCell, ...]:
-        found = [cells.get((spec, family)) for family in (*families, OVERALL)]
+    def cells(spec: str) -> tuple[TableCell, ...]:
         label = f"control: {names[spec]}" if is_control(spec) else names[spec]
-        numbers = [
-            score_cell(Score(r["mean"], r["low"], r["high"])) if r else TableCell("-")
-            for r in found
-        ]
-        return (TableCell(label, key=label), *numbers)
+        numbers = [scores.get((spec, family), TableCell("-")) for family in families]
+        return (name_cell(label), *numbers, *(column[spec] for column in closing.values()))
 
-    scale = "calibrated" if calibrated else f"{shown.findings.known[metric].better} is better"
+    scale = "calibrated" if calibrated else f"{findings.known[metric].better} is better"
     return Grid(
-        f"{metric}: {shown.findings.known[metric].summary}; {scale}",
-        ("method", *(family.replace("_", " ") for family in families), OVERALL),
-        tuple(line(spec) for spec in methods),
-        tuple(line(spec) for spec in controls),
+        f"{metric}: {findings.known[metric].summary}; {scale}",
+        ("method", *(family.replace("_", " ") for family in families), *closing),
+        tuple(cells(spec) for spec in methods),
+        tuple(cells(spec) for spec in controls),
     )
 
 
-def probe_grids(shown: FinishedRun) -> list[Grid]:
-    """Return the metrics of the clean image alone, in one table; none where there are none."""
-    metrics = shown.findings.probed()
+def _family_cell(row: Mapping[Any, Any], within_rounding: str) -> TableCell:
+    marked = row.get("verdict") == UNRESOLVABLE and not math.isnan(row["mean"])
+    word = within_rounding if marked else ""
+    return score_cell(Score(row["mean"], row["low"], row["high"], word))
+
+
+def _page_family_grid(findings: Findings, metric: str) -> Grid:
+    source = findings.calibrated if findings.calibrates(metric) else findings.summary
+    measured = set(source[source[METRIC] == metric][FAMILY])
+    families = [name for name in findings.families() if name in measured]
+    return family_grid(findings, metric, [*families, OVERALL], {}, "")
+
+
+def probe_grid(findings: Findings) -> Grid | None:
+    """Return the metrics of the clean image alone, in one table; None where there are none."""
+    metrics = findings.probed()
     if not metrics:
-        return []
-    lines = probe_lines(shown.findings)
-    rows = [
-        (
-            TableCell(line.label, key=line.label),
-            *(probe_cell(line.scores[name]) for name in metrics),
-            share_cell(line.coverage),
+        return None
+
+    def cells(line: LeaderboardRow) -> tuple[TableCell, ...]:
+        scores = [probe_cell(line.scores[name]) for name in metrics]
+        return (name_cell(line.label), *scores, share_cell(line.coverage))
+
+    lines = probe_lines(findings)
+    columns = {
+        f"{metric_name(name)} ({METRICS[name].better} is better)": (
+            f"{name}_({METRICS[name].better})".replace("_", "\n")
         )
-        for line in lines
-    ]
-    count = sum(not line.control for line in lines)
-    return [
-        Grid(
-            PROBES_TITLE.capitalize(),
-            (
-                "method",
-                *(f"{metric_name(name)} ({METRICS[name].better} is better)" for name in metrics),
-                "coverage",
-            ),
-            tuple(rows[:count]),
-            tuple(rows[count:]),
-        )
-    ]
-
-
-# --- figures --------------------------------------------------------------------------------------
-
-
-def rank_drawings(shown: FinishedRun) -> list[Drawing]:
-    """Return the critical-difference diagrams."""
-    found = []
-    for metric, figure in shown.diagrams.items():
-        if metric in board_metrics(shown.findings):
-            text = (
-                f"Mean ranks within an image by {metric_name(metric)}; methods joined by a bar "
-                "have not been shown to differ (Nemenyi's test)"
-            )
-            found.append(Drawing(f"ranks-{file_name(metric)}", figure, text))
-    return found
+        for name in metrics
+    }
+    return Grid(
+        PROBES_TITLE.capitalize(),
+        ("method", *columns, "coverage"),
+        tuple(cells(line) for line in lines if not line.control),
+        tuple(cells(line) for line in lines if line.control),
+        columns,
+    )

@@ -11,55 +11,50 @@ import yaml
 
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.analysis.leaderboard import Score, board_metrics, percent
-from steadymap.bench.records.vocabulary import OVERALL
+from steadymap.bench.records.vocabulary import DETAIL, FAMILY, KEPT, METHOD, METRIC, OVERALL, STATUS
 from steadymap.bench.report.answer import metric_name
 from steadymap.bench.report.finished_run import FinishedRun
-from steadymap.bench.report.grid import Grid, TableCell, score_cell
+from steadymap.bench.report.grid import Grid, TableCell, name_cell, score_cell
 from steadymap.metrics import Status
 
 # How many reasons for a missing number are told apart.
 MOST_REASONS = 25
 
 
-# --- trust ----------------------------------------------------------------------------------------
-
-
-def trust_context(shown: FinishedRun) -> dict[str, Any]:
+def context(run: FinishedRun) -> dict[str, Any]:
+    """Return statuses, changed predictions, nulls, excluded files, and how to repeat the run."""
     return {
-        "statuses": _status_grid(shown.findings.scan.reasons),
-        "flipped": _flipped_grid(shown.findings),
-        "excluded": [(one["name"], one["reason"]) for one in shown.manifest["data"]["excluded"]],
-        "nulls": _null_grid(shown),
-        "manifest": yaml.safe_dump(dict(shown.manifest), sort_keys=False, allow_unicode=True),
-        "configuration": configuration(shown.manifest),
+        "statuses": _status_grid(run.findings.scan.reasons),
+        "flipped": _flipped_grid(run.findings),
+        "excluded": [(file["name"], file["reason"]) for file in run.manifest["data"]["excluded"]],
+        "nulls": _null_grid(run),
+        "manifest": yaml.safe_dump(dict(run.manifest), sort_keys=False, allow_unicode=True),
+        "configuration": configuration(run.manifest),
     }
 
 
 def configuration(manifest: Mapping[str, Any]) -> str:
     """Return the configuration that repeats a run, as YAML for `steadymap run --config`."""
-    given = {key: value for key, value in manifest["configuration"].items() if value is not None}
-    return str(yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
+    options = {key: value for key, value in manifest["configuration"].items() if value is not None}
+    return str(yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
 
 
 def _status_grid(reasons: pd.DataFrame) -> Grid:
     """Return how many values there are of each status and reason."""
-    chosen = reasons.astype({"status": str, "detail": str})
-    counts = chosen.groupby(["status", "detail"])["size"].sum().sort_values(ascending=False)
+    chosen = reasons.astype({STATUS: str, DETAIL: str})
+    counts = chosen.groupby([STATUS, DETAIL])["size"].sum().sort_values(ascending=False)
     table = counts.reset_index().to_dict("records")
-    rows = [(str(row["status"]), str(row["detail"]), int(row["size"])) for row in table]
+    rows = [(str(row[STATUS]), str(row[DETAIL]), int(row["size"])) for row in table]
     first = [row for row in rows if row[0] == Status.OK.value]
     others = [row for row in rows if row[0] != Status.OK.value]
-    shown, rest = others[:MOST_REASONS], others[MOST_REASONS:]
-    lines = [*first, *shown]
+    rest = others[MOST_REASONS:]
+    lines = [*first, *others[:MOST_REASONS]]
     if rest:
         lines.append(("others", f"{len(rest)} more reasons", sum(row[2] for row in rest)))
     return Grid(
         "All values of the records by status, controls and references among them",
         ("status", "reason", "values"),
-        tuple(
-            (TableCell(s, key=s), TableCell(d, key=d), TableCell(f"{n:,}", key=n))
-            for s, d, n in lines
-        ),
+        tuple((name_cell(s), name_cell(d), TableCell(f"{n:,}", key=n)) for s, d, n in lines),
     )
 
 
@@ -68,7 +63,7 @@ def _flipped_grid(findings: Findings) -> Grid:
     pairs = findings.scan.pairs
     rows = []
     for family in findings.families():
-        kept = pairs[pairs["family"] == family]["kept"]
+        kept = pairs[pairs[FAMILY] == family][KEPT]
         if kept.empty:
             continue
         changed = int((~kept).sum())
@@ -82,14 +77,14 @@ def _flipped_grid(findings: Findings) -> Grid:
     return Grid("Predictions that changed", ("family", "changed", "share"), tuple(rows))
 
 
-def _null_grid(shown: FinishedRun) -> Grid | None:
+def _null_grid(run: FinishedRun) -> Grid | None:
     """Return what unrelated maps score, and the noise floor."""
-    calibrated, names = shown.findings.calibrated, shown.names()
-    metrics = board_metrics(shown.findings)
+    calibrated, names = run.findings.calibrated, run.names()
+    metrics = board_metrics(run.findings)
     rows = calibrated[
-        (calibrated["family"] == OVERALL)
-        & calibrated["metric"].isin(metrics)
-        & calibrated["method"].isin(list(names))
+        (calibrated[FAMILY] == OVERALL)
+        & calibrated[METRIC].isin(metrics)
+        & calibrated[METHOD].isin(list(names))
     ]
     if rows.empty:
         return None
@@ -99,8 +94,8 @@ def _null_grid(shown: FinishedRun) -> Grid | None:
         ("method", "metric", "raw score", "null", "of", "floor", "another seed", "verdict"),
         tuple(
             (
-                TableCell(names[r["method"]], key=names[r["method"]]),
-                TableCell(metric_name(r["metric"]), key=r["metric"]),
+                name_cell(names[r[METHOD]]),
+                TableCell(metric_name(r[METRIC]), key=r[METRIC]),
                 score_cell(Score(r["score"])),
                 score_cell(Score(r["null"])),
                 TableCell(str(r["null_of"]).replace("_", " ")),

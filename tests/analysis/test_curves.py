@@ -1,0 +1,70 @@
+"""Scores against severity, and where methods break."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from finished import METHODS
+
+from steadymap.bench.analysis.curves import breaking_points, severity_curves
+from steadymap.bench.report.finished_run import FinishedRun
+
+
+def test_curves_are_means_over_images_at_each_severity(
+    finished_run: FinishedRun, finished_records: pd.DataFrame
+) -> None:
+    calibrated = finished_run.findings.calibrated
+    curves = finished_run.curves
+    chosen = curves[(curves["metric"] == "ssim") & (curves["family"] == "bias")]
+    assert set(chosen["method"]) == set(METHODS)
+    for row in chosen.to_dict("records"):
+        values = finished_records[
+            (finished_records["method"] == row["method"])
+            & (finished_records["metric"] == "ssim")
+            & (finished_records["family"] == "bias")
+            & (finished_records["severity"] == row["severity"])
+        ]["value"]
+        overall = calibrated[
+            (calibrated["method"] == row["method"])
+            & (calibrated["metric"] == "ssim")
+            & (calibrated["family"] == "overall")
+        ].iloc[0]
+        assert row["score"] == pytest.approx(1 - (1 - values.mean()) / (1 - overall["null"]))
+        assert row["low"] <= row["score"] <= row["high"]
+    raw = severity_curves(finished_records, calibrated.iloc[:0])
+    assert not raw["calibrated"].any()
+    assert breaking_points(raw).empty
+
+
+def curve(points: dict[float, float]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "method": "m",
+            "family": "bias",
+            "metric": "ssim",
+            "severity": list(points),
+            "score": list(points.values()),
+            "calibrated": True,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ({0.1: 0.75, 0.2: 0.25}, {1: 0.15}),
+        ({0.2: 0.0}, {1: 0.1}),
+        ({-0.2: 0.5, 0.1: 0.9}, {-1: -0.2, 1: np.nan}),
+        # The first crossing counts, whatever comes after, and the order of the rows does not.
+        ({0.3: 0.9, 0.2: 0.4, 0.1: 0.6}, {1: 0.15}),
+        ({0.1: 0.4, 0.2: 0.8, 0.3: 0.2}, {1: 0.1 * 5 / 6}),
+    ],
+)
+def test_a_method_breaks_where_its_curve_crosses_the_threshold(
+    points: dict[float, float], expected: dict[int, float]
+) -> None:
+    rows = breaking_points(curve(points))
+    assert dict(zip(rows["sign"], rows["severity"], strict=True)) == pytest.approx(
+        expected, nan_ok=True
+    )

@@ -1,0 +1,92 @@
+"""The sentences are made of the numbers, and claim no more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from finished import METHODS, calibrated_by_hand
+
+from steadymap.bench import read_run
+from steadymap.bench.analysis.findings import Findings
+from steadymap.bench.records.vocabulary import CLEAN, NULLS, REFERENCES, is_control
+from steadymap.bench.report.answer import _listed, answer
+from steadymap.bench.report.finished_run import FinishedRun
+from steadymap.bench.report.sections.leaderboard import board_grid
+
+
+def test_the_answer_is_made_of_the_numbers(
+    finished_run: FinishedRun, finished_records: pd.DataFrame
+) -> None:
+    held, moved, uncertain = answer(finished_run.findings)
+    scores = {method: calibrated_by_hand(finished_records, method, "ssim") for method in METHODS}
+    best, worst = max(scores, key=scores.__getitem__), min(scores, key=scores.__getitem__)
+    assert f"{best.partition(':')[0]} held best (calibrated SSIM {scores[best]:.2f}" in held
+    assert f"{worst.partition(':')[0]} least ({scores[worst]:.2f}" in held
+    assert held.startswith("On 6 images")
+    pairs = finished_records[~finished_records["family"].isin((*REFERENCES, CLEAN))]
+    pairs = pairs.drop_duplicates(["image_id", "family", "severity"])
+    assert f"of {len(pairs)} perturbed images" in moved
+    assert "100% [100%, 100%] with gradient" in moved
+    assert "fewer than 30 images" in uncertain
+
+
+def test_an_answer_without_calibration_says_so(finished_folder: Path) -> None:
+    records, _ = read_run(finished_folder)
+    raw = Findings.of(records[~records["family"].isin(NULLS)])
+    held, _, uncertain = answer(raw)
+    means = raw.summary[
+        (raw.summary["metric"] == "ssim")
+        & (raw.summary["family"] == "overall")
+        & (raw.summary["subset"] == "all")
+        & ~raw.summary["method"].map(is_control)
+    ]
+    best = means.sort_values("mean").iloc[-1]
+    assert f"{str(best['method']).partition(':')[0]} held best (raw, uncalibrated SSIM" in held
+    assert f"{best['mean']:.2f} [" in held
+    assert "scores are raw" in uncertain
+
+
+def test_what_is_uncertain_of_many_is_said_once(finished_run: FinishedRun) -> None:
+    findings = finished_run.findings
+    seeds = findings.calibrated["low"] - 1
+    text = answer(replace(findings, calibrated=findings.calibrated.assign(other_seed=seeds)))[2]
+    assert text.count("another seed moves") == 1
+    assert " most, calibrated SSIM between seeds: " in text
+    assert _listed(["a"]) == "a"
+    assert _listed(list("abcd")) == "a, b, c and d"
+    assert _listed(list("abcde")) == "5 methods"
+
+
+def test_an_answer_claims_no_more_than_is_known(finished_records: pd.DataFrame) -> None:
+    """Ties by any metric that it names, methods without a number, and one image."""
+    wide = pd.concat(
+        [
+            finished_records.assign(image_id=finished_records["image_id"].astype(str) + f"-{copy}")
+            for copy in range(6)
+        ]
+    )
+    findings = Findings.of(wide)
+    ranks = findings.ranks.assign(low=1, high=1)
+    settled = replace(findings, ranks=ranks)
+    assert "are not settled" not in answer(settled)[2]
+    tied = ranks.assign(high=ranks["high"].mask(ranks["metric"] == "spearman", 2))
+    assert "by rank correlation are not settled" in answer(replace(findings, ranks=tied))[2]
+    last = finished_records["image_id"].iloc[-1]
+    alone = Findings.of(finished_records[finished_records["image_id"] == last])
+    said = " ".join(answer(alone))
+    assert "nan" not in said
+    assert "without a number by SSIM" in said or "held best" in said
+
+
+def test_an_answer_about_another_metric_says_nothing_of_steadiness(
+    finished_run: FinishedRun, finished_records: pd.DataFrame
+) -> None:
+    findings = Findings.of(finished_records[finished_records["metric"] == "completeness_error"])
+    held, _, uncertain = answer(findings)
+    assert "held" not in held
+    assert "has the best completeness error" in held
+    assert "unrelated maps" not in uncertain
+    grid = board_grid(findings, finished_run.costs_by_method())
+    assert grid.columns.count("completeness error") == 1
