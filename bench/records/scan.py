@@ -25,6 +25,7 @@ from steadymap.bench.records.vocabulary import (
     IMAGE_ID,
     INPUT,
     KEPT,
+    LABEL,
     METHOD,
     METRIC,
     RECOGNISED,
@@ -215,7 +216,7 @@ def _counted(
     for part in parts:
         kinds.add(part[KINDS].assign(size=1))
         reasons.add(part[REASONS].assign(size=1))
-        images.add(part[[IMAGE_ID, "label"]])
+        images.add(part[[IMAGE_ID, LABEL]])
         pairs.add(part[[*PAIR, KEPT, METHOD, STATUS]])
     counts, pictures = kinds.whole(), images.whole()
     known = {
@@ -237,7 +238,7 @@ def _sizes(keys: list[str]) -> Callable[[pd.DataFrame], pd.DataFrame]:
 
 def _labels(frame: pd.DataFrame) -> pd.DataFrame:
     groups = frame.groupby(IMAGE_ID, observed=True, sort=False)
-    return groups["label"].first().reset_index()
+    return groups[LABEL].first().reset_index()
 
 
 def _first_of_pairs(frame: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,15 @@ from typing import Any
 
 from steadymap.bench.core.names import severity_text
 from steadymap.bench.records.manifest_schema import unit_of
-from steadymap.bench.records.vocabulary import CLEAN, DRAW, FAMILY, IMAGE_ID, METHOD, SEVERITY
+from steadymap.bench.records.vocabulary import (
+    CLEAN,
+    DRAW,
+    FAMILY,
+    IMAGE_ID,
+    LABEL,
+    METHOD,
+    SEVERITY,
+)
 from steadymap.bench.report import pictures
 from steadymap.bench.report.finished_run import FinishedRun
 from steadymap.bench.report.gallery_files import Gallery
@@ -34,7 +42,7 @@ def _witness(run: FinishedRun, pool: list[str], image_id: str) -> dict[str, Any]
     signed = {spec: bool(scales[spec]["signed"]) for spec in names}
     frames = {place: _frame(run, pool, place, signed, clean) for place in rows.index}
     labels = run.findings.scan.images
-    label = labels[labels[IMAGE_ID] == image_id]["label"].dropna()
+    label = labels[labels[IMAGE_ID] == image_id][LABEL].dropna()
     families = []
     for family in [name for name in dict.fromkeys(rows[FAMILY]) if name != CLEAN]:
         unit = unit_of(run.manifest, family)
