@@ -11,8 +11,7 @@ from torch import Tensor
 
 from steadymap.bench.data.image_set import ImageSet, from_tensor
 from steadymap.bench.gate.side import KEPT_METRICS, Side, image_scores
-from steadymap.bench.measure import runner
-from steadymap.bench.measure.estimate import count
+from steadymap.bench.measure import estimate, runner
 from steadymap.bench.plan.experiment import Experiment
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
@@ -82,7 +81,7 @@ def measure_side(
     manifest = completed(
         make_manifest(experiment, classifier, image_set), Result(0.0, statuses, complete=True)
     )
-    manifest |= {"metrics": setup.metrics(), "passes": asdict(count(setup))}
+    manifest |= {"metrics": setup.metrics(), "passes": asdict(estimate.count(setup))}
     # As one comes back from its file: tuples are lists there.
     return Side(
         classifier.name, image_scores(records, list(kept)), json.loads(json.dumps(manifest)), {}

@@ -12,7 +12,6 @@ from functools import cached_property, lru_cache, reduce
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from steadymap.metrics.maps import (
     CONSTANT_SPREAD,
@@ -39,10 +38,10 @@ class TensorMaps:
         signed: (B, h, w), float64, attributions summed over channels, unscaled.
     """
 
-    signed: Tensor
+    signed: torch.Tensor
 
     @classmethod
-    def from_attributions(cls, attributions: Tensor) -> TensorMaps:
+    def from_attributions(cls, attributions: torch.Tensor) -> TensorMaps:
         """Sum attributions (B, C, h, w) over their channels, in double precision, where they are.
 
         Raises:
@@ -66,7 +65,7 @@ class TensorMaps:
         return Maps(self.signed.cpu().numpy())
 
     @cached_property
-    def magnitude(self) -> Tensor:
+    def magnitude(self) -> torch.Tensor:
         """(B, h, w) in [0, 1]: absolute values, clipped at each map's own 99th percentile."""
         return magnitude(self.signed)
 
@@ -81,27 +80,27 @@ class TensorMaps:
         return check(self.magnitude)
 
     @cached_property
-    def ranks(self) -> Tensor:
+    def ranks(self) -> torch.Tensor:
         """(B, h * w): `unit_ranks` of the signed maps."""
         return unit_ranks(self.signed)
 
     @cached_property
-    def magnitude_ranks(self) -> Tensor:
+    def magnitude_ranks(self) -> torch.Tensor:
         """(B, h * w): `unit_ranks` of the magnitudes."""
         return unit_ranks(self.magnitude)
 
     @cached_property
-    def window_mean(self) -> Tensor:
+    def window_mean(self) -> torch.Tensor:
         """(B, h - 10, w - 10): means of the magnitude in SSIM's windows."""
         return window_mean(self.magnitude)
 
     @cached_property
-    def window_variance(self) -> Tensor:
+    def window_variance(self) -> torch.Tensor:
         """(B, h - 10, w - 10): variances of the magnitude in SSIM's windows."""
         return window_mean(self.magnitude**2) - self.window_mean**2
 
     @cached_property
-    def strongest(self) -> Tensor:
+    def strongest(self) -> torch.Tensor:
         """(B, h * w): how much of each pixel belongs to the strongest 5%, in [0, 1]."""
         return membership(self.magnitude, top_count(self.magnitude[0].numel()))
 
@@ -114,18 +113,18 @@ class TensorMaps:
         return self if chosen.all() else TensorMaps(select(self.signed, chosen))
 
 
-def on_device(values: Array | Tensor, device: torch.device) -> Tensor:
+def on_device(values: Array | torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return values on a device, in double precision."""
-    tensor = values if isinstance(values, Tensor) else torch.tensor(values)
+    tensor = values if isinstance(values, torch.Tensor) else torch.tensor(values)
     return tensor.to(device, torch.float64)
 
 
-def select(values: Tensor, chosen: Flags) -> Tensor:
+def select(values: torch.Tensor, chosen: Flags) -> torch.Tensor:
     """Return some rows of values (B, ...), by flags (B,) on the host."""
     return values[torch.from_numpy(np.flatnonzero(chosen)).to(values.device)]
 
 
-def check(values: Tensor) -> Checks:
+def check(values: torch.Tensor) -> Checks:
     """Check maps or masks (B, h, w), or deltas (B,); the answer comes to the host in one piece."""
     flat = values.flatten(1) if values.ndim > 1 else values[:, None]
     finite = flat.isfinite().all(dim=1)
@@ -136,7 +135,7 @@ def check(values: Tensor) -> Checks:
     return Checks(flags[0], flags[1])
 
 
-def magnitude(signed: Tensor) -> Tensor:
+def magnitude(signed: torch.Tensor) -> torch.Tensor:
     """Turn signed maps (B, h, w) into magnitudes (B, h, w) in [0, 1]."""
     absolute = signed.abs()
     flat = absolute.flatten(1)
@@ -149,7 +148,7 @@ def magnitude(signed: Tensor) -> Tensor:
     return torch.where(flat.isfinite().all(dim=1)[:, None, None], scaled, torch.nan)
 
 
-def unit_ranks(maps: Tensor) -> Tensor:
+def unit_ranks(maps: torch.Tensor) -> torch.Tensor:
     """Rank each map, centre the ranks and scale them to norm 1: (B, h * w)."""
     flat = maps.flatten(1).contiguous()
     ordered = flat.sort(dim=1).values
@@ -162,17 +161,17 @@ def unit_ranks(maps: Tensor) -> Tensor:
 
 
 @lru_cache
-def _window(size: int, device: torch.device) -> Tensor:
+def _window(size: int, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(window_matrix(size)).to(device)
 
 
-def window_mean(maps: Tensor) -> Tensor:
+def window_mean(maps: torch.Tensor) -> torch.Tensor:
     """Average maps (B, h, w) in Gaussian windows that lie inside: (B, h - 10, w - 10)."""
     height, width = maps.shape[1:]
     return _window(height, maps.device) @ maps @ _window(width, maps.device).T
 
 
-def ssim(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+def ssim(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
     """Mean structural similarity of magnitudes."""
     first, second = clean.window_mean, perturbed.window_mean
     covariance = window_mean(clean.magnitude * perturbed.magnitude) - first * second
@@ -183,17 +182,17 @@ def ssim(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
     return (luminance * contrast).mean(dim=(1, 2))
 
 
-def spearman(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+def spearman(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
     """Spearman's rank correlation of signed maps."""
     return (clean.ranks * perturbed.ranks).sum(dim=1)
 
 
-def spearman_magnitude(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+def spearman_magnitude(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
     """Spearman's rank correlation of magnitudes."""
     return (clean.magnitude_ranks * perturbed.magnitude_ranks).sum(dim=1)
 
 
-def kendall(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+def kendall(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
     """Kendall's tau-b of signed maps: every pair of pixels is compared, some rows at a time."""
     first, second = clean.signed.flatten(1), perturbed.signed.flatten(1)
     count, size = first.shape
@@ -210,17 +209,17 @@ def kendall(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
         totals += torch.stack([found.sum(dim=(1, 2)) for found in pairs])
     same, opposite, untied, untied_too = totals.double().unbind()
     # Two roots, as SciPy does; rounding must not lead out of the range.
-    tau: Tensor = (same - opposite) / untied.sqrt() / untied_too.sqrt()
+    tau: torch.Tensor = (same - opposite) / untied.sqrt() / untied_too.sqrt()
     return tau.clamp(-1, 1)
 
 
-def top_k_intersection(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+def top_k_intersection(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
     """Share of the 5% of pixels of largest magnitude that both maps have in common."""
     count = top_count(clean.signed[0].numel())
     return torch.minimum(clean.strongest, perturbed.strongest).sum(dim=1) / count
 
 
-def membership(maps: Tensor, count: int) -> Tensor:
+def membership(maps: torch.Tensor, count: int) -> torch.Tensor:
     """(B, h * w): how much of each pixel belongs to the `count` largest, in [0, 1]."""
     flat = maps.flatten(1)
     threshold = flat.topk(count, dim=1).values[:, -1:]
@@ -229,18 +228,18 @@ def membership(maps: Tensor, count: int) -> Tensor:
     return above + tied * (places / tied.sum(dim=1, keepdim=True))
 
 
-def relative_l2(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+def relative_l2(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
     """Euclidean distance of the signed maps over the norm of the clean one."""
     difference = ((perturbed.signed - clean.signed) ** 2).sum(dim=(1, 2)).sqrt()
     return difference / (clean.signed**2).sum(dim=(1, 2)).sqrt()
 
 
-def cosine(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+def cosine(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
     """Cosine of the angle between signed maps."""
     return _cosine(clean.signed, perturbed.signed)
 
 
-def pearson(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+def pearson(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
     """Pearson's correlation of signed maps."""
     first, second = (
         maps.signed - maps.signed.mean(dim=(1, 2), keepdim=True) for maps in (clean, perturbed)
@@ -248,20 +247,20 @@ def pearson(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
     return _cosine(first, second)
 
 
-def _cosine(first: Tensor, second: Tensor) -> Tensor:
+def _cosine(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     both = (first * second).sum(dim=(1, 2))
     return both / ((first**2).sum(dim=(1, 2)).sqrt() * (second**2).sum(dim=(1, 2)).sqrt())
 
 
-def centre_shift(clean: TensorMaps, perturbed: TensorMaps) -> Tensor:
+def centre_shift(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
     """Distance between the centres of mass of magnitudes, as a share of the diagonal."""
     height, width = clean.signed.shape[1:]
     apart = _centre(clean.magnitude) - _centre(perturbed.magnitude)
-    shift: Tensor = torch.hypot(*apart) / (height**2 + width**2) ** 0.5
+    shift: torch.Tensor = torch.hypot(*apart) / (height**2 + width**2) ** 0.5
     return shift
 
 
-def _centre(magnitude: Tensor) -> Tensor:
+def _centre(magnitude: torch.Tensor) -> torch.Tensor:
     """Return row and column of the centres of mass, (2, B), in pixels."""
     rows, columns = (
         torch.arange(size, device=magnitude.device).to(magnitude.dtype)
@@ -272,17 +271,17 @@ def _centre(magnitude: Tensor) -> Tensor:
     return torch.stack([down, across]) / magnitude.sum(dim=(1, 2))
 
 
-def completeness_error(maps: TensorMaps, deltas: Tensor) -> Tensor:
+def completeness_error(maps: TensorMaps, deltas: torch.Tensor) -> torch.Tensor:
     """Absolute completeness error, in logits."""
     return (maps.signed.sum(dim=(1, 2)) - deltas).abs()
 
 
-def completeness_error_relative(maps: TensorMaps, deltas: Tensor) -> Tensor:
+def completeness_error_relative(maps: TensorMaps, deltas: torch.Tensor) -> torch.Tensor:
     """Completeness error over |delta|."""
     return completeness_error(maps, deltas) / deltas.abs()
 
 
-def mask_mass(maps: TensorMaps, masks: Tensor) -> Tensor:
+def mask_mass(maps: TensorMaps, masks: torch.Tensor) -> torch.Tensor:
     """Share of a map's magnitude inside a mask (B, H, W)."""
     height, width = maps.signed.shape[1:]
     rows = _coverage(height, masks.shape[1], masks.device)
@@ -292,5 +291,5 @@ def mask_mass(maps: TensorMaps, masks: Tensor) -> Tensor:
 
 
 @lru_cache
-def _coverage(new: int, old: int, device: torch.device) -> Tensor:
+def _coverage(new: int, old: int, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(coverage(new, old)).to(device)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
 
 from steadymap.models.errors import ModelError
 from steadymap.models.layers import CamLayer, Layout
@@ -46,14 +45,14 @@ class Normalization:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
-class PixelNetwork(nn.Module):
+class PixelNetwork(torch.nn.Module):
     """A network that takes images in [0, 1]: `network((images - shift - mean) / std)`."""
 
-    mean: Tensor
-    std: Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(
-        self, network: nn.Module, normalization: Normalization, shift: float = 0.0
+        self, network: torch.nn.Module, normalization: Normalization, shift: float = 0.0
     ) -> None:
         super().__init__()
         self.network = network
@@ -64,13 +63,13 @@ class PixelNetwork(nn.Module):
         self.register_buffer("std", like.new_tensor(normalization.std).view(1, 3, 1, 1))
         self.train(network.training)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, K)."""
         if self.shift:
             images = images - self.shift
         if self.normalization != Normalization():
             images = (images - self.mean) / self.std
-        logits: Tensor = self.network(images)
+        logits: torch.Tensor = self.network(images)
         return logits
 
 
@@ -101,9 +100,9 @@ class Classifier:
     cam_layout: Layout = "channels_first"
     cam_prefix_tokens: int = 0
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, K) of images (B, 3, H, W)."""
-        logits: Tensor = self.module(images)
+        logits: torch.Tensor = self.module(images)
         return logits
 
     @property
@@ -112,7 +111,7 @@ class Classifier:
         return self.framing.size
 
     @property
-    def cam_module(self) -> nn.Module:
+    def cam_module(self) -> torch.nn.Module:
         """The layer that Grad-CAM reads.
 
         Raises:
@@ -131,7 +130,7 @@ class Classifier:
             raise ModelError(f"{self.name} has no convolution with a spatial output")
         return CamLayer(self.cam_layer, self.cam_layout, self.cam_prefix_tokens)
 
-    def cam_planes(self, output: Tensor) -> Tensor:
+    def cam_planes(self, output: torch.Tensor) -> torch.Tensor:
         """Return the output of that layer, or a gradient of its shape, as planes (B, C, h, w)."""
         height, width = self.input_size
         return self.cam.planes(output, height / width)
@@ -165,7 +164,7 @@ class Classifier:
         """
         return self._copied({})
 
-    def _copied(self, shared: dict[int, Tensor]) -> Classifier:
+    def _copied(self, shared: dict[int, torch.Tensor]) -> Classifier:
         """Return a copy that has these tensors, by their ids, in common with this one."""
         try:
             module = copy.deepcopy(self.module, shared)
@@ -224,7 +223,7 @@ class Classifier:
         return digest.hexdigest()
 
 
-def _initialise(network: nn.Module) -> None:
+def _initialise(network: torch.nn.Module) -> None:
     """Draw all parameters anew from torch's global generator.
 
     Raises:
@@ -248,7 +247,7 @@ def _initialise(network: nn.Module) -> None:
         raise ValueError("all its parameters are constants")
 
 
-def settle_norms(network: nn.Module, size: tuple[int, int]) -> None:
+def settle_norms(network: torch.nn.Module, size: tuple[int, int]) -> None:
     """Let batch norms measure what passes through weights that know nothing.
 
     Freshly initialised, they take everything for normal; in eval mode the signals of a deep network
@@ -262,7 +261,7 @@ def settle_norms(network: nn.Module, size: tuple[int, int]) -> None:
     norms = [
         (part, part.momentum, part.training)
         for part in network.modules()
-        if isinstance(part, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001 - torch names no other
+        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)  # noqa: SLF001 - torch names no other
         and part.track_running_stats
     ]
     if not norms:
@@ -286,7 +285,7 @@ def settle_norms(network: nn.Module, size: tuple[int, int]) -> None:
 
 
 def make_classifier(
-    network: nn.Module,
+    network: torch.nn.Module,
     input_size: tuple[int, int] | Framing,
     class_names: tuple[str, ...] | None = None,
     normalization: Normalization | None = None,
@@ -367,7 +366,7 @@ def make_classifier(
 
 def _probe(
     module: PixelNetwork, size: tuple[int, int], cam: CamLayer | None
-) -> tuple[Tensor, tuple[str, ...]]:
+) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Run the network on two images, twice together and once alone, and check its logits.
 
     Returns:
@@ -388,7 +387,7 @@ def _probe(
     hooks = [
         part.register_forward_hook(lambda _m, _i, output, path=path: note(path, output))
         for path, part in module.network.named_modules()
-        if isinstance(part, nn.Conv2d) or (cam is not None and path == cam.path)
+        if isinstance(part, torch.nn.Conv2d) or (cam is not None and path == cam.path)
     ]
     # A forward that draws random numbers must not move the caller's global state.
     with torch.random.fork_rng(), torch.no_grad():
@@ -401,8 +400,8 @@ def _probe(
         finally:
             for hook in hooks:
                 hook.remove()
-    if not isinstance(first, Tensor) or first.ndim != 2 or first.shape[0] != PROBE_IMAGES:  # noqa: PLR2004 - (B, K)
-        got = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
+    if not isinstance(first, torch.Tensor) or first.ndim != 2 or first.shape[0] != PROBE_IMAGES:  # noqa: PLR2004 - (B, K)
+        got = tuple(first.shape) if isinstance(first, torch.Tensor) else type(first).__name__
         raise ModelError(f"{name} must return logits of shape (batch, classes); it returns {got}")
     if not torch.isfinite(first).all():
         raise ModelError(f"{name} returns logits that are not finite on images in [0, 1]")
@@ -420,7 +419,7 @@ def _probe(
 
 
 def _is_plane(layer: CamLayer, output: object, size: tuple[int, int]) -> bool:
-    if not isinstance(output, Tensor):
+    if not isinstance(output, torch.Tensor):
         return False
     try:
         shape = layer.planes(output, size[0] / size[1]).shape

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
 
 Layout = Literal["channels_first", "channels_last", "tokens"]
 DIMENSIONS: dict[Layout, int] = {"channels_first": 4, "channels_last": 4, "tokens": 3}
@@ -37,7 +36,7 @@ class CamLayer:
     layout: Layout = "channels_first"
     prefix_tokens: int = 0
 
-    def planes(self, output: Tensor, aspect: float) -> Tensor:
+    def planes(self, output: torch.Tensor, aspect: float) -> torch.Tensor:
         """Return the layer's output as planes (B, C, h, w).
 
         Args:
@@ -107,13 +106,13 @@ HUB_LAYERS: dict[str, CamLayer] = {
 }
 
 
-def torchvision_layer(name: str, network: nn.Module) -> CamLayer | None:
+def torchvision_layer(name: str, network: torch.nn.Module) -> CamLayer | None:
     """Return the layer for Grad-CAM in one of torchvision's classifiers; None if nobody knows."""
     fitting = [family for family in TORCHVISION_LAYERS if name.startswith(family)]
     return _counted(TORCHVISION_LAYERS[max(fitting, key=len)], network) if fitting else None
 
 
-def timm_layer(network: nn.Module, size: tuple[int, int]) -> CamLayer | None:
+def timm_layer(network: torch.nn.Module, size: tuple[int, int]) -> CamLayer | None:
     """Return the layer for Grad-CAM in one of timm's networks; None if nobody knows."""
     known = TIMM_LAYERS.get(type(network).__name__)
     if known is None:
@@ -122,7 +121,7 @@ def timm_layer(network: nn.Module, size: tuple[int, int]) -> CamLayer | None:
     return replace(_counted(known, network), prefix_tokens=prefix)
 
 
-def hub_layer(kind: str, network: nn.Module, size: tuple[int, int]) -> CamLayer | None:
+def hub_layer(kind: str, network: torch.nn.Module, size: tuple[int, int]) -> CamLayer | None:
     """Return the layer for Grad-CAM in a network of transformers; None if nobody knows."""
     known = HUB_LAYERS.get(kind)
     if known is None:
@@ -131,7 +130,7 @@ def hub_layer(kind: str, network: nn.Module, size: tuple[int, int]) -> CamLayer 
     return replace(known, path=paths[-1]) if paths else None
 
 
-def last_plane(network: nn.Module, size: tuple[int, int]) -> CamLayer | None:
+def last_plane(network: torch.nn.Module, size: tuple[int, int]) -> CamLayer | None:
     """Return the last module to put out a plane above 1 x 1, shaped as the image is.
 
     None where tokens are made behind it: what a transformer cuts the image up with says little.
@@ -144,7 +143,7 @@ def last_plane(network: nn.Module, size: tuple[int, int]) -> CamLayer | None:
     paths: list[str] = []
 
     def note(path: str, output: object) -> None:
-        if not isinstance(output, Tensor):
+        if not isinstance(output, torch.Tensor):
             return
         if output.ndim == DIMENSIONS["tokens"] and output.shape[1] > 1:
             paths.clear()
@@ -168,7 +167,7 @@ def last_plane(network: nn.Module, size: tuple[int, int]) -> CamLayer | None:
     return CamLayer(paths[-1]) if paths else None
 
 
-def _counted(layer: CamLayer, network: nn.Module) -> CamLayer:
+def _counted(layer: CamLayer, network: torch.nn.Module) -> CamLayer:
     """Replace numbers that count from the end by the children's names."""
     path: list[str] = []
     for part in layer.path.split("."):

@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
 
 from steadymap.models.classifier import (
     Classifier,
@@ -80,13 +79,13 @@ def open_torchvision(spec: str, weights: Path | None) -> Classifier:
     return make_classifier(network, framing, names, normalization, torchvision_layer(name, network))
 
 
-def _torchvision_trained(name: str, choice: Any) -> nn.Module:  # noqa: ANN401 - torchvision is not typed
+def _torchvision_trained(name: str, choice: Any) -> torch.nn.Module:  # noqa: ANN401 - torchvision is not typed
     import torchvision  # noqa: PLC0415 - as above
 
     try:
         # Read as tensors alone first: torchvision itself would run what code a file held.
         choice.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
-        network: nn.Module = torchvision.models.get_model(name, weights=choice)
+        network: torch.nn.Module = torchvision.models.get_model(name, weights=choice)
     except OSError as error:
         raise ModelError(
             f"model: the weights of {name}@{choice.name} are not on this machine and cannot be "
@@ -103,7 +102,7 @@ def _torchvision_trained(name: str, choice: Any) -> nn.Module:  # noqa: ANN401 -
 
 def _torchvision_fresh(
     name: str, side: int, weights: Path | None
-) -> tuple[nn.Module, tuple[str, ...] | None]:
+) -> tuple[torch.nn.Module, tuple[str, ...] | None]:
     """Build a network for images of `side` pixels, with a file of weights or random ones."""
     import torchvision  # noqa: PLC0415 - as above
 
@@ -118,7 +117,7 @@ def _torchvision_fresh(
     loaded = None if weights is None else read_weights(weights)
     with torch.random.fork_rng():
         torch.manual_seed(RANDOM_SEED)
-        network: nn.Module = torchvision.models.get_model(
+        network: torch.nn.Module = torchvision.models.get_model(
             name, weights=None, **arguments, **_classes(loaded)
         )
         if loaded is None:
@@ -159,7 +158,7 @@ def open_timm(spec: str, weights: Path | None) -> Classifier:
     with torch.random.fork_rng():
         torch.manual_seed(RANDOM_SEED)
         if label or loaded is not None:
-            network: nn.Module = timm.create_model(name, **_classes(loaded))
+            network: torch.nn.Module = timm.create_model(name, **_classes(loaded))
         else:
             network = _timm_trained(timm, name)
             names = _timm_names(timm, network)
@@ -174,7 +173,7 @@ def open_timm(spec: str, weights: Path | None) -> Classifier:
     return _with_layer(make_classifier(network, framing, names, normalization, layer), layer)
 
 
-def _timm_trained(timm: ModuleType, name: str) -> nn.Module:
+def _timm_trained(timm: ModuleType, name: str) -> torch.nn.Module:
     config = timm.get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url):
         raise ModelError(
@@ -187,7 +186,7 @@ def _timm_trained(timm: ModuleType, name: str) -> nn.Module:
             if config.hf_hub_id
             else None
         )
-        network: nn.Module = timm.create_model(
+        network: torch.nn.Module = timm.create_model(
             name, pretrained=True, pretrained_cfg_overlay=overlay
         )
     except Exception as error:  # timm and its clients raise many kinds; the line says what
@@ -219,7 +218,7 @@ def timm_preset(name: str, config: Mapping[str, Any]) -> tuple[Framing, Normaliz
     )
 
 
-def _timm_names(timm: ModuleType, network: nn.Module) -> tuple[str, ...] | None:
+def _timm_names(timm: ModuleType, network: torch.nn.Module) -> tuple[str, ...] | None:
     subset = timm.data.infer_imagenet_subset(network)
     if subset == "imagenet-1k":
         return imagenet_names()
@@ -229,16 +228,16 @@ def _timm_names(timm: ModuleType, network: nn.Module) -> tuple[str, ...] | None:
     return tuple(info.index_to_description(index) for index in range(info.num_classes()))
 
 
-class HubNetwork(nn.Module):
+class HubNetwork(torch.nn.Module):
     """A classifier of transformers that returns its logits alone."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map normalised images (B, 3, H, W) to logits (B, K)."""
-        logits: Tensor = self.model(pixel_values=images).logits
+        logits: torch.Tensor = self.model(pixel_values=images).logits
         return logits
 
 
@@ -379,13 +378,13 @@ def _with_layer(classifier: Classifier, layer: CamLayer | None) -> Classifier:
     return classifier if layer is not None else replace(classifier, cam_layer=None)
 
 
-def _complete(network: nn.Module, size: tuple[int, int]) -> None:
+def _complete(network: torch.nn.Module, size: tuple[int, int]) -> None:
     """Make of fresh weights a network that answers: some libraries start at a constant.
 
     torchvision's vision transformers begin with a head of zeros; their maps would all be zero.
     """
     for part in network.modules():
-        if isinstance(part, nn.Linear) and not part.weight.any():
+        if isinstance(part, torch.nn.Linear) and not part.weight.any():
             part.reset_parameters()
     settle_norms(network, size)
 

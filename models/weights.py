@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
 
 from steadymap.models.errors import ModelError, shown
 
@@ -23,7 +22,7 @@ TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 class Weights:
     """Tensors by name, and the class names where the file carries them."""
 
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, torch.Tensor]
     class_names: tuple[str, ...] | None = None
 
 
@@ -69,7 +68,7 @@ def _class_names(path: Path, text: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _read_torch(path: Path) -> Mapping[str, Tensor]:
+def _read_torch(path: Path) -> Mapping[str, torch.Tensor]:
     _refuse_bomb(path)
     try:
         with warnings.catch_warnings():
@@ -84,7 +83,7 @@ def _read_torch(path: Path) -> Mapping[str, Tensor]:
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
     ):
         raise ModelError(f"weights: {path.name} holds no state dict (names and tensors)")
     return dict(content)
@@ -108,7 +107,7 @@ def _refuse_bomb(path: Path) -> None:
         )
 
 
-def _plain(tensor: Tensor) -> bool:
+def _plain(tensor: torch.Tensor) -> bool:
     """Whether a tensor holds its own numbers, one after the other, and real ones."""
     return (
         tensor.layout == torch.strided
@@ -118,7 +117,7 @@ def _plain(tensor: Tensor) -> bool:
     )
 
 
-def fit_weights(network: nn.Module, weights: Weights, source: str) -> None:
+def fit_weights(network: torch.nn.Module, weights: Weights, source: str) -> None:
     """Copy weights into a network; every name and shape must match.
 
     Raises:
@@ -146,7 +145,7 @@ def fit_weights(network: nn.Module, weights: Weights, source: str) -> None:
     network.load_state_dict(dict(weights.tensors))
 
 
-def write_weights(path: Path, network: nn.Module, class_names: tuple[str, ...]) -> None:
+def write_weights(path: Path, network: torch.nn.Module, class_names: tuple[str, ...]) -> None:
     """Write a network's tensors and its class names as one safetensors file."""
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     path.write_bytes(save(tensors, metadata={"class_names": json.dumps(class_names)}))

@@ -327,8 +327,8 @@ MUTANTS = (
     Mutant(
         "noise shared across images",
         "bench/perturbations/apply.py",
-        "return generator(seed, image_id, cell.family, cell.severity, cell.draw)",
-        "return generator(seed, cell.family, cell.severity, cell.draw)",
+        "randomness.generator(seed, image_id, cell.family, cell.severity, cell.draw)",
+        "randomness.generator(seed, cell.family, cell.severity, cell.draw)",
         "tests/perturbations/test_registry.py",
     ),
     Mutant(
@@ -569,8 +569,8 @@ MUTANTS = (
     Mutant(
         "half a file left behind",
         "bench/core/files.py",
-        "            temporary.unlink(missing_ok=True)\n        raise ConfigError(",
-        "            pass\n        raise ConfigError(",
+        "            temporary.unlink(missing_ok=True)\n        raise errors.ConfigError(",
+        "            pass\n        raise errors.ConfigError(",
         ENDURANCE_TESTS,
     ),
     Mutant(
@@ -795,7 +795,7 @@ MUTANTS = (
     Mutant(
         "seconds compared across machines",
         "bench/gate/comparison.py",
-        'if fingerprint(first["machine"]) != fingerprint(second["machine"]):\n        return cases',
+        'if machine.fingerprint(first["machine"]) != machine.fingerprint(second["machine"]):\n        return cases',
         "if not first:\n        return cases",
         COMPARISON_TESTS,
     ),

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steadymap.bench.records.read import TIMINGS, read_csv
-from steadymap.bench.records.vocabulary import CLEAN, FAMILY, METHOD, REFERENCES, SHARED
+from steadymap.bench.records import read, vocabulary
 
-COLUMNS = [METHOD, "milliseconds", "passes", "shared", "forward_only"]
+COLUMNS = [vocabulary.METHOD, "milliseconds", "passes", "shared", "forward_only"]
 
 
 def seconds_by_part(folder: Path) -> dict[str, float]:
@@ -20,14 +19,14 @@ def seconds_by_part(folder: Path) -> dict[str, float]:
 
     Of several machines the one that did most counts: their timings are never pooled.
     """
-    path = folder / TIMINGS
+    path = folder / read.TIMINGS
     if not path.is_file():
         return {}
-    timings = read_csv(path, ("machine", FAMILY, "part", "images", "seconds"))
+    timings = read.read_csv(path, ("machine", vocabulary.FAMILY, "part", "images", "seconds"))
     if len(timings):
         most = timings.groupby("machine")["images"].sum().idxmax()
         timings = timings[timings["machine"] == most]
-    timings = timings[~timings[FAMILY].isin((*REFERENCES, CLEAN))]
+    timings = timings[~timings[vocabulary.FAMILY].isin((*vocabulary.REFERENCES, vocabulary.CLEAN))]
     spent = timings.groupby("part")[["seconds", "images"]].sum()
     each = spent["seconds"] / spent["images"]
     return {str(part): float(seconds) for part, seconds in each.items()}
@@ -50,7 +49,7 @@ def method_costs(folder: Path, manifest: Mapping[str, Any]) -> pd.DataFrame:
         shared = bool(passes.get("shared"))
         seconds = spent.get(spec, np.nan)
         if shared:
-            seconds = np.nansum([seconds, spent.get(SHARED, np.nan)])
+            seconds = np.nansum([seconds, spent.get(vocabulary.SHARED, np.nan)])
         count = passes.get("each", np.nan)
         each = np.nan if count is None else count
         rows.append((spec, 1000 * seconds, each, shared, passes.get("forward_only", 0)))

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from steadymap.bench.analysis.calibration import OK, UNRESOLVABLE
-from steadymap.bench.analysis.summary import summarise
+from steadymap.bench.analysis import calibration, summary
 from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.records.vocabulary import (
     CLEAN,
@@ -53,7 +52,7 @@ def severity_curves(
     kept = ~records[FAMILY].isin((*REFERENCES, CLEAN)) & records[METRIC].isin(known)
     methods = [spec for spec in records[METHOD].unique() if not is_control(str(spec))]
     chosen = records[kept & records[METHOD].isin(methods)]
-    table = summarise(chosen, (METHOD, FAMILY, METRIC, SEVERITY))
+    table = summary.summarise(chosen, (METHOD, FAMILY, METRIC, SEVERITY))
     overall = calibrated[calibrated[FAMILY] == OVERALL]
     rows = {(row[METHOD], row[METRIC]): row for row in overall.to_dict("records")}
     found: list[dict[str, object]] = []
@@ -61,7 +60,7 @@ def severity_curves(
         ends = [row["mean"], row["low"], row["high"]]
         worth = rows.get((row[METHOD], row[METRIC]))
         if worth is not None:
-            if worth["verdict"] not in (OK, UNRESOLVABLE):
+            if worth["verdict"] not in (calibration.OK, calibration.UNRESOLVABLE):
                 continue
             perfect = known[row[METRIC]].identity or 0.0
             room = abs(worth["null"] - perfect)

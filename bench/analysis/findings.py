@@ -13,9 +13,7 @@ from steadymap.bench.analysis.calibration import Instability, calibrate, order
 from steadymap.bench.analysis.ranks import rank_methods
 from steadymap.bench.analysis.summary import full_summary
 from steadymap.bench.analysis.whose_fault import whose_fault
-from steadymap.bench.core.files import refuse_links
-from steadymap.bench.core.metric_registry import HEADLINES, known_metrics
-from steadymap.bench.core.safe_csv import write_csv
+from steadymap.bench.core import files, metric_registry, safe_csv
 from steadymap.bench.records.scan import Scan, as_scan
 from steadymap.bench.records.vocabulary import (
     CLEAN,
@@ -66,7 +64,7 @@ class Findings:
             metrics: those whose values can be read (see `known_metrics`); left out, ours and those
                 that are loaded.
         """
-        known = known_metrics() if metrics is None else metrics
+        known = metric_registry.known_metrics() if metrics is None else metrics
         scan = as_scan(records)
         # What is derived of one image that has a value of everything has all rows, in their order.
         everything = scan.as_one_image()
@@ -93,7 +91,9 @@ class Findings:
         present = [name for name in self.known if name in set(self.summary[METRIC])]
         # A plug-in is there because somebody asked for it.
         asked = [name for name in present if name not in METRICS]
-        return [name for name in HEADLINES if name in present] + asked or present[:1]
+        return [name for name in metric_registry.HEADLINES if name in present] + asked or present[
+            :1
+        ]
 
     def unknown(self) -> list[str]:
         """Return the metrics of the records of which nobody says how to read them."""
@@ -135,7 +135,7 @@ class Findings:
         Raises:
             ConfigError: a link in the folder leads out of it.
         """
-        refuse_links(folder)
+        files.refuse_links(folder)
         named = {
             "summary": self.summary,
             "calibrated": self.calibrated,
@@ -144,7 +144,7 @@ class Findings:
         }
         for name, frame in named.items():
             if len(frame):
-                write_csv(frame, folder / f"{name}.csv")
+                safe_csv.write_csv(frame, folder / f"{name}.csv")
 
 
 def _derived(

@@ -9,8 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import friedmanchisquare, rankdata
 
-from steadymap.bench.analysis.calibration import OK, UNRESOLVABLE, Instability
-from steadymap.bench.analysis.intervals import CONFIDENCE, RESAMPLES
+from steadymap.bench.analysis import calibration, intervals
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.records.vocabulary import FAMILY, METHOD, METRIC, NULLS, OVERALL
 from steadymap.metrics import Metric
@@ -47,7 +46,7 @@ def rank_methods(
         if not methods:
             continue
         # Of one metric: which images are drawn hangs on how many have a value of it.
-        unstable = Instability.of(records[records[METRIC] == metric], metrics)
+        unstable = calibration.Instability.of(records[records[METRIC] == metric], metrics)
         samples = [_sample(unstable, method, metric) for method in methods]
         everyone = np.ones((1, samples[0].shape[1]))
         ranks = _ranks(samples, everyone)[0]
@@ -77,13 +76,15 @@ def ranked_methods(calibrated: pd.DataFrame, metric: str) -> list[str]:
     chosen = calibrated[
         (calibrated[METRIC] == metric)
         & (calibrated[FAMILY] == OVERALL)
-        & calibrated["verdict"].isin((OK, UNRESOLVABLE))
+        & calibrated["verdict"].isin((calibration.OK, calibration.UNRESOLVABLE))
         & ~calibrated["control"]
     ]
     return [str(method) for method in chosen[METHOD]]
 
 
-def within_image(unstable: Instability, metric: str, methods: Sequence[str]) -> pd.DataFrame:
+def within_image(
+    unstable: calibration.Instability, metric: str, methods: Sequence[str]
+) -> pd.DataFrame:
     """Return what is left of each image's instability once divided by the method's null.
 
     One row an image that has a value of every method, one column a method; less is steadier.
@@ -95,7 +96,7 @@ def within_image(unstable: Instability, metric: str, methods: Sequence[str]) -> 
     return pd.DataFrame(columns).dropna()
 
 
-def _sample(unstable: Instability, method: str, metric: str) -> NDArray[np.float64]:
+def _sample(unstable: calibration.Instability, method: str, metric: str) -> NDArray[np.float64]:
     """Return instability and both nulls, (3, images); all NaN where an image has no score."""
     rows = np.stack([unstable.at(method, metric, family) for family in (OVERALL, *NULLS)])
     rows[:, ~np.isfinite(rows[0])] = np.nan
@@ -104,7 +105,9 @@ def _sample(unstable: Instability, method: str, metric: str) -> NDArray[np.float
 
 def _resamplings(images: int) -> NDArray[np.float64]:
     """Return how often each image is drawn, (resamples, images)."""
-    draws = generator("ranks", images).multinomial(images, [1 / images] * images, size=RESAMPLES)
+    draws = generator("ranks", images).multinomial(
+        images, [1 / images] * images, size=intervals.RESAMPLES
+    )
     return draws.astype(np.float64)
 
 
@@ -125,7 +128,7 @@ def _ranks(
 
 
 def _interval(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - intervals.CONFIDENCE) / 2
     ends: NDArray[np.float64] = np.nanquantile(
         ranks, [tail, 1 - tail], axis=0, method="closest_observation"
     )

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steadymap.bench.analysis.calibration import Instability
-from steadymap.bench.analysis.intervals import ratio_intervals
+from steadymap.bench.analysis import calibration, intervals
 from steadymap.bench.records.vocabulary import FAMILY, IMAGE_ID, METHOD, METRIC, SEVERITY, STATUS
 from steadymap.metrics import Metric, Status
 
@@ -60,12 +59,12 @@ def whose_fault(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = No
     both = records[records[FAMILY].isin((BIAS, COMPENSATED))]
     levels = [set(both[both[FAMILY] == family][SEVERITY]) for family in (BIAS, COMPENSATED)]
     common = sorted(set.intersection(*levels))
-    floors = Instability.of(records, metrics)
+    floors = calibration.Instability.of(records, metrics)
     rows: list[dict[str, object]] = []
     samples: list[NDArray[np.float64]] = []
     for severity in (None, *common) if common else ():
         chosen = both[SEVERITY].isin(common) if severity is None else both[SEVERITY] == severity
-        unstable = Instability.of(_in_pairs(both[chosen]), metrics)
+        unstable = calibration.Instability.of(_in_pairs(both[chosen]), metrics)
         there = set(unstable.pairs())
         for method, metric in (pair for pair in floors.pairs() if pair in there):
             pair = np.stack([unstable.at(method, metric, family) for family in (COMPENSATED, BIAS)])
@@ -85,7 +84,7 @@ def whose_fault(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = No
             )
             samples.append(sample)
     moved = [place for place, row in enumerate(rows) if row["moved"]]
-    found = ratio_intervals([samples[place] for place in moved])
+    found = intervals.ratio_intervals([samples[place] for place in moved])
     for place, one in zip(moved, found, strict=True):
         rows[place] |= {
             "network_share": one.mean,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from steadymap.bench.checks import networks as known
 from steadymap.bench.checks.subject import IMAGES, PASSED, Finding, Subject, batch_of, inapplicable
@@ -89,14 +88,16 @@ def stochastic(subject: Subject) -> Finding:
     return _declared(subject, "stochastic", other, subject.explain(network, batch))
 
 
-def _depends(found: Tensor, other: Tensor, *, expected: bool, what: str) -> Finding:
+def _depends(found: torch.Tensor, other: torch.Tensor, *, expected: bool, what: str) -> Finding:
     same = found.shape == other.shape and torch.equal(found, other)
     if same != expected:
         return PASSED
     return Finding("failed", f"{'does not depend' if expected else 'depends'} on {what}")
 
 
-def _declared(subject: Subject, capability: Capability, found: Tensor, usual: Tensor) -> Finding:
+def _declared(
+    subject: Subject, capability: Capability, found: torch.Tensor, usual: torch.Tensor
+) -> Finding:
     """Pass where maps stay, or change, as the method declares."""
     if subject.method.method.capabilities is None:
         return inapplicable("no capabilities are declared")

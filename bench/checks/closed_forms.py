@@ -6,7 +6,6 @@ import inspect
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from steadymap.bench.checks import networks as known
 from steadymap.bench.checks.subject import (
@@ -19,9 +18,8 @@ from steadymap.bench.checks.subject import (
     inapplicable,
 )
 from steadymap.bench.core.on_demand import loaded
-from steadymap.bench.methods.baselines import BASELINES
+from steadymap.bench.methods import baselines, binding
 from steadymap.bench.methods.batch import Batch
-from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import BoundMethod
 
 STEPS_ENOUGH = 64
@@ -35,7 +33,7 @@ def linear(subject: Subject) -> Finding:
     weights = known.linear_weights(network, batch.targets)
     if method.start is not None:
         starts = torch.stack(list(method.start.images(batch)))
-        expected: Tensor | None = weights * (batch.images - starts.mean(dim=0))
+        expected: torch.Tensor | None = weights * (batch.images - starts.mean(dim=0))
     else:
         expected = _closed_form(method, weights, batch)
     if expected is None:
@@ -43,7 +41,7 @@ def linear(subject: Subject) -> Finding:
     return subject.agree(subject.explain(network, batch), expected)
 
 
-def _closed_form(method: BoundMethod, weights: Tensor, batch: Batch) -> Tensor | None:
+def _closed_form(method: BoundMethod, weights: torch.Tensor, batch: Batch) -> torch.Tensor | None:
     """Return what `on_linear` says, of the parameters that it asks for."""
     form = method.method.on_linear
     if form is None:
@@ -72,7 +70,7 @@ def homogeneous(subject: Subject) -> Finding:
     if subject.method.baseline_name != "black":
         return inapplicable("it does not start from black")
     network, batch = known.without_bias(known.convolutional()), batch_of(known.images(IMAGES))
-    expected = bind_method("gradient_x_input").explain(network, batch, "own")
+    expected = binding.bind_method("gradient_x_input").explain(network, batch, "own")
     return subject.agree(subject.explain(network, batch), expected)
 
 
@@ -95,12 +93,12 @@ def at_baseline(subject: Subject) -> Finding:
     name = subject.parameter("baseline")
     if not subject.method.can("needs_baseline") or not isinstance(name, str):
         return inapplicable("nothing is promised about pixels of the baseline")
-    if BASELINES[name].of_image:
+    if baselines.BASELINES[name].of_image:
         return inapplicable("with other pixels the image has another baseline")
     batch = batch_of(known.images(IMAGES))
     patch = (slice(None), slice(None), slice(3, 7), slice(2, 9))
     mixed = batch.images.clone()
-    mixed[patch] = BASELINES[name].make(batch)[patch]
+    mixed[patch] = baselines.BASELINES[name].make(batch)[patch]
     maps = subject.explain(known.convolutional(), replace(batch, images=mixed))
     most = float(maps[patch].abs().max())
     return Finding("failed", f"{most:.3g} on such a pixel") if most else PASSED
@@ -115,7 +113,7 @@ def completeness(subject: Subject) -> Finding:
     before = torch.stack([network(images) for images in start.images(batch)]).mean(dim=0)
     delta = (network(batch.images) - before).gather(1, batch.targets[:, None])[:, 0]
 
-    def error(one: Subject) -> Tensor:
+    def error(one: Subject) -> torch.Tensor:
         return (one.explain(network, batch).sum(dim=(1, 2, 3)) - delta).abs()
 
     if not isinstance(subject.parameter("steps"), int):

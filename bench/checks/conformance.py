@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from steadymap.bench.checks import networks as known
-from steadymap.bench.checks.registry import CHECKS, Check
+from steadymap.bench.checks import registry
 from steadymap.bench.checks.subject import Finding, Subject, inapplicable
 from steadymap.bench.methods.method import BoundMethod, Engine
 from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS
@@ -23,11 +23,11 @@ def check_method(method: BoundMethod, engine: Engine = "own") -> dict[str, Findi
     exempt = method.method.exempt
     return {
         name: inapplicable(exempt[name]) if name in exempt else _carried_out(check, subject)
-        for name, check in CHECKS.items()
+        for name, check in registry.CHECKS.items()
     }
 
 
-def _carried_out(check: Check, subject: Subject) -> Finding:
+def _carried_out(check: registry.Check, subject: Subject) -> Finding:
     applies = subject.method.method.inapplicable
     if reason := applies(NETWORKS[check.network]()):
         return inapplicable(reason)

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
 
 from steadymap.bench.checks import networks as known
 from steadymap.bench.checks.subject import IMAGES, PASSED, Finding, Subject, batch_of, inapplicable
@@ -37,7 +36,7 @@ def state(subject: Subject) -> Finding:
     images, targets = batch.images.clone(), batch.targets.clone()
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
-    def named() -> list[tuple[str, nn.Module]]:
+    def named() -> list[tuple[str, torch.nn.Module]]:
         return list(network.module.named_modules())
 
     def look() -> dict[str, object]:

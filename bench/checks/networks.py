@@ -6,7 +6,6 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
 
 from steadymap.bench.core.randomness import generator
 from steadymap.models import Classifier, Normalization, make_classifier
@@ -16,7 +15,7 @@ CLASSES = 4
 CHANNELS = 6
 
 
-def images(count: int, seed: int = 0) -> Tensor:
+def images(count: int, seed: int = 0) -> torch.Tensor:
     """Return images (count, 3, 12, 12), float64, uniform in [0, 1]."""
     drawn = generator("images", seed).random((count, 3, SIDE, SIDE))
     return torch.from_numpy(drawn)
@@ -24,43 +23,45 @@ def images(count: int, seed: int = 0) -> Tensor:
 
 def linear(seed: int = 0) -> Classifier:
     """Return f(x) = W x + b, without a convolution."""
-    return _built(lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, CLASSES)), seed)
+    return _built(
+        lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIDE**2, CLASSES)), seed
+    )
 
 
-def linear_weights(classifier: Classifier, targets: Tensor) -> Tensor:
+def linear_weights(classifier: Classifier, targets: torch.Tensor) -> torch.Tensor:
     """Return the weights (B, 3, 12, 12) of each target of a `linear` network."""
     layer = classifier.module.network.get_submodule("1")
-    if not isinstance(layer, nn.Linear):
+    if not isinstance(layer, torch.nn.Linear):
         raise TypeError("not a network of `linear`")
     return layer.weight[targets].reshape(-1, 3, SIDE, SIDE)
 
 
 def convolutional(seed: int = 0) -> Classifier:
     """Return two convolutions with ReLU behind each, and a linear layer; with biases."""
-    return _built(lambda: _convolutions(nn.ReLU), seed)
+    return _built(lambda: _convolutions(torch.nn.ReLU), seed)
 
 
 def smooth(seed: int = 0) -> Classifier:
     """Return the same with tanh: quadrature converges on it as fast as it can."""
-    return _built(lambda: _convolutions(nn.Tanh), seed)
+    return _built(lambda: _convolutions(torch.nn.Tanh), seed)
 
 
-def _convolutions(activation: Callable[[], nn.Module]) -> nn.Sequential:
+def _convolutions(activation: Callable[[], torch.nn.Module]) -> torch.nn.Sequential:
     # No padding: what it adds is black, not the normalisation's mean, and could not be folded.
-    return nn.Sequential(
-        nn.Conv2d(3, CHANNELS, 3),
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, CHANNELS, 3),
         activation(),
-        nn.Conv2d(CHANNELS, CHANNELS, 3),
+        torch.nn.Conv2d(CHANNELS, CHANNELS, 3),
         activation(),
-        nn.Flatten(),
-        nn.Linear(CHANNELS * (SIDE - 4) ** 2, CLASSES),
+        torch.nn.Flatten(),
+        torch.nn.Linear(CHANNELS * (SIDE - 4) ** 2, CLASSES),
     )
 
 
 def without_bias(classifier: Classifier) -> Classifier:
     """Return the network with all biases 0: with ReLU, f(a x) = a f(x) for a > 0."""
 
-    def drop(layers: list[nn.Conv2d | nn.Linear]) -> None:
+    def drop(layers: list[torch.nn.Conv2d | torch.nn.Linear]) -> None:
         for layer in layers:
             _bias(layer).zero_()
 
@@ -70,7 +71,7 @@ def without_bias(classifier: Classifier) -> Classifier:
 def deaf_to_blue(classifier: Classifier) -> Classifier:
     """Return a network that does not look at the last channel."""
 
-    def deafen(layers: list[nn.Conv2d | nn.Linear]) -> None:
+    def deafen(layers: list[torch.nn.Conv2d | torch.nn.Linear]) -> None:
         layers[0].weight[:, 2] = 0
 
     return _changed(classifier, deafen)
@@ -79,7 +80,7 @@ def deaf_to_blue(classifier: Classifier) -> Classifier:
 def scaled(classifier: Classifier, factor: float, shift: float) -> Classifier:
     """Return the network g = factor * f + shift."""
 
-    def scale(layers: list[nn.Conv2d | nn.Linear]) -> None:
+    def scale(layers: list[torch.nn.Conv2d | torch.nn.Linear]) -> None:
         layers[-1].weight.mul_(factor)
         _bias(layers[-1]).mul_(factor).add_(shift)
 
@@ -89,7 +90,7 @@ def scaled(classifier: Classifier, factor: float, shift: float) -> Classifier:
 def reparametrised(classifier: Classifier) -> Classifier:
     """Return a network with the same function: hidden channels in another order and scale."""
 
-    def change(layers: list[nn.Conv2d | nn.Linear]) -> None:
+    def change(layers: list[torch.nn.Conv2d | torch.nn.Linear]) -> None:
         for place, (first, second) in enumerate(pairwise(layers)):
             rng = generator("reparametrised", place)
             count = first.weight.shape[0]
@@ -113,7 +114,7 @@ def normalising(classifier: Classifier) -> tuple[Classifier, Classifier]:
     network = _copy(classifier).module.network
     apart = make_classifier(network, (SIDE, SIDE), normalization=Normalization(mean, std))
 
-    def fold(layers: list[nn.Conv2d | nn.Linear]) -> None:
+    def fold(layers: list[torch.nn.Conv2d | torch.nn.Linear]) -> None:
         weight = layers[0].weight / torch.tensor(std, dtype=torch.float64).view(1, 3, 1, 1)
         offset = (weight * torch.tensor(mean, dtype=torch.float64).view(1, 3, 1, 1)).sum((1, 2, 3))
         layers[0].weight.copy_(weight)
@@ -122,7 +123,7 @@ def normalising(classifier: Classifier) -> tuple[Classifier, Classifier]:
     return apart, _changed(classifier, fold)
 
 
-def between(classifier: Classifier, start: Tensor, end: Tensor) -> Classifier:
+def between(classifier: Classifier, start: torch.Tensor, end: torch.Tensor) -> Classifier:
     """Return the network g(z) = f(start + z * (end - start)), for one line in image space.
 
     Black is sent to `start` and white to `end`: a path between the two is any path.
@@ -132,24 +133,24 @@ def between(classifier: Classifier, start: Tensor, end: Tensor) -> Classifier:
         start: (1, 3, 12, 12).
         end: (1, 3, 12, 12).
     """
-    network = nn.Sequential(_Line(start, end - start), _copy(classifier).module.network)
+    network = torch.nn.Sequential(_Line(start, end - start), _copy(classifier).module.network)
     return make_classifier(network, (SIDE, SIDE))
 
 
-class _Line(nn.Module):
+class _Line(torch.nn.Module):
     """z to start + z * way."""
 
-    def __init__(self, start: Tensor, way: Tensor) -> None:
+    def __init__(self, start: torch.Tensor, way: torch.Tensor) -> None:
         super().__init__()
         self.register_buffer("start", start)
         self.register_buffer("way", way)
 
-    def forward(self, places: Tensor) -> Tensor:
+    def forward(self, places: torch.Tensor) -> torch.Tensor:
         """Map places (B, 3, H, W) to images."""
         return self.get_buffer("start") + places * self.get_buffer("way")
 
 
-def _built(build: Callable[[], nn.Module], seed: int) -> Classifier:
+def _built(build: Callable[[], torch.nn.Module], seed: int) -> Classifier:
     """Fill a network by our own generator; torch's global one is put back."""
     with torch.random.fork_rng(devices=[]):
         network = build().double()
@@ -168,17 +169,19 @@ def _copy(classifier: Classifier) -> Classifier:
 
 
 def _changed(
-    classifier: Classifier, change: Callable[[list[nn.Conv2d | nn.Linear]], None]
+    classifier: Classifier, change: Callable[[list[torch.nn.Conv2d | torch.nn.Linear]], None]
 ) -> Classifier:
     """Return a copy whose layers with weights, in their order, have been changed."""
     network = _copy(classifier).module.network
-    layers = [part for part in network.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    layers = [
+        part for part in network.modules() if isinstance(part, torch.nn.Conv2d | torch.nn.Linear)
+    ]
     with torch.no_grad():
         change(layers)
     return make_classifier(network, (SIDE, SIDE))
 
 
-def _bias(layer: nn.Conv2d | nn.Linear) -> Tensor:
+def _bias(layer: torch.nn.Conv2d | torch.nn.Linear) -> torch.Tensor:
     if layer.bias is None:
         raise TypeError("these networks have biases everywhere")
     return layer.bias

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from steadymap.bench.checks import networks as known
 from steadymap.bench.methods.batch import Batch
@@ -55,7 +54,7 @@ class Subject:
     method: BoundMethod
     engine: Engine = "own"
 
-    def explain(self, classifier: Classifier, batch: Batch) -> Tensor:
+    def explain(self, classifier: Classifier, batch: Batch) -> torch.Tensor:
         """Return attributions (B, C, h, w)."""
         return self.method.explain(classifier, batch, self.engine)
 
@@ -72,7 +71,7 @@ class Subject:
         """Return name and value of every parameter."""
         return self.method.parameters
 
-    def agree(self, found: Tensor, expected: Tensor) -> Finding:
+    def agree(self, found: torch.Tensor, expected: torch.Tensor) -> Finding:
         """Pass where maps are the same up to rounding, relative to the largest expected value.
 
         A method that takes as many steps as it needs promises no more than it stops at.
@@ -87,7 +86,7 @@ class Subject:
         return Finding("failed", f"off by {distance:.3g} where the largest value is {largest:.3g}")
 
 
-def batch_of(images: Tensor, seed: int = 0) -> Batch:
+def batch_of(images: torch.Tensor, seed: int = 0) -> Batch:
     """Return images with targets 0, 1, 2, ... and names of their own, and other images beside."""
     count = len(images)
     ids = tuple(f"image-{place}" for place in range(count))

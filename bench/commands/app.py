@@ -13,8 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from steadymap.bench.core.console import EXIT_NO_BASELINE, EXIT_USAGE, console_of, line, say
-from steadymap.bench.core.errors import ConfigError, DataError, NoBaselineError, PluginError
+from steadymap.bench.core import console, errors
 from steadymap.models.errors import ModelError
 
 # By name: where the command is, and what `steadymap --help` says of it. Help and completion read
@@ -100,7 +99,7 @@ def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
-        line(console_of(), importlib.metadata.version("steadymap"))
+        console.line(console.console_of(), importlib.metadata.version("steadymap"))
         raise typer.Exit
 
 
@@ -108,6 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
     try:
         app(arguments)
-    except (ConfigError, DataError, ModelError, PluginError) as error:
-        say(f"steadymap: {error}")
-        sys.exit(EXIT_NO_BASELINE if isinstance(error, NoBaselineError) else EXIT_USAGE)
+    except (errors.ConfigError, errors.DataError, ModelError, errors.PluginError) as error:
+        console.say(f"steadymap: {error}")
+        sys.exit(
+            console.EXIT_NO_BASELINE
+            if isinstance(error, errors.NoBaselineError)
+            else console.EXIT_USAGE
+        )

@@ -9,9 +9,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from steadymap.bench.checks.conformance import check_method, registered
-from steadymap.bench.checks.registry import CHECKS
-from steadymap.bench.checks.subject import Finding, Result
+from steadymap.bench.checks import conformance, registry, subject
 from steadymap.bench.core.console import EXIT_FAILED, console_of, line, say
 from steadymap.bench.methods.binding import METHOD_SHELF
 from steadymap.bench.plan.experiment import make_experiment
@@ -26,25 +24,27 @@ def check_command(
 ) -> None:
     """Check that methods are what they say they are; exit with 1 if one is not."""
     given = {
-        "method": method or [*registered(), *METHOD_SHELF.installed()],
+        "method": method or [*conformance.registered(), *METHOD_SHELF.installed()],
         "engine": engine,
         "controls": False,
     }
     bound = make_experiment([given]).bound_methods()
-    findings: dict[str, dict[str, Finding]] = {}
+    findings: dict[str, dict[str, subject.Finding]] = {}
     for one in bound:
         say(f"checking {one.spec}")
-        findings[one.spec] = check_method(one, "captum" if engine == "captum" else "own")
+        findings[one.spec] = conformance.check_method(
+            one, "captum" if engine == "captum" else "own"
+        )
     console = console_of()
     console.print(check_table(findings))
     results = [found.result for by_check in findings.values() for found in by_check.values()]
-    counts = ", ".join(f"{results.count(result)} {result}" for result in get_args(Result))
-    line(console, f"{len(findings)} methods, {len(CHECKS)} checks: {counts}")
+    counts = ", ".join(f"{results.count(result)} {result}" for result in get_args(subject.Result))
+    line(console, f"{len(findings)} methods, {len(registry.CHECKS)} checks: {counts}")
     if "failed" in results:
         raise typer.Exit(EXIT_FAILED)
 
 
-def check_table(findings: dict[str, dict[str, Finding]]) -> Table:
+def check_table(findings: dict[str, dict[str, subject.Finding]]) -> Table:
     """Return what came of all checks: a row a method and result, failures one by one.
 
     Args:

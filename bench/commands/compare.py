@@ -9,13 +9,9 @@ from typing import Annotated
 import typer
 
 from steadymap.bench.commands.baseline import ROOT_HELP
-from steadymap.bench.core.console import console_of, line, say
-from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.core.files import make_folder
-from steadymap.bench.gate.baseline_runs import BASELINES_FOLDER, open_baseline
-from steadymap.bench.gate.comparison import compare, timing_cases
+from steadymap.bench.core import console, errors, files
+from steadymap.bench.gate import baseline_runs, comparison, formats
 from steadymap.bench.gate.differences import differences
-from steadymap.bench.gate.formats import write_outputs
 from steadymap.bench.gate.margins import Margins
 from steadymap.bench.gate.side import Side, read_side
 from steadymap.bench.gate.verdict import Verdict, closing_line, comparison_table
@@ -29,20 +25,20 @@ def compare_command(
     after: Annotated[str, typer.Argument(help=SIDE_HELP)],
     every: Annotated[bool, typer.Option("--all", help="Show what is equivalent, too.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder for CSV, JSON and Markdown.")] = None,
-    root: Annotated[Path, typer.Option(help=ROOT_HELP)] = BASELINES_FOLDER,
+    root: Annotated[Path, typer.Option(help=ROOT_HELP)] = baseline_runs.BASELINES_FOLDER,
 ) -> None:
     """Say what moved between two runs, by how much, and whether that is beyond doubt."""
     verdict = verdict_of(*_alike(_read(before, root), _read(after, root)), Margins())
     show_verdict(verdict, every=every)
     if output:
-        make_folder(output)
-        for path in write_outputs(verdict, output):
-            line(console_of(), f"{path}")
+        files.make_folder(output)
+        for path in formats.write_outputs(verdict, output):
+            console.line(console.console_of(), f"{path}")
 
 
 def _read(text: str, root: Path) -> Side:
     """Read a folder, or a baseline by its name."""
-    return read_side(Path(text)) if Path(text).is_dir() else open_baseline(text, root)
+    return read_side(Path(text)) if Path(text).is_dir() else baseline_runs.open_baseline(text, root)
 
 
 def _alike(before: Side, after: Side) -> tuple[Side, Side]:
@@ -71,16 +67,18 @@ def verdict_of(before: Side, after: Side, margins: Margins) -> Verdict:
     found = differences(before.manifest, after.manifest)
     if found.forbidding:
         reasons = "; ".join(found.forbidding)
-        raise ConfigError(f"{before.name} and {after.name} cannot be compared: {reasons}")
+        raise errors.ConfigError(f"{before.name} and {after.name} cannot be compared: {reasons}")
     for text in found.explaining:
-        say(f"differs: {text}")
-    rows = compare(before, after, margins)
-    return Verdict(before.name, after.name, rows, found, tuple(timing_cases(before, after)))
+        console.say(f"differs: {text}")
+    rows = comparison.compare(before, after, margins)
+    return Verdict(
+        before.name, after.name, rows, found, tuple(comparison.timing_cases(before, after))
+    )
 
 
 def show_verdict(verdict: Verdict, *, every: bool = False) -> None:
     """Print what moved, and the whole in one line."""
     table = comparison_table(verdict, every=every)
     if table.row_count:
-        console_of().print(table)
-    line(console_of(), closing_line(verdict))
+        console.console_of().print(table)
+    console.line(console.console_of(), closing_line(verdict))

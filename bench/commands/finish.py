@@ -15,8 +15,7 @@ from steadymap.bench.records.scan import scan_run
 from steadymap.bench.report.rank_diagrams import rank_diagrams, write_diagrams
 from steadymap.bench.report.terminal import footnotes, tables
 from steadymap.bench.runs import folder as store
-from steadymap.bench.runs.result import completed, result_of
-from steadymap.bench.runs.shard_files import LOCK
+from steadymap.bench.runs import result, shard_files
 from steadymap.bench.runs.table import Assembled
 from steadymap.metrics import Status
 
@@ -30,7 +29,7 @@ def put_together(folder: Path, peak: dict[str, int]) -> Assembled:
 
     def describe(found: Assembled) -> dict[str, Any]:
         more = {"machines": found.machines, "peak_memory_bytes": peak}
-        return completed(manifest, result_of(found)) | more
+        return result.completed(manifest, result.result_of(found)) | more
 
     return store.finish(folder, ledger, say, describe)
 
@@ -68,6 +67,8 @@ def print_findings(folder: Path) -> tuple[Findings, dict[str, Figure]]:
 
 def print_files(folder: Path) -> None:
     """Print how long a finished run took, and what its folder holds."""
-    files = ", ".join(sorted(path.name for path in folder.iterdir() if path.name != LOCK))
+    files = ", ".join(
+        sorted(path.name for path in folder.iterdir() if path.name != shard_files.LOCK)
+    )
     seconds = finished(folder)["wall_seconds"]
     line(console_of(), f"{seconds:.0f} s; {folder}: {files}")

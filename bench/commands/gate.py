@@ -14,11 +14,8 @@ from steadymap.bench.commands.compare import show_verdict, verdict_of
 from steadymap.bench.core.console import EXIT_CELLS_FAILED, EXIT_FAILED, RUNS, console_of, line, say
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.files import make_folder, refuse_links
-from steadymap.bench.gate.baseline_runs import BASELINES_FOLDER, open_baseline
-from steadymap.bench.gate.comparison import FAIL
-from steadymap.bench.gate.formats import append_summary, write_outputs
+from steadymap.bench.gate import baseline_runs, comparison, formats, side
 from steadymap.bench.gate.margins import read_margins
-from steadymap.bench.gate.side import read_side
 from steadymap.bench.gate.verdict import gate_line
 from steadymap.bench.records.read import RECORDS
 from steadymap.metrics import Status
@@ -33,33 +30,33 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     margins: Annotated[Path | None, typer.Option(help="YAML file of margins.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Inconclusive fails.")] = False,
     output: Annotated[Path | None, typer.Option(help="For reports; left out: in the run.")] = None,
-    root: Annotated[Path, typer.Option(help=ROOT_HELP)] = BASELINES_FOLDER,
+    root: Annotated[Path, typer.Option(help=ROOT_HELP)] = baseline_runs.BASELINES_FOLDER,
 ) -> None:
     """Fail if a run is worse than a baseline by more than the margins, beyond doubt."""
     if not baseline:
         raise ConfigError("baseline: give its name with --baseline NAME")
-    before = open_baseline(baseline, root)
+    before = baseline_runs.open_baseline(baseline, root)
     chosen = read_margins(margins, margin or (), before.manifest["baseline"]["metrics"])
     folder = run or _newest_run()
-    after = read_side(folder, before.manifest["baseline"]["metrics"])
+    after = side.read_side(folder, before.manifest["baseline"]["metrics"])
     errors = int(after.manifest["statuses"].get(Status.ERROR.value, 0))
     verdict = replace(verdict_of(before, after, chosen), strict=strict, errors=errors)
     console = console_of()
     show_verdict(verdict)
     for case in verdict.cases():
-        if case.result == FAIL:
+        if case.result == comparison.FAIL:
             line(console, f"FAIL {case.name}: {case.message}")
     line(console, gate_line(verdict))
     reports = output or folder / "gate"
     make_folder(reports)
     if output is None:
         refuse_links(folder)
-    write_outputs(verdict, reports)
+    formats.write_outputs(verdict, reports)
     line(console, f"{reports}")
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         try:
-            append_summary(verdict, Path(summary))
+            formats.append_summary(verdict, Path(summary))
         except OSError as error:
             say(f"cannot write the step summary {summary}: {error.strerror}")
     if errors:

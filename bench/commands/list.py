@@ -10,16 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from steadymap.bench.checks.registry import CHECKS
+from steadymap.bench.core import errors, metric_registry, names, plugins
 from steadymap.bench.core.console import console_of
-from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.core.metric_registry import METRIC_SHELF
-from steadymap.bench.core.names import nearest
-from steadymap.bench.core.plugins import summary_of
-from steadymap.bench.data.forms import DATA_FORMS
-from steadymap.bench.data.masks import MASKS
-from steadymap.bench.methods.baselines import BASELINES
-from steadymap.bench.methods.binding import METHOD_SHELF
-from steadymap.bench.methods.registry import METHODS
+from steadymap.bench.data import forms, masks
+from steadymap.bench.methods import baselines, binding, registry
 from steadymap.bench.network.model_shelf import MODEL_SHELF
 from steadymap.bench.perturbations.registry import FAMILY_SHELF, PERTURBATIONS, Perturbation
 from steadymap.bench.plan.packaged_experiments import (
@@ -42,7 +36,7 @@ def list_command(
 ) -> None:
     """Show what there is, with a line on each and its source."""
     if what is not None and what not in SECTIONS:
-        raise ConfigError(f"unknown list {what!r}; {nearest(what, SECTIONS)}")
+        raise errors.ConfigError(f"unknown list {what!r}; {names.nearest(what, SECTIONS)}")
     console = console_of()
     for title, section in SECTIONS.items():
         if what in (None, title):
@@ -79,7 +73,7 @@ def _experiments() -> list[Row]:
 def _models() -> list[Row]:
     rows = [(name, model.summary, model.source) for name, model in MODELS.items()]
     rows += [
-        (name, summary_of(found.entry), found.source)
+        (name, plugins.summary_of(found.entry), found.source)
         for name, found in MODEL_SHELF.installed().items()
     ]
     return [*rows, *((form, text, "") for form, text in MODEL_FORMS.items())]
@@ -92,14 +86,14 @@ def _families() -> list[Row]:
 
 
 def _methods() -> list[Row]:
-    rows = [(name, method.summary, method.source) for name, method in METHODS.items()]
-    plugged = METHOD_SHELF.installed().items()
+    rows = [(name, method.summary, method.source) for name, method in registry.METHODS.items()]
+    plugged = binding.METHOD_SHELF.installed().items()
     return [*rows, *((name, one.entry.summary, one.source) for name, one in plugged)]
 
 
 def _metrics() -> list[Row]:
     rows = [_metric_row(name, metric, metric.source) for name, metric in METRICS.items()]
-    plugged = METRIC_SHELF.installed().items()
+    plugged = metric_registry.METRIC_SHELF.installed().items()
     rows += [_metric_row(name, one.entry, one.source) for name, one in plugged]
     return [
         *rows,
@@ -111,11 +105,13 @@ def _metrics() -> list[Row]:
 SECTIONS: dict[str, Callable[[], list[Row]]] = {
     "experiments": _experiments,
     "models": _models,
-    "data": lambda: [(form, text, "") for form, text in DATA_FORMS.items()],
-    "masks": lambda: [(name, mask.summary, mask.source) for name, mask in MASKS.items()],
+    "data": lambda: [(form, text, "") for form, text in forms.DATA_FORMS.items()],
+    "masks": lambda: [(name, mask.summary, mask.source) for name, mask in masks.MASKS.items()],
     "families": _families,
     "methods": _methods,
-    "baselines": lambda: [(name, one.summary, one.source) for name, one in BASELINES.items()],
+    "baselines": lambda: [
+        (name, one.summary, one.source) for name, one in baselines.BASELINES.items()
+    ],
     "metrics": _metrics,
     "checks": lambda: [(name, check.summary, check.source) for name, check in CHECKS.items()],
 }

@@ -13,16 +13,10 @@ from steadymap.bench.commands.finish import (
     put_together,
     see_errors,
 )
-from steadymap.bench.core.console import (
-    EXIT_CELLS_FAILED,
-    say,
-)
-from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.core.files import make_folder
+from steadymap.bench.core import console, errors, files
 from steadymap.bench.runs import folder as store
+from steadymap.bench.runs import shard_files, table
 from steadymap.bench.runs.ledger import not_the_same
-from steadymap.bench.runs.shard_files import kept, only_writer
-from steadymap.bench.runs.table import missing
 
 
 def merge_command(
@@ -34,24 +28,24 @@ def merge_command(
     for other in runs[1:]:
         theirs, _ = store.read_ledger(other)
         if reasons := not_the_same(ledger, theirs):
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"merge: {other} is of another run than {runs[0]}: {', '.join(reasons)} differ"
             )
-    make_folder(output)
-    with only_writer(output):
+    files.make_folder(output)
+    with shard_files.only_writer(output):
         store.claim_folder(output, ledger)
         store.begin(output, ledger, manifest)
         for folder in runs:
             if folder.resolve() != output.resolve():
-                store.take_over(folder, output, say)
-        lost, every = missing(ledger, kept(output, say))
+                store.take_over(folder, output, console.say)
+        lost, every = table.missing(ledger, shard_files.kept(output, console.say))
         if lost:
-            say(
+            console.say(
                 f"{lost} of {every} units are missing; {output} has the others: merge it "
                 "with the shards that are not there yet, or run the same experiment with "
                 f"--output {output}"
             )
-            raise typer.Exit(EXIT_CELLS_FAILED)
+            raise typer.Exit(console.EXIT_CELLS_FAILED)
         found = put_together(output, {})
         print_findings(output)
         print_files(output)

@@ -8,12 +8,9 @@ from typing import Annotated
 
 import typer
 
-from steadymap.bench.core.console import console_of, line
-from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.core.files import make_folder, refuse_links, write_file
-from steadymap.bench.report.finished_run import FinishedRun
+from steadymap.bench.core import console, errors, files
+from steadymap.bench.report import finished_run, page
 from steadymap.bench.report.markdown import markdown
-from steadymap.bench.report.page import REPORT, render, write_figures
 
 MARKDOWN = "report.md"
 
@@ -34,23 +31,23 @@ def report_command(
     ] = None,
 ) -> None:
     """Make the report of a run, or of several on one page."""
-    runs = [FinishedRun.of(folder) for folder in run]
+    runs = [finished_run.FinishedRun.of(folder) for folder in run]
     home = run[0] if len(run) == 1 else Path()
-    path = output or home / (REPORT if form is Form.HTML else MARKDOWN)
-    make_folder(path.parent)
+    path = output or home / (page.REPORT if form is Form.HTML else MARKDOWN)
+    files.make_folder(path.parent)
     if output is None and len(run) == 1:
-        refuse_links(home)
+        files.refuse_links(home)
     if form is Form.HTML:
-        text = render(runs)
+        text = page.render(runs)
     elif len(runs) > 1:
-        raise ConfigError("report: Markdown is of one run; give one folder")
+        raise errors.ConfigError("report: Markdown is of one run; give one folder")
     else:
         text = markdown(runs[0], path.parent)
-    write_file(path, text)
-    line(console_of(), f"{path}")
+    files.write_file(path, text)
+    console.line(console.console_of(), f"{path}")
     if figures:
         for place, finished in enumerate(runs):
             folder = figures if len(runs) == 1 else figures / f"{place}-{run[place].name}"
-            make_folder(folder)
-            for written in write_figures(finished, folder):
-                line(console_of(), f"{written}")
+            files.make_folder(folder)
+            for written in page.write_figures(finished, folder):
+                console.line(console.console_of(), f"{written}")

@@ -22,46 +22,22 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from steadymap.bench.commands.finish import (
-    print_files,
-    print_findings,
-    put_together,
-    see_errors,
-)
-from steadymap.bench.commands.interrupts import interruptible, summarising
-from steadymap.bench.core.console import (
-    EXIT_INTERRUPTED,
-    RUNS,
-    console_of,
-    line,
-    say,
-)
-from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.core.files import make_folder
-from steadymap.bench.core.machine import git_state, peak_memory, retain_heap
-from steadymap.bench.core.names import nearest
-from steadymap.bench.core.safe_yaml import read_config
-from steadymap.bench.data.forms import SPLITS
-from steadymap.bench.data.masks import with_masks
-from steadymap.bench.data.open import open_images
+from steadymap.bench.commands import finish, interrupts
+from steadymap.bench.core import console, errors, files, machine, names, safe_yaml
+from steadymap.bench.data import forms, masks, open
 from steadymap.bench.gallery.keep import keep_witnesses
 from steadymap.bench.measure.estimate import Estimate, count, estimate
 from steadymap.bench.measure.watch import Watch
-from steadymap.bench.network.devices import device_of
-from steadymap.bench.network.loading import load_model
-from steadymap.bench.network.memory import is_small
+from steadymap.bench.network import devices, loading, memory
+from steadymap.bench.plan import identity, packaged_experiments, sharding
 from steadymap.bench.plan.experiment import Experiment, make_experiment
-from steadymap.bench.plan.identity import run_id
-from steadymap.bench.plan.packaged_experiments import DEFAULT_EXPERIMENT, read_experiment
 from steadymap.bench.plan.setup import Setup, prepare
-from steadymap.bench.plan.sharding import map_count
 from steadymap.bench.report.page import write_report
 from steadymap.bench.runs import folder as store
+from steadymap.bench.runs import processes, shard_files
 from steadymap.bench.runs.draw_up import draw_up
 from steadymap.bench.runs.manifest import make_manifest
-from steadymap.bench.runs.processes import Parallel, read_parallel
 from steadymap.bench.runs.resume import Work
-from steadymap.bench.runs.shard_files import only_writer
 from steadymap.bench.runs.table import Assembled
 from steadymap.models import Classifier, ModelError
 
@@ -71,15 +47,17 @@ MOST_JOBS = 4
 
 def _prepare(experiment: Experiment) -> tuple[Experiment, Setup]:
     """Load model and images; return the experiment with its jobs decided, ready to start."""
-    device = device_of(experiment.device)
+    device = devices.device_of(experiment.device)
     if experiment.threads:
         torch.set_num_threads(experiment.threads)
-    classifier = load_model(experiment.model, experiment.weights, device)
-    images = open_images(experiment.data, classifier.framing, experiment.split, experiment.limit)
+    classifier = loading.load_model(experiment.model, experiment.weights, device)
+    images = open.open_images(
+        experiment.data, classifier.framing, experiment.split, experiment.limit
+    )
     if experiment.mask:
-        images = with_masks(images, experiment.mask)
+        images = masks.with_masks(images, experiment.mask)
     for name, reason in images.excluded:
-        say(f"excluded: {name}: {reason}")
+        console.say(f"excluded: {name}: {reason}")
     if "jobs" not in experiment.model_fields_set:
         jobs = _jobs(classifier, len(images))
         experiment = experiment.model_copy(update={"jobs": jobs})
@@ -89,13 +67,15 @@ def _prepare(experiment: Experiment) -> tuple[Experiment, Setup]:
 def _announce(experiment: Experiment, setup: Setup) -> None:
     classifier, images = setup.classifier, setup.images
     if experiment.limit and len(images) < experiment.limit:
-        say(f"the {experiment.split} split has {len(images)} usable images of {experiment.limit}")
-    say(
+        console.say(
+            f"the {experiment.split} split has {len(images)} usable images of {experiment.limit}"
+        )
+    console.say(
         f"{classifier.name} on {images.name} ({experiment.split}): {len(images)} images x "
         f"{len(experiment.cells()) + 1} views x {len(experiment.bound_methods())} methods"
     )
     if classifier.module.mean.is_cuda and experiment.precision != "ieee":
-        say(f"precision: {experiment.precision}: products are rounded, maps change with it")
+        console.say(f"precision: {experiment.precision}: products are rounded, maps change with it")
 
 
 def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: bool) -> None:
@@ -111,56 +91,68 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
         Exit: it was interrupted, or too many values failed.
     """
     experiment, setup = _prepare(experiment)
-    how = read_parallel(experiment.parallel_config) if experiment.parallel_config else Parallel()
-    name = run_id(experiment, setup.classifier, setup.images)
+    how = (
+        processes.read_parallel(experiment.parallel_config)
+        if experiment.parallel_config
+        else processes.Parallel()
+    )
+    name = identity.run_id(experiment, setup.classifier, setup.images)
     ledger = draw_up(setup, name, experiment.split, maps=experiment.save_maps)
-    folder = (experiment.output or RUNS / ledger.run_id).expanduser()
+    folder = (experiment.output or console.RUNS / ledger.run_id).expanduser()
     if dry:
         _announce(experiment, setup)
-        console_of().print(estimate_table(estimate(setup)))
+        console.console_of().print(estimate_table(estimate(setup)))
         return
     work = Work(experiment, setup, ledger, how)
     # Looked at before anything is written, and again once nobody else can.
     if folder.is_dir():
         store.claim_folder(folder, ledger)
-    make_folder(folder)
-    with only_writer(folder):
+    files.make_folder(folder)
+    with shard_files.only_writer(folder):
         store.claim_folder(folder, ledger)
         _announce(experiment, setup)
         store.begin(folder, ledger, _manifest(experiment, setup))
         if not resume:
             store.forget(folder, ledger, experiment.is_mine)
-        with interruptible(say) as stop:
-            shards = work.shards(folder, say)
-            with _progress_bar(sum(map_count(setup, shard) for shard in shards)) as advance:
+        with interrupts.interruptible(console.say) as stop:
+            shards = work.shards(folder, console.say)
+            with _progress_bar(
+                sum(sharding.map_count(setup, shard) for shard in shards)
+            ) as advance:
                 done = work.compute(folder, shards, Watch(advance, stop))
         if done < len(shards):
-            say(
+            console.say(
                 f"interrupted: {done} of {len(shards)} shards are written to {folder}; "
                 "the same command goes on"
             )
-            raise typer.Exit(EXIT_INTERRUPTED)
+            raise typer.Exit(console.EXIT_INTERRUPTED)
         if experiment.shard is not None:
-            say(f"shard {experiment.shard} is done; join them: steadymap merge {folder} ...")
+            console.say(
+                f"shard {experiment.shard} is done; join them: steadymap merge {folder} ..."
+            )
             return
         table = _summarise(folder, setup, page=page)
-    see_errors(table, experiment.allow_failed)
+    finish.see_errors(table, experiment.allow_failed)
 
 
 def _summarise(folder: Path, setup: Setup, *, page: bool) -> Assembled:
     """Return the table of a run that is measured, with its findings printed."""
     try:
-        with summarising():
-            table = put_together(folder, peak_memory(setup.classifier.module.mean.device))
-            findings, diagrams = print_findings(folder)
+        with interrupts.summarising():
+            table = finish.put_together(
+                folder, machine.peak_memory(setup.classifier.module.mean.device)
+            )
+            findings, diagrams = finish.print_findings(folder)
             if page:
                 keep_witnesses(setup, findings.scan, folder)
                 page_path = write_report(folder, findings, diagrams)
-                line(console_of(), f"the page to open: {page_path}")
-            print_files(folder)
+                console.line(console.console_of(), f"the page to open: {page_path}")
+            finish.print_files(folder)
     except KeyboardInterrupt:
-        say(f"interrupted: all is measured, and in {folder}; the same command summarises it")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        console.say(
+            f"interrupted: all is measured, and in {folder}; the same command summarises it"
+        )
+        raise typer.Exit(console.EXIT_INTERRUPTED) from None
     return table
 
 
@@ -168,7 +160,7 @@ def _manifest(experiment: Experiment, setup: Setup) -> dict[str, Any]:
     """Return the manifest of a run that has not been made yet."""
     manifest = make_manifest(experiment, setup.classifier, setup.images)
     passes = {"passes": asdict(count(setup)), "passes_by_method": setup.passes()}
-    return manifest | {"metrics": setup.metrics(), **passes, "git": git_state()}
+    return manifest | {"metrics": setup.metrics(), **passes, "git": machine.git_state()}
 
 
 def _jobs(classifier: Classifier, images: int) -> int:
@@ -178,7 +170,7 @@ def _jobs(classifier: Classifier, images: int) -> int:
     share, and metrics run on one core. The layers of a large one are worth sharing; and its jobs
     would wait for memory.
     """
-    if classifier.module.mean.device.type != "cpu" or not is_small(classifier):
+    if classifier.module.mean.device.type != "cpu" or not memory.is_small(classifier):
         return 1
     try:
         classifier.replica()
@@ -202,7 +194,7 @@ def _progress_bar(total: int) -> Iterator[Callable[[int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console_of(stderr=True)) as progress:
+    with Progress(*columns, console=console.console_of(stderr=True)) as progress:
         yield partial(progress.advance, progress.add_task("maps", total=total))
 
 
@@ -218,7 +210,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     model: Annotated[str | None, typer.Option(help="See `steadymap list models`.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights to load.")] = None,
     data: Annotated[str | None, typer.Option(help="See `steadymap list data`.")] = None,
-    split: Annotated[str | None, typer.Option(help=", ".join(SPLITS))] = None,
+    split: Annotated[str | None, typer.Option(help=", ".join(forms.SPLITS))] = None,
     mask: Annotated[str | None, typer.Option(help="See `steadymap list masks`.")] = None,
     method: Annotated[
         list[str] | None,
@@ -303,16 +295,26 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
         "output": output,
     }
     if experiment is not None and config is not None:
-        raise ConfigError("give an experiment or --config, not both; --config may hold all keys")
-    base = read_config(config) if config else read_experiment(experiment or DEFAULT_EXPERIMENT)
+        raise errors.ConfigError(
+            "give an experiment or --config, not both; --config may hold all keys"
+        )
+    base = (
+        safe_yaml.read_config(config)
+        if config
+        else packaged_experiments.read_experiment(
+            experiment or packaged_experiments.DEFAULT_EXPERIMENT
+        )
+    )
     set_flags = {key: value for key, value in flags.items() if value is not None}
     chosen = make_experiment([base, set_flags])
     by_family = flags["severity"] if isinstance(flags["severity"], dict) else {}
     for name in by_family:
         if name not in chosen.family:
-            raise ConfigError(f"severity: {name} does not run here; {nearest(name, chosen.family)}")
+            raise errors.ConfigError(
+                f"severity: {name} does not run here; {names.nearest(name, chosen.family)}"
+            )
     if keep_heap:
-        retain_heap()
+        machine.retain_heap()
     run_experiment(chosen, dry=dry_run, page=page, resume=resume)
 
 
@@ -324,12 +326,14 @@ def _severities(texts: list[str]) -> dict[str, tuple[float, ...]] | tuple[float,
         try:
             parsed = tuple(float(level) for level in levels.split(","))
         except ValueError as error:
-            raise ConfigError(f"severity: expected numbers like 0.1,0.3, got {text!r}") from error
+            raise errors.ConfigError(
+                f"severity: expected numbers like 0.1,0.3, got {text!r}"
+            ) from error
         by_family[family] = (*by_family.get(family, ()), *parsed)
     if "" not in by_family:
         return by_family
     if len(by_family) > 1:
-        raise ConfigError("severity: give one list for all families, or FAMILY=... for each")
+        raise errors.ConfigError("severity: give one list for all families, or FAMILY=... for each")
     return by_family[""]
 
 

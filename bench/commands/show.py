@@ -8,9 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
-from steadymap.bench.core.console import console_of, line
-from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.core.files import make_folder, write_file
+from steadymap.bench.core import console, errors, files
 from steadymap.bench.data.open import open_image
 from steadymap.bench.gallery.show import default_output, show
 from steadymap.bench.network.loading import load_model
@@ -39,9 +37,9 @@ def show_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     cell = plan.cells()[0]
     path = output or default_output(image, cell)
     if path.suffix != ".png":
-        raise ConfigError(f"output: the picture is written as .png, got {path.name}")
+        raise errors.ConfigError(f"output: the picture is written as .png, got {path.name}")
     classifier = load_model(model, weights, torch.device("cpu"))
     figure = show(classifier, open_image(image, classifier.framing), plan, cell)
-    make_folder(path.parent)
-    write_file(path, as_png(figure))
-    line(console_of(), f"{path}")
+    files.make_folder(path.parent)
+    files.write_file(path, as_png(figure))
+    console.line(console.console_of(), f"{path}")

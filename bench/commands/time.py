@@ -14,16 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from steadymap.bench.commands.run import RETAIN_HELP
+from steadymap.bench.core import errors, files
 from steadymap.bench.core.console import RUNS, console_of, line, say
-from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.core.files import make_folder, write_json
 from steadymap.bench.core.machine import fingerprint, machine, retain_heap
 from steadymap.bench.core.names import short_names
 from steadymap.bench.data.open import open_images
+from steadymap.bench.measure import cold_start, timing
 from steadymap.bench.measure.agreement import Agreement, agreement
-from steadymap.bench.measure.cold_start import ColdStart
 from steadymap.bench.measure.course import Course
-from steadymap.bench.measure.timing import Timed, report, time_device
 from steadymap.bench.network.devices import device_type
 from steadymap.bench.plan.experiment import make_experiment
 
@@ -60,8 +58,8 @@ def time_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
         device_type(name)
     path = output or RUNS / f"timing-{re.split('[:/.@]', model)[-1]}.json"
     if path.suffix != ".json":
-        raise ConfigError(f"output: figures are written as .json, got {path.name}")
-    make_folder(path.parent)
+        raise errors.ConfigError(f"output: figures are written as .json, got {path.name}")
+    files.make_folder(path.parent)
     if keep_heap:
         retain_heap()
     if threads:
@@ -72,10 +70,12 @@ def time_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     )
     classifier = course.load("cpu")
     images = open_images(data, classifier.framing, "test", max(batch_size, 8))
-    rows = [row for name in devices for row in time_device(course, images, name, say)]
+    rows = [row for name in devices for row in timing.time_device(course, images, name, say)]
     timed = dict.fromkeys(row.device for row in rows if not row.missing)
     parity = [row for name in timed if name != "cpu" for row in agreement(course, images, name)]
-    write_json(path, report(course, rows, parity) | {"weights_sha256": classifier.weights_hash()})
+    files.write_json(
+        path, timing.report(course, rows, parity) | {"weights_sha256": classifier.weights_hash()}
+    )
     console = console_of()
     console.print(timing_table(rows))
     if parity:
@@ -86,7 +86,7 @@ def time_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     line(console, f"{path}")
 
 
-def timing_table(rows: Sequence[Timed]) -> Table:
+def timing_table(rows: Sequence[timing.Timed]) -> Table:
     """Return methods and devices down, figures across; times are of one image."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", no_wrap=True)
@@ -99,7 +99,7 @@ def timing_table(rows: Sequence[Timed]) -> Table:
     return table
 
 
-def _figures(row: Timed) -> list[str]:
+def _figures(row: timing.Timed) -> list[str]:
     if row.missing or row.warm is None or row.best is None:
         return ["-"]
     steady = "" if row.warm.steady else " unstable"
@@ -117,12 +117,12 @@ def _figures(row: Timed) -> list[str]:
     ]
 
 
-def _memory(fresh: ColdStart) -> int:
+def _memory(fresh: cold_start.ColdStart) -> int:
     return fresh.peak.get("cuda_allocated", fresh.peak.get("resident", 0))
 
 
 def timing_notes(
-    course: Course, facts: dict[str, Any], rows: Sequence[Timed], parity: Sequence[Agreement]
+    course: Course, facts: dict[str, Any], rows: Sequence[timing.Timed], parity: Sequence[Agreement]
 ) -> list[str]:
     """Return what a reader of the tables must know."""
     reasons = dict.fromkeys((row.device, row.missing) for row in rows if row.missing)

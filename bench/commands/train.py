@@ -13,16 +13,10 @@ from typing import Annotated, Any
 import torch
 import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from steadymap.bench.core.console import RUNS, console_of, line, say
-from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.core.files import make_folder, write_json
-from steadymap.bench.core.names import nearest
-from steadymap.bench.core.safe_yaml import read_config
-from steadymap.bench.data.image_set import ImageSet
-from steadymap.bench.data.open import open_images
+from steadymap.bench.core import console, errors, files, names, safe_yaml
+from steadymap.bench.data import image_set, open
 from steadymap.bench.network.devices import device_of
 from steadymap.bench.plan.experiment import first_line
 from steadymap.models import MODELS, Framing, write_weights
@@ -61,25 +55,27 @@ def make_training(layers: list[Mapping[str, Any]]) -> Training:
     merged = {key: value for layer in layers for key, value in layer.items()}
     for key in merged:
         if key not in Training.model_fields:
-            raise ConfigError(f"unknown key {key!r}; {nearest(key, Training.model_fields)}")
+            raise errors.ConfigError(
+                f"unknown key {key!r}; {names.nearest(key, Training.model_fields)}"
+            )
     try:
         return Training.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(first_line(error)) from error
+        raise errors.ConfigError(first_line(error)) from error
 
 
 @dataclass(frozen=True)
 class Split:
     """A split in memory: images (N, 3, H, W), labels (N,), and what they are."""
 
-    images: Tensor
-    labels: Tensor
-    source: ImageSet
+    images: torch.Tensor
+    labels: torch.Tensor
+    source: image_set.ImageSet
 
 
 def train(
     training: Training, device: torch.device, report: Callable[[str], None]
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Train a network of the project.
 
     Args:
@@ -96,7 +92,9 @@ def train(
     """
     model, data = training.model, training.data
     if model not in MODELS:
-        raise ConfigError(f"unknown model {model!r} to train; {nearest(model, MODELS)}")
+        raise errors.ConfigError(
+            f"unknown model {model!r} to train; {names.nearest(model, MODELS)}"
+        )
     side = MODELS[model].side
     splits = {name: _load(data, side, name) for name in ("train", "validation", "test")}
     class_names = splits["train"].source.class_names
@@ -106,12 +104,12 @@ def train(
     present = set(splits["train"].labels.tolist())
     absent = [name for label, name in enumerate(class_names) if label not in present]
     if absent:
-        raise ConfigError(f"data: {data} has no training image of {', '.join(absent)}")
+        raise errors.ConfigError(f"data: {data} has no training image of {', '.join(absent)}")
     network.to(device)
     network.to(memory_format=torch.channels_last)
     curve = _fit(network, splits, training, report)
     if not all(torch.isfinite(part).all() for part in network.parameters()):
-        raise ConfigError(
+        raise errors.ConfigError(
             f"learning_rate: training diverged at {training.learning_rate:g}; choose a smaller one"
         )
     card = {
@@ -132,13 +130,16 @@ def train(
 
 
 def _load(data: str, side: int, split: str) -> Split:
-    source = open_images(data, Framing((side, side)), split)
+    source = open.open_images(data, Framing((side, side)), split)
     labels = torch.tensor([picture.label for picture in source.pictures])
     return Split(source.images(range(len(source))), labels, source)
 
 
 def _fit(
-    network: nn.Module, splits: dict[str, Split], training: Training, report: Callable[[str], None]
+    network: torch.nn.Module,
+    splits: dict[str, Split],
+    training: Training,
+    report: Callable[[str], None],
 ) -> list[dict[str, float]]:
     """Train in place; return loss, accuracy on the way and on the validation split by epoch."""
     images, labels = splits["train"].images, splits["train"].labels
@@ -177,7 +178,7 @@ def _fit(
     return curve
 
 
-def accuracy(network: nn.Module, split: Split) -> float:
+def accuracy(network: torch.nn.Module, split: Split) -> float:
     """Return the share of a split's images that the network gets right."""
     network.eval()
     device = next(network.parameters()).device
@@ -189,11 +190,11 @@ def accuracy(network: nn.Module, split: Split) -> float:
     return float(right / len(split.labels))
 
 
-def save(network: nn.Module, card: dict[str, Any], path: Path) -> None:
+def save(network: torch.nn.Module, card: dict[str, Any], path: Path) -> None:
     """Write the weights and, beside them, the card."""
     write_weights(path, network, tuple(card["class_names"]))
     hashed = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    write_json(path.with_suffix(".json"), card | hashed)
+    files.write_json(path.with_suffix(".json"), card | hashed)
 
 
 def train_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signature
@@ -220,19 +221,19 @@ def train_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sig
         "seed": seed,
     }
     settings = {key: value for key, value in flags.items() if value is not None}
-    chosen = make_training([read_config(recipe) if recipe else {}, settings])
+    chosen = make_training([safe_yaml.read_config(recipe) if recipe else {}, settings])
     # The data's last name: of folder:a/b it is b.
     last = re.split("[:/]", chosen.data.rstrip("/"))[-1]
-    path = output or RUNS / f"{chosen.model}-{last}.safetensors"
+    path = output or console.RUNS / f"{chosen.model}-{last}.safetensors"
     if path.suffix != ".safetensors":
-        raise ConfigError(f"output: weights are written as .safetensors, got {path.name}")
+        raise errors.ConfigError(f"output: weights are written as .safetensors, got {path.name}")
     for file in (path, path.with_suffix(".json")):
         if file.exists():
-            raise ConfigError(f"output: {file} exists; choose another --output")
-    make_folder(path.parent)
+            raise errors.ConfigError(f"output: {file} exists; choose another --output")
+    files.make_folder(path.parent)
     if threads:
         torch.set_num_threads(threads)
-    network, card = train(chosen, device_of(device), say)
+    network, card = train(chosen, device_of(device), console.say)
     save(network, card, path)
     scores = ", ".join(f"{name} {value:.2%}" for name, value in card["accuracy"].items())
-    line(console_of(), f"accuracy: {scores}; {path}")
+    console.line(console.console_of(), f"accuracy: {scores}; {path}")

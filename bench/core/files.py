@@ -12,8 +12,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from steadymap.bench.core.errors import ConfigError, cause_of
-from steadymap.bench.core.names import printable
+from steadymap.bench.core import errors, names
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -25,8 +24,10 @@ def write_file(path: Path, content: str | bytes) -> None:
     try:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     except (OSError, ValueError) as error:  # a path with a NUL in it is no value
-        name = printable(str(path))
-        raise ConfigError(f"output: cannot write {name}: {cause_of(error)}") from error
+        name = names.printable(str(path))
+        raise errors.ConfigError(
+            f"output: cannot write {name}: {errors.cause_of(error)}"
+        ) from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -50,7 +51,7 @@ def refuse_links(folder: Path) -> None:
     home = os.path.realpath(folder)
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(home):
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"output: {path} is a link that leads out of {folder}; remove it, or choose "
                 "another folder"
             )
@@ -68,8 +69,10 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:  # as above
-        name = printable(str(folder))
-        raise ConfigError(f"output: cannot make the folder {name}: {cause_of(error)}") from error
+        name = names.printable(str(folder))
+        raise errors.ConfigError(
+            f"output: cannot make the folder {name}: {errors.cause_of(error)}"
+        ) from error
 
 
 def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
@@ -98,8 +101,8 @@ def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> N
     except (OSError, pa.ArrowException) as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise ConfigError(
-            f"output: cannot write into {path.parent}: {cause_of(error)}; what was there is "
+        raise errors.ConfigError(
+            f"output: cannot write into {path.parent}: {errors.cause_of(error)}; what was there is "
             "whole, and the same command goes on"
         ) from error
     except BaseException:

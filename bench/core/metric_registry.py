@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from steadymap.bench.core.errors import PluginError
-from steadymap.bench.core.plugins import YOUR_OWN, Shelf, check_fields, check_function, summary_of
+from steadymap.bench.core import errors, plugins
 from steadymap.metrics import METRICS, Evidence, Maps, Metric
 from steadymap.metrics.maps import Array
 
@@ -39,12 +38,12 @@ def _as_metric(found: object) -> Metric:
     not calibrated, because nobody says what a perfect score is, and no map is recognised by it.
     """
     if isinstance(found, Metric):
-        check_fields(found)
+        plugins.check_fields(found)
         if found.identity is not None and not np.isfinite(found.identity):
             raise TypeError(f"identity: must be a finite number or None, got {found.identity}")
         metric = found
     else:
-        check_function(found, "clean, perturbed")
+        plugins.check_function(found, "clean, perturbed")
         metric = Metric(
             found,  # type: ignore[arg-type] # seen to be a function of two
             "signed",
@@ -52,8 +51,8 @@ def _as_metric(found: object) -> Metric:
             "higher",
             None,
             symmetric=False,
-            summary=summary_of(found),
-            source=YOUR_OWN,
+            summary=plugins.summary_of(found),
+            source=plugins.YOUR_OWN,
         )
     on_tensors = metric.on_tensors and _on_copies(metric.on_tensors)
     return replace(metric, compute=_on_copies(metric.compute), on_tensors=on_tensors)
@@ -81,7 +80,9 @@ DESCRIBED = tuple(
 )
 
 # What records hold beside metrics of maps: of the input, and of paths.
-METRIC_SHELF = Shelf("metric", METRICS, _as_metric, ("input_change", "saturated_share", "steps"))
+METRIC_SHELF = plugins.Shelf(
+    "metric", METRICS, _as_metric, ("input_change", "saturated_share", "steps")
+)
 
 
 def describe(metrics: Mapping[str, Metric]) -> dict[str, dict[str, object]]:
@@ -104,13 +105,15 @@ def known_metrics(*manifests: Mapping[str, Any]) -> dict[str, Metric]:
     for manifest in manifests:
         own = manifest.get("own_metrics") or {}
         if not isinstance(own, Mapping):
-            raise PluginError("own_metrics: the manifest does not describe metrics")
+            raise errors.PluginError("own_metrics: the manifest does not describe metrics")
         for name, described in own.items():
             try:
                 given = {**described, "compute": _elsewhere}
                 found[name] = _described().validate_python(given)
             except (ValidationError, TypeError) as error:
-                raise PluginError(f"metric {name!r}: the manifest does not describe it") from error
+                raise errors.PluginError(
+                    f"metric {name!r}: the manifest does not describe it"
+                ) from error
     return METRICS | {name: metric for name, metric in found.items() if name not in METRICS}
 
 

@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadymap.bench.core.errors import DataError, one_line
-from steadymap.bench.data.decode import path_of, pixels_of
-from steadymap.bench.data.labelled import PARTS, PATIENCE, Labelled, column, in_parts
+from steadymap.bench.data import decode, labelled
 from steadymap.models.pretrained import reach
 
 
-def open_hub(rest: str) -> Labelled:
+def open_hub(rest: str) -> labelled.Labelled:
     """Open a data set of the Hugging Face hub, or one that `save_to_disk` left in a folder.
 
     The picture is the column of the type Image; the label the one of the type ClassLabel, or one
@@ -29,7 +28,7 @@ def open_hub(rest: str) -> Labelled:
         datasets = importlib.import_module("datasets")
     except ImportError as error:
         raise DataError("data: hf: needs datasets: pip install 'steadymap[hf]'") from error
-    folder = path_of(rest)
+    folder = decode.path_of(rest)
     name = f"hf:{folder.resolve().name if folder.is_dir() else rest}"
     try:
         if folder.is_dir():
@@ -43,12 +42,12 @@ def open_hub(rest: str) -> Labelled:
             "load it once with a network, or give the folder of one saved by save_to_disk"
         ) from error
     whole = loaded if isinstance(loaded, Mapping) else {"train": loaded}
-    parts = {PARTS[part]: table for part, table in whole.items() if part in PARTS}
+    parts = {labelled.PARTS[part]: table for part, table in whole.items() if part in labelled.PARTS}
     if not parts:
         raise DataError(f"data: {name} has no part called train or test, but {', '.join(whole)}")
     features = next(iter(parts.values())).features
-    image = column(name, features, "Image", ("image", "img"))
-    label = column(name, features, "ClassLabel", ("label", "labels"))
+    image = labelled.column(name, features, "Image", ("image", "img"))
+    label = labelled.column(name, features, "ClassLabel", ("label", "labels"))
     columns = {part: table[label] for part, table in parts.items()}
     classes = getattr(features[label], "names", None)
     if classes is None:
@@ -62,9 +61,9 @@ def open_hub(rest: str) -> Labelled:
         }
 
     def read(part: str, index: int) -> NDArray[np.uint8]:
-        return pixels_of(parts[part][index][image])
+        return decode.pixels_of(parts[part][index][image])
 
-    return in_parts(name, tuple(classes), labels, read)
+    return labelled.in_parts(name, tuple(classes), labels, read)
 
 
 def _reach_hub(datasets: Any, repository: str) -> None:  # noqa: ANN401 - an extra is not typed
@@ -78,4 +77,4 @@ def _reach_hub(datasets: Any, repository: str) -> None:  # noqa: ANN401 - an ext
         return
     if datasets.config.HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE is set")
-    reach(datasets.config.HF_ENDPOINT, PATIENCE)
+    reach(datasets.config.HF_ENDPOINT, labelled.PATIENCE)

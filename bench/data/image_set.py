@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from steadymap.bench.core.errors import DataError
 from steadymap.bench.data.decode import MAX_PIXELS
@@ -44,7 +43,7 @@ class Frame:
         mask: (H, W) in [0, 1], 1 inside the object; None where the data has no masks.
     """
 
-    image: Tensor
+    image: torch.Tensor
     mask: NDArray[np.float64] | None
 
 
@@ -72,7 +71,7 @@ class ImageSet:
         """Return the number of pictures."""
         return len(self.pictures)
 
-    def images(self, indices: Sequence[int]) -> Tensor:
+    def images(self, indices: Sequence[int]) -> torch.Tensor:
         """Return pictures (B, 3, H, W), float32 in [0, 1]."""
         return torch.stack([self.read(index).image for index in indices])
 
@@ -86,7 +85,7 @@ class ImageSet:
 
 
 def from_tensor(
-    images: Tensor,
+    images: torch.Tensor,
     labels: Sequence[int] | None = None,
     class_names: tuple[str, ...] = (),
     masks: NDArray[np.float64] | None = None,
@@ -164,7 +163,7 @@ def without_duplicates(
     return tuple(first.values()), excluded
 
 
-def image_tensor(pixels: NDArray[np.uint8], framing: Framing) -> Tensor:
+def image_tensor(pixels: NDArray[np.uint8], framing: Framing) -> torch.Tensor:
     """Return 8-bit RGB (H, W, 3), framed, as an image (3, h, w), float32 in [0, 1]."""
     framed = frame_image(Image.fromarray(pixels), framing)
     return torch.from_numpy(framed.transpose(2, 0, 1).copy()).float() / 255

@@ -12,31 +12,9 @@ from PIL import Image
 
 from steadymap.bench.core.errors import DataError, message_of, one_line
 from steadymap.bench.core.names import nearest
-from steadymap.bench.data.archive import check_folder, unpack
+from steadymap.bench.data import archive, hands, hub, image_set, labelled, torchvision_sets
 from steadymap.bench.data.decode import decode, path_of, reason_of
 from steadymap.bench.data.forms import DATA_FORMS, SPLITS
-from steadymap.bench.data.hands import HAND_CLASSES, hand
-from steadymap.bench.data.hub import open_hub
-from steadymap.bench.data.image_set import (
-    OWN,
-    Frame,
-    ImageSet,
-    Picture,
-    frame_image,
-    image_tensor,
-    pixel_hash,
-    resized_size,
-    without_duplicates,
-)
-from steadymap.bench.data.labelled import (
-    Labelled,
-    file_reader,
-    name_hash,
-    open_csv,
-    open_foolbox,
-    split_point,
-)
-from steadymap.bench.data.torchvision_sets import open_torchvision
 from steadymap.models import Framing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -47,10 +25,10 @@ MOST_HANDS = 1_000_000
 FOLDERS = ("folder", "archive", "kaggle")
 
 # What stands before the colon of a form whose pictures come one by one with their labels.
-LABELLED: dict[str, Callable[[str], Labelled]] = {
-    "csv": open_csv,
-    "torchvision": open_torchvision,
-    "hf": open_hub,
+LABELLED: dict[str, Callable[[str], labelled.Labelled]] = {
+    "csv": labelled.open_csv,
+    "torchvision": torchvision_sets.open_torchvision,
+    "hf": hub.open_hub,
 }
 
 
@@ -60,7 +38,7 @@ def open_images(
     split: str = "test",
     limit: int | None = None,
     known: Mapping[str, str] | None = None,
-) -> ImageSet:
+) -> image_set.ImageSet:
     """Open a data set, decoding every picture of the run once.
 
     A split depends on a file's name without its suffix, so that adding, removing, reordering or
@@ -90,11 +68,11 @@ def open_images(
     return _open_labelled(_source_of(spec), framing, split, limit, known or {})
 
 
-def _source_of(spec: str) -> Labelled:
+def _source_of(spec: str) -> labelled.Labelled:
     """Return the pictures and labels that a spec names, all but the embedded hands."""
     kind, _, rest = spec.partition(":")
     if spec == "foolbox":
-        return open_foolbox()
+        return labelled.open_foolbox()
     if kind not in (*FOLDERS, *LABELLED):
         forms = [form.partition("[")[0] for form in DATA_FORMS]
         raise DataError(f"data: unknown spec {spec!r}; {nearest(kind, forms)}")
@@ -109,10 +87,10 @@ def _source_of(spec: str) -> Labelled:
     # Its own name, not where it lies on this machine, is what records say.
     path = path_of(rest)
     name = f"{kind}:{_text(path.resolve().name)}"
-    return _open_folder(name, unpack(path) if kind == "archive" else path, str(path))
+    return _open_folder(name, archive.unpack(path) if kind == "archive" else path, str(path))
 
 
-def open_image(text: str, framing: Framing) -> ImageSet:
+def open_image(text: str, framing: Framing) -> image_set.ImageSet:
     """Open one picture: a file, or `hands:NUMBER` for an embedded hand.
 
     Raises:
@@ -124,7 +102,7 @@ def open_image(text: str, framing: Framing) -> ImageSet:
             raise DataError(
                 f"image: hands:NUMBER takes a whole number below {MOST_HANDS}, got {text!r}"
             )
-        pixels, name = hand(int(number))[0], f"hand-{int(number):06d}"
+        pixels, name = hands.hand(int(number))[0], f"hand-{int(number):06d}"
     else:
         path = path_of(text)
         if not os.path.isfile(path):  # noqa: PTH113 - pathlib raises where a name is too long
@@ -135,84 +113,92 @@ def open_image(text: str, framing: Framing) -> ImageSet:
         except Exception as error:
             reason = reason_of(error, path, name)
             raise DataError(f"image: {name} cannot be decoded: {reason}") from error
-    framed = image_tensor(pixels, framing)
-    picture = Picture(name, pixel_hash(pixels), None)
-    return ImageSet(name, (), (picture,), lambda _index: Frame(framed, None))
+    framed = image_set.image_tensor(pixels, framing)
+    picture = image_set.Picture(name, image_set.pixel_hash(pixels), None)
+    return image_set.ImageSet(name, (), (picture,), lambda _index: image_set.Frame(framed, None))
 
 
 def _open_hands(
     count_text: str, framing: Framing, split: str, limit: int | None, known: Mapping[str, str]
-) -> ImageSet:
+) -> image_set.ImageSet:
     count = int(count_text) if count_text.isdecimal() else None if count_text else HANDS_COUNT
     if count is None or not 1 <= count <= MOST_HANDS:
         raise DataError(
             f"data: hands:COUNT takes a whole number from 1 to {MOST_HANDS}, got {count_text!r}"
         )
     names = {f"hand-{index:06d}": index for index in range(count)}
-    labels = {name: index % len(HAND_CLASSES) for name, index in names.items()}
+    labels = {name: index % len(hands.HAND_CLASSES) for name, index in names.items()}
     chosen = _choose(labels, split, limit)
     if not chosen:
         raise DataError(f"data: hands:{count} has no picture in its {split} split; ask for more")
     pictures = tuple(
-        Picture(name, known.get(name) or pixel_hash(hand(names[name])[0]), labels[name])
+        image_set.Picture(
+            name, known.get(name) or image_set.pixel_hash(hands.hand(names[name])[0]), labels[name]
+        )
         for name in chosen
     )
 
-    def read(index: int) -> Frame:
-        pixels, mask, _ = hand(names[pictures[index].name])
-        framed = frame_image(Image.fromarray(mask.astype(np.uint8) * 255), framing)
-        return Frame(image_tensor(pixels, framing), framed / 255.0)
+    def read(index: int) -> image_set.Frame:
+        pixels, mask, _ = hands.hand(names[pictures[index].name])
+        framed = image_set.frame_image(Image.fromarray(mask.astype(np.uint8) * 255), framing)
+        return image_set.Frame(image_set.image_tensor(pixels, framing), framed / 255.0)
 
     name = "hands" if count == HANDS_COUNT else f"hands:{count}"
-    return ImageSet(name, HAND_CLASSES, pictures, read, masks=OWN)
+    return image_set.ImageSet(name, hands.HAND_CLASSES, pictures, read, masks=image_set.OWN)
 
 
-def _open_folder(name: str, root: Path, where: str) -> Labelled:
+def _open_folder(name: str, root: Path, where: str) -> labelled.Labelled:
     """Return the pictures of a folder of classes; `where` is what messages call it."""
     files = _class_files(root, where)
     class_names = tuple(sorted({file.partition("/")[0] for file in files}))
     places = {class_name: place for place, class_name in enumerate(class_names)}
     labels = {file: places[file.partition("/")[0]] for file in files}
-    return Labelled(name, class_names, labels, file_reader(files), where)
+    return labelled.Labelled(name, class_names, labels, labelled.file_reader(files), where)
 
 
 def _open_labelled(
-    source: Labelled, framing: Framing, split: str, limit: int | None, known: Mapping[str, str]
-) -> ImageSet:
+    source: labelled.Labelled,
+    framing: Framing,
+    split: str,
+    limit: int | None,
+    known: Mapping[str, str],
+) -> image_set.ImageSet:
     pictures, excluded = [], []
     for name in _choose(source.labels, split, limit, source.point):
         if name in known:
-            pictures.append(Picture(name, known[name], source.labels[name]))
+            pictures.append(image_set.Picture(name, known[name], source.labels[name]))
             continue
         try:
             pixels = source.read(name)
-            resized_size((pixels.shape[1], pixels.shape[0]), framing)
+            image_set.resized_size((pixels.shape[1], pixels.shape[0]), framing)
         except Exception as error:  # noqa: BLE001 - decoders raise anything; it is written down
             excluded.append((name, message_of(error)))
         else:
-            pictures.append(Picture(name, pixel_hash(pixels), source.labels[name]))
-    kept, twice = without_duplicates(tuple(pictures))
+            pictures.append(
+                image_set.Picture(name, image_set.pixel_hash(pixels), source.labels[name])
+            )
+    kept, twice = image_set.without_duplicates(tuple(pictures))
     if not kept:
         failed = (*excluded, *source.excluded)
         first = f"; the first that failed: {failed[0][0]} ({failed[0][1]})" if failed else ""
         raise DataError(f"data: no images in the {split} split of {source.where}{first}")
 
-    def read(index: int) -> Frame:
+    def read(index: int) -> image_set.Frame:
         picture = kept[index]
         try:
             pixels = source.read(picture.name)
         except Exception as error:
             reason = message_of(error)
             raise DataError(f"data: {picture.name} can no longer be read: {reason}") from error
-        if pixel_hash(pixels) != picture.image_id:
+        if image_set.pixel_hash(pixels) != picture.image_id:
             raise DataError(
                 f"data: {picture.name} has changed since the data set was opened; run again, with "
                 "nothing writing there"
             )
-        return Frame(image_tensor(pixels, framing), None)
+        return image_set.Frame(image_set.image_tensor(pixels, framing), None)
 
     left_out = (*source.excluded, *excluded, *twice)
-    return ImageSet(source.name, source.class_names, kept, read, excluded=left_out)
+    return image_set.ImageSet(source.name, source.class_names, kept, read, excluded=left_out)
 
 
 def _class_files(root: Path, where: str) -> dict[str, Path]:
@@ -269,7 +255,7 @@ def _download_kaggle(handle: str) -> Path:
             f"data: kaggle:{handle} could not be downloaded ({one_line(error)}); "
             "download it by hand and use folder:PATH or archive:FILE"
         ) from error
-    check_folder(root, f"kaggle:{handle}")
+    archive.check_folder(root, f"kaggle:{handle}")
     return root
 
 
@@ -277,12 +263,12 @@ def _choose(
     labels: Mapping[str, int],
     split: str,
     limit: int | None,
-    point: Callable[[str], float] = split_point,
+    point: Callable[[str], float] = labelled.split_point,
 ) -> list[str]:
     """Take the names of a split, one from each class in turn, in an order of their own."""
     low, high = SPLITS[split]
     queues: dict[int, list[str]] = {}
-    for name in sorted(labels, key=lambda name: (name_hash(name), name)):
+    for name in sorted(labels, key=lambda name: (labelled.name_hash(name), name)):
         if low <= point(name) < high:
             queues.setdefault(labels[name], []).append(name)
     turns = [(turn, label) for label, queue in queues.items() for turn in range(len(queue))]

@@ -13,10 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steadymap.bench.core.errors import DataError, one_line
-from steadymap.bench.core.names import nearest
-from steadymap.bench.data.decode import path_of, pixels_of
-from steadymap.bench.data.labelled import PATIENCE, Labelled, in_parts
+from steadymap.bench.core import errors, names
+from steadymap.bench.data import decode, labelled
 
 Arguments = Mapping[str, object]
 
@@ -50,7 +48,7 @@ TORCHVISION_SETS: dict[str, dict[str, Arguments]] = {
 }
 
 
-def open_torchvision(rest: str) -> Labelled:
+def open_torchvision(rest: str) -> labelled.Labelled:
     """Open `NAME` or `NAME:ROOT`; downloaded into torch's cache, or ROOT, where it is missing.
 
     Raises:
@@ -58,10 +56,10 @@ def open_torchvision(rest: str) -> Labelled:
     """
     name, _, root_text = rest.partition(":")
     if name not in TORCHVISION_SETS:
-        raise DataError(
-            f"data: torchvision: unknown data set {name!r}; {nearest(name, TORCHVISION_SETS)}"
+        raise errors.DataError(
+            f"data: torchvision: unknown data set {name!r}; {names.nearest(name, TORCHVISION_SETS)}"
         )
-    root = path_of(root_text) if root_text else Path(torch.hub.get_dir()).parent / "datasets"
+    root = decode.path_of(root_text) if root_text else Path(torch.hub.get_dir()).parent / "datasets"
     datasets = importlib.import_module("torchvision.datasets")
     parts = {
         part: _torchvision_part(getattr(datasets, name), root, arguments)
@@ -73,9 +71,9 @@ def open_torchvision(rest: str) -> Labelled:
         classes = range(1 + max(label for part in labels.values() for label in part))
 
     def read(part: str, index: int) -> NDArray[np.uint8]:
-        return pixels_of(parts[part][index][0])
+        return decode.pixels_of(parts[part][index][0])
 
-    return in_parts(f"torchvision:{name}", tuple(map(_class_name, classes)), labels, read)
+    return labelled.in_parts(f"torchvision:{name}", tuple(map(_class_name, classes)), labels, read)
 
 
 def _torchvision_part(make: Callable[..., Any], root: Path, arguments: Arguments) -> Any:  # noqa: ANN401 - torchvision is not typed
@@ -88,9 +86,9 @@ def _torchvision_part(make: Callable[..., Any], root: Path, arguments: Arguments
         with _patience():
             return make(root, **arguments, download=True)
     except Exception as error:  # a server, a disk and an archive fail in many ways
-        raise DataError(
+        raise errors.DataError(
             f"data: torchvision:{name} is not in {root} and cannot be downloaded "
-            f"({one_line(error)}); put it there, or give torchvision:{name}:ROOT"
+            f"({errors.one_line(error)}); put it there, or give torchvision:{name}:ROOT"
         ) from error
 
 
@@ -112,7 +110,7 @@ def _class_name(name: object) -> str:
 def _patience() -> Iterator[None]:
     """Let no server keep silent for longer than `PATIENCE`, as long as the context lasts."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
+    socket.setdefaulttimeout(labelled.PATIENCE)
     try:
         yield
     finally:

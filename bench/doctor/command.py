@@ -22,26 +22,8 @@ from rich.text import Text
 
 from steadymap.bench.core.console import EXIT_FAILED, console_of, line
 from steadymap.bench.core.names import safe_markdown
-from steadymap.bench.doctor.devices import (
-    WITHOUT_GPU,
-    probe_cores,
-    probe_cuda,
-    probe_load,
-    probe_memory,
-    probe_thread_variables,
-    probe_threads,
-)
+from steadymap.bench.doctor import devices, folders, packages
 from steadymap.bench.doctor.facts import RESULTS, Fact, Probe, Result, look
-from steadymap.bench.doctor.folders import probe_caches, probe_folders, probe_network
-from steadymap.bench.doctor.packages import (
-    TOGETHER,
-    probe_builds,
-    probe_extras,
-    probe_packages,
-    probe_plugins,
-    probe_processor,
-    probe_system,
-)
 
 if TYPE_CHECKING:
     from steadymap.bench.doctor.selftest import Outcome
@@ -100,23 +82,23 @@ SELF_TEST = "self-test"
 
 SECTIONS: dict[str, tuple[Probe, ...]] = {
     "versions": (
-        Probe("system", probe_system),
-        Probe("processor", probe_processor),
-        Probe("packages", probe_packages, True, "pip install --force-reinstall steadymap"),
-        Probe("torch and torchvision", probe_builds, True, TOGETHER),
+        Probe("system", packages.probe_system),
+        Probe("processor", packages.probe_processor),
+        Probe("packages", packages.probe_packages, True, "pip install --force-reinstall steadymap"),
+        Probe("torch and torchvision", packages.probe_builds, True, packages.TOGETHER),
     ),
     "devices": (
-        Probe("CPU cores", probe_cores),
-        Probe("torch's threads", probe_threads),
-        Probe("thread variables", probe_thread_variables),
-        Probe("load", probe_load),
-        Probe("CUDA", probe_cuda, False, WITHOUT_GPU),
+        Probe("CPU cores", devices.probe_cores),
+        Probe("torch's threads", devices.probe_threads),
+        Probe("thread variables", devices.probe_thread_variables),
+        Probe("load", devices.probe_load),
+        Probe("CUDA", devices.probe_cuda, False, devices.WITHOUT_GPU),
     ),
-    "memory": (Probe("memory", probe_memory),),
-    "caches": (Probe("caches", probe_caches),),
-    "folders": (Probe("folders", probe_folders), Probe("network", probe_network)),
-    "extras": (Probe("extras", probe_extras),),
-    "plug-ins": (Probe("plug-ins", probe_plugins),),
+    "memory": (Probe("memory", devices.probe_memory),),
+    "caches": (Probe("caches", folders.probe_caches),),
+    "folders": (Probe("folders", folders.probe_folders), Probe("network", folders.probe_network)),
+    "extras": (Probe("extras", packages.probe_extras),),
+    "plug-ins": (Probe("plug-ins", packages.probe_plugins),),
     SELF_TEST: (Probe("a tiny run", _self_test, True, TO_REPORT),),
 }
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steadymap.bench.core.linux import cpu_quota, memory_limit
-from steadymap.bench.doctor.facts import Fact, Probe, look
-from steadymap.bench.doctor.packages import torch_build
+from steadymap.bench.doctor import facts, packages
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +73,7 @@ def cores_here() -> Cores:
     return Cores(installed, len(bound(0)) if bound else installed, cpu_quota())
 
 
-def probe_cores() -> Iterator[Fact]:
+def probe_cores() -> Iterator[facts.Fact]:
     """Yield how many cores the machine has, and how many of them this process may use."""
     cores = cores_here()
     parts = [f"{cores.installed}"]
@@ -82,17 +81,17 @@ def probe_cores() -> Iterator[Fact]:
         parts.append(f"{cores.bound} that this process is bound to")
     if cores.quota is not None:
         parts.append(f"the container's quota is {cores.quota:g}")
-    yield Fact("CPU cores", ", ".join(parts), number=cores.usable)
+    yield facts.Fact("CPU cores", ", ".join(parts), number=cores.usable)
 
 
-def probe_threads() -> Iterator[Fact]:
+def probe_threads() -> Iterator[facts.Fact]:
     """Yield torch's threads, and whether they are more than can run."""
     import torch
 
     threads, usable = torch.get_num_threads(), cores_here().usable
     value = f"{threads} in an operation, {torch.get_num_interop_threads()} operations at a time"
     if threads > usable:
-        yield Fact(
+        yield facts.Fact(
             "torch's threads",
             f"{value}; {usable} can run",
             "warning",
@@ -100,42 +99,42 @@ def probe_threads() -> Iterator[Fact]:
             threads,
         )
     else:
-        yield Fact("torch's threads", value, number=threads)
+        yield facts.Fact("torch's threads", value, number=threads)
 
 
-def probe_thread_variables() -> Iterator[Fact]:
+def probe_thread_variables() -> Iterator[facts.Fact]:
     """Yield what is set of the variables that say how many threads there are, and how they wait."""
     known = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
     # What is neither a number nor a word is not shown: nobody knows what it is.
     odd = [name for name, value in known.items() if not THREAD_VALUE.fullmatch(value)]
     parts = [f"{name}={value}" for name, value in known.items() if name not in odd]
     if odd:
-        yield Fact(
+        yield facts.Fact(
             "thread variables",
             ", ".join([*parts, *(f"{name} is set to no number" for name in odd)]),
             "warning",
             f"unset {' '.join(odd)}, or give a number",
         )
     else:
-        yield Fact("thread variables", ", ".join(parts) or "none set")
+        yield facts.Fact("thread variables", ", ".join(parts) or "none set")
 
 
-def probe_load() -> Iterator[Fact]:
+def probe_load() -> Iterator[facts.Fact]:
     """Yield how many others want the cores."""
     ask = getattr(os, "getloadavg", None)
     if ask is None:  # Windows
-        yield Fact("load", "this system does not say", "missing")
+        yield facts.Fact("load", "this system does not say", "missing")
         return
     load, cores = ask()[0], os.cpu_count() or 1
     if load > cores:
         value = f"{load:.1f}, on {cores} cores: others are working here"
         advice = "runs take longer and timings are not steady: wait, or time elsewhere"
-        yield Fact("load", value, "warning", advice, load)
+        yield facts.Fact("load", value, "warning", advice, load)
     else:
-        yield Fact("load", f"{load:.1f}, on {cores} cores", number=load)
+        yield facts.Fact("load", f"{load:.1f}, on {cores} cores", number=load)
 
 
-def probe_cuda() -> Iterator[Fact]:
+def probe_cuda() -> Iterator[facts.Fact]:
     """Yield CUDA's driver and devices, each tried, or why there is none."""
     import torch
 
@@ -144,16 +143,18 @@ def probe_cuda() -> Iterator[Fact]:
         warnings.simplefilter("always")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
-        built = torch_build(torch.version.cuda, getattr(torch.version, "hip", None))
+        built = packages.torch_build(torch.version.cuda, getattr(torch.version, "hip", None))
         spoken = " ".join(str(said[-1].message).split()) if said else ""
         yield why_no_cuda(built, driver, os.environ.get("CUDA_VISIBLE_DEVICES"), spoken)
         return
-    yield Fact("CUDA driver", driver or "of an unknown version")
+    yield facts.Fact("CUDA driver", driver or "of an unknown version")
     for index in range(count):
-        yield from look(Probe(f"cuda:{index}", partial(_cuda_device, index), False, WITHOUT_GPU))
+        yield from facts.look(
+            facts.Probe(f"cuda:{index}", partial(_cuda_device, index), False, WITHOUT_GPU)
+        )
 
 
-def why_no_cuda(built: str, driver: str | None, visible: str | None, said: str) -> Fact:
+def why_no_cuda(built: str, driver: str | None, visible: str | None, said: str) -> facts.Fact:
     """Say why there is no CUDA device.
 
     Args:
@@ -164,17 +165,17 @@ def why_no_cuda(built: str, driver: str | None, visible: str | None, said: str) 
     """
     if not built.startswith("CUDA"):
         advice = WITHOUT_GPU if driver else ""
-        return Fact("CUDA", f"none: this torch is for {built}", "missing", advice)
+        return facts.Fact("CUDA", f"none: this torch is for {built}", "missing", advice)
     if driver is None:
-        return Fact("CUDA", "none: there is no NVIDIA driver here", "missing")
+        return facts.Fact("CUDA", "none: there is no NVIDIA driver here", "missing")
     note = f" ({said})" if said else ""
     if visible is not None:
         value = f"none: CUDA_VISIBLE_DEVICES leaves none to be seen{note}"
         advice = "unset CUDA_VISIBLE_DEVICES, or name a device in it (0)"
-        return Fact("CUDA", value, "warning", advice)
+        return facts.Fact("CUDA", value, "warning", advice)
     value = f"none: driver {driver} is there, and torch sees no device{note}"
     advice = "does nvidia-smi list one? Is the driver new enough for this torch? " + WITHOUT_GPU
-    return Fact("CUDA", value, "warning", advice)
+    return facts.Fact("CUDA", value, "warning", advice)
 
 
 def driver_version(path: Path) -> str | None:
@@ -204,7 +205,7 @@ def _nvidia_smi() -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def _cuda_device(index: int) -> Iterator[Fact]:
+def _cuda_device(index: int) -> Iterator[facts.Fact]:
     import torch
 
     device = torch.device("cuda", index)
@@ -217,7 +218,7 @@ def _cuda_device(index: int) -> Iterator[Fact]:
     yield convolution(f"cuda:{index}", value, device)
 
 
-def convolution(name: str, value: str, device: torch.device) -> Fact:
+def convolution(name: str, value: str, device: torch.device) -> facts.Fact:
     """Return whether a convolution of ones gives nine, as it must with any precision.
 
     Args:
@@ -231,9 +232,9 @@ def convolution(name: str, value: str, device: torch.device) -> Fact:
     kernel = torch.ones(1, 1, 3, 3, device=device)
     sums = torch.nn.functional.conv2d(ones, kernel).cpu()
     if bool((sums == kernel.numel()).all()):
-        return Fact(name, f"{value}; a convolution runs there")
+        return facts.Fact(name, f"{value}; a convolution runs there")
     value += f"; a convolution of ones gives {float(sums[0, 0, 1, 1]):g}, not 9"
-    return Fact(name, value, "warning", f"trust no number of it; {WITHOUT_GPU}")
+    return facts.Fact(name, value, "warning", f"trust no number of it; {WITHOUT_GPU}")
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -247,20 +248,20 @@ def size_text(size: float) -> str:
     return f"{size:.0f} bytes"
 
 
-def probe_memory() -> Iterator[Fact]:
+def probe_memory() -> Iterator[facts.Fact]:
     """Yield the container's limit and the free memory."""
     limit = memory_limit()
     value = "none" if limit is None else size_text(limit)
-    yield Fact("the container's limit", value, number=limit)
+    yield facts.Fact("the container's limit", value, number=limit)
     import torch
 
     from steadymap.bench.network.memory import free_memory
 
     free = free_memory(torch.device("cpu"))
     if free is None:
-        yield Fact("free memory", "this system does not say", "missing")
+        yield facts.Fact("free memory", "this system does not say", "missing")
     elif free < LEAST_MEMORY:
         advice = "close other programs, or give --jobs 1 --batch-size 4"
-        yield Fact("free memory", size_text(free), "warning", advice, free)
+        yield facts.Fact("free memory", size_text(free), "warning", advice, free)
     else:
-        yield Fact("free memory", size_text(free), number=free)
+        yield facts.Fact("free memory", size_text(free), number=free)

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from steadymap.bench.core.console import RUNS
-from steadymap.bench.core.errors import cause_of
-from steadymap.bench.doctor.devices import size_text
-from steadymap.bench.doctor.facts import Fact, Probe, look
+from steadymap.bench.core import console, errors
+from steadymap.bench.doctor import devices, facts
 
 LEAST_DISK = 1 << 30
 
@@ -57,32 +55,34 @@ CACHES: dict[str, Cache] = {
 }
 
 
-def probe_caches() -> Iterator[Fact]:
+def probe_caches() -> Iterator[facts.Fact]:
     """Yield where libraries keep what they download, how much it is, and whether they can."""
     for variable in CACHES:
         advice = f"set {variable} to a folder that can be written"
-        yield from look(Probe(variable, partial(_cache, variable), False, advice))
+        yield from facts.look(facts.Probe(variable, partial(_cache, variable), False, advice))
 
 
-def _cache(variable: str) -> Iterator[Fact]:
+def _cache(variable: str) -> Iterator[facts.Fact]:
     chosen, cache = os.environ.get(variable), CACHES[variable]
     folder = Path(os.path.expandvars(chosen)).expanduser() if chosen else cache.default(Path.home())
     value = f"{folder} ({cache.holds})"
     advice = f"set {variable} to a folder that can be written"
     if folder.exists():
         size, whole = folder_size(folder)
-        value += f": {'' if whole else 'at least '}{size_text(size)}"
+        value += f": {'' if whole else 'at least '}{devices.size_text(size)}"
         why = why_not_writable(folder)
         if why is None:
-            yield Fact(variable, value, number=size)
+            yield facts.Fact(variable, value, number=size)
         else:
-            yield Fact(variable, f"{value}, cannot be written: {why}", "warning", advice, size)
+            yield facts.Fact(
+                variable, f"{value}, cannot be written: {why}", "warning", advice, size
+            )
         return
     above = next(path for path in folder.absolute().parents if path.exists())
     if above.is_dir() and os.access(above, os.W_OK):
-        yield Fact(variable, f"{value}: not there yet, can be made", "missing")
+        yield facts.Fact(variable, f"{value}: not there yet, can be made", "missing")
     else:
-        yield Fact(variable, f"{value}: not there, and cannot be made", "warning", advice)
+        yield facts.Fact(variable, f"{value}: not there, and cannot be made", "warning", advice)
 
 
 def folder_size(
@@ -119,38 +119,40 @@ def why_not_writable(folder: Path) -> str | None:
             file.write(b"steadymap")
             file.flush()
     except OSError as error:
-        return cause_of(error)
+        return errors.cause_of(error)
     return None
 
 
-def probe_folders() -> Iterator[Fact]:
+def probe_folders() -> Iterator[facts.Fact]:
     """Yield what can be done where runs and temporary files go."""
     chosen = "give --output FOLDER, one that can be written"
     places: tuple[tuple[str, Callable[[], Path], str], ...] = (
         ("current folder", Path.cwd, chosen),
-        (f"{RUNS}/", lambda: RUNS, chosen),
+        (f"{console.RUNS}/", lambda: console.RUNS, chosen),
         ("temporary folder", lambda: Path(tempfile.gettempdir()), "set TMPDIR to one"),
     )
     for name, where, advice in places:
-        if name == f"{RUNS}/" and not RUNS.exists():
-            yield Fact(name, "not there yet: a run makes it in the current folder", "missing")
+        if name == f"{console.RUNS}/" and not console.RUNS.exists():
+            yield facts.Fact(name, "not there yet: a run makes it in the current folder", "missing")
         else:
-            yield from look(Probe(name, partial(_folder, name, where, advice), False, advice))
+            yield from facts.look(
+                facts.Probe(name, partial(_folder, name, where, advice), False, advice)
+            )
 
 
-def _folder(name: str, where: Callable[[], Path], advice: str) -> Iterator[Fact]:
+def _folder(name: str, where: Callable[[], Path], advice: str) -> Iterator[facts.Fact]:
     # Where a person works is nobody's business: the path is not shown.
     folder = where()
     free = shutil.disk_usage(folder).free
-    value = f"{size_text(free)} free"
+    value = f"{devices.size_text(free)} free"
     broken = what_fails(folder)
     if broken:
-        yield Fact(name, f"{value}; {'; '.join(broken)}", "warning", advice, free)
+        yield facts.Fact(name, f"{value}; {'; '.join(broken)}", "warning", advice, free)
     elif free < LEAST_DISK:
         advice = "downloads and kept maps may not fit: make room, or go elsewhere with --output"
-        yield Fact(name, value, "warning", advice, free)
+        yield facts.Fact(name, value, "warning", advice, free)
     else:
-        yield Fact(name, f"{value}; files can be written, renamed and locked", number=free)
+        yield facts.Fact(name, f"{value}; files can be written, renamed and locked", number=free)
 
 
 def what_fails(folder: Path) -> list[str]:
@@ -165,14 +167,14 @@ def what_fails(folder: Path) -> list[str]:
             second.write_bytes(b"old")
             return [*_fails_to_rename(first, second), *_fails_to_lock(second)]
     except OSError as error:
-        return [f"no file can be written: {cause_of(error)}"]
+        return [f"no file can be written: {errors.cause_of(error)}"]
 
 
 def _fails_to_rename(first: Path, second: Path) -> list[str]:
     try:
         first.replace(second)
     except OSError as error:
-        return [f"no file can be renamed: {cause_of(error)}"]
+        return [f"no file can be renamed: {errors.cause_of(error)}"]
     return [] if second.read_bytes() == b"new" else ["a renamed file has its old content"]
 
 
@@ -185,10 +187,10 @@ def _fails_to_lock(path: Path) -> list[str]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            return [f"no file can be locked (flock): {cause_of(error)}"]
+            return [f"no file can be locked (flock): {errors.cause_of(error)}"]
     return []
 
 
-def probe_network() -> Iterator[Fact]:
+def probe_network() -> Iterator[facts.Fact]:
     """Yield that the network is left alone."""
-    yield Fact("network", "not touched: nothing was asked of it, nothing is known of it")
+    yield facts.Fact("network", "not touched: nothing was asked of it, nothing is known of it")

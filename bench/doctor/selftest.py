@@ -20,18 +20,7 @@ from steadymap.bench.data.open import open_images
 from steadymap.bench.measure.runner import run
 from steadymap.bench.network.loading import load_model
 from steadymap.bench.plan.plan import Plan
-from steadymap.bench.records.schema import SCHEMA, to_frame
-from steadymap.bench.records.vocabulary import (
-    DETAIL,
-    IMAGE_ID,
-    INPUT_METRICS,
-    LABEL,
-    METHOD,
-    METRIC,
-    PRED_CLEAN,
-    STATUS,
-    VALUE,
-)
+from steadymap.bench.records import schema, vocabulary
 from steadymap.metrics import Status
 from steadymap.models import Classifier
 
@@ -49,7 +38,7 @@ PLAN = Plan(
 CELLS = 1
 # SSIM of every method, completeness of the one that has it, of the clean image, too, and what is
 # recorded of the input.
-RECORDS = IMAGES * (len(PLAN.method) * CELLS + (CELLS + 1) + len(INPUT_METRICS) * CELLS)
+RECORDS = IMAGES * (len(PLAN.method) * CELLS + (CELLS + 1) + len(vocabulary.INPUT_METRICS) * CELLS)
 
 # A unit that rounding switches moved an SSIM by 0.0004; a method that moves loses tenths.
 MOST_LOST = 0.01
@@ -91,17 +80,19 @@ def make_trial() -> Trial:
 
 
 def _records(trial: Trial) -> Outcome:
-    ill = trial.first[trial.first[STATUS] != Status.OK.value]
+    ill = trial.first[trial.first[vocabulary.STATUS] != Status.OK.value]
     value = f"{len(trial.first)} of {RECORDS}, {len(trial.first) - len(ill)} ok"
     if len(ill):
         first = ill.iloc[0]
-        value += f"; {first[METHOD]}, {first[METRIC]}: {first[STATUS]}: {first[DETAIL]}"
+        value += f"; {first[vocabulary.METHOD]}, {first[vocabulary.METRIC]}: {first[vocabulary.STATUS]}: {first[vocabulary.DETAIL]}"
     return Outcome(len(trial.first) == RECORDS and ill.empty, value)
 
 
 def _predictions(trial: Trial) -> Outcome:
-    images = trial.first.drop_duplicates(IMAGE_ID)
-    right = int((images[LABEL] == images[PRED_CLEAN]).fillna(value=False).sum())
+    images = trial.first.drop_duplicates(vocabulary.IMAGE_ID)
+    right = int(
+        (images[vocabulary.LABEL] == images[vocabulary.PRED_CLEAN]).fillna(value=False).sum()
+    )
     return Outcome(right == IMAGES, f"{right} of {IMAGES} hands have their right name")
 
 
@@ -122,13 +113,13 @@ def _moves(trial: Trial) -> Outcome:
 
 def _lost(trial: Trial, method: str) -> list[float]:
     """Return how far each image's SSIM is from 1."""
-    chosen = trial.first[METHOD].astype(str).str.partition(":")[0] == method
-    values = trial.first[chosen & (trial.first[METRIC] == "ssim")][VALUE]
+    chosen = trial.first[vocabulary.METHOD].astype(str).str.partition(":")[0] == method
+    values = trial.first[chosen & (trial.first[vocabulary.METRIC] == "ssim")][vocabulary.VALUE]
     return [1 - float(value) for value in values if math.isfinite(value)]
 
 
 def _complete(trial: Trial) -> Outcome:
-    values = trial.first[trial.first[METRIC] == COMPLETENESS][VALUE]
+    values = trial.first[trial.first[vocabulary.METRIC] == COMPLETENESS][vocabulary.VALUE]
     known = len(values) == IMAGES * (CELLS + 1) and bool(values.notna().all())
     worst = float(values.max()) if known else math.nan
     return Outcome(worst <= MOST_INCOMPLETE, f"off by {worst:.1%} at most, with {STEPS} steps")
@@ -140,12 +131,14 @@ def _repeats(trial: Trial) -> Outcome:
 
 
 def _parquet(trial: Trial) -> Outcome:
-    table = pa.Table.from_pandas(trial.first, preserve_index=False).cast(SCHEMA)
+    table = pa.Table.from_pandas(trial.first, preserve_index=False).cast(schema.SCHEMA)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "records.parquet"
         pq.write_table(table, path)
         size = path.stat().st_size
-        same = to_frame(pq.read_table(path).cast(SCHEMA)).equals(to_frame(table))
+        same = schema.to_frame(pq.read_table(path).cast(schema.SCHEMA)).equals(
+            schema.to_frame(table)
+        )
     return Outcome(same, f"{size} bytes, read as written" if same else "read otherwise")
 
 

@@ -11,12 +11,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from torch import Tensor
 
 from steadymap.bench.analysis.calibration import Instability
-from steadymap.bench.core.files import make_folder, refuse_links
-from steadymap.bench.core.metric_registry import known_metrics
-from steadymap.bench.core.safe_csv import write_csv
+from steadymap.bench.core import files, metric_registry, safe_csv
 from steadymap.bench.gallery.steps import completeness_by_steps, subset_of
 from steadymap.bench.measure.outcome import Outcome
 from steadymap.bench.measure.runner import measure
@@ -65,7 +62,7 @@ def choose_witnesses(
     images.
     """
     scan = as_scan(records)
-    known = known_metrics() if metrics is None else metrics
+    known = metric_registry.known_metrics() if metrics is None else metrics
     # Of one image that has a value of everything: only which pairs there are matters.
     measured = _scored(scan.as_one_image(), known).pairs()
     scored = {metric for method, metric in measured if not is_control(method)}
@@ -105,16 +102,16 @@ def keep_witnesses(setup: Setup, records: pd.DataFrame | Scan, folder: Path) -> 
     if not kinds:
         return
     home = folder / FOLDER
-    refuse_links(folder)
-    make_folder(home)
+    files.refuse_links(folder)
+    files.make_folder(home)
     places = {picture.image_id: place for place, picture in enumerate(setup.images.pictures)}
     images = subset_of(setup.images, [places[image_id] for image_id in kinds])
     plan = setup.plan.model_copy(update=MAPS_ALONE)
     few = prepare(setup.classifier, images, plan, setup.references)
     outcomes = list(measure(few, lambda _count: None, keep_maps=True))
     scales = _write_pictures(home, list(kinds), outcomes)
-    write_csv(scales, home / SCALES)
-    write_csv(pd.DataFrame(kinds.items(), columns=[IMAGE_ID, "kind"]), home / CHOICE)
+    safe_csv.write_csv(scales, home / SCALES)
+    safe_csv.write_csv(pd.DataFrame(kinds.items(), columns=[IMAGE_ID, "kind"]), home / CHOICE)
     shown = [outcome.images for outcome in outcomes if outcome.images is not None]
     rows = [
         row
@@ -122,10 +119,10 @@ def keep_witnesses(setup: Setup, records: pd.DataFrame | Scan, folder: Path) -> 
         for row in predictions(setup.classifier, image_id, (CLEAN_CELL, *plan.cells()), pictures)
     ]
     columns = [IMAGE_ID, FAMILY, SEVERITY, DRAW, "prediction", "confidence"]
-    write_csv(pd.DataFrame(rows, columns=columns), home / PREDICTIONS)
+    safe_csv.write_csv(pd.DataFrame(rows, columns=columns), home / PREDICTIONS)
     steps = completeness_by_steps(setup)
     if len(steps):
-        write_csv(steps, home / STEPS)
+        safe_csv.write_csv(steps, home / STEPS)
 
 
 def _write_pictures(home: Path, ids: Sequence[str], outcomes: Sequence[Outcome]) -> pd.DataFrame:
@@ -155,7 +152,7 @@ def _write_pictures(home: Path, ids: Sequence[str], outcomes: Sequence[Outcome])
 
 @torch.no_grad()
 def predictions(
-    classifier: Classifier, image_id: str, cells: tuple[Cell, ...], pictures: Tensor
+    classifier: Classifier, image_id: str, cells: tuple[Cell, ...], pictures: torch.Tensor
 ) -> list[tuple[object, ...]]:
     """Return what the network says of each picture (cells, 3, H, W) of an image."""
     rows: list[tuple[object, ...]] = []

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from steadymap.bench.core.names import without_steps
 from steadymap.bench.data.image_set import ImageSet
@@ -90,7 +89,7 @@ def path_methods(setup: Setup) -> dict[str, BoundMethod]:
 
 
 @torch.no_grad()
-def _logit_difference(classifier: Classifier, batch: Batch, bound: BoundMethod) -> Tensor:
+def _logit_difference(classifier: Classifier, batch: Batch, bound: BoundMethod) -> torch.Tensor:
     """Return what attributions must add up to (B,), in logits."""
     if bound.start is None:
         raise TypeError(f"{bound.spec} has no baseline")

@@ -8,15 +8,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from steadymap.bench.core.errors import ConfigError, NoBaselineError
-from steadymap.bench.core.files import make_folder, refuse_links, write_json
-from steadymap.bench.core.machine import fingerprint
-from steadymap.bench.core.metric_registry import known_metrics
-from steadymap.bench.core.names import is_component, nearest
-from steadymap.bench.core.safe_csv import csv_text
+from steadymap.bench.core import errors, files, machine, metric_registry, names, safe_csv
 from steadymap.bench.gate.side import DIGITS, KEPT_METRICS, SCORES, Side, read_side, seal_of
-from steadymap.bench.records.read import MANIFEST, RECORDS, finished
-from steadymap.bench.records.vocabulary import METRIC, RECOGNISED
+from steadymap.bench.records import read, vocabulary
 
 BASELINES_FOLDER = Path("results") / "baselines"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -29,8 +23,8 @@ def baseline_folder(name: str, root: Path = BASELINES_FOLDER) -> Path:
     Raises:
         ConfigError: a name that is none.
     """
-    if not NAME.fullmatch(name) or not is_component(name, MOST_NAME):
-        raise ConfigError(
+    if not NAME.fullmatch(name) or not names.is_component(name, MOST_NAME):
+        raise errors.ConfigError(
             f"baseline: {name!r} is no name; letters, digits, dots, dashes and underscores make "
             f"one, {MOST_NAME} at most, and none of a device"
         )
@@ -47,13 +41,15 @@ def open_baseline(name: str, root: Path = BASELINES_FOLDER) -> Side:
     folder = baseline_folder(name, root)
     if not folder.is_dir():
         known = ", ".join(baseline_names(root)) or "there are none"
-        raise NoBaselineError(
+        raise errors.NoBaselineError(
             f"baseline: no {name!r} in {root} (known: {known}); "
             f"make it with: steadymap baseline save RUN {name}"
         )
     side = read_side(folder)
     if "baseline" not in side.manifest:
-        raise ConfigError(f"baseline: {folder} is a run; make a baseline of it and give its name")
+        raise errors.ConfigError(
+            f"baseline: {folder} is a run; make a baseline of it and give its name"
+        )
     return side
 
 
@@ -71,35 +67,39 @@ def save_baseline(
         ConfigError: no finished run there, nothing in it to keep, or a name that is none.
     """
     folder = baseline_folder(name, root)
-    if not (run / RECORDS).is_file():
-        raise ConfigError(f"{run} holds no finished run ({RECORDS} and {MANIFEST})")
-    named = known_metrics(finished(run))
-    known = [*named, *(name + RECOGNISED for name in named)]
+    if not (run / read.RECORDS).is_file():
+        raise errors.ConfigError(
+            f"{run} holds no finished run ({read.RECORDS} and {read.MANIFEST})"
+        )
+    named = metric_registry.known_metrics(read.finished(run))
+    known = [*named, *(name + vocabulary.RECOGNISED for name in named)]
     for metric in metrics:
         if metric not in known:
-            raise ConfigError(f"metric: unknown name {metric!r}; {nearest(metric, known)}")
+            raise errors.ConfigError(
+                f"metric: unknown name {metric!r}; {names.nearest(metric, known)}"
+            )
     side = read_side(run, metrics)
-    absent = [metric for metric in metrics if metric not in set(side.scores[METRIC])]
+    absent = [metric for metric in metrics if metric not in set(side.scores[vocabulary.METRIC])]
     if absent and metrics is not KEPT_METRICS:
-        raise ConfigError(f"metric: {run} has no {', '.join(absent)}")
+        raise errors.ConfigError(f"metric: {run} has no {', '.join(absent)}")
     write_side(side, folder)
     return folder
 
 
 def write_side(side: Side, folder: Path) -> None:
     """Write a side as a baseline."""
-    make_folder(folder)
-    refuse_links(folder)
-    text = csv_text(side.scores, DIGITS).encode()
+    files.make_folder(folder)
+    files.refuse_links(folder)
+    text = safe_csv.csv_text(side.scores, DIGITS).encode()
     sealed = dict(side.manifest)
     sealed["baseline"] = {
-        "metrics": sorted(side.scores[METRIC].unique()),
+        "metrics": sorted(side.scores[vocabulary.METRIC].unique()),
         "scores_sha256": hashlib.sha256(text).hexdigest(),
         "time_ratios": {spec: round(ratio, 4) for spec, ratio in side.ratios.items()},
-        "fingerprint": fingerprint(side.manifest["machine"]),
+        "fingerprint": machine.fingerprint(side.manifest["machine"]),
     }
     # As it will be read: tuples become lists, keys become text.
     sealed = json.loads(json.dumps(sealed))
     sealed["baseline"]["manifest_sha256"] = seal_of(sealed)
     (folder / SCORES).write_bytes(text)
-    write_json(folder / MANIFEST, sealed)
+    files.write_json(folder / read.MANIFEST, sealed)

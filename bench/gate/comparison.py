@@ -13,9 +13,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
 from steadymap.bench.analysis.intervals import CONFIDENCE, intervals
-from steadymap.bench.core.errors import PluginError
-from steadymap.bench.core.machine import fingerprint
-from steadymap.bench.core.metric_registry import known_metrics
+from steadymap.bench.core import errors, machine, metric_registry
 from steadymap.bench.gate.differences import value_at
 from steadymap.bench.gate.margins import TIME_FACTOR, Margins
 from steadymap.bench.gate.side import Side
@@ -93,7 +91,7 @@ def compare(before: Side, after: Side, margins: Margins | None = None) -> pd.Dat
         PluginError: neither we nor the manifests say which way a metric is better.
     """
     margins = margins or Margins()
-    known = known_metrics(before.manifest, after.manifest)
+    known = metric_registry.known_metrics(before.manifest, after.manifest)
     keys = [METHOD, FAMILY, METRIC]
     joined = before.scores.merge(
         after.scores, on=[*keys, IMAGE_ID], how="outer", suffixes=("_before", "_after")
@@ -168,7 +166,7 @@ def better(metric: str, known: Mapping[str, Metric] = METRICS) -> str:
     if metric.endswith(RECOGNISED):
         return "higher"
     if metric not in known:
-        raise PluginError(
+        raise errors.PluginError(
             f"metric {metric!r} is unknown: it is none of ours, and the manifest does not say how "
             "to read it"
         )
@@ -264,7 +262,7 @@ def timing_cases(before: Side, after: Side) -> list[Case]:
             f"{one['forward']} forward, {one['backward']} backward" for one in passes
         )
         cases.append(Case("passes through the network", result, text))
-    if fingerprint(first["machine"]) != fingerprint(second["machine"]):
+    if machine.fingerprint(first["machine"]) != machine.fingerprint(second["machine"]):
         return cases
     for spec in before.ratios:
         if spec in after.ratios:

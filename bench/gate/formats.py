@@ -10,9 +10,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pandas as pd
 
-from steadymap.bench.core.files import write_file
-from steadymap.bench.core.names import printable, safe_markdown
-from steadymap.bench.core.safe_csv import csv_text
+from steadymap.bench.core import files, names, safe_csv
 from steadymap.bench.gate.comparison import INCONCLUSIVE, PASS, plain
 from steadymap.bench.gate.verdict import Verdict, gate_line
 
@@ -40,16 +38,19 @@ def as_markdown(verdict: Verdict) -> str:
     lines = [
         f"### steadymap: {verdict.word()}",
         "",
-        f"{safe_markdown(verdict.before)} -> {safe_markdown(verdict.after)}; {gate_line(verdict)}",
+        f"{names.safe_markdown(verdict.before)} -> {names.safe_markdown(verdict.after)}; {gate_line(verdict)}",
         "",
     ]
     if verdict.differences.explaining:
-        lines += [f"- differs: {safe_markdown(text)}" for text in verdict.differences.explaining]
+        lines += [
+            f"- differs: {names.safe_markdown(text)}" for text in verdict.differences.explaining
+        ]
         lines.append("")
     if bad:
         lines += ["| case | result | numbers |", "|---|---|---|"]
         rows = [
-            f"| {safe_markdown(c.name)} | {c.result} | {safe_markdown(c.message)} |" for c in bad
+            f"| {names.safe_markdown(c.name)} | {c.result} | {names.safe_markdown(c.message)} |"
+            for c in bad
         ]
         size = len("\n".join(lines).encode())
         for place, row in enumerate(rows):
@@ -75,9 +76,9 @@ def as_junit(verdict: Verdict) -> str:
     )
     for case in cases:
         element = ET.SubElement(
-            suite, "testcase", classname="steadymap.gate", name=printable(case.name)
+            suite, "testcase", classname="steadymap.gate", name=names.printable(case.name)
         )
-        message = printable(case.message)
+        message = names.printable(case.message)
         if case.result in verdict.failing():
             ET.SubElement(element, "failure", message=message).text = message
         elif case.result == INCONCLUSIVE:
@@ -123,7 +124,7 @@ def as_bencher(rows: pd.DataFrame) -> str:
 def write_outputs(verdict: Verdict, folder: Path) -> list[Path]:
     """Write every form into a folder; return the files."""
     texts = {
-        "comparison.csv": csv_text(verdict.rows),
+        "comparison.csv": safe_csv.csv_text(verdict.rows),
         "comparison.json": as_json(verdict),
         "comparison.md": as_markdown(verdict),
         "junit.xml": as_junit(verdict),
@@ -134,7 +135,7 @@ def write_outputs(verdict: Verdict, folder: Path) -> list[Path]:
     written = []
     for name, text in texts.items():
         path = folder / name
-        write_file(path, text)
+        files.write_file(path, text)
         written.append(path)
     return written
 

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.core.names import nearest
-from steadymap.bench.core.safe_yaml import read_config
+from steadymap.bench.core import errors, names, safe_yaml
 from steadymap.bench.records.vocabulary import RECOGNISED
 from steadymap.metrics import METRICS
 
@@ -31,7 +29,7 @@ def read_margins(
     absolute, relative = dict(MARGINS), dict(RELATIVE_MARGINS)
     coverage: float = Margins().coverage
     known = list(dict.fromkeys((*MARGINS, *RELATIVE_MARGINS, *INFORMATIVE, *metrics)))
-    content = {} if path is None else read_config(path)
+    content = {} if path is None else safe_yaml.read_config(path)
     for key, value in content.items():
         if key == "coverage":
             coverage = _number("coverage", value)
@@ -39,14 +37,14 @@ def read_margins(
             for metric, margin in value.items():
                 _set((absolute, relative), key, _known(str(metric), known), margin)
         else:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"margins: {path} has {key!r}; known: absolute, relative (each with metrics and "
                 "their margins) and coverage"
             )
     for text in texts:
         metric, equals, margin = text.rpartition("=")
         if not equals:
-            raise ConfigError(f"margin: expected METRIC=NUMBER, got {text!r}")
+            raise errors.ConfigError(f"margin: expected METRIC=NUMBER, got {text!r}")
         _set((absolute, relative), "absolute", _known(metric, known), margin)
     return Margins(absolute, relative, coverage)
 
@@ -63,7 +61,9 @@ def _set(
 
 def _known(metric: str, known: Sequence[str]) -> str:
     if metric not in known:
-        raise ConfigError(f"margin: unknown metric {metric!r}; {nearest(metric, known)}")
+        raise errors.ConfigError(
+            f"margin: unknown metric {metric!r}; {names.nearest(metric, known)}"
+        )
     return metric
 
 
@@ -71,9 +71,9 @@ def _number(name: str, value: object) -> float:
     try:
         number = float(str(value))
     except ValueError as error:
-        raise ConfigError(f"margin: {name}: expected a number, got {value!r}") from error
+        raise errors.ConfigError(f"margin: {name}: expected a number, got {value!r}") from error
     if not 0 <= number < float("inf"):
-        raise ConfigError(f"margin: {name}: must be 0 or more, got {value}")
+        raise errors.ConfigError(f"margin: {name}: must be 0 or more, got {value}")
     return number
 
 

@@ -12,26 +12,10 @@ from typing import Any
 import pandas as pd
 
 from steadymap.bench.analysis.costs import seconds_by_part
-from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.core.metric_registry import HEADLINES, known_metrics
-from steadymap.bench.core.safe_csv import parse_csv
-from steadymap.bench.records.manifest_schema import misshapen
-from steadymap.bench.records.read import MANIFEST, RECORDS
+from steadymap.bench.core import errors, metric_registry, safe_csv
+from steadymap.bench.records import manifest_schema, read, vocabulary
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.records.schema import SCHEMA_VERSION
-from steadymap.bench.records.vocabulary import (
-    FAMILY,
-    IMAGE_ID,
-    INPUT,
-    METHOD,
-    METRIC,
-    RECOGNISED,
-    REFERENCES,
-    SHARED,
-    STATUS,
-    VALUE,
-    is_control,
-)
 from steadymap.metrics import METRICS, Metric, Status
 
 SCORES = "scores.csv"
@@ -39,12 +23,16 @@ SCORES = "scores.csv"
 # What a baseline keeps unless told otherwise: the headlines, and whether maps are recognised by
 # them, without which a map that ignores the image would pass for a steady one.
 KEPT_METRICS = (
-    *HEADLINES,
-    *(name + RECOGNISED for name in HEADLINES if METRICS[name].recognises),
+    *metric_registry.HEADLINES,
+    *(
+        name + vocabulary.RECOGNISED
+        for name in metric_registry.HEADLINES
+        if METRICS[name].recognises
+    ),
 )
-KEY = [METHOD, FAMILY, METRIC, IMAGE_ID]
+KEY = [vocabulary.METHOD, vocabulary.FAMILY, vocabulary.METRIC, vocabulary.IMAGE_ID]
 DIGITS = "%.6g"
-COLUMNS = [*KEY, VALUE, "valid", "pairs"]
+COLUMNS = [*KEY, vocabulary.VALUE, "valid", "pairs"]
 
 
 @dataclass(frozen=True)
@@ -80,17 +68,25 @@ def image_scores(
             recognised by them.
         readable: the metrics whose values can be read; left out, ours and those that are loaded.
     """
-    kept = ~records[FAMILY].isin(REFERENCES) & (records[METHOD] != INPUT)
-    kept &= ~records[METHOD].astype(str).map(is_control)
+    kept = ~records[vocabulary.FAMILY].isin(vocabulary.REFERENCES) & (
+        records[vocabulary.METHOD] != vocabulary.INPUT
+    )
+    kept &= ~records[vocabulary.METHOD].astype(str).map(vocabulary.is_control)
     chosen = records[kept].astype(dict.fromkeys(KEY, str))
-    every = known_metrics() if readable is None else readable
-    known = chosen[METRIC].str.removesuffix(RECOGNISED).isin(every)
-    chosen = chosen[known if metrics is None else chosen[METRIC].isin(metrics)]
-    valid = chosen[STATUS] == Status.OK.value
-    groups = chosen.assign(**{VALUE: chosen[VALUE].where(valid)}, valid=valid).groupby(KEY)
-    table = groups.agg(**{VALUE: (VALUE, "mean")}, valid=("valid", "sum"), pairs=("valid", "size"))
+    every = metric_registry.known_metrics() if readable is None else readable
+    known = chosen[vocabulary.METRIC].str.removesuffix(vocabulary.RECOGNISED).isin(every)
+    chosen = chosen[known if metrics is None else chosen[vocabulary.METRIC].isin(metrics)]
+    valid = chosen[vocabulary.STATUS] == Status.OK.value
+    groups = chosen.assign(
+        **{vocabulary.VALUE: chosen[vocabulary.VALUE].where(valid)}, valid=valid
+    ).groupby(KEY)
+    table = groups.agg(
+        **{vocabulary.VALUE: (vocabulary.VALUE, "mean")},
+        valid=("valid", "sum"),
+        pairs=("valid", "size"),
+    )
     # As they will be written, so that a run compared with its own baseline has not changed.
-    table[VALUE] = table[VALUE].map(lambda value: float(DIGITS % value))
+    table[vocabulary.VALUE] = table[vocabulary.VALUE].map(lambda value: float(DIGITS % value))
     return table.reset_index()[COLUMNS]
 
 
@@ -100,33 +96,37 @@ def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
     Raises:
         ConfigError: neither is there, or what is there has been cut or edited.
     """
-    if (folder / RECORDS).is_file():
+    if (folder / read.RECORDS).is_file():
         scan, manifest = scan_run(folder)
-        known = known_metrics(manifest)
-        wanted = known if metrics is None else {one.removesuffix(RECOGNISED) for one in metrics}
+        known = metric_registry.known_metrics(manifest)
+        wanted = (
+            known
+            if metrics is None
+            else {one.removesuffix(vocabulary.RECOGNISED) for one in metrics}
+        )
         every = (
             image_scores(scan.of(name), metrics, known) for name in scan.metrics() if name in wanted
         )
         parts = [part for part in every if len(part)]
-        if not any(part[VALUE].notna().any() for part in parts):
-            raise ConfigError(f"{folder}: the run has no scores to compare")
+        if not any(part[vocabulary.VALUE].notna().any() for part in parts):
+            raise errors.ConfigError(f"{folder}: the run has no scores to compare")
         scores = pd.concat(parts).sort_values(KEY, ignore_index=True)
         ratios = _time_ratios(folder, manifest["methods"])
         return Side(folder.name, scores, manifest, ratios)
-    if not (folder / SCORES).is_file() or not (folder / MANIFEST).is_file():
-        raise ConfigError(
-            f"{folder} holds neither a finished run ({RECORDS}, {MANIFEST}) nor a baseline "
-            f"({SCORES}, {MANIFEST})"
+    if not (folder / SCORES).is_file() or not (folder / read.MANIFEST).is_file():
+        raise errors.ConfigError(
+            f"{folder} holds neither a finished run ({read.RECORDS}, {read.MANIFEST}) nor a baseline "
+            f"({SCORES}, {read.MANIFEST})"
         )
-    manifest = _read_sealed(folder / MANIFEST)
+    manifest = _read_sealed(folder / read.MANIFEST)
     text = (folder / SCORES).read_bytes()
     if hashlib.sha256(text).hexdigest() != manifest["baseline"]["scores_sha256"]:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{folder / SCORES} is not what was saved (cut or edited): save the baseline again"
         )
     scores = _scores(folder / SCORES, text)
     if metrics is not None:
-        scores = scores[scores[METRIC].isin(metrics)].reset_index(drop=True)
+        scores = scores[scores[vocabulary.METRIC].isin(metrics)].reset_index(drop=True)
     return Side(folder.name, scores, manifest, manifest["baseline"]["time_ratios"])
 
 
@@ -137,20 +137,22 @@ def _scores(path: Path, text: bytes) -> pd.DataFrame:
         ConfigError: that is not what is there.
     """
     try:
-        scores = parse_csv(text, KEY)
+        scores = safe_csv.parse_csv(text, KEY)
     except (ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
-        raise ConfigError(f"{path} is no table of scores: save the baseline again") from error
+        raise errors.ConfigError(
+            f"{path} is no table of scores: save the baseline again"
+        ) from error
     whole = ["valid", "pairs"]
     if (
         list(scores.columns) != COLUMNS
         or scores[[*KEY, *whole]].isna().any(axis=None)
         or not all(pd.api.types.is_integer_dtype(scores[name].dtype) for name in whole)
-        or not pd.api.types.is_numeric_dtype(scores[VALUE].dtype)
+        or not pd.api.types.is_numeric_dtype(scores[vocabulary.VALUE].dtype)
     ):
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{path} does not hold {', '.join(COLUMNS)}, names and numbers: save the baseline again"
         )
-    return scores.astype({VALUE: float})
+    return scores.astype({vocabulary.VALUE: float})
 
 
 def _read_sealed(path: Path) -> dict[str, Any]:
@@ -161,16 +163,18 @@ def _read_sealed(path: Path) -> dict[str, Any]:
         seal = manifest["baseline"].pop("manifest_sha256")
         found = seal_of(manifest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{path} is no manifest of a baseline: save it again") from error
+        raise errors.ConfigError(f"{path} is no manifest of a baseline: save it again") from error
     if schema != SCHEMA_VERSION:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{path} has schema version {schema!r}, this steadymap writes {SCHEMA_VERSION}: "
             "save the baseline again"
         )
     if found != seal:
-        raise ConfigError(f"{path} has been edited since it was saved: save the baseline again")
-    if wrong := misshapen(manifest):
-        raise ConfigError(f"{path} is no manifest of a baseline: {wrong}")
+        raise errors.ConfigError(
+            f"{path} has been edited since it was saved: save the baseline again"
+        )
+    if wrong := manifest_schema.misshapen(manifest):
+        raise errors.ConfigError(f"{path} is no manifest of a baseline: {wrong}")
     return dict(manifest)
 
 
@@ -182,8 +186,8 @@ def seal_of(manifest: Mapping[str, Any]) -> str:
 def _time_ratios(folder: Path, specs: Sequence[str]) -> dict[str, float]:
     """Return what each method costs beyond the shared pass, in units of that pass."""
     per_image = seconds_by_part(folder)
-    if not per_image.get(SHARED):
+    if not per_image.get(vocabulary.SHARED):
         return {}
-    ratios = {spec: per_image.get(spec, 0.0) / per_image[SHARED] for spec in specs}
+    ratios = {spec: per_image.get(spec, 0.0) / per_image[vocabulary.SHARED] for spec in specs}
     # What is read off the shared pass costs next to nothing, and its time is noise.
     return {spec: float(ratio) for spec, ratio in ratios.items() if ratio >= 1}

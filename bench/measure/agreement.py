@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from scipy.stats import spearmanr
-from torch import Tensor
 
 from steadymap.bench.core.errors import one_line
 from steadymap.bench.data.image_set import ImageSet
@@ -16,9 +15,7 @@ from steadymap.bench.measure.course import Course, unfit
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import BoundMethod, foreign
-from steadymap.bench.network.guard import Guard, LeftChangedError, left_as_it_was
-from steadymap.bench.network.memory import images_at_once
-from steadymap.bench.network.torch_settings import float32
+from steadymap.bench.network import guard, memory, torch_settings
 from steadymap.bench.plan.setup import DATA_REFERENCES
 from steadymap.models import Classifier
 
@@ -54,20 +51,20 @@ def agreement(course: Course, images: ImageSet, device: str) -> list[Agreement]:
     with torch.no_grad():
         targets = classifiers[0](shown).argmax(dim=1)
     batch = Batch(shown, targets, ids, course.seed, references=shown[:DATA_REFERENCES])
-    guards: dict[Classifier, Guard] = {}
+    guards: dict[Classifier, guard.Guard] = {}
     agreements = []
     for method in map(bind_method, course.methods):
         if unfit(method, classifiers[0]) is not None:
             continue
         if foreign(method.method) and not guards:
-            guards = {classifier: Guard(classifier, keep=True) for classifier in classifiers}
+            guards = {classifier: guard.Guard(classifier, keep=True) for classifier in classifiers}
         try:
             maps = [
                 _maps(method, classifier, batch, course.exact, guards) for classifier in classifiers
             ]
             agreements.append(Agreement(method.spec, device, *difference(*maps)))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything; its entry says what
-            reason = str(error) if isinstance(error, LeftChangedError) else one_line(error)
+            reason = str(error) if isinstance(error, guard.LeftChangedError) else one_line(error)
             agreements.append(Agreement(method.spec, device, math.inf, math.nan, reason))
     return agreements
 
@@ -77,8 +74,8 @@ def _maps(
     classifier: Classifier,
     batch: Batch,
     exact: bool,
-    guards: Mapping[Classifier, Guard],
-) -> Tensor:
+    guards: Mapping[Classifier, guard.Guard],
+) -> torch.Tensor:
     """Return maps of a batch on the CPU, in double precision; what is not ours gets copies."""
     place = classifier.module.mean.device
     moved = replace(
@@ -86,16 +83,16 @@ def _maps(
         images=batch.images.to(place, copy=True),
         targets=batch.targets.to(place, copy=True),
         references=batch.need_references().to(place, copy=True),
-        at_once=images_at_once(classifier),
+        at_once=memory.images_at_once(classifier),
     )
-    with float32(place, exact=exact):
+    with torch_settings.float32(place, exact=exact):
         if not foreign(method.method):
             return method.explain(classifier, moved).cpu().double()
-        with left_as_it_was(guards[classifier], batch.images.to(place)):
+        with guard.left_as_it_was(guards[classifier], batch.images.to(place)):
             return method.explain(classifier, moved).cpu().double()
 
 
-def difference(first: Tensor, second: Tensor) -> tuple[float, float]:
+def difference(first: torch.Tensor, second: torch.Tensor) -> tuple[float, float]:
     """Return the largest relative L2 and the smallest rank correlation over a batch.
 
     Two maps of zeros are equal; anything that is not finite is as far apart as can be. Where no map

@@ -10,20 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from steadymap.bench.core.machine import peak_memory
 from steadymap.bench.data.image_set import ImageSet
-from steadymap.bench.measure.probes import probe_passes
-from steadymap.bench.measure.scores import score
-from steadymap.bench.measure.view import explained
+from steadymap.bench.measure import probes, scores, view
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.network.memory import TIMES_HELD, activation_bytes
 from steadymap.bench.network.passes import Pass, Read, shared_pass
 from steadymap.bench.network.torch_settings import float32, threads_each
-from steadymap.bench.perturbations.apply import attempt, draw_of
+from steadymap.bench.perturbations import apply, registry
 from steadymap.bench.perturbations.attack import differentiable_twice, smoothed
-from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.plan.setup import Setup, wanted
 from steadymap.metrics import PROBES
 from steadymap.models import Classifier
@@ -100,7 +96,7 @@ def count(setup: Setup) -> Passes:
     size = setup.classifier.input_size
     forward = views + apart + views * sum(method.forward_only(size) for method in alone)
     forward += sum(times * method.forward_only(size) for method, times in setup.redraws().items())
-    shifts = {c.severity for c in cells if FAMILY_SHELF.find(c.family).compensated} - {0.0}
+    shifts = {c.severity for c in cells if registry.FAMILY_SHELF.find(c.family).compensated} - {0.0}
     starts = {
         method.start
         for method, metrics in setup.methods.items()
@@ -110,12 +106,14 @@ def count(setup: Setup) -> Passes:
         # Of the clean image, and of what changes them: every cell, or a shift alone.
         others = len(cells) if start.of_image else len(shifts)
         forward += len(setup.images) * start.draws * (1 + others)
-    forward += probe_passes(wanted(setup.methods), len(setup.images), len(applied))
+    forward += probes.probe_passes(wanted(setup.methods), len(setup.images), len(applied))
     adaptive = [method for method in alone if method.adaptive]
     # Both ends of a path, for the logit difference that its sum is held against.
     redrawn = sum(times for method, times in setup.redraws().items() if method.adaptive)
     forward += 2 * (views * len(adaptive) + redrawn)
-    attacking = len(setup.images) * sum(FAMILY_SHELF.find(c.family).passes for c in setup.attacks())
+    attacking = len(setup.images) * sum(
+        registry.FAMILY_SHELF.find(c.family).passes for c in setup.attacks()
+    )
     unknown = bool(attacking) and smoothed(setup.classifier) is setup.classifier
     return Passes(
         forward + attacking, backward + attacking, bool(adaptive) or unknown, attacks=attacking
@@ -216,20 +214,20 @@ def _metric_work(classifier: Classifier, setup: Setup) -> Callable[[], int]:
     masks = [frame.mask for frame in frames if frame.mask is not None]
     evidence = {"delta": np.ones(count)} | ({"mask": np.stack(masks)} if masks else {})
 
-    def attributions(method: BoundMethod, seen: Pass) -> Tensor:
+    def attributions(method: BoundMethod, seen: Pass) -> torch.Tensor:
         coarse = method.method.share is not None and method.method.share.reads == "layer"
         return seen.need_layer()[0][:, :1] if coarse else seen.need_gradient()
 
     applied = {m: x for m, x in setup.methods.items() if not m.unfit(classifier)}
-    known = {method: explained(attributions(method, clean), count) for method in applied}
+    known = {method: view.explained(attributions(method, clean), count) for method in applied}
 
     def work() -> int:
         for method, metrics in applied.items():
-            current = explained(attributions(method, moved), count)
+            current = view.explained(attributions(method, moved), count)
             for metric in metrics.values():
                 if metric.against in PROBES:
                     continue  # their passes are counted; the rest is little beside them
-                score(metric, known[method], current, evidence)
+                scores.score(metric, known[method], current, evidence)
         return count
 
     return work
@@ -239,12 +237,12 @@ def _image_work(setup: Setup) -> Callable[[], int]:
     """Return reading an image and perturbing it for every cell, as views."""
     picture = setup.images.pictures[0]
     cells = setup.plan.cells()
-    alone = [cell for cell in cells if FAMILY_SHELF.find(cell.family).attack is None]
+    alone = [cell for cell in cells if registry.FAMILY_SHELF.find(cell.family).attack is None]
 
     def work() -> int:
         image = setup.images.read(0).image
         for cell in alone:
-            attempt(image, cell, picture.image_id, setup.plan.seed)
+            apply.attempt(image, cell, picture.image_id, setup.plan.seed)
         return len(cells) + 1
 
     return work
@@ -253,7 +251,7 @@ def _image_work(setup: Setup) -> Callable[[], int]:
 def _attack_work(classifier: Classifier, setup: Setup) -> Callable[[], int]:
     """Return one attack on one image: it takes as long whatever the severity."""
     cell = setup.attacks()[0]
-    attack = FAMILY_SHELF.find(cell.family).attack
+    attack = registry.FAMILY_SHELF.find(cell.family).attack
     if attack is None:
         raise TypeError(f"{cell.family} has no attack")
     image = setup.images.read(0).image[None].to(classifier.module.mean.device)
@@ -261,7 +259,7 @@ def _attack_work(classifier: Classifier, setup: Setup) -> Callable[[], int]:
     image_id = setup.images.pictures[0].image_id
 
     def work() -> int:
-        draw = draw_of(cell, image_id, setup.plan.seed)
+        draw = apply.draw_of(cell, image_id, setup.plan.seed)
         attack(classifier, image, target, cell.severity, draw).cpu()
         return 1
 

@@ -8,15 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from steadymap.bench.measure.view import Explained, Failure, View, explained, failure_of, unfit_for
 from steadymap.bench.measure.worker import T, Worker
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.method import BoundMethod, Engine, foreign
 from steadymap.bench.methods.paths import NestedPath, points_at
-from steadymap.bench.network.guard import left_as_it_was
-from steadymap.bench.network.passes import Pass
+from steadymap.bench.network import guard, passes
 from steadymap.metrics import Status
 from steadymap.metrics.maps import Array
 from steadymap.models import Classifier
@@ -65,7 +63,7 @@ def _guarded(worker: Worker, method: BoundMethod, view: View) -> Iterator[View]:
     if not foreign(method.method):
         yield view
         return
-    with left_as_it_was(worker.guard(keep=True), view.batch.images):
+    with guard.left_as_it_was(worker.guard(keep=True), view.batch.images):
         shared = view.classifier is worker.classifier
         yield replace(
             view,
@@ -78,17 +76,19 @@ def _guarded(worker: Worker, method: BoundMethod, view: View) -> Iterator[View]:
 
 def _copied(original: T) -> T:
     """Return a batch or a pass with tensors of its own."""
-    tensors = {name: x.clone() for name, x in vars(original).items() if isinstance(x, Tensor)}
+    tensors = {name: x.clone() for name, x in vars(original).items() if isinstance(x, torch.Tensor)}
     return replace(original, **tensors)  # type: ignore[type-var] # a dataclass
 
 
-def _own(method: BoundMethod, attributions: Tensor) -> Tensor:
+def _own(method: BoundMethod, attributions: torch.Tensor) -> torch.Tensor:
     """Return what a method has made; of one that is not ours a copy, which it cannot change."""
-    copied = foreign(method.method) and isinstance(attributions, Tensor)
+    copied = foreign(method.method) and isinstance(attributions, torch.Tensor)
     return attributions.detach().clone() if copied else attributions
 
 
-def _by_parts(method: BoundMethod, classifier: Classifier, batch: Batch, engine: Engine) -> Tensor:
+def _by_parts(
+    method: BoundMethod, classifier: Classifier, batch: Batch, engine: Engine
+) -> torch.Tensor:
     """Return attributions, of no more images at a time than fit."""
     if len(batch.images) <= batch.at_once:
         return _own(method, method.explain(classifier, batch, engine))
@@ -98,7 +98,7 @@ def _by_parts(method: BoundMethod, classifier: Classifier, batch: Batch, engine:
     )
 
 
-def _read_by_parts(method: BoundMethod, seen: Pass, at_once: int) -> Tensor:
+def _read_by_parts(method: BoundMethod, seen: passes.Pass, at_once: int) -> torch.Tensor:
     """Return attributions read off a pass, of no more images at a time than fit."""
     size = len(seen.images)
     if size <= at_once:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
 
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.image_set import ImageSet
@@ -92,7 +91,7 @@ class Panel:
     ids: tuple[str, ...]
     blocks: tuple[tuple[str, ...], ...]
     predictions: tuple[int | None, ...]
-    attributions: Mapping[BoundMethod, Tensor | Failure]
+    attributions: Mapping[BoundMethod, torch.Tensor | Failure]
 
     def partners(self, image_id: str, count: int, seed: int) -> list[int]:
         """Return the places of images that one image is held against; never its own."""
@@ -174,7 +173,7 @@ def other_seed(seed: int, draw: int) -> int:
     return int(generator(seed, OTHER_SEED, draw).integers(2**62))
 
 
-def _gathered(maps: Tensor | Failure, places: list[int]) -> Explained | Failure:
+def _gathered(maps: torch.Tensor | Failure, places: list[int]) -> Explained | Failure:
     if isinstance(maps, Failure):
         return replace(maps, size=len(places))
     return explained(maps[places], len(places))
@@ -186,7 +185,7 @@ def _reshown(view: View, cell: Cell) -> ShownImages:
 
 
 def all_methods(
-    worker: Worker, shown: ShownImages, targets: Tensor | None, watch: Watch
+    worker: Worker, shown: ShownImages, targets: torch.Tensor | None, watch: Watch
 ) -> Reference:
     """Return the maps that all methods make of images."""
     return explained_by_all(worker, look(worker, shown, targets), watch)

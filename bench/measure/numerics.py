@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from steadymap.bench.core.errors import MESSAGE_LENGTH, message_of
 from steadymap.bench.measure.nulls import Reference, all_methods, explained_by_all
@@ -27,7 +26,7 @@ THIRD = 1 / 3
 
 
 def numerics(
-    worker: Worker, shown: ShownImages, targets: Tensor, watch: Watch
+    worker: Worker, shown: ShownImages, targets: torch.Tensor, watch: Watch
 ) -> Iterator[Reference]:
     """Yield maps of the same images: one by one, rounded, in double precision, and off the GPU."""
     classifier, device = worker.classifier, worker.classifier.module.mean.device

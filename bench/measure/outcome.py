@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from steadymap.bench.data.image_set import Picture
 from steadymap.bench.measure.view import Failure
@@ -16,16 +15,7 @@ from steadymap.bench.measure.worker import Timing
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.plan.setup import Setup, recognising
 from steadymap.bench.plan.shards import NULL_VIEWS, NUMERIC, Shard, recorded_as
-from steadymap.bench.records.schema import Record
-from steadymap.bench.records.vocabulary import (
-    BATCH_OF_ONE,
-    INPUT,
-    INPUT_METRICS,
-    OTHER_IMAGE,
-    RANDOM_NETWORK,
-    RECOGNISED,
-    REFERENCES,
-)
+from steadymap.bench.records import schema, vocabulary
 from steadymap.metrics import PROBES, Metric, Scores, Status
 
 NO_LOGITS = (math.nan, Status.NONFINITE, "the network's logits are not finite")
@@ -51,11 +41,11 @@ class Outcome:
     """
 
     shard: Shard
-    records: list[Record]
-    images: Tensor | None = None
-    masks: Tensor | None = None
-    attributions: dict[str, Tensor | None] = field(default_factory=dict)
-    deltas: dict[str, Tensor] = field(default_factory=dict)
+    records: list[schema.Record]
+    images: torch.Tensor | None = None
+    masks: torch.Tensor | None = None
+    attributions: dict[str, torch.Tensor | None] = field(default_factory=dict)
+    deltas: dict[str, torch.Tensor] = field(default_factory=dict)
     timings: tuple[Timing, ...] = ()
     at_once: int = 0
     halved: int = 0
@@ -90,10 +80,10 @@ class ScoredView:
             return f"clean image: {clean.refused[position]}"
         if position in self.failed:
             return self.failed[position]
-        return self.refused.get(position, "") if method != INPUT else ""
+        return self.refused.get(position, "") if method != vocabulary.INPUT else ""
 
 
-def without_failed(images: Tensor, failed: Mapping[int, str]) -> Tensor:
+def without_failed(images: torch.Tensor, failed: Mapping[int, str]) -> torch.Tensor:
     """Return images or maps (B, ...), NaN where the family failed."""
     if not failed:
         return images
@@ -102,7 +92,7 @@ def without_failed(images: Tensor, failed: Mapping[int, str]) -> Tensor:
     return left
 
 
-def stack_maps(cells: list[Tensor | None]) -> Tensor | None:
+def stack_maps(cells: list[torch.Tensor | None]) -> torch.Tensor | None:
     """(B, cells, C, h, w), NaN where a map is missing; None where all are."""
     known = [maps for maps in cells if maps is not None]
     if not known:
@@ -111,7 +101,7 @@ def stack_maps(cells: list[Tensor | None]) -> Tensor | None:
     return torch.stack([missing if maps is None else maps for maps in cells], dim=1)
 
 
-def records_of(setup: Setup, shard: Shard, scored: list[ScoredView]) -> Iterator[Record]:
+def records_of(setup: Setup, shard: Shard, scored: list[ScoredView]) -> Iterator[schema.Record]:
     """Yield the records of a shard, image by image; of each the views in their order."""
     recorded = [view for view in scored if recorded_as(view.cell) in shard.views]
     for position, index in enumerate(shard.indices):
@@ -122,15 +112,15 @@ def records_of(setup: Setup, shard: Shard, scored: list[ScoredView]) -> Iterator
             predicted = None if position in view.failed else view.predictions[position]
             lost = target is None or predicted is None
             for method, by_metric in view.scores.items():
-                if method == INPUT and INPUT not in shard.methods:
+                if method == vocabulary.INPUT and vocabulary.INPUT not in shard.methods:
                     continue
                 for metric, scores in by_metric.items():
                     value, status, detail = (
-                        NO_LOGITS if lost and method != INPUT else scores.at(position)
+                        NO_LOGITS if lost and method != vocabulary.INPUT else scores.at(position)
                     )
                     if broken := view.broken(position, scored[0], method):
                         value, status, detail = math.nan, Status.ERROR, broken
-                    yield Record(
+                    yield schema.Record(
                         image_id=picture.image_id,
                         label=label,
                         target=target,
@@ -175,18 +165,18 @@ def failed(setup: Setup, shard: Shard, reason: str) -> Outcome:
     def of(metrics: Mapping[str, Metric], view: Cell) -> dict[str, Scores]:
         if view == CLEAN_CELL:
             names = [name for name, metric in metrics.items() if metric.against != "map"]
-        elif view.family in REFERENCES:
+        elif view.family in vocabulary.REFERENCES:
             names = [name for name, metric in metrics.items() if metric.against == "map"]
         else:
             names = [name for name, metric in metrics.items() if metric.against not in PROBES]
-            names += [name + RECOGNISED for name in recognising(metrics) if calibrated]
+            names += [name + vocabulary.RECOGNISED for name in recognising(metrics) if calibrated]
         return dict.fromkeys(names, nothing)
 
     scored = [ScoredView(CLEAN_CELL, [None] * size, {})] if CLEAN_CELL not in shard.views else []
     for view in _families_of(setup, shard):
         rows = {method.spec: of(metrics, view) for method, metrics in methods.items()}
-        if view in shard.cells and INPUT in shard.methods:
-            rows = {INPUT: dict.fromkeys(INPUT_METRICS, nothing)} | rows
+        if view in shard.cells and vocabulary.INPUT in shard.methods:
+            rows = {vocabulary.INPUT: dict.fromkeys(vocabulary.INPUT_METRICS, nothing)} | rows
         scored.append(ScoredView(view, [None] * size, rows, dict.fromkeys(range(size), reason)))
     return Outcome(shard, list(records_of(setup, shard, scored)), failed=reason)
 
@@ -195,9 +185,9 @@ def _families_of(setup: Setup, shard: Shard) -> Iterator[Cell]:
     """Yield the cells that a shard has records of, as far as they are known beforehand."""
     for view in shard.views:
         if view == NULL_VIEWS:
-            for family in (OTHER_IMAGE, RANDOM_NETWORK):
+            for family in (vocabulary.OTHER_IMAGE, vocabulary.RANDOM_NETWORK):
                 yield from (Cell(family, 0.0, draw) for draw in range(setup.plan.nulls))
         elif view == NUMERIC:
-            yield Cell(BATCH_OF_ONE, 0.0, 0)
+            yield Cell(vocabulary.BATCH_OF_ONE, 0.0, 0)
         else:
             yield view

@@ -12,20 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from steadymap.bench.core.errors import one_line
-from steadymap.bench.core.randomness import generator
+from steadymap.bench.core import errors, randomness
 from steadymap.bench.measure.explain import same_size
 from steadymap.bench.measure.nulls import predictions
 from steadymap.bench.measure.view import Explained, Failure, ShownImages, View, logits_of, look
 from steadymap.bench.measure.watch import Watch
 from steadymap.bench.measure.worker import Worker
 from steadymap.bench.methods.method import BoundMethod
-from steadymap.bench.network.memory import is_out_of_memory
-from steadymap.bench.network.passes import Read
-from steadymap.bench.perturbations.cell import CLEAN_CELL
-from steadymap.bench.perturbations.corruptions import gaussian_blur
+from steadymap.bench.network import memory, passes
+from steadymap.bench.perturbations import cell, corruptions
 from steadymap.bench.plan.setup import wanted
 from steadymap.metrics import PROBES, Evidence, Maps, Metric, Scores, Status, TensorMaps, evaluate
 from steadymap.metrics.faithfulness import (
@@ -78,20 +74,20 @@ class CleanBatch:
             if isinstance(explanation, Explained)
         }
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
         """(B, K): the network's logits of images (B, 3, H, W); NaN where it raises on one."""
         return logits_of(self.worker, self.view.classifier, images)
 
-    def picked(self, values: Tensor) -> Array:
+    def picked(self, values: torch.Tensor) -> Array:
         """(B,): the targets' values of (B, K), in double precision."""
         return _double(values.gather(1, self.view.batch.targets[:, None])[:, 0])
 
-    def probability(self, logits: Tensor) -> Array:
+    def probability(self, logits: torch.Tensor) -> Array:
         """(B,): the targets' probabilities."""
         return self.picked(logits.double().softmax(dim=1))
 
 
-def reads(kinds: Collection[str], worker: Worker) -> tuple[Read, ...]:
+def reads(kinds: Collection[str], worker: Worker) -> tuple[passes.Read, ...]:
     """Return what the clean pass must bring for the probes, beyond what methods read."""
     layered = "neighbours" in kinds and worker.classifier.cam_layer is not None
     return ("activations",) if layered else ()
@@ -122,9 +118,9 @@ def _evidence(kind: str, clean: CleanBatch) -> EvidenceOf:
     try:
         return PROBERS[kind](clean)
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not memory.is_out_of_memory(error):
             raise
-        reason = one_line(error)
+        reason = errors.one_line(error)
     return dict.fromkeys(clean.maps, Failure(Status.ERROR, reason, len(clean.view.images)))
 
 
@@ -152,9 +148,11 @@ def probe_passes(kinds: Collection[str], images: int, applied: int) -> int:
 # --- neighbours -----------------------------------------------------------------------------------
 
 
-def neighbour(image: Tensor, image_id: str, seed: int, draw: int) -> Tensor:
+def neighbour(image: torch.Tensor, image_id: str, seed: int, draw: int) -> torch.Tensor:
     """Return an image (3, H, W) with uniform noise on every value, not clamped."""
-    noise = generator(seed, image_id, "neighbour", draw).uniform(-RADIUS, RADIUS, image.shape)
+    noise = randomness.generator(seed, image_id, "neighbour", draw).uniform(
+        -RADIUS, RADIUS, image.shape
+    )
     return image + torch.from_numpy(noise).to(image)
 
 
@@ -207,8 +205,10 @@ def _look_beside(clean: CleanBatch, draw: int) -> View:
             for image, image_id in zip(view.images, batch.image_ids, strict=True)
         ]
     )
-    shown = ShownImages(CLEAN_CELL, images, images.to(batch.images), batch.image_ids, batch.seed)
-    also: tuple[Read, ...] = () if view.seen.activations is None else ("activations",)
+    shown = ShownImages(
+        cell.CLEAN_CELL, images, images.to(batch.images), batch.image_ids, batch.seed
+    )
+    also: tuple[passes.Read, ...] = () if view.seen.activations is None else ("activations",)
     return look(clean.worker, shown, batch.targets, also, view.refused)
 
 
@@ -240,7 +240,7 @@ def grey_noise(size: tuple[int, int], image_id: str, seed: int, draw: int) -> Ar
 
     What a map summed over channels says of it is then what the attributions themselves say.
     """
-    drawn = generator(seed, image_id, "infidelity", draw).standard_normal(size)
+    drawn = randomness.generator(seed, image_id, "infidelity", draw).standard_normal(size)
     return NOISE_SPREAD * drawn
 
 
@@ -270,15 +270,15 @@ def _responses(clean: CleanBatch) -> EvidenceOf:
 # --- pixels that change hands ---------------------------------------------------------------------
 
 
-def mean_colour(images: Tensor) -> Tensor:
+def mean_colour(images: torch.Tensor) -> torch.Tensor:
     """Return images (B, 3, H, W) that have each image's mean colour everywhere."""
     return images.mean(dim=(2, 3), keepdim=True).expand_as(images)
 
 
-def blurred(images: Tensor) -> Tensor:
+def blurred(images: torch.Tensor) -> torch.Tensor:
     """Return images (B, 3, H, W) on the CPU without detail."""
     unused = np.random.default_rng(0)
-    return torch.stack([gaussian_blur(image, BLUR_SHARE, unused) for image in images])
+    return torch.stack([corruptions.gaussian_blur(image, BLUR_SHARE, unused) for image in images])
 
 
 def _deletion(clean: CleanBatch) -> EvidenceOf:
@@ -294,7 +294,11 @@ def _insertion(clean: CleanBatch) -> EvidenceOf:
 
 
 def _curves(
-    clean: CleanBatch, before: Tensor, after: Tensor, logits_before: Tensor, logits_after: Tensor
+    clean: CleanBatch,
+    before: torch.Tensor,
+    after: torch.Tensor,
+    logits_before: torch.Tensor,
+    logits_after: torch.Tensor,
 ) -> EvidenceOf:
     """Return the target's probability while pixels go over from one image to another, by method.
 
@@ -309,7 +313,7 @@ def _curves(
     height, width = before.shape[2:]
     ties = np.stack(
         [
-            generator(batch.seed, image_id, "ties").permutation(height * width)
+            randomness.generator(batch.seed, image_id, "ties").permutation(height * width)
             for image_id in batch.image_ids
         ]
     )
@@ -325,7 +329,9 @@ def _curves(
     return _filled(clean, curves)
 
 
-def _mixed(before: Tensor, after: Tensor, ranks: NDArray[np.int64], step: int) -> Tensor:
+def _mixed(
+    before: torch.Tensor, after: torch.Tensor, ranks: NDArray[np.int64], step: int
+) -> torch.Tensor:
     """Return images (B, 3, H, W) of which the first pixels have gone over, after so many steps."""
     gone = torch.from_numpy(taken(ranks, step)).to(before.device)
     return torch.where(gone[:, None], after, before)
@@ -349,7 +355,7 @@ def _host(maps: Maps | TensorMaps) -> Array:
     return (maps.on_host if isinstance(maps, TensorMaps) else maps).signed
 
 
-def _double(values: Tensor) -> Array:
+def _double(values: torch.Tensor) -> Array:
     array: Array = values.detach().double().cpu().numpy()
     return array
 

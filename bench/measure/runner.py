@@ -21,10 +21,9 @@ from steadymap.bench.measure.watch import Watch, WatcherError, to_nobody
 from steadymap.bench.measure.worker import Worker
 from steadymap.bench.network.torch_settings import float32, threads_each
 from steadymap.bench.perturbations.attack import differentiable_twice
-from steadymap.bench.plan.identity import run_id
+from steadymap.bench.plan import identity, sharding
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import Setup, prepare
-from steadymap.bench.plan.sharding import whole
 from steadymap.bench.plan.shards import Shard
 from steadymap.bench.records.schema import Source, to_frame, to_part, with_source
 from steadymap.models import Classifier
@@ -54,7 +53,7 @@ def run(
     plan = plan or Plan()
     image_set = from_tensor(images) if isinstance(images, Tensor) else images
     setup = prepare(classifier, image_set, plan)
-    source = Source(run_id(plan, classifier, image_set), classifier.name, image_set.name)
+    source = Source(identity.run_id(plan, classifier, image_set), classifier.name, image_set.name)
     outcomes = measure(setup, advance or to_nobody)
     return to_frame(
         pa.concat_tables([with_source(to_part(outcome.records), source) for outcome in outcomes])
@@ -72,7 +71,7 @@ def measure(
     Raises:
         ModelError: several jobs, and a network that cannot be copied.
     """
-    return in_threads(setup, whole(setup), Watch(advance), keep_maps=keep_maps)
+    return in_threads(setup, sharding.whole(setup), Watch(advance), keep_maps=keep_maps)
 
 
 def in_threads(

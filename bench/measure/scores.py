@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from steadymap.bench.measure.view import Explained, Failure, View, failure_of, logits_of
 from steadymap.bench.measure.worker import BASELINE_PART, Worker
@@ -32,7 +31,7 @@ class Compared:
     clean: Explained | Failure
     current: Explained | Failure
     nulls: tuple[Maps | TensorMaps, ...]
-    evidence: Mapping[str, Array | Tensor]
+    evidence: Mapping[str, Array | torch.Tensor]
 
 
 def in_place(compared: Compared, warp: Warp) -> Compared:
@@ -65,7 +64,7 @@ def score(
     metric: Metric,
     clean: Explained | Failure,
     current: Explained | Failure,
-    evidence: Mapping[str, Array | Tensor],
+    evidence: Mapping[str, Array | torch.Tensor],
     chosen: Flags | None = None,
 ) -> Scores:
     """Return what a metric says of a view's maps; of half as many at a time where memory runs out.
@@ -79,7 +78,7 @@ def score(
     """
     if isinstance(current, Failure):
         return current.scores()
-    against: Maps | TensorMaps | Array | Tensor
+    against: Maps | TensorMaps | Array | torch.Tensor
     if metric.against != "map":
         maps, against = current.maps, evidence[metric.against]
     elif isinstance(clean, Failure):
@@ -109,11 +108,13 @@ def score(
 
 
 def _select(
-    against: Maps | TensorMaps | Array | Tensor, chosen: Flags
-) -> Maps | TensorMaps | Array | Tensor:
+    against: Maps | TensorMaps | Array | torch.Tensor, chosen: Flags
+) -> Maps | TensorMaps | Array | torch.Tensor:
     if isinstance(against, Maps | TensorMaps):
         return against.select(chosen)
-    return against[torch.from_numpy(chosen)] if isinstance(against, Tensor) else against[chosen]
+    return (
+        against[torch.from_numpy(chosen)] if isinstance(against, torch.Tensor) else against[chosen]
+    )
 
 
 def recognised(

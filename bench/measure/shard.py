@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from steadymap.bench.core.errors import one_line
 from steadymap.bench.data.image_set import Frame
@@ -44,14 +43,11 @@ from steadymap.bench.measure.view import Explained, Failure, ShownImages, View, 
 from steadymap.bench.measure.watch import Watch
 from steadymap.bench.measure.worker import METRICS_PART, Worker
 from steadymap.bench.methods.method import BoundMethod
-from steadymap.bench.perturbations.apply import attempt
+from steadymap.bench.perturbations import apply, registry
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
-from steadymap.bench.perturbations.registry import FAMILY_SHELF
-from steadymap.bench.plan.blocks import block_size
+from steadymap.bench.plan import blocks, shards
 from steadymap.bench.plan.setup import Setup, recognising, wanted
-from steadymap.bench.plan.shards import NUMERIC, Shard
-from steadymap.bench.records.schema import Record
-from steadymap.bench.records.vocabulary import INPUT, NULLS, RECOGNISED, STEPS
+from steadymap.bench.records import schema, vocabulary
 from steadymap.metrics import PROBES, Maps, Metric, Scores, Status, TensorMaps
 from steadymap.metrics.maps import Array
 from steadymap.models import ModelError
@@ -60,7 +56,7 @@ T = TypeVar("T")
 
 
 def measure_shard(
-    setup: Setup, worker: Worker, shard: Shard, watch: Watch, *, keep_maps: bool
+    setup: Setup, worker: Worker, shard: shards.Shard, watch: Watch, *, keep_maps: bool
 ) -> Outcome:
     """Return the outcome of a shard.
 
@@ -80,7 +76,7 @@ def measure_shard(
     worker.begin(tuple(m for m in setup.methods if m.spec in shard.methods))
     chosen = replace(setup, methods={m: setup.methods[m] for m in worker.methods})
     try:
-        if shard.views == (NUMERIC,):
+        if shard.views == (shards.NUMERIC,):
             return _numerics(chosen, worker, shard, watch)
         frames = [chosen.images.read(index) for index in shard.indices]
         images = torch.stack([frame.image for frame in frames])
@@ -101,7 +97,7 @@ def measure_shard(
         return failed(chosen, shard, one_line(error))
 
 
-def _outcome(worker: Worker, shard: Shard, records: list[Record]) -> Outcome:
+def _outcome(worker: Worker, shard: shards.Shard, records: list[schema.Record]) -> Outcome:
     """Return the records of the shard in hand, with what is known of how it went."""
     return Outcome(
         shard,
@@ -112,7 +108,7 @@ def _outcome(worker: Worker, shard: Shard, records: list[Record]) -> Outcome:
     )
 
 
-def _numerics(setup: Setup, worker: Worker, shard: Shard, watch: Watch) -> Outcome:
+def _numerics(setup: Setup, worker: Worker, shard: shards.Shard, watch: Watch) -> Outcome:
     """Return how far the maps of a few images differ when they are computed in several ways."""
     shown = show(worker, setup.images, shard.indices, setup.plan.seed)
     view = look(worker, shown, None)
@@ -135,7 +131,7 @@ def _numerics(setup: Setup, worker: Worker, shard: Shard, watch: Watch) -> Outco
 # --- views ----------------------------------------------------------------------------------------
 
 
-def _masks(setup: Setup, frames: Sequence[Frame]) -> Array | Tensor | None:
+def _masks(setup: Setup, frames: Sequence[Frame]) -> Array | torch.Tensor | None:
     """Return the masks (B, H, W) of images, where metrics are computed; None without any."""
     if not setup.images.masks:
         return None
@@ -145,7 +141,9 @@ def _masks(setup: Setup, frames: Sequence[Frame]) -> Array | Tensor | None:
     return torch.from_numpy(masks).to(mean.device) if mean.is_cuda else masks
 
 
-def _views(setup: Setup, worker: Worker, shard: Shard, images: Tensor) -> Iterator[View]:
+def _views(
+    setup: Setup, worker: Worker, shard: shards.Shard, images: torch.Tensor
+) -> Iterator[View]:
     """Yield the views of a shard's images (B, 3, H, W), the clean one first.
 
     The class that is predicted there is the one explained in all of them.
@@ -166,7 +164,7 @@ def _views(setup: Setup, worker: Worker, shard: Shard, images: Tensor) -> Iterat
 
 
 def _shown(
-    setup: Setup, images: Tensor, ids: tuple[str, ...], cells: Sequence[Cell]
+    setup: Setup, images: torch.Tensor, ids: tuple[str, ...], cells: Sequence[Cell]
 ) -> Iterator[ShownImages]:
     """Yield the images as one cell after the other makes them, the clean one first.
 
@@ -177,11 +175,11 @@ def _shown(
     clean = _moved(images, device, stream)
     yield ShownImages(CLEAN_CELL, images, clean, ids, setup.plan.seed)
     for cell in cells:
-        family = FAMILY_SHELF.find(cell.family)
+        family = registry.FAMILY_SHELF.find(cell.family)
         perturbed, failed = images, {}
         if family.attack is None:
             attempts = [
-                attempt(image, cell, image_id, setup.plan.seed)
+                apply.attempt(image, cell, image_id, setup.plan.seed)
                 for image, image_id in zip(images, ids, strict=True)
             ]
             failed = {place: why for place, why in enumerate(attempts) if isinstance(why, str)}
@@ -197,7 +195,9 @@ def _shown(
         yield ShownImages(cell, perturbed, on_device, ids, setup.plan.seed, origin, failed)
 
 
-def _moved(images: Tensor, device: torch.device, stream: torch.cuda.Stream | None) -> Tensor:
+def _moved(
+    images: torch.Tensor, device: torch.device, stream: torch.cuda.Stream | None
+) -> torch.Tensor:
     """Copy images to a device; on a GPU beside the work that is queued there already."""
     if stream is None:
         return images.to(device)
@@ -233,7 +233,7 @@ class BatchScorer:
     """
 
     def __init__(
-        self, setup: Setup, worker: Worker, masks: Array | Tensor | None, *, keep_maps: bool
+        self, setup: Setup, worker: Worker, masks: Array | torch.Tensor | None, *, keep_maps: bool
     ) -> None:
         self.setup = setup
         self.worker = worker
@@ -246,8 +246,10 @@ class BatchScorer:
             method: Adaptive(worker, method) for method in setup.methods if method.adaptive
         }
         self.scored: list[ScoredView] = []
-        self.images: list[Tensor] = []
-        self.attributions: dict[str, list[Tensor | None]] = {m.spec: [] for m in setup.methods}
+        self.images: list[torch.Tensor] = []
+        self.attributions: dict[str, list[torch.Tensor | None]] = {
+            m.spec: [] for m in setup.methods
+        }
         self.deltas: dict[str, list[Array]] = {}
 
     def begin(self, view: View) -> None:
@@ -256,7 +258,7 @@ class BatchScorer:
         if self.clean_view is None:
             self.clean_view = view
         else:
-            scores[INPUT] = input_scores(self.clean_view, view)
+            scores[vocabulary.INPUT] = input_scores(self.clean_view, view)
         self.scored.append(
             ScoredView(view.cell, predictions(view), scores, view.failed, view.refused)
         )
@@ -286,7 +288,7 @@ class BatchScorer:
             if self.setup.plan.nulls and not is_clean:
                 scores |= _recognised(metrics, scores, placed)
         if steps is not None:
-            scores[STEPS] = steps
+            scores[vocabulary.STEPS] = steps
         self.scored[-1].scores[method.spec] = scores
         if self.keep_maps:
             maps = current.attributions.cpu() if isinstance(current, Explained) else None
@@ -305,11 +307,11 @@ class BatchScorer:
         nulls = self.setup.plan.nulls
         if not nulls or not self.setup.methods:
             return
-        panel = make_panel(view, self.clean, block_size(nulls))
+        panel = make_panel(view, self.clean, blocks.block_size(nulls))
         for reference in references(self.worker, view, panel, watch):
             with self.worker.clock(reference.cell, METRICS_PART, len(reference.predictions)):
                 self.scored.append(_held_against(self.setup, self.clean, reference))
-            if reference.cell.family in NULLS:
+            if reference.cell.family in vocabulary.NULLS:
                 for method, explanation in reference.maps.items():
                     null = comparable(self.clean[method], explanation)
                     if isinstance(null, Explained):
@@ -329,7 +331,7 @@ class BatchScorer:
         size = len(points)
         return reference, current, Scores(points, (Status.OK,) * size, ("",) * size)
 
-    def outcome(self, shard: Shard) -> Outcome:
+    def outcome(self, shard: shards.Shard) -> Outcome:
         """Return what the batch came to."""
         outcome = _outcome(self.worker, shard, list(records_of(self.setup, shard, self.scored)))
         if not self.keep_maps:
@@ -347,7 +349,7 @@ class BatchScorer:
 
 def _placed(compared: Compared, view: View) -> Compared:
     """Put the maps of a view in place, where its family moves things."""
-    family = FAMILY_SHELF.known(view.cell.family)
+    family = registry.FAMILY_SHELF.known(view.cell.family)
     if family is None or family.warp is None:
         return compared
     height, width = view.images.shape[2:]
@@ -359,7 +361,9 @@ def _recognised(
 ) -> dict[str, Scores]:
     """Return whether each map is closer to its clean self than to every unrelated map."""
     return {
-        name + RECOGNISED: recognised(metrics[name], scores[name], placed.nulls, placed.current)
+        name + vocabulary.RECOGNISED: recognised(
+            metrics[name], scores[name], placed.nulls, placed.current
+        )
         for name in recognising(metrics)
     }
 

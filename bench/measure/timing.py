@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from steadymap.bench.core.errors import one_line
 from steadymap.bench.core.machine import fingerprint, machine
@@ -22,12 +21,10 @@ from steadymap.bench.measure.course import Course, unfit
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import BoundMethod, foreign
+from steadymap.bench.network import memory, torch_settings
 from steadymap.bench.network.guard import Guard, LeftChangedError, left_as_it_was
-from steadymap.bench.network.memory import images_at_once, is_out_of_memory
 from steadymap.bench.network.passes import count_passes
-from steadymap.bench.network.torch_settings import float32
-from steadymap.bench.perturbations.apply import perturb
-from steadymap.bench.perturbations.cell import Cell
+from steadymap.bench.perturbations import apply, cell
 from steadymap.bench.plan.setup import DATA_REFERENCES
 from steadymap.models import Classifier
 
@@ -136,7 +133,7 @@ def time_device(
         else:
             rows.append(Timed(method.spec, device, reason, course.batch))
     timer = _Timer(course, classifier, images)
-    with float32(classifier.module.mean.device, exact=course.exact):
+    with torch_settings.float32(classifier.module.mean.device, exact=course.exact):
         say(f"{device}: {course.repeats} runs of {len(applied)} methods, in turns")
         warm = timer.in_turns(dict.fromkeys(applied, course.batch))
         say(f"{device}: in search of the best batch")
@@ -187,7 +184,7 @@ class _Timer:
         self.course = course
         self.classifier = classifier
         self.device = classifier.module.mean.device
-        self.at_once = images_at_once(classifier)
+        self.at_once = memory.images_at_once(classifier)
         self.pictures = [images.read(index).image for index in range(min(len(images), 64))]
         self.references = torch.stack(self.pictures[:DATA_REFERENCES])
         self.draw = 0
@@ -200,13 +197,13 @@ class _Timer:
             self._guard = Guard(self.classifier, keep=True)
         return self._guard
 
-    def unseen(self, count: int) -> Tensor:
+    def unseen(self, count: int) -> torch.Tensor:
         """Return images (count, 3, H, W) on the host."""
         self.draw += 1
         chosen = [
-            perturb(
+            apply.perturb(
                 self.pictures[place % len(self.pictures)],
-                Cell("gaussian_noise", NOISE, self.draw),
+                cell.Cell("gaussian_noise", NOISE, self.draw),
                 f"{place}",
                 self.course.seed,
             )
@@ -233,7 +230,7 @@ class _Timer:
         except LeftChangedError as error:
             self.faults[method] = str(error)
         except (Exception, SystemExit) as error:
-            if is_out_of_memory(error):
+            if memory.is_out_of_memory(error):
                 raise
             self.faults[method] = one_line(error)
         return None
@@ -284,7 +281,7 @@ class _Timer:
         try:
             return self._tried(method, work)
         except Exception as error:
-            if not is_out_of_memory(error):
+            if not memory.is_out_of_memory(error):
                 raise
             self.faults[method] = f"{one_line(error)} (batch of {count})"
         return None
@@ -300,7 +297,7 @@ class _Timer:
             try:
                 runs = [self.once(method, count) for _ in range(1 + SEARCH_REPEATS)]
             except Exception as error:
-                if not is_out_of_memory(error):
+                if not memory.is_out_of_memory(error):
                     raise
                 if not rates:
                     self.faults[method] = f"{one_line(error)} (batch of {count})"

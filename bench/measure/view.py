@@ -7,19 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from steadymap.bench.core.errors import one_line
-from steadymap.bench.core.origin import is_ours
+from steadymap.bench.core import errors, origin
 from steadymap.bench.measure.worker import ATTACK_PART, Worker
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.method import BoundMethod, Engine
-from steadymap.bench.network.guard import LeftChangedError, left_as_it_was
-from steadymap.bench.network.memory import is_out_of_memory
-from steadymap.bench.network.passes import LogitsError, Pass, Read, shared_pass
-from steadymap.bench.perturbations.apply import draw_of
+from steadymap.bench.network import guard, memory, passes
+from steadymap.bench.perturbations import apply, registry
 from steadymap.bench.perturbations.cell import Cell
-from steadymap.bench.perturbations.registry import FAMILY_SHELF, Attack
 from steadymap.bench.records.vocabulary import SHARED
 from steadymap.metrics import Maps, Scores, Status, TensorMaps
 from steadymap.models import Classifier
@@ -49,7 +44,7 @@ class Explained:
     Both are where the classifier is: on a GPU they stay there, and metrics are computed there.
     """
 
-    attributions: Tensor
+    attributions: torch.Tensor
     maps: Maps | TensorMaps
 
 
@@ -69,11 +64,11 @@ class ShownImages:
     """
 
     cell: Cell
-    images: Tensor
-    on_device: Tensor
+    images: torch.Tensor
+    on_device: torch.Tensor
     image_ids: tuple[str, ...]
     seed: int
-    clean: Tensor | None = None
+    clean: torch.Tensor | None = None
     failed: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -94,10 +89,10 @@ class View:
     """
 
     cell: Cell
-    images: Tensor
+    images: torch.Tensor
     batch: Batch
     classifier: Classifier
-    seen: Pass
+    seen: passes.Pass
     failure: Failure | None
     failed: Mapping[int, str] = field(default_factory=dict)
     refused: Mapping[int, str] = field(default_factory=dict)
@@ -110,7 +105,7 @@ class View:
         return Failure(Status.ERROR, self.refused[0], len(self.images))
 
     @property
-    def logits(self) -> Tensor:
+    def logits(self) -> torch.Tensor:
         """(B, K)."""
         return self.seen.logits
 
@@ -118,8 +113,8 @@ class View:
 def look(
     worker: Worker,
     shown: ShownImages,
-    targets: Tensor | None,
-    also: Collection[Read] = (),
+    targets: torch.Tensor | None,
+    also: Collection[passes.Read] = (),
     refused: Mapping[int, str] | None = None,
 ) -> View:
     """Return what the classifier sees in images: one pass gives the logits and what methods share.
@@ -132,7 +127,7 @@ def look(
         refused: images of which it is known that the network has no logits.
     """
     classifier = worker.classifier
-    family = FAMILY_SHELF.known(shown.cell.family)
+    family = registry.FAMILY_SHELF.known(shown.cell.family)
     if family is not None and family.compensated:
         classifier = classifier.shifted(shown.cell.severity)
     reads = {
@@ -172,13 +167,13 @@ class _FirstPass:
 
     worker: Worker
     classifier: Classifier
-    targets: Tensor | None
-    reads: Collection[Read]
-    least: Collection[Read]
+    targets: torch.Tensor | None
+    reads: Collection[passes.Read]
+    least: Collection[passes.Read]
 
     def of(
-        self, images: Tensor, refused: Mapping[int, str]
-    ) -> tuple[Pass, Failure | None, Mapping[int, str]]:
+        self, images: torch.Tensor, refused: Mapping[int, str]
+    ) -> tuple[passes.Pass, Failure | None, Mapping[int, str]]:
         """Return the pass, why it has logits alone, and why it has none of some images.
 
         What one image does is told of that image, whatever else is in the batch.
@@ -201,7 +196,7 @@ class _FirstPass:
             return self._nothing(images, more)
         return self.of(images, more)
 
-    def _forward_at_least(self, images: Tensor) -> tuple[Pass, Failure | None] | str:
+    def _forward_at_least(self, images: torch.Tensor) -> tuple[passes.Pass, Failure | None] | str:
         failure = None
         for reads in (self.reads, self.least):
             try:
@@ -211,38 +206,40 @@ class _FirstPass:
                 reason = _of_network(error)
         return reason
 
-    def _pass(self, images: Tensor, reads: Collection[Read]) -> Pass:
+    def _pass(self, images: torch.Tensor, reads: Collection[passes.Read]) -> passes.Pass:
         return self.worker.within_memory(
-            lambda at_once: shared_pass(self.classifier, images, self.targets, reads, at_once)
+            lambda at_once: passes.shared_pass(
+                self.classifier, images, self.targets, reads, at_once
+            )
         )
 
-    def _refused_alone(self, images: Tensor, known: Mapping[int, str]) -> dict[int, str]:
+    def _refused_alone(self, images: torch.Tensor, known: Mapping[int, str]) -> dict[int, str]:
         refused = {}
         for place in range(len(images)):
             if place in known:
                 continue
             try:
-                shared_pass(self.classifier, images[place : place + 1], None, (), 1)
+                passes.shared_pass(self.classifier, images[place : place + 1], None, (), 1)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
                 refused[place] = _of_network(error)
         return refused
 
     def _nothing(
-        self, images: Tensor, refused: Mapping[int, str]
-    ) -> tuple[Pass, Failure, Mapping[int, str]]:
+        self, images: torch.Tensor, refused: Mapping[int, str]
+    ) -> tuple[passes.Pass, Failure, Mapping[int, str]]:
         size = len(images)
         logits = images.new_full((size, len(self.classifier.class_names)), torch.nan)
         targets = self.targets
         if targets is None:
             targets = torch.zeros(size, dtype=torch.int64, device=images.device)
         return (
-            Pass(images, targets, logits),
+            passes.Pass(images, targets, logits),
             Failure(Status.ERROR, refused[0], size),
             dict(sorted(refused.items())),
         )
 
 
-def _standing_in(images: Tensor, refused: Mapping[int, str]) -> Tensor:
+def _standing_in(images: torch.Tensor, refused: Mapping[int, str]) -> torch.Tensor:
     """Return images with the first that the network takes in the place of those it does not."""
     if not refused or len(refused) == len(images):
         return images
@@ -252,12 +249,12 @@ def _standing_in(images: Tensor, refused: Mapping[int, str]) -> Tensor:
 
 
 def _of_network(error: BaseException) -> str:
-    if isinstance(error, LogitsError):
+    if isinstance(error, passes.LogitsError):
         return str(error)
     return f"the network raised {_reason(error)}"
 
 
-def logits_of(worker: Worker, classifier: Classifier, images: Tensor) -> Tensor:
+def logits_of(worker: Worker, classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
     """(B, K): the logits of images (B, 3, H, W); NaN where the network raises on one."""
     first = _FirstPass(worker, classifier, None, (), ())
     seen, _, refused = first.of(images, {})
@@ -268,7 +265,7 @@ def logits_of(worker: Worker, classifier: Classifier, images: Tensor) -> Tensor:
     return logits
 
 
-def attacked(worker: Worker, shown: ShownImages, targets: Tensor) -> ShownImages:
+def attacked(worker: Worker, shown: ShownImages, targets: torch.Tensor) -> ShownImages:
     """Return what the attack of their cell makes of clean images, one after the other.
 
     Without an attack they are given back as they are. Images go alone, so that what else is in the
@@ -280,7 +277,7 @@ def attacked(worker: Worker, shown: ShownImages, targets: Tensor) -> ShownImages
         shown: the images.
         targets: (B,), the classes predicted for the clean images.
     """
-    family = FAMILY_SHELF.known(shown.cell.family)
+    family = registry.FAMILY_SHELF.known(shown.cell.family)
     if family is None or family.attack is None:
         return shown
     with worker.clock(shown.cell, ATTACK_PART, len(shown.images)):
@@ -299,25 +296,25 @@ def attacked(worker: Worker, shown: ShownImages, targets: Tensor) -> ShownImages
 
 
 def _attack(
-    worker: Worker, attack: Attack, shown: ShownImages, targets: Tensor, place: int
-) -> Tensor | str:
+    worker: Worker, attack: registry.Attack, shown: ShownImages, targets: torch.Tensor, place: int
+) -> torch.Tensor | str:
     """Return one image (1, 3, H, W) after the attack, or why there is none."""
     chosen = slice(place, place + 1)
     image = shown.on_device[chosen]
     classifier, severity = worker.classifier, shown.cell.severity
-    draw = draw_of(shown.cell, shown.image_ids[place], shown.seed)
+    draw = apply.draw_of(shown.cell, shown.image_ids[place], shown.seed)
     try:
         # One of our own writes into nothing.
-        if is_ours(attack):
+        if origin.is_ours(attack):
             moved: object = attack(classifier, image, targets[chosen], severity, draw)
         else:
-            with left_as_it_was(worker.guard(keep=True), image):
+            with guard.left_as_it_was(worker.guard(keep=True), image):
                 moved = attack(classifier, image.clone(), targets[chosen].clone(), severity, draw)
-    except LeftChangedError as error:
+    except guard.LeftChangedError as error:
         return f"the attack {error}"
     except (Exception, SystemExit) as error:  # noqa: BLE001 - an attack may raise anything
         return f"the attack raised {_reason(error)}"
-    if not isinstance(moved, Tensor):
+    if not isinstance(moved, torch.Tensor):
         return f"the attack returned {type(moved).__name__}, expected a tensor"
     if (moved.shape, moved.dtype, moved.device) != (image.shape, image.dtype, image.device):
         kinds = [f"{x.dtype} {tuple(x.shape)} on {x.device}" for x in (moved, image)]
@@ -330,13 +327,13 @@ def unfit_for(method: BoundMethod, classifier: Classifier, engine: Engine) -> Fa
     try:
         reason = method.unfit(classifier, engine)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - as in `explain`
-        return Failure(Status.ERROR, f"does it apply? {one_line(error)}", 0)
+        return Failure(Status.ERROR, f"does it apply? {errors.one_line(error)}", 0)
     return None if reason is None else Failure(Status.SKIPPED, reason, 0)
 
 
 def explained(attributions: object, size: int) -> Explained | Failure:
     """Return attributions of that many images with their maps, or what is wrong with them."""
-    if not isinstance(attributions, Tensor):
+    if not isinstance(attributions, torch.Tensor):
         reason = f"returned {type(attributions).__name__}, expected a tensor"
         return Failure(Status.ERROR, reason, size)
     if attributions.ndim != 4 or len(attributions) != size:  # noqa: PLR2004 - (B, C, h, w)
@@ -354,11 +351,11 @@ def explained(attributions: object, size: int) -> Explained | Failure:
 
 def failure_of(error: BaseException, size: int) -> Failure:
     """Return why a batch of so many images has no maps: what was raised."""
-    reason = str(error) if isinstance(error, LeftChangedError) else _reason(error)
+    reason = str(error) if isinstance(error, guard.LeftChangedError) else _reason(error)
     return Failure(Status.ERROR, reason, size)
 
 
 def _reason(error: BaseException) -> str:
     """Return an exception in one line; batches have been halved before memory is said to be out."""
-    said = one_line(error)
-    return f"{said} (with one image at a time)" if is_out_of_memory(error) else said
+    said = errors.one_line(error)
+    return f"{said} (with one image at a time)" if memory.is_out_of_memory(error) else said

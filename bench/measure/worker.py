@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
-from steadymap.bench.methods.baselines import Start
-from steadymap.bench.methods.method import BoundMethod, Engine
+from steadymap.bench.methods import baselines, method
 from steadymap.bench.network.guard import Guard
 from steadymap.bench.network.memory import is_out_of_memory
 from steadymap.bench.perturbations.cell import Cell
@@ -61,14 +59,16 @@ class Worker:
     """
 
     classifier: Classifier
-    methods: tuple[BoundMethod, ...]
-    engine: Engine
+    methods: tuple[method.BoundMethod, ...]
+    engine: method.Engine
     at_once: int
     halved: int = 0
     timings: list[Timing] = field(default_factory=list)
-    baseline_logits: dict[tuple[Start, float, Cell | None], Tensor] = field(default_factory=dict)
+    baseline_logits: dict[tuple[baselines.Start, float, Cell | None], torch.Tensor] = field(
+        default_factory=dict
+    )
     twins: tuple[Worker, ...] = ()
-    references: Tensor | None = None
+    references: torch.Tensor | None = None
     _guards: dict[bool, Guard] = field(default_factory=dict, init=False, repr=False)
 
     def guard(self, *, keep: bool) -> Guard:
@@ -80,7 +80,7 @@ class Worker:
             self._guards[keep] = Guard(self.classifier, keep=keep)
         return self._guards[keep]
 
-    def check(self, images: Tensor) -> None:
+    def check(self, images: torch.Tensor) -> None:
         """See that nothing has changed the networks since the first batch began.
 
         Args:
@@ -92,7 +92,7 @@ class Worker:
         for worker in (self, *self.twins):
             worker.guard(keep=False).check(images)
 
-    def begin(self, methods: tuple[BoundMethod, ...]) -> None:
+    def begin(self, methods: tuple[method.BoundMethod, ...]) -> None:
         """Forget the shard before, and take the methods of the next."""
         self.methods = methods
         self.halved = 0

@@ -14,18 +14,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
+from steadymap.bench.methods import cam, expected_gradients, gradient
 from steadymap.bench.methods.baselines import BASELINES, BaselineName, Start
 from steadymap.bench.methods.batch import Batch
-from steadymap.bench.methods.cam import grad_cam, lacks_layer
-from steadymap.bench.methods.expected_gradients import Baselines
-from steadymap.bench.methods.gradient import captum_attr, own_copy
-from steadymap.bench.network.graph import UntraceableError, rewritten, structure
-from steadymap.bench.network.passes import shared_pass
+from steadymap.bench.network import graph, passes
 from steadymap.models import Classifier
 
-Call = Callable[[Tensor], Tensor]
+Call = Callable[[torch.Tensor], torch.Tensor]
 
 # By the names of modules and functions. Value by value, and with 0 for 0:
 THROUGH_ZERO = frozenset(
@@ -73,18 +69,18 @@ LINEAR = frozenset(
 def lacks_relu(classifier: Classifier) -> str | None:
     """Say why rules for ReLU alone do not explain a network; None where they do."""
     try:
-        parts = structure(classifier)
-    except UntraceableError as error:
+        parts = graph.structure(classifier)
+    except graph.UntraceableError as error:
         return str(error)
     others = sorted(parts.names & OTHER_ACTIVATIONS)
     if others:
         return f"the rule is for ReLU alone, and the network has {', '.join(others)}"
-    return None if nn.ReLU in parts.modules else "the network has no ReLU"
+    return None if torch.nn.ReLU in parts.modules else "the network has no ReLU"
 
 
 def lacks_layer_or_relu(classifier: Classifier) -> str | None:
     """Say why a network has no guided Grad-CAM; None where it has."""
-    return lacks_layer(classifier) or lacks_relu(classifier)
+    return cam.lacks_layer(classifier) or lacks_relu(classifier)
 
 
 def lacks_differences(classifier: Classifier) -> str | None:
@@ -99,8 +95,8 @@ def lacks_shares(classifier: Classifier) -> str | None:
 
 def _uncovered(classifier: Classifier, covered: frozenset[str], rule: str) -> str | None:
     try:
-        parts = structure(classifier)
-    except UntraceableError as error:
+        parts = graph.structure(classifier)
+    except graph.UntraceableError as error:
         return str(error)
     strange = sorted(parts.names - LINEAR - covered)
     return f"{rule} does not cover {', '.join(strange)}" if strange else None
@@ -115,21 +111,21 @@ class _Ruled(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401 - torch's own context
-        values: Tensor,
+        values: torch.Tensor,
         call: Call,
-        rule: Callable[[Tensor, Tensor], Tensor],
-    ) -> Tensor:
+        rule: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
         ctx.save_for_backward(values)
         ctx.rule = rule
         return call(values)
 
     @staticmethod
-    def backward(ctx: Any, *back: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401 - as above
+    def backward(ctx: Any, *back: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # noqa: ANN401 - as above
         (values,) = ctx.saved_tensors
         return ctx.rule(values, back[0]), None, None
 
 
-def _through(call: Call, values: Tensor, back: Tensor) -> Tensor:
+def _through(call: Call, values: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
     """Return the gradient that comes back through a function."""
     with torch.enable_grad():
         leaves = values.detach().requires_grad_()
@@ -137,20 +133,22 @@ def _through(call: Call, values: Tensor, back: Tensor) -> Tensor:
     return found
 
 
-class _Activation(nn.Module):
+class _Activation(torch.nn.Module):
     """A function with a rule of its own."""
 
-    def __init__(self, call: Call, rule: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(
+        self, call: Call, rule: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    ) -> None:
         super().__init__()
         self.call, self.rule = call, rule
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Compute what the function computes."""
-        found: Tensor = _Ruled.apply(values, self.call, self.rule)
+        found: torch.Tensor = _Ruled.apply(values, self.call, self.rule)
         return found
 
 
-class _Rescaled(nn.Module):
+class _Rescaled(torch.nn.Module):
     """A function whose slope is that from a reference to the image.
 
     Run without gradients, it keeps what came in: the reference of the run with gradients.
@@ -159,17 +157,17 @@ class _Rescaled(nn.Module):
     def __init__(self, call: Call, *, pool: bool) -> None:
         super().__init__()
         self.call, self.pool = call, pool
-        self.reference: Tensor | None = None
+        self.reference: torch.Tensor | None = None
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Compute what the function computes."""
         if not torch.is_grad_enabled():
             self.reference = values.clone()
             return self.call(values)
-        found: Tensor = _Ruled.apply(values, self.call, self._back)
+        found: torch.Tensor = _Ruled.apply(values, self.call, self._back)
         return found
 
-    def _back(self, values: Tensor, back: Tensor) -> Tensor:
+    def _back(self, values: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
         """Return difference out over difference in; where there is none, the gradient."""
         if self.reference is None:
             raise TypeError("run without gradients first: that is the reference")
@@ -180,11 +178,15 @@ class _Rescaled(nn.Module):
         return torch.where(apart != 0, credit / apart, _through(self.call, values, back))
 
 
-def _credit(call: Call, values: Tensor, reference: Tensor, back: Tensor) -> Tensor:
+def _credit(
+    call: Call, values: torch.Tensor, reference: torch.Tensor, back: torch.Tensor
+) -> torch.Tensor:
     return back * (call(values) - call(reference))
 
 
-def _credit_of_pool(call: Call, values: Tensor, reference: Tensor, back: Tensor) -> Tensor:
+def _credit_of_pool(
+    call: Call, values: torch.Tensor, reference: torch.Tensor, back: torch.Tensor
+) -> torch.Tensor:
     """Credit the image's largest with what it has more, the reference's with what it had more.
 
     In either place image and reference differ, so that no credit falls where nothing does.
@@ -195,14 +197,14 @@ def _credit_of_pool(call: Call, values: Tensor, reference: Tensor, back: Tensor)
     return gained + _through(call, reference, back * (out - larger))
 
 
-def _rescaling(name: str, call: Call) -> nn.Module | None:
+def _rescaling(name: str, call: Call) -> torch.nn.Module | None:
     return _Rescaled(call, pool=name in POOLS) if name in ELEMENTWISE | POOLS else None
 
 
-def _sharing(name: str, call: Call) -> nn.Module | None:
+def _sharing(name: str, call: Call) -> torch.nn.Module | None:
     """Hand relevance on in the shares of the sum: out over in; there is none where in is 0."""
 
-    def rule(values: Tensor, back: Tensor) -> Tensor:
+    def rule(values: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
         return back * torch.where(values != 0, call(values) / values, 0)
 
     return _Activation(call, rule) if name in THROUGH_ZERO else None
@@ -211,7 +213,7 @@ def _sharing(name: str, call: Call) -> nn.Module | None:
 # --- methods --------------------------------------------------------------------------------------
 
 
-def guided_backprop(classifier: Classifier, batch: Batch) -> Tensor:
+def guided_backprop(classifier: Classifier, batch: Batch) -> torch.Tensor:
     """Gradient that no ReLU lets through where it is negative, signed: (B, 3, H, W).
 
     Source: Springenberg et al. 2014.
@@ -221,7 +223,7 @@ def guided_backprop(classifier: Classifier, batch: Batch) -> Tensor:
     )
 
 
-def deconvolution(classifier: Classifier, batch: Batch) -> Tensor:
+def deconvolution(classifier: Classifier, batch: Batch) -> torch.Tensor:
     """Gradient that each ReLU cuts off below 0, whatever came through it: (B, 3, H, W).
 
     Source: Zeiler and Fergus 2014.
@@ -230,25 +232,27 @@ def deconvolution(classifier: Classifier, batch: Batch) -> Tensor:
 
 
 def _by_rule(
-    classifier: Classifier, batch: Batch, rule: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    changed = rewritten(classifier, lambda: _Activation(torch.relu, rule))
-    seen = shared_pass(changed, batch.images, batch.targets, ["gradient"], batch.at_once)
+    classifier: Classifier, batch: Batch, rule: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    changed = graph.rewritten(classifier, lambda: _Activation(torch.relu, rule))
+    seen = passes.shared_pass(changed, batch.images, batch.targets, ["gradient"], batch.at_once)
     return seen.need_gradient()
 
 
-def guided_grad_cam(classifier: Classifier, batch: Batch) -> Tensor:
+def guided_grad_cam(classifier: Classifier, batch: Batch) -> torch.Tensor:
     """Guided backpropagation times Grad-CAM, signed: (B, 3, H, W).
 
     Grad-CAM is brought to the image's size by nearest neighbours, as captum does unless told
     otherwise; the paper does so bilinearly. Source: Selvaraju et al. 2017, section 3.2.
     """
-    coarse = grad_cam(classifier, batch)
+    coarse = cam.grad_cam(classifier, batch)
     size = batch.images.shape[2:]
-    return nn.functional.interpolate(coarse, size) * guided_backprop(classifier, batch)
+    return torch.nn.functional.interpolate(coarse, size) * guided_backprop(classifier, batch)
 
 
-def deep_lift(classifier: Classifier, batch: Batch, *, baseline: BaselineName = "black") -> Tensor:
+def deep_lift(
+    classifier: Classifier, batch: Batch, *, baseline: BaselineName = "black"
+) -> torch.Tensor:
     """Differences from a baseline, carried back through each activation: (B, 3, H, W).
 
     Each activation's slope is its difference out over its difference in (the rescale rule), so that
@@ -259,7 +263,9 @@ def deep_lift(classifier: Classifier, batch: Batch, *, baseline: BaselineName = 
     return _lifted(classifier, batch, BASELINES[baseline].make(batch))
 
 
-def deep_lift_shap(classifier: Classifier, batch: Batch, *, baselines: Baselines = 8) -> Tensor:
+def deep_lift_shap(
+    classifier: Classifier, batch: Batch, *, baselines: expected_gradients.Baselines = 8
+) -> torch.Tensor:
     """Mean of DeepLIFT over images of the data set as baselines: (B, 3, H, W).
 
     Source: Lundberg and Lee 2017.
@@ -273,8 +279,8 @@ def deep_lift_shap(classifier: Classifier, batch: Batch, *, baselines: Baselines
     return total / baselines
 
 
-def _lifted(classifier: Classifier, batch: Batch, starts: Tensor) -> Tensor:
-    changed = rewritten(classifier, lambda: _Rescaled(torch.relu, pool=False), _rescaling)
+def _lifted(classifier: Classifier, batch: Batch, starts: torch.Tensor) -> torch.Tensor:
+    changed = graph.rewritten(classifier, lambda: _Rescaled(torch.relu, pool=False), _rescaling)
     found = []
     try:
         for first in range(0, len(batch.images), batch.at_once):
@@ -282,7 +288,7 @@ def _lifted(classifier: Classifier, batch: Batch, starts: Tensor) -> Tensor:
             images, targets = batch.images[few], batch.targets[few]
             with torch.no_grad():
                 changed(starts[few])
-            seen = shared_pass(changed, images, targets, ["gradient"], batch.at_once)
+            seen = passes.shared_pass(changed, images, targets, ["gradient"], batch.at_once)
             found.append(seen.need_gradient() * (images - starts[few]))
     finally:
         # A rewritten network knows its graph, which knows it: it goes at the next collection.
@@ -292,7 +298,7 @@ def _lifted(classifier: Classifier, batch: Batch, starts: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def lrp(classifier: Classifier, batch: Batch) -> Tensor:
+def lrp(classifier: Classifier, batch: Batch) -> torch.Tensor:
     """Relevance of each value of the normalised image, signed: (B, 3, H, W).
 
     The logit is handed back from layer to layer in the shares that each input had in its sum, and
@@ -301,8 +307,8 @@ def lrp(classifier: Classifier, batch: Batch) -> Tensor:
     normalised image. Biases keep their share. Sources: Bach et al. 2015, equation 58; Ancona et al.
     2018, proposition 1.
     """
-    changed = rewritten(classifier, other=_sharing)
-    seen = shared_pass(changed, batch.images, batch.targets, ["gradient"], batch.at_once)
+    changed = graph.rewritten(classifier, other=_sharing)
+    seen = passes.shared_pass(changed, batch.images, batch.targets, ["gradient"], batch.at_once)
     module = classifier.module
     # Per unit of the image: the normalisation's division is in the gradient already.
     return seen.need_gradient() * (batch.images - module.shift - module.mean)
@@ -324,52 +330,52 @@ def _without_notices() -> Iterator[None]:
         yield
 
 
-def captum_guided_backprop(classifier: Classifier, batch: Batch) -> Tensor:
+def captum_guided_backprop(classifier: Classifier, batch: Batch) -> torch.Tensor:
     """Compute the same with captum, on the rewritten network: the oracle of `guided_backprop`."""
     return _captum_rule(classifier, batch, "GuidedBackprop")
 
 
-def captum_deconvolution(classifier: Classifier, batch: Batch) -> Tensor:
+def captum_deconvolution(classifier: Classifier, batch: Batch) -> torch.Tensor:
     """Compute the same with captum, on the rewritten network: the oracle of `deconvolution`."""
     return _captum_rule(classifier, batch, "Deconvolution")
 
 
-def _captum_rule(classifier: Classifier, batch: Batch, name: str) -> Tensor:
-    method = getattr(captum_attr(), name)(rewritten(classifier).module)
+def _captum_rule(classifier: Classifier, batch: Batch, name: str) -> torch.Tensor:
+    method = getattr(gradient.captum_attr(), name)(graph.rewritten(classifier).module)
     with _without_notices():
-        maps: Tensor = method.attribute(own_copy(batch.images), target=batch.targets)
+        maps: torch.Tensor = method.attribute(gradient.own_copy(batch.images), target=batch.targets)
     return maps.detach()
 
 
-def captum_guided_grad_cam(classifier: Classifier, batch: Batch) -> Tensor:
+def captum_guided_grad_cam(classifier: Classifier, batch: Batch) -> torch.Tensor:
     """Compute the same with captum's parts: the oracle of `guided_grad_cam`.
 
     In the rewritten network the layer of Grad-CAM may be no module any more.
     """
-    captum = captum_attr()
+    captum = gradient.captum_attr()
     coarse = captum.LayerGradCam(classifier.module, classifier.cam_module).attribute(
-        own_copy(batch.images), target=batch.targets, relu_attributions=True
+        gradient.own_copy(batch.images), target=batch.targets, relu_attributions=True
     )
     size = tuple(batch.images.shape[2:])
-    fine: Tensor = captum.LayerAttribution.interpolate(coarse.detach(), size)
+    fine: torch.Tensor = captum.LayerAttribution.interpolate(coarse.detach(), size)
     return fine * captum_guided_backprop(classifier, batch)
 
 
-class _Clone(nn.Module):
+class _Clone(torch.nn.Module):
     """Sets a ReLU apart from a pooling behind it.
 
     captum's hooks of both would hang on the same tensor, and the ReLU's would read a gradient that
     the pooling's is about to change.
     """
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Copy."""
         return values.clone()
 
 
 def captum_deep_lift(
     classifier: Classifier, batch: Batch, *, baseline: BaselineName = "black"
-) -> Tensor:
+) -> torch.Tensor:
     """Compute the same with captum, on the rewritten network: the oracle of `deep_lift`.
 
     Not the same, and not complete, where windows of a pooling overlap or the pooling is a function.
@@ -378,16 +384,18 @@ def captum_deep_lift(
 
 
 def captum_deep_lift_shap(
-    classifier: Classifier, batch: Batch, *, baselines: Baselines = 8
-) -> Tensor:
+    classifier: Classifier, batch: Batch, *, baselines: expected_gradients.Baselines = 8
+) -> torch.Tensor:
     """Average captum's DeepLIFT over the same baselines: the oracle of `deep_lift_shap`."""
     starts = Start(None, baselines).images(batch)
     return torch.stack([_captum_lifted(classifier, batch, start) for start in starts]).mean(dim=0)
 
 
-def _captum_lifted(classifier: Classifier, batch: Batch, starts: Tensor) -> Tensor:
-    apart = rewritten(classifier, lambda: nn.Sequential(nn.ReLU(), _Clone()))
-    method = captum_attr().DeepLift(apart.module)
+def _captum_lifted(classifier: Classifier, batch: Batch, starts: torch.Tensor) -> torch.Tensor:
+    apart = graph.rewritten(classifier, lambda: torch.nn.Sequential(torch.nn.ReLU(), _Clone()))
+    method = gradient.captum_attr().DeepLift(apart.module)
     with _without_notices():
-        maps: Tensor = method.attribute(own_copy(batch.images), starts, target=batch.targets)
+        maps: torch.Tensor = method.attribute(
+            gradient.own_copy(batch.images), starts, target=batch.targets
+        )
     return maps.detach()

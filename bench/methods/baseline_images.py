@@ -6,7 +6,6 @@ from functools import cache
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.methods.baselines import NOISY_BASELINE
@@ -16,33 +15,33 @@ from steadymap.bench.methods.batch import Batch
 BLURRED_BASELINE = 10 / 224
 
 
-def black(batch: Batch) -> Tensor:
+def black(batch: Batch) -> torch.Tensor:
     """Return 0 everywhere."""
     return torch.zeros_like(batch.images)
 
 
-def white(batch: Batch) -> Tensor:
+def white(batch: Batch) -> torch.Tensor:
     """Return 1 everywhere."""
     return torch.ones_like(batch.images)
 
 
-def random(batch: Batch) -> Tensor:
+def random(batch: Batch) -> torch.Tensor:
     """Uniform noise in [0, 1], one draw an image."""
     return _uniform_noise(batch, "baseline")
 
 
-def uniform(batch: Batch) -> Tensor:
+def uniform(batch: Batch) -> torch.Tensor:
     """Uniform noise in [0, 1], another draw than `random`."""
     return _uniform_noise(batch, "uniform baseline")
 
 
-def _uniform_noise(batch: Batch, purpose: str) -> Tensor:
+def _uniform_noise(batch: Batch, purpose: str) -> torch.Tensor:
     shape = tuple(batch.images.shape[1:])
     draws = [generator(batch.seed, image_id, purpose).random(shape) for image_id in batch.image_ids]
     return torch.stack([torch.from_numpy(draw) for draw in draws]).to(batch.images)
 
 
-def gaussian(batch: Batch) -> Tensor:
+def gaussian(batch: Batch) -> torch.Tensor:
     """Add normal noise to the image, and clamp nothing."""
     shape = tuple(batch.images.shape[1:])
     draws = [
@@ -53,7 +52,7 @@ def gaussian(batch: Batch) -> Tensor:
     return batch.images + NOISY_BASELINE * noise
 
 
-def blur(batch: Batch) -> Tensor:
+def blur(batch: Batch) -> torch.Tensor:
     """Blur by a Gaussian in proportion to the shorter side; what is outside repeats the edge."""
     height, width = batch.images.shape[2:]
     sigma = BLURRED_BASELINE * min(height, width)
@@ -62,7 +61,7 @@ def blur(batch: Batch) -> Tensor:
 
 
 @cache
-def _blurring(side: int, sigma: float) -> Tensor:
+def _blurring(side: int, sigma: float) -> torch.Tensor:
     """Return what blurs a column when it is multiplied by it: (side, side), float64."""
     # Loaded here: it takes half a second, which would be on the clock of every method's first map.
     from scipy.ndimage import gaussian_filter1d  # noqa: PLC0415
@@ -71,16 +70,16 @@ def _blurring(side: int, sigma: float) -> Tensor:
     return torch.from_numpy(matrix)
 
 
-def mean(batch: Batch) -> Tensor:
+def mean(batch: Batch) -> torch.Tensor:
     """Return each image's mean colour."""
     return batch.images.mean(dim=(2, 3), keepdim=True).expand_as(batch.images)
 
 
-def max_distance(batch: Batch) -> Tensor:
+def max_distance(batch: Batch) -> torch.Tensor:
     """Choose black or white, value by value: whichever is farther; from the middle, white."""
     return (batch.images <= 0.5).to(batch.images)  # noqa: PLR2004 - the middle of [0, 1]
 
 
-def average(batch: Batch) -> Tensor:
+def average(batch: Batch) -> torch.Tensor:
     """Return the mean of images of the data set."""
     return batch.need_references().mean(dim=0, keepdim=True).expand_as(batch.images)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from steadymap.bench.core.on_demand import OnDemand
-from steadymap.bench.core.randomness import generator
+from steadymap.bench.core import on_demand, randomness
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,8 +42,8 @@ class Baseline:
     of_data: bool = False
 
 
-def _ours(name: str) -> OnDemand:
-    return OnDemand(f"steadymap.bench.methods.baseline_images:{name}")
+def _ours(name: str) -> on_demand.OnDemand:
+    return on_demand.OnDemand(f"steadymap.bench.methods.baseline_images:{name}")
 
 
 BASELINES: dict[str, Baseline] = {
@@ -142,4 +141,8 @@ class Start:
 
 def draw_seed(seed: int, draw: int) -> int:
     """Return the seed of a draw; the first has the run's own."""
-    return seed if not draw else int(generator(seed, "draw of a baseline", draw).integers(2**62))
+    return (
+        seed
+        if not draw
+        else int(randomness.generator(seed, "draw of a baseline", draw).integers(2**62))
+    )

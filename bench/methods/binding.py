@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from steadymap.bench.core.errors import PluginError, one_line
-from steadymap.bench.core.names import nearest
-from steadymap.bench.core.on_demand import loaded
-from steadymap.bench.core.plugins import YOUR_OWN, Shelf, check_function, offers, summary_of
-from steadymap.bench.methods.baselines import BASELINES
+from steadymap.bench.core import errors, names, on_demand, plugins
+from steadymap.bench.methods import baselines, registry
 from steadymap.bench.methods.method import BoundMethod, Method, one_baseline
-from steadymap.bench.methods.registry import METHODS
 from steadymap.bench.records.vocabulary import INPUT, OVERALL
 
 if TYPE_CHECKING:
@@ -29,17 +25,17 @@ def _as_method(found: object) -> Method:
     Of a function no promises are known.
     """
     if not isinstance(found, Method):
-        check_function(found, "classifier, batch")
+        plugins.check_function(found, "classifier, batch")
         explain = cast("Callable[..., Tensor]", found)
-        return Method(explain, summary_of(found), YOUR_OWN, degree=None)
-    check_function(found.explain, "classifier, batch")
+        return Method(explain, plugins.summary_of(found), plugins.YOUR_OWN, degree=None)
+    plugins.check_function(found.explain, "classifier, batch")
     _check_promises(BoundMethod("", found, tuple(_defaults(found).items())))
     return found
 
 
 def _defaults(method: Method) -> dict[str, object]:
     """Return the parameters of a method: its keyword-only arguments, with their defaults."""
-    signature = inspect.signature(loaded(method.explain)).parameters.values()
+    signature = inspect.signature(on_demand.loaded(method.explain)).parameters.values()
     return {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
 
 
@@ -52,15 +48,19 @@ def _check_promises(bound: BoundMethod) -> None:
     try:
         complete, _ = bound.can("complete"), bound.passes
     except Exception as error:  # a plug-in may raise anything; the line says what
-        raise TypeError(f"capabilities or passes: {one_line(error)}") from error
+        raise TypeError(f"capabilities or passes: {errors.one_line(error)}") from error
     own_start = bound.method.start is not one_baseline
-    if complete and not own_start and dict(bound.parameters).get("baseline") not in BASELINES:
+    if (
+        complete
+        and not own_start
+        and dict(bound.parameters).get("baseline") not in baselines.BASELINES
+    ):
         raise TypeError(
-            f"a method that is complete has a parameter baseline: {', '.join(BASELINES)}"
+            f"a method that is complete has a parameter baseline: {', '.join(baselines.BASELINES)}"
         )
 
 
-METHOD_SHELF = Shelf("method", METHODS, _as_method, (INPUT, OVERALL))
+METHOD_SHELF = plugins.Shelf("method", registry.METHODS, _as_method, (INPUT, OVERALL))
 
 
 def bind_method(spec: str, steps: Steps | None = None) -> BoundMethod:
@@ -86,7 +86,7 @@ def bind_method(spec: str, steps: Steps | None = None) -> BoundMethod:
     values = defaults.copy()
     for key, value in given.items():
         if key not in defaults:
-            known = nearest(key, defaults) if defaults else "it has none"
+            known = names.nearest(key, defaults) if defaults else "it has none"
             raise ValueError(f"method {name}: unknown parameter {key!r}; {known}")
         try:
             kind = types.get(key, type(defaults[key]))
@@ -96,11 +96,11 @@ def bind_method(spec: str, steps: Steps | None = None) -> BoundMethod:
             raise ValueError(f"method {name}: {key}={value}: {reason}") from error
     settings = ",".join(f"{key}={str(value).lower()}" for key, value in values.items())
     bound = BoundMethod(f"{name}:{settings}" if settings else name, method, tuple(values.items()))
-    if name not in METHODS:
+    if name not in registry.METHODS:
         try:
             _check_promises(bound)
         except TypeError as error:
-            raise PluginError(f"method {bound.spec}: {error}") from error
+            raise errors.PluginError(f"method {bound.spec}: {error}") from error
     return bound
 
 
@@ -111,7 +111,7 @@ def _split_spec(spec: str) -> tuple[str, str]:
     none; that becomes `package.module.function`.
     """
     name, _, rest = spec.partition(":")
-    if name in METHODS or ("." not in name and name in offers("method")):
+    if name in registry.METHODS or ("." not in name and name in plugins.offers("method")):
         return name, rest
     attribute, _, text = rest.partition(":")
     return (f"{name}.{attribute}", text) if attribute and "=" not in attribute else (name, rest)
@@ -119,9 +119,9 @@ def _split_spec(spec: str) -> tuple[str, str]:
 
 def _types(name: str, method: Method) -> dict[str, Any]:
     try:
-        return get_type_hints(loaded(method.explain), include_extras=True)
+        return get_type_hints(on_demand.loaded(method.explain), include_extras=True)
     except Exception as error:  # an annotation may be any expression; the line says what
-        reason = one_line(error)
+        reason = errors.one_line(error)
         raise ValueError(f"method {name}: its annotations cannot be read: {reason}") from error
 
 

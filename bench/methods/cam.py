@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.gradient import captum_attr, own_copy, own_pass
@@ -11,7 +10,7 @@ from steadymap.bench.network.passes import Pass
 from steadymap.models import Classifier
 
 
-def grad_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> Tensor:
+def grad_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> torch.Tensor:
     """Gradient-weighted activations of the last convolution: (B, 1, h, w), at its resolution.
 
     With `relu=false` negative evidence is kept. Source: Selvaraju et al. 2017, equations 1 and 2.
@@ -19,7 +18,7 @@ def grad_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> Tens
     return read_grad_cam(own_pass(classifier, batch, "layer"), relu=relu)
 
 
-def read_grad_cam(seen: Pass, *, relu: bool = True) -> Tensor:
+def read_grad_cam(seen: Pass, *, relu: bool = True) -> torch.Tensor:
     """Read Grad-CAM off a pass: (B, 1, h, w)."""
     activations, gradient_there = seen.need_layer()
     weights = gradient_there.mean(dim=(2, 3), keepdim=True)
@@ -27,7 +26,7 @@ def read_grad_cam(seen: Pass, *, relu: bool = True) -> Tensor:
     return maps.relu() if relu else maps
 
 
-def hires_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> Tensor:
+def hires_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> torch.Tensor:
     """Gradient times activation at each place of the last convolution: (B, 1, h, w).
 
     Unlike Grad-CAM it does not average the gradient over places first. Source: Draelos and Carin
@@ -36,14 +35,14 @@ def hires_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> Ten
     return read_hires_cam(own_pass(classifier, batch, "layer"), relu=relu)
 
 
-def read_hires_cam(seen: Pass, *, relu: bool = True) -> Tensor:
+def read_hires_cam(seen: Pass, *, relu: bool = True) -> torch.Tensor:
     """Read HiResCAM off a pass: (B, 1, h, w)."""
     activations, gradient_there = seen.need_layer()
     maps = (gradient_there * activations).sum(dim=1, keepdim=True)
     return maps.relu() if relu else maps
 
 
-def layer_cam(classifier: Classifier, batch: Batch) -> Tensor:
+def layer_cam(classifier: Classifier, batch: Batch) -> torch.Tensor:
     """Positive gradient times activation at each place of the last convolution: (B, 1, h, w).
 
     Source: Jiang et al. 2021, equations 5 to 7.
@@ -51,13 +50,13 @@ def layer_cam(classifier: Classifier, batch: Batch) -> Tensor:
     return read_layer_cam(own_pass(classifier, batch, "layer"))
 
 
-def read_layer_cam(seen: Pass) -> Tensor:
+def read_layer_cam(seen: Pass) -> torch.Tensor:
     """Read LayerCAM off a pass: (B, 1, h, w)."""
     activations, gradient_there = seen.need_layer()
     return (gradient_there.relu() * activations).sum(dim=1, keepdim=True).relu()
 
 
-def grad_cam_plus_plus(classifier: Classifier, batch: Batch) -> Tensor:
+def grad_cam_plus_plus(classifier: Classifier, batch: Batch) -> torch.Tensor:
     """Activations of the last convolution, weighted by weighted positive gradients: (B, 1, h, w).
 
     Source: Chattopadhyay et al. 2018, equations 5, 10 and 19, for the logit's exponential. Places
@@ -66,7 +65,7 @@ def grad_cam_plus_plus(classifier: Classifier, batch: Batch) -> Tensor:
     return read_grad_cam_plus_plus(own_pass(classifier, batch, "layer"))
 
 
-def read_grad_cam_plus_plus(seen: Pass) -> Tensor:
+def read_grad_cam_plus_plus(seen: Pass) -> torch.Tensor:
     """Read Grad-CAM++ off a pass: (B, 1, h, w)."""
     activations, slope = seen.need_layer()
     # Divided by the square of the gradient, above and below: 1 / (2 + sum(activations) gradient).
@@ -87,9 +86,9 @@ def captum_lacks_grid(classifier: Classifier) -> str | None:
     return None if planes else f"captum's Grad-CAM reads planes, not {classifier.cam_layout}"
 
 
-def captum_grad_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> Tensor:
+def captum_grad_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> torch.Tensor:
     """Compute the same with captum: the oracle of `grad_cam`."""
-    maps: Tensor = (
+    maps: torch.Tensor = (
         captum_attr()
         .LayerGradCam(classifier.module, classifier.cam_module)
         .attribute(own_copy(batch.images), target=batch.targets, relu_attributions=relu)

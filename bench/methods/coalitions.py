@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
 
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.methods.baselines import BASELINES, BaselineName
@@ -31,7 +30,7 @@ Segments = Annotated[int, Field(ge=2, le=1000)]
 Size = tuple[int, int]
 
 # Takes places of images (n,) and numbers of coalitions (n,); says which parts are there, (n, N).
-Present = Callable[[Tensor, Tensor], Tensor]
+Present = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,16 +43,16 @@ class Parts:
         baselines: (B, 3, H, W), what stands in for an absent part.
     """
 
-    labels: Tensor
+    labels: torch.Tensor
     count: int
-    baselines: Tensor
+    baselines: torch.Tensor
 
-    def paint(self, values: Tensor) -> Tensor:
+    def paint(self, values: torch.Tensor) -> torch.Tensor:
         """Give each pixel the value of its part: (B, N) to (B, 1, H, W), in the images' type."""
         painted = values.gather(1, self.labels.flatten(1)).view_as(self.labels)
         return painted[:, None].to(self.baselines.dtype)
 
-    def sums(self, pixels: Tensor) -> Tensor:
+    def sums(self, pixels: torch.Tensor) -> torch.Tensor:
         """Add up the pixels (B, H, W) of each part: (B, N)."""
         total = pixels.new_zeros(len(pixels), self.count)
         return total.scatter_add_(1, self.labels.flatten(1), pixels.flatten(1))
@@ -71,7 +70,9 @@ def size_of(batch: Batch) -> Size:
     return batch.images.shape[2], batch.images.shape[3]
 
 
-def ask(classifier: Classifier, batch: Batch, parts: Parts, present: Present, count: int) -> Tensor:
+def ask(
+    classifier: Classifier, batch: Batch, parts: Parts, present: Present, count: int
+) -> torch.Tensor:
     """Return the targets' logits of `count` coalitions of each image: (B, count), float64.
 
     All copies of all images are one queue, cut into pieces of as many as go through the network
@@ -103,8 +104,8 @@ def samples_of(parameters: Mapping[str, object]) -> int:
 
 
 def sums_on_linear(
-    weights: Tensor, batch: Batch, *, segments: int, baseline: BaselineName
-) -> Tensor:
+    weights: torch.Tensor, batch: Batch, *, segments: int, baseline: BaselineName
+) -> torch.Tensor:
     """Return the map on a linear network: the sum of w (x - baseline) over each superpixel."""
     parts = superpixel_parts(batch, segments, baseline)
     return parts.paint(parts.sums((weights * (batch.images - parts.baselines)).sum(dim=1)))
@@ -117,7 +118,7 @@ def shapley_sampling(
     segments: Segments = 50,
     baseline: BaselineName = "black",
     samples: Samples = 6,
-) -> Tensor:
+) -> torch.Tensor:
     """Shapley values of superpixels, from permutations: (B, 1, H, W).
 
     Superpixels come one after the other, in `samples` orders; each has the mean of what the logit
@@ -134,7 +135,7 @@ def shapley_sampling(
     latest = torch.arange(last, device=device).repeat(samples)
     latest = torch.cat([torch.tensor([last, -1], device=device), latest])
 
-    def present(places: Tensor, numbers: Tensor) -> Tensor:
+    def present(places: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         return ranks[places, order[numbers]] <= latest[numbers][:, None]
 
     logits = ask(classifier, batch, parts, present, len(order))
@@ -157,7 +158,7 @@ def _ranks(rng: np.random.Generator, samples: int, count: int) -> NDArray[np.int
 
 def drawn_by_image(
     batch: Batch, draw: Callable[[np.random.Generator], NDArray[np.generic]], name: str
-) -> Tensor:
+) -> torch.Tensor:
     """Draw for each image by itself, the same for both images of a pair: (B, ...)."""
     made = [draw(generator(batch.seed, image_id, name)) for image_id in batch.image_ids]
     return torch.from_numpy(np.stack(made)).to(batch.images.device)

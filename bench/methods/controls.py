@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor
 
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.methods.batch import Batch
@@ -15,12 +14,12 @@ from steadymap.models import Classifier
 BLOB_SPREAD = 0.25
 
 
-def constant(_classifier: Classifier, batch: Batch) -> Tensor:
+def constant(_classifier: Classifier, batch: Batch) -> torch.Tensor:
     """The same number everywhere: (B, 1, H, W). Ranks and windows say nothing of it."""
     return torch.ones_like(batch.images[:, :1])
 
 
-def random(_classifier: Classifier, batch: Batch) -> Tensor:
+def random(_classifier: Classifier, batch: Batch) -> torch.Tensor:
     """Normal noise, the same for an image and its perturbed self: (B, 1, H, W)."""
     shape = tuple(batch.images.shape[2:])
     draws = [
@@ -30,7 +29,7 @@ def random(_classifier: Classifier, batch: Batch) -> Tensor:
     return torch.from_numpy(np.stack(draws)).to(batch.images)
 
 
-def edge(_classifier: Classifier, batch: Batch) -> Tensor:
+def edge(_classifier: Classifier, batch: Batch) -> torch.Tensor:
     """Sobel's magnitude of the image's grey values: (B, 1, H, W), at least 0.
 
     Source: Adebayo et al. 2018, section 5.1, who compare saliency maps with an edge detector.
@@ -42,7 +41,7 @@ def edge(_classifier: Classifier, batch: Batch) -> Tensor:
     return torch.from_numpy(magnitudes)[:, None].to(batch.images)
 
 
-def centre_blob(_classifier: Classifier, batch: Batch) -> Tensor:
+def centre_blob(_classifier: Classifier, batch: Batch) -> torch.Tensor:
     """A Gaussian blob in the middle, the same for every image: (B, 1, H, W), in (0, 1]."""
     lines = []
     for side in batch.images.shape[2:]:

@@ -9,15 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
 
 from steadymap.bench.core.randomness import generator
+from steadymap.bench.methods import integrated_gradients, method, paths, smooth_grad
 from steadymap.bench.methods.baselines import Start
 from steadymap.bench.methods.batch import Batch
-from steadymap.bench.methods.integrated_gradients import MOST_STEPS, points_of
-from steadymap.bench.methods.method import Parameters
-from steadymap.bench.methods.paths import Line, gauss_legendre, path_sum
-from steadymap.bench.methods.smooth_grad import Samples, Spread
 from steadymap.bench.network.passes import shared_pass
 from steadymap.models import Classifier
 
@@ -25,7 +21,7 @@ MOST_BASELINES = 1000
 
 DrawnBaseline = Literal["random", "uniform", "gaussian"]
 Baselines = Annotated[int, Field(ge=1, le=MOST_BASELINES)]
-PathSteps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+PathSteps = Annotated[int, Field(ge=1, le=integrated_gradients.MOST_STEPS)]
 
 
 def integrated_gradients_averaged(
@@ -35,26 +31,28 @@ def integrated_gradients_averaged(
     baseline: DrawnBaseline = "uniform",
     baselines: Baselines = 8,
     steps: PathSteps = 16,
-) -> Tensor:
+) -> torch.Tensor:
     """Mean of integrated gradients over several draws of a baseline, signed: (B, 3, H, W).
 
     The first draw is that of `integrated_gradients`. Complete: maps add up to the logit minus the
     mean logit of the draws. Source: Sturmfels et al. 2020.
     """
-    nodes, shares = gauss_legendre(steps, batch.images)
+    nodes, shares = paths.gauss_legendre(steps, batch.images)
     total = torch.zeros_like(batch.images)
     for start in Start(baseline, baselines).images(batch):
-        path = Line(start, batch.images, batch.targets, batch.at_once)
-        total += path_sum(classifier, path, nodes, shares) * (batch.images - start)
+        path = paths.Line(start, batch.images, batch.targets, batch.at_once)
+        total += paths.path_sum(classifier, path, nodes, shares) * (batch.images - start)
     return total / baselines
 
 
-def averaged_points(parameters: Parameters) -> int:
+def averaged_points(parameters: method.Parameters) -> int:
     """Return how many points of all paths one map of `integrated_gradients_averaged` takes."""
-    return int(str(parameters["baselines"])) * points_of(parameters)
+    return int(str(parameters["baselines"])) * integrated_gradients.points_of(parameters)
 
 
-def expected_gradients(classifier: Classifier, batch: Batch, *, samples: Samples = 32) -> Tensor:
+def expected_gradients(
+    classifier: Classifier, batch: Batch, *, samples: smooth_grad.Samples = 32
+) -> torch.Tensor:
     """Mean of gradient times way, at random places between references and image: (B, 3, H, W).
 
     Each sample draws an image of the data set and a place between it and the image. The draws
@@ -68,8 +66,12 @@ def expected_gradients(classifier: Classifier, batch: Batch, *, samples: Samples
 
 
 def gradient_shap(
-    classifier: Classifier, batch: Batch, *, samples: Samples = 32, noise: Spread = 0.09
-) -> Tensor:
+    classifier: Classifier,
+    batch: Batch,
+    *,
+    samples: smooth_grad.Samples = 32,
+    noise: smooth_grad.Spread = 0.09,
+) -> torch.Tensor:
     """Expected gradients with normal noise added to the image, as captum does: (B, 3, H, W).
 
     The noise has standard deviation `noise`, in image units; without any these are
@@ -94,7 +96,7 @@ def _draw(rng: np.random.Generator, references: int, shape: tuple[int, ...]) -> 
     return _Sample(int(rng.integers(references)), rng.random(), np.asarray(rng.normal(size=shape)))
 
 
-def _expected(classifier: Classifier, batch: Batch, samples: int, noise: float) -> Tensor:
+def _expected(classifier: Classifier, batch: Batch, samples: int, noise: float) -> torch.Tensor:
     """Take as many points at once as go through the network together, whosever they are."""
     references = batch.need_references()
     draws = [generator(batch.seed, image_id, "expected gradients") for image_id in batch.image_ids]

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from steadymap.models import Classifier
 
@@ -33,9 +32,9 @@ class Line:
         at_once: points that go through the network together.
     """
 
-    starts: Tensor
-    ends: Tensor
-    targets: Tensor
+    starts: torch.Tensor
+    ends: torch.Tensor
+    targets: torch.Tensor
     at_once: int
 
     def __len__(self) -> int:
@@ -48,7 +47,9 @@ class Line:
         return Line(self.starts[chosen], self.ends[chosen], self.targets[chosen], self.at_once)
 
 
-def path_sum(classifier: Classifier, path: Line, nodes: Tensor, shares: Tensor) -> Tensor:
+def path_sum(
+    classifier: Classifier, path: Line, nodes: torch.Tensor, shares: torch.Tensor
+) -> torch.Tensor:
     """Sum weighted gradients at the nodes of each line.
 
     All points of all lines are one queue, cut into pieces of `at_once`, so that the network always
@@ -114,14 +115,14 @@ def _pieces(low: int, high: int, count: int) -> Iterator[_Piece]:
         place += taken
 
 
-def _gradients(classifier: Classifier, points: Tensor, targets: Tensor) -> Tensor:
+def _gradients(classifier: Classifier, points: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     leaves = points.detach().requires_grad_()
     picked = classifier(leaves).gather(1, targets[:, None]).sum()
     (gradients,) = torch.autograd.grad(picked, leaves)
     return gradients
 
 
-def gauss_legendre(steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
+def gauss_legendre(steps: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return `steps` nodes in (0, 1) and weights that add up to 1, in the type of `like`."""
     places, weights = np.polynomial.legendre.leggauss(steps)
     return torch.from_numpy((1 + places) / 2).to(like), torch.from_numpy(weights / 2).to(like)
@@ -145,12 +146,12 @@ class NestedPath:
 
     classifier: Classifier
     path: Line
-    maps: list[Tensor] = field(init=False)
+    maps: list[torch.Tensor] = field(init=False)
     settled: list[int] = field(init=False)
     reached: list[int] = field(init=False)
-    _deltas: Tensor = field(init=False)
-    _ends: Tensor = field(init=False)
-    _inner: Tensor = field(init=False)
+    _deltas: torch.Tensor = field(init=False)
+    _ends: torch.Tensor = field(init=False)
+    _inner: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         """Evaluate the first level, and go on until every line is settled."""
@@ -170,7 +171,7 @@ class NestedPath:
                 open_lines.remove(line)
         self.reach(MOST_DOUBLINGS, open_lines)
 
-    def at(self, levels: Sequence[int], at_once: int | None = None) -> Tensor:
+    def at(self, levels: Sequence[int], at_once: int | None = None) -> torch.Tensor:
         """Return the map of each line at a level of its own: (B, 3, H, W).
 
         Args:
@@ -199,13 +200,13 @@ class NestedPath:
         for line in missing:
             self.reached[line] = level
 
-    def _picked(self, images: Tensor) -> Tensor:
+    def _picked(self, images: torch.Tensor) -> torch.Tensor:
         """(B,): the targets' logits."""
         with torch.no_grad():
             logits = torch.cat([self.classifier(few) for few in images.split(self.path.at_once)])
         return logits.gather(1, self.path.targets[:, None])[:, 0]
 
-    def _sum(self, lines: Sequence[int], nodes: Tensor, share: float) -> Tensor:
+    def _sum(self, lines: Sequence[int], nodes: torch.Tensor, share: float) -> torch.Tensor:
         places = nodes.to(self.path.ends)
         shares = torch.full_like(places, share)
         return path_sum(self.classifier, self.path.select(lines), places, shares)

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.methods.batch import Batch
@@ -24,7 +23,7 @@ Spread = Annotated[float, Field(ge=0, le=1)]
 
 def smooth_grad(
     classifier: Classifier, batch: Batch, *, samples: Samples = 16, noise: Spread = 0.15
-) -> Tensor:
+) -> torch.Tensor:
     """Mean gradient of the target's logit over noisy copies, signed: (B, 3, H, W).
 
     The noise is normal, of standard deviation `noise` in image units; it belongs to seed and image,
@@ -38,7 +37,7 @@ def smooth_grad(
 
 def smooth_grad_squared(
     classifier: Classifier, batch: Batch, *, samples: Samples = 16, noise: Spread = 0.15
-) -> Tensor:
+) -> torch.Tensor:
     """Mean squared gradient over noisy copies, not negative: (B, 3, H, W).
 
     Source: Hooker et al. 2019.
@@ -51,13 +50,13 @@ def smooth_grad_squared(
 
 def var_grad(
     classifier: Classifier, batch: Batch, *, samples: SeveralSamples = 16, noise: Spread = 0.15
-) -> Tensor:
+) -> torch.Tensor:
     """Variance of the gradient over noisy copies, not negative: (B, 3, H, W).
 
     Of the samples themselves, over their number. Source: Adebayo et al. 2018.
     """
     # Around each image's first, and in double precision: a difference of moments loses digits.
-    first: dict[int, Tensor] = {}
+    first: dict[int, torch.Tensor] = {}
     mean = torch.zeros_like(batch.images, dtype=torch.float64)
     mean_square = torch.zeros_like(mean)
     for places, found in _gradients(classifier, batch, samples, noise):
@@ -69,14 +68,14 @@ def var_grad(
     return (mean_square - mean.square()).clamp(min=0).to(batch.images.dtype)
 
 
-def var_grad_on_linear(weights: Tensor, _batch: Batch) -> Tensor:
+def var_grad_on_linear(weights: torch.Tensor, _batch: Batch) -> torch.Tensor:
     """Return the map on a linear network, whose gradient is the same everywhere."""
     return torch.zeros_like(weights)
 
 
 def _gradients(
     classifier: Classifier, batch: Batch, samples: int, noise: float
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield places of images (n,) and gradients at noisy copies of them (n, 3, H, W).
 
     As many at once as go through the network together, whatever image they belong to.

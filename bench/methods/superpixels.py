@@ -8,7 +8,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 # How much being near counts against being of one colour, in units of Lab; and the blur before, in
 # pixels. At scikit-image's own 10 and 0 SLIC finds little more than half of the segments that it
@@ -25,7 +24,7 @@ def segment_count(segments: int, size: tuple[int, int]) -> int:
     return min(segments, size[0] * size[1])
 
 
-def superpixels(images: Tensor, segments: int) -> Tensor:
+def superpixels(images: torch.Tensor, segments: int) -> torch.Tensor:
     """Return the part of each pixel: (B, H, W), int64, 0 up to the number of parts.
 
     SLIC (Achanta et al. 2012), in single precision, and mended to give as many parts as are asked

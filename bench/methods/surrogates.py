@@ -12,24 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
 
-from steadymap.bench.methods.baselines import BASELINES, BaselineName
+from steadymap.bench.methods import baselines, coalitions, method, smooth_grad, superpixels
 from steadymap.bench.methods.batch import Batch
-from steadymap.bench.methods.coalitions import (
-    Segments,
-    Size,
-    ask,
-    count_of,
-    drawn_by_image,
-    samples_of,
-    size_of,
-    sums_on_linear,
-    superpixel_parts,
-)
-from steadymap.bench.methods.method import Capability, Parameters
-from steadymap.bench.methods.smooth_grad import Samples
-from steadymap.bench.methods.superpixels import segment_count
 from steadymap.models import Classifier
 
 # LIME's kernel: the standard deviation of the cosine distance, as its authors' code for images has.
@@ -43,11 +28,11 @@ def lime(  # noqa: PLR0913 - what its paper leaves open
     classifier: Classifier,
     batch: Batch,
     *,
-    segments: Segments = 50,
-    baseline: BaselineName = "black",
-    samples: Samples = 256,
+    segments: coalitions.Segments = 50,
+    baseline: baselines.BaselineName = "black",
+    samples: smooth_grad.Samples = 256,
     ridge: Ridge = 1.0,
-) -> Tensor:
+) -> torch.Tensor:
     """Weights of a ridge regression of the logit on which superpixels are there: (B, 1, H, W).
 
     Each superpixel is there in every second coalition, at random; the first of `samples` has them
@@ -55,9 +40,11 @@ def lime(  # noqa: PLR0913 - what its paper leaves open
     `ridge` is the penalty, 0 for none (and where that leaves values open, the solution of least
     norm). Source: Ribeiro et al. 2016, equation 1 and algorithm 1.
     """
-    parts = superpixel_parts(batch, segments, baseline)
-    there = drawn_by_image(batch, lambda rng: lime_coalitions(rng, samples, parts.count), "lime")
-    logits = ask(classifier, batch, parts, lambda *at: there[at], samples)
+    parts = coalitions.superpixel_parts(batch, segments, baseline)
+    there = coalitions.drawn_by_image(
+        batch, lambda rng: lime_coalitions(rng, samples, parts.count), "lime"
+    )
+    logits = coalitions.ask(classifier, batch, parts, lambda *at: there[at], samples)
     found = [
         _regression(rows, values, lime_kernel(rows), ridge)
         for rows, values in zip(there.cpu().numpy(), logits.cpu().numpy(), strict=True)
@@ -65,30 +52,32 @@ def lime(  # noqa: PLR0913 - what its paper leaves open
     return parts.paint(torch.from_numpy(np.stack(found)).to(logits))
 
 
-def lime_passes(parameters: Parameters, _size: Size) -> int:
+def lime_passes(parameters: method.Parameters, _size: coalitions.Size) -> int:
     """Return how many times one image goes forward: once a coalition."""
-    return samples_of(parameters)
+    return coalitions.samples_of(parameters)
 
 
 def lime_on_linear(  # noqa: PLR0913 - as of `lime`
-    weights: Tensor,
+    weights: torch.Tensor,
     batch: Batch,
     *,
     segments: int,
-    baseline: BaselineName,
+    baseline: baselines.BaselineName,
     samples: int,
     ridge: float,
-) -> Tensor | None:
+) -> torch.Tensor | None:
     """Return the map on a linear network, as `sums_on_linear`; None where that is left open.
 
     So it is with a penalty, and where coalitions are too few for the coefficients.
     """
-    count = segment_count(segments, size_of(batch))
-    there = drawn_by_image(batch, lambda rng: lime_coalitions(rng, samples, count), "lime").double()
+    count = superpixels.segment_count(segments, coalitions.size_of(batch))
+    there = coalitions.drawn_by_image(
+        batch, lambda rng: lime_coalitions(rng, samples, count), "lime"
+    ).double()
     free = torch.linalg.matrix_rank(there - there.mean(dim=1, keepdim=True))
     if ridge or bool((free < count).any()):
         return None
-    return sums_on_linear(weights, batch, segments=segments, baseline=baseline)
+    return coalitions.sums_on_linear(weights, batch, segments=segments, baseline=baseline)
 
 
 def lime_coalitions(rng: np.random.Generator, samples: int, count: int) -> NDArray[np.bool_]:
@@ -125,10 +114,10 @@ def kernel_shap(
     classifier: Classifier,
     batch: Batch,
     *,
-    segments: Segments = 50,
-    baseline: BaselineName = "black",
-    samples: Samples = 256,
-) -> Tensor:
+    segments: coalitions.Segments = 50,
+    baseline: baselines.BaselineName = "black",
+    samples: smooth_grad.Samples = 256,
+) -> torch.Tensor:
     """Shapley values of superpixels, by weighted least squares: (B, 1, H, W).
 
     Coalitions have sizes drawn by the Shapley kernel, each followed by its complement; `samples` of
@@ -137,13 +126,13 @@ def kernel_shap(
     those nearest to equal. Source: Lundberg and Lee 2017, theorem 2; Covert and Lee 2021
     (complements).
     """
-    parts = superpixel_parts(batch, segments, baseline)
-    drawn = drawn_by_image(
+    parts = coalitions.superpixel_parts(batch, segments, baseline)
+    drawn = coalitions.drawn_by_image(
         batch, lambda rng: kernel_coalitions(rng, samples, parts.count), "kernel_shap"
     )
     ends = torch.tensor([True, False], device=drawn.device)[:, None].expand(2, parts.count)
     there = torch.cat([ends.expand(len(drawn), -1, -1), drawn], dim=1)
-    logits = ask(classifier, batch, parts, lambda *at: there[at], there.shape[1])
+    logits = coalitions.ask(classifier, batch, parts, lambda *at: there[at], there.shape[1])
     weights = _kernel_weights(samples, parts.count, drawn.sum(dim=2).cpu().numpy())
     found = [
         _shares(rows, values, kernel)
@@ -154,31 +143,38 @@ def kernel_shap(
     return parts.paint(torch.from_numpy(np.stack(found)).to(logits))
 
 
-def kernel_shap_passes(parameters: Parameters, size: Size) -> int:
+def kernel_shap_passes(parameters: method.Parameters, size: coalitions.Size) -> int:
     """Return how many times one image goes forward: once a coalition, and at both ends."""
-    return min(samples_of(parameters), _every(count_of(parameters, size))) + 2
+    return min(coalitions.samples_of(parameters), _every(coalitions.count_of(parameters, size))) + 2
 
 
 def kernel_shap_on_linear(
-    weights: Tensor, batch: Batch, *, segments: int, baseline: BaselineName, samples: int
-) -> Tensor | None:
+    weights: torch.Tensor,
+    batch: Batch,
+    *,
+    segments: int,
+    baseline: baselines.BaselineName,
+    samples: int,
+) -> torch.Tensor | None:
     """Return the map on a linear network, as `sums_on_linear`; None where that is left open.
 
     So it is where coalitions are too few for the values.
     """
-    count = segment_count(segments, size_of(batch))
-    drawn = drawn_by_image(batch, lambda rng: kernel_coalitions(rng, samples, count), "kernel_shap")
+    count = superpixels.segment_count(segments, coalitions.size_of(batch))
+    drawn = coalitions.drawn_by_image(
+        batch, lambda rng: kernel_coalitions(rng, samples, count), "kernel_shap"
+    )
     there = drawn.double()
     free = torch.linalg.matrix_rank(there - there.mean(dim=2, keepdim=True))
     if bool((free < count - 1).any()):
         return None
-    return sums_on_linear(weights, batch, segments=segments, baseline=baseline)
+    return coalitions.sums_on_linear(weights, batch, segments=segments, baseline=baseline)
 
 
-def kernel_shap_can(parameters: Parameters) -> frozenset[Capability]:
+def kernel_shap_can(parameters: method.Parameters) -> frozenset[method.Capability]:
     """Return what KernelSHAP is capable of: where it asks for all coalitions, nothing is drawn."""
-    exhaustive = _every(int(str(parameters["segments"]))) <= samples_of(parameters)
-    exact = exhaustive and not BASELINES[str(parameters["baseline"])].drawn
+    exhaustive = _every(int(str(parameters["segments"]))) <= coalitions.samples_of(parameters)
+    exact = exhaustive and not baselines.BASELINES[str(parameters["baseline"])].drawn
     return frozenset(("signed",) if exact else ("signed", "stochastic"))
 
 

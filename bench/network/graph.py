@@ -14,17 +14,16 @@ from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, fx, nn
 
 from steadymap.bench.core.errors import one_line
 from steadymap.models import Classifier, PixelNetwork
 
-RELU_FUNCTIONS = (torch.relu, torch.relu_, nn.functional.relu, nn.functional.relu_)
+RELU_FUNCTIONS = (torch.relu, torch.relu_, torch.nn.functional.relu, torch.nn.functional.relu_)
 RELU_METHODS = ("relu", "relu_")
 PRODUCTS = ("mul", "mul_", "imul", "div", "div_", "truediv", "itruediv")
 
 # From the name of a function of one tensor, and the function: what takes its place, or None.
-Other = Callable[[str, Callable[[Tensor], Tensor]], nn.Module | None]
+Other = Callable[[str, Callable[[torch.Tensor], torch.Tensor]], torch.nn.Module | None]
 
 
 class UntraceableError(ValueError):
@@ -42,7 +41,7 @@ class Structure:
             are not among the functions.
     """
 
-    modules: tuple[type[nn.Module], ...]
+    modules: tuple[type[torch.nn.Module], ...]
     functions: tuple[str, ...]
     scalings: tuple[str, ...] = ()
 
@@ -53,7 +52,7 @@ class Structure:
 
 
 _lock = threading.Lock()
-_graphs: WeakKeyDictionary[nn.Module, fx.Graph | str] = WeakKeyDictionary()
+_graphs: WeakKeyDictionary[torch.nn.Module, torch.fx.Graph | str] = WeakKeyDictionary()
 
 
 def structure(classifier: Classifier) -> Structure:
@@ -63,12 +62,12 @@ def structure(classifier: Classifier) -> Structure:
         UntraceableError: its forward depends on values, or is no Python that torch.fx can follow.
     """
     network = classifier.module.network
-    modules: list[type[nn.Module]] = []
+    modules: list[type[torch.nn.Module]] = []
     functions: list[str] = []
     scalings: list[str] = []
     for node in _graph(network).nodes:
         if _is_relu(network, node):
-            modules.append(nn.ReLU)
+            modules.append(torch.nn.ReLU)
         elif node.op == "call_module":
             modules.append(type(network.get_submodule(node.target)))
         elif node.op in ("call_function", "call_method"):
@@ -78,7 +77,7 @@ def structure(classifier: Classifier) -> Structure:
 
 def rewritten(
     classifier: Classifier,
-    relu: Callable[[], nn.Module] = nn.ReLU,
+    relu: Callable[[], torch.nn.Module] = torch.nn.ReLU,
     other: Other | None = None,
 ) -> Classifier:
     """Return the classifier with every activation a module of its own, called once, not in place.
@@ -97,9 +96,9 @@ def rewritten(
     """
     network = classifier.module.network
     # A copy of the graph: the nodes of the one that is kept stay as they are.
-    graph = fx.Graph()
+    graph = torch.fx.Graph()
     graph.output(graph.graph_copy(_graph(network), {}))
-    own: dict[str, nn.Module] = {}
+    own: dict[str, torch.nn.Module] = {}
     for place, node in enumerate(list(graph.nodes)):
         if not node.args and "input" in node.kwargs:
             node.args = (node.kwargs["input"],)
@@ -115,7 +114,7 @@ def rewritten(
         node.replace_all_uses_with(called)
         graph.erase_node(node)
     modules = {name: part for name, part in network.named_modules() if name}
-    made_network = fx.GraphModule(_tree(network, modules | own), graph).eval()
+    made_network = torch.fx.GraphModule(_tree(network, modules | own), graph).eval()
     for hook in network._forward_hooks.values():  # noqa: SLF001 - there is no public view
         made_network.register_forward_hook(hook)
     module = PixelNetwork(made_network, classifier.module.normalization, classifier.module.shift)
@@ -123,7 +122,9 @@ def rewritten(
     return replace(classifier, module=module.eval())
 
 
-def _own(network: nn.Module, node: fx.Node, other: Other | None) -> nn.Module | None:
+def _own(
+    network: torch.nn.Module, node: torch.fx.Node, other: Other | None
+) -> torch.nn.Module | None:
     """Make what takes the place of a node that is no ReLU; None leaves it."""
     if node.op == "call_module":
         part = network.get_submodule(str(node.target))
@@ -138,35 +139,35 @@ def _own(network: nn.Module, node: fx.Node, other: Other | None) -> nn.Module | 
     return None if other is None or call is None else other(_name(node), call)
 
 
-def _tree(network: nn.Module, modules: dict[str, nn.Module]) -> dict[str, object]:
+def _tree(network: torch.nn.Module, modules: dict[str, torch.nn.Module]) -> dict[str, object]:
     """Return what a graph names: modules, and tensors that belong to none of them."""
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())
     return {**modules, **tensors}
 
 
-def _is_relu(network: nn.Module, node: fx.Node) -> bool:
+def _is_relu(network: torch.nn.Module, node: torch.fx.Node) -> bool:
     if node.op == "call_module":
-        return isinstance(network.get_submodule(str(node.target)), nn.ReLU)
+        return isinstance(network.get_submodule(str(node.target)), torch.nn.ReLU)
     if node.op == "call_method":
         return node.target in RELU_METHODS
     return node.op == "call_function" and node.target in RELU_FUNCTIONS
 
 
-def _name(node: fx.Node) -> str:
+def _name(node: torch.fx.Node) -> str:
     """Return what a function or a tensor method is called."""
     return str(getattr(node.target, "__name__", node.target))
 
 
-def _tensors(node: fx.Node) -> list[fx.Node]:
+def _tensors(node: torch.fx.Node) -> list[torch.fx.Node]:
     """Return the arguments of a call that are computed, not weights or numbers."""
     return [
         argument
         for argument in (*node.args, *node.kwargs.values())
-        if isinstance(argument, fx.Node) and argument.op != "get_attr"
+        if isinstance(argument, torch.fx.Node) and argument.op != "get_attr"
     ]
 
 
-def _scales(node: fx.Node) -> bool:
+def _scales(node: torch.fx.Node) -> bool:
     """Return whether a call multiplies, or divides, by a number or a weight: that is linear."""
     if _name(node) not in PRODUCTS:
         return False
@@ -175,7 +176,7 @@ def _scales(node: fx.Node) -> bool:
     return len(tensors) == 1 and (not divides or node.args[0] is tensors[0])
 
 
-def _of_one_tensor(node: fx.Node) -> Callable[[Tensor], Tensor] | None:
+def _of_one_tensor(node: torch.fx.Node) -> Callable[[torch.Tensor], torch.Tensor] | None:
     """Return a call as a function of its first argument; None where it takes more than numbers."""
     if node.op not in ("call_function", "call_method") or not node.args:
         return None
@@ -188,7 +189,7 @@ def _of_one_tensor(node: fx.Node) -> Callable[[Tensor], Tensor] | None:
     return lambda values: target(values, *rest, **named)
 
 
-def _graph(network: nn.Module) -> fx.Graph:
+def _graph(network: torch.nn.Module) -> torch.fx.Graph:
     """Return the network's graph, traced once as long as the network lives.
 
     torch.fx patches every module of the process while it traces: no other thread may run a network
@@ -198,7 +199,7 @@ def _graph(network: nn.Module) -> fx.Graph:
         known = _graphs.get(network)
         if known is None:
             try:
-                known = fx.Tracer().trace(network)
+                known = torch.fx.Tracer().trace(network)
             except Exception as error:  # noqa: BLE001 - a forward may do anything; the reason is kept
                 known = f"its forward cannot be traced ({one_line(error)})"
             _graphs[network] = known

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from steadymap.bench.network.torch_settings import SETTINGS, keep_generators, put_back, refill
 from steadymap.models import Classifier, ModelError
@@ -40,7 +39,7 @@ class LeftChangedError(Exception):
 
 
 @contextmanager
-def left_as_it_was(guard: Guard, images: Tensor) -> Iterator[None]:
+def left_as_it_was(guard: Guard, images: torch.Tensor) -> Iterator[None]:
     """Put back what the code inside changes of the network and of the process.
 
     No other thread is inside meanwhile. Random numbers are put back, and nothing is said of it;
@@ -81,8 +80,8 @@ class _Part:
     """A module as it was: its class, its `vars`, and what those that are containers held."""
 
     path: str
-    module: nn.Module
-    kind: type[nn.Module]
+    module: torch.nn.Module
+    kind: type[torch.nn.Module]
     values: Mapping[str, object]
     held: Mapping[str, tuple[Any, ...]]
 
@@ -92,8 +91,8 @@ class _Kept:
     """A tensor of the network as it was; `alias` shares its memory."""
 
     name: str
-    tensor: Tensor
-    alias: Tensor
+    tensor: torch.Tensor
+    alias: torch.Tensor
     trained: bool
 
     def moved(self) -> bool:
@@ -101,7 +100,7 @@ class _Kept:
         return _place(self.tensor) != _place(self.alias)
 
 
-def _place(tensor: Tensor) -> tuple[object, ...]:
+def _place(tensor: torch.Tensor) -> tuple[object, ...]:
     kind = tensor.dtype, tensor.device, tensor.shape, tensor.stride()
     return (tensor.data_ptr(), *kind)
 
@@ -132,7 +131,7 @@ class Guard:
             for name, tensor in _tensors(self._parts)
         ]
         # Memory once, whoever shares it; strides do not matter.
-        self._flat: dict[str, Tensor] = {}
+        self._flat: dict[str, torch.Tensor] = {}
         seen: set[int] = set()
         for kept in self._tensors:
             storage = kept.alias.untyped_storage()
@@ -148,7 +147,7 @@ class Guard:
         """Return what is not as it was, in words; nothing is put back."""
         return [change for change in self._differences() if change not in self._own_doing]
 
-    def put_back(self, images: Tensor) -> list[str]:
+    def put_back(self, images: torch.Tensor) -> list[str]:
         """Put back what is not as it was, and return it, in words.
 
         What the network changes when it runs, such as a counter of its own, is nobody's fault.
@@ -165,7 +164,7 @@ class Guard:
         self._own_doing |= self._changes_by_itself(images)
         return [change for change in changes if change not in self._own_doing]
 
-    def check(self, images: Tensor) -> None:
+    def check(self, images: torch.Tensor) -> None:
         """See that nothing but the network itself has changed it.
 
         Args:
@@ -186,7 +185,7 @@ class Guard:
                 f"{_few(changes)}; what it computes must not depend on what it has seen"
             )
 
-    def _changes_by_itself(self, images: Tensor) -> set[str]:
+    def _changes_by_itself(self, images: torch.Tensor) -> set[str]:
         """Return what runs of the network change, put back."""
         try:
             with torch.no_grad():
@@ -200,7 +199,7 @@ class Guard:
                 self._restore()
         return set(changes)
 
-    def _read(self) -> list[Tensor]:
+    def _read(self) -> list[torch.Tensor]:
         """Return sums over the bits of each tensor: another order gives others."""
         sums = [_sums(flat) for flat in self._flat.values()]
         sizes = [len(part) for part in sums]
@@ -244,7 +243,7 @@ class Guard:
                 flat.copy_(copy)
 
 
-def _tensors(parts: list[_Part]) -> Iterator[tuple[str, Tensor]]:
+def _tensors(parts: list[_Part]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield parameters, buffers, and what else modules hold as plain attributes."""
     seen: set[int] = set()
     for part in parts:
@@ -253,7 +252,7 @@ def _tensors(parts: list[_Part]) -> Iterator[tuple[str, Tensor]]:
             if not isinstance(held, Mapping):
                 raise TypeError(f"{part.kind.__name__}.{kind} is no mapping")
             for name, tensor in held.items():
-                if isinstance(tensor, Tensor) and id(tensor) not in seen:
+                if isinstance(tensor, torch.Tensor) and id(tensor) not in seen:
                     seen.add(id(tensor))
                     yield f"{word} {_dotted(part.path, name)}", tensor
 
@@ -317,7 +316,7 @@ def _layer(path: str) -> str:
     return f"layer {path}" if path else "the network"
 
 
-def _sums(flat: Tensor) -> Tensor:
+def _sums(flat: torch.Tensor) -> torch.Tensor:
     """Return the sums of bytes (N,), taken by eights as whole numbers, in rows and in columns."""
     body = flat[: len(flat) // 8 * 8].view(torch.int64)
     square = body[: len(body) // WIDTH * WIDTH].view(-1, WIDTH)

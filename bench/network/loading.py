@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from steadymap.bench.core.errors import PluginError
-from steadymap.bench.core.plugins import offers
+from steadymap.bench.core import errors, plugins
 from steadymap.bench.network.model_shelf import MODEL_SHELF
 from steadymap.models import MODELS, Classifier, ModelError, load_classifier
 
@@ -21,11 +20,11 @@ def load_model(
     Raises:
         ModelError: as `load_classifier`, or a plug-in that cannot be loaded.
     """
-    if spec in MODELS or ":" in spec or spec not in offers("model"):
+    if spec in MODELS or ":" in spec or spec not in plugins.offers("model"):
         return load_classifier(spec, weights, device)
     try:
         MODEL_SHELF.find(spec)
-    except PluginError as error:
+    except errors.PluginError as error:
         raise ModelError(str(error)) from error
-    place = offers("model")[spec][0].value
+    place = plugins.offers("model")[spec][0].value
     return replace(load_classifier(place, weights, device), name=spec)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from steadymap.bench.core.linux import GROUPS, OWN_GROUP, memory_left, proc_bytes
 from steadymap.models import Classifier
@@ -62,7 +61,7 @@ def activation_bytes(classifier: Classifier) -> int:
     }
     kept: dict[int, int] = {}
 
-    def note(tensor: Tensor) -> Tensor:
+    def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
 
 from steadymap.models import Classifier
 
@@ -33,19 +32,19 @@ class Pass:
         activation_gradient: (B, C, h, w), of the target's logit, likewise; None unless asked for.
     """
 
-    images: Tensor
-    targets: Tensor
-    logits: Tensor
-    gradient: Tensor | None = None
-    activations: Tensor | None = None
-    activation_gradient: Tensor | None = None
+    images: torch.Tensor
+    targets: torch.Tensor
+    logits: torch.Tensor
+    gradient: torch.Tensor | None = None
+    activations: torch.Tensor | None = None
+    activation_gradient: torch.Tensor | None = None
 
     def part(self, chosen: slice) -> Pass:
         """Return some of the images with all that belongs to them."""
         known = {name: part[chosen] for name, part in vars(self).items() if part is not None}
         return replace(self, **known)
 
-    def need_gradient(self) -> Tensor:
+    def need_gradient(self) -> torch.Tensor:
         """Return the gradient.
 
         Raises:
@@ -55,7 +54,7 @@ class Pass:
             raise ValueError("the target's logit does not depend on the image")
         return self.gradient
 
-    def need_layer(self) -> tuple[Tensor, Tensor]:
+    def need_layer(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return activations and their gradient.
 
         Raises:
@@ -68,8 +67,8 @@ class Pass:
 
 def shared_pass(
     classifier: Classifier,
-    images: Tensor,
-    targets: Tensor | None,
+    images: torch.Tensor,
+    targets: torch.Tensor | None,
     reads: Iterable[Read],
     at_once: int,
 ) -> Pass:
@@ -99,7 +98,10 @@ def shared_pass(
 
 
 def _one_pass(
-    classifier: Classifier, images: Tensor, targets: Tensor | None, reads: frozenset[Read]
+    classifier: Classifier,
+    images: torch.Tensor,
+    targets: torch.Tensor | None,
+    reads: frozenset[Read],
 ) -> Pass:
     # Channels last at the entrance keeps the first convolution from copying.
     points = images.detach().clone(memory_format=torch.channels_last)
@@ -127,7 +129,7 @@ def _one_pass(
 
 
 def _check_logits(logits: object, shape: tuple[int, int]) -> None:
-    if not isinstance(logits, Tensor):
+    if not isinstance(logits, torch.Tensor):
         raise LogitsError(f"the network returned {type(logits).__name__}, expected a tensor")
     if logits.shape != shape:
         raise LogitsError(
@@ -136,14 +138,16 @@ def _check_logits(logits: object, shape: tuple[int, int]) -> None:
 
 
 @contextmanager
-def _output_of_layer(classifier: Classifier, reads: frozenset[Read]) -> Iterator[list[Tensor]]:
+def _output_of_layer(
+    classifier: Classifier, reads: frozenset[Read]
+) -> Iterator[list[torch.Tensor]]:
     """Collect what the layer for Grad-CAM puts out, as long as the context lasts."""
-    seen: list[Tensor] = []
+    seen: list[torch.Tensor] = []
     if not {"layer", "activations"} & reads:
         yield seen
         return
 
-    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+    def keep(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
         seen.append(output)
         # A layer behind it that works in place must not change what was seen.
         return output.clone()
@@ -156,7 +160,7 @@ def _output_of_layer(classifier: Classifier, reads: frozenset[Read]) -> Iterator
 
 
 def _joined(parts: list[Pass]) -> Pass:
-    def join(values: list[Tensor | None]) -> Tensor | None:
+    def join(values: list[torch.Tensor | None]) -> torch.Tensor | None:
         known = [value for value in values if value is not None]
         return torch.cat(known) if len(known) == len(values) else None
 
@@ -194,7 +198,7 @@ def count_passes(classifier: Classifier) -> Iterator[Counts]:
     """
     counts = Counts()
 
-    def note(_module: nn.Module, _inputs: object, logits: Tensor) -> None:
+    def note(_module: torch.nn.Module, _inputs: object, logits: torch.Tensor) -> None:
         counts.forward += len(logits)
         if logits.requires_grad:
             logits.register_hook(_adds(counts))
@@ -206,8 +210,8 @@ def count_passes(classifier: Classifier) -> Iterator[Counts]:
         hook.remove()
 
 
-def _adds(counts: Counts) -> Callable[[Tensor], None]:
-    def add(gradient: Tensor) -> None:
+def _adds(counts: Counts) -> Callable[[torch.Tensor], None]:
+    def add(gradient: torch.Tensor) -> None:
         counts.backward += len(gradient)
 
     return add

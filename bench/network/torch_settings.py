@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 
 @contextmanager
@@ -111,12 +110,12 @@ GLOBAL_HOOKS = (
 
 def _global_hooks() -> tuple[tuple[tuple[int, object], ...], ...]:
     # No public name reads them.
-    return tuple(tuple(getattr(nn.modules.module, name).items()) for name in GLOBAL_HOOKS)
+    return tuple(tuple(getattr(torch.nn.modules.module, name).items()) for name in GLOBAL_HOOKS)
 
 
 def _set_global_hooks(wanted: tuple[tuple[tuple[int, object], ...], ...]) -> None:
     for name, items in zip(GLOBAL_HOOKS, wanted, strict=True):
-        refill(getattr(nn.modules.module, name), tuple(x for pair in items for x in pair))
+        refill(getattr(torch.nn.modules.module, name), tuple(x for pair in items for x in pair))
 
 
 def _attribute(owner: object, name: str) -> Setting:

@@ -13,11 +13,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from steadymap.bench.network.graph import UntraceableError, rewritten
-from steadymap.bench.network.passes import shared_pass
+from steadymap.bench.network import graph, passes
 from steadymap.models import Classifier
 
 # Steps of the ascent, and how many of them lead as far as the bound.
@@ -27,16 +25,16 @@ STEPS_TO_BOUND = 2
 SHARPNESS = 100.0
 
 _lock = threading.Lock()
-_smoothed: WeakKeyDictionary[nn.Module, Classifier] = WeakKeyDictionary()
+_smoothed: WeakKeyDictionary[torch.nn.Module, Classifier] = WeakKeyDictionary()
 
 
 def away_from_gradient(
     classifier: Classifier,
-    image: Tensor,
-    target: Tensor,
+    image: torch.Tensor,
+    target: torch.Tensor,
     severity: float,
     rng: np.random.Generator,
-) -> Tensor:
+) -> torch.Tensor:
     """Move the gradient map as far from the clean image's as it goes, and keep the prediction.
 
     Projected sign ascent on 1 - cosine of the two maps, summed over channels and signed: as the
@@ -77,23 +75,27 @@ def away_from_gradient(
     return best
 
 
-def random_signs(image: Tensor, rng: np.random.Generator) -> Tensor:
+def random_signs(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Return minus or plus 1 for each value of an image (3, H, W)."""
     return torch.from_numpy(rng.integers(0, 2, tuple(image.shape))).to(image.dtype) * 2 - 1
 
 
-def _gradient_map(classifier: Classifier, image: Tensor, target: Tensor) -> tuple[Tensor, bool]:
+def _gradient_map(
+    classifier: Classifier, image: torch.Tensor, target: torch.Tensor
+) -> tuple[torch.Tensor, bool]:
     """Return the gradient summed over channels (1, H, W), and whether the target is predicted."""
-    seen = shared_pass(classifier, image, target, ("gradient",), 1)
+    seen = passes.shared_pass(classifier, image, target, ("gradient",), 1)
     kept = bool(seen.logits.argmax(dim=1) == target)
     return seen.need_gradient().sum(dim=1), kept
 
 
-def _cosine(found: Tensor, reference: Tensor) -> Tensor:
+def _cosine(found: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cosine_similarity(found.flatten(), reference.flatten(), dim=0)
 
 
-def ascent(classifier: Classifier, image: Tensor, target: Tensor, reference: Tensor) -> Tensor:
+def ascent(
+    classifier: Classifier, image: torch.Tensor, target: torch.Tensor, reference: torch.Tensor
+) -> torch.Tensor:
     """Return the gradient of 1 - cosine of the softplus network's map to another (1, H, W).
 
     Zero where that map does not depend on the image, as with a network that cannot be traced.
@@ -119,8 +121,10 @@ def smoothed(classifier: Classifier) -> Classifier:
     with _lock:
         if network not in _smoothed:
             try:
-                _smoothed[network] = rewritten(classifier, lambda: nn.Softplus(beta=SHARPNESS))
-            except UntraceableError:
+                _smoothed[network] = graph.rewritten(
+                    classifier, lambda: torch.nn.Softplus(beta=SHARPNESS)
+                )
+            except graph.UntraceableError:
                 return classifier
         return _smoothed[network]
 

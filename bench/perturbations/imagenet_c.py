@@ -16,7 +16,6 @@ from types import ModuleType
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from steadymap.bench.core.errors import message_of
 
@@ -36,12 +35,14 @@ def missing() -> str | None:
     return None
 
 
-def corruption(name: str, image: Tensor, severity: float, rng: np.random.Generator) -> Tensor:
+def corruption(
+    name: str, image: torch.Tensor, severity: float, rng: np.random.Generator
+) -> torch.Tensor:
     """Corrupt an image (3, H, W) by the corruption of that name; its severity is a level."""
     return corrupt(image, name, int(severity), rng)
 
 
-def corrupt(image: Tensor, name: str, level: int, rng: np.random.Generator) -> Tensor:
+def corrupt(image: torch.Tensor, name: str, level: int, rng: np.random.Generator) -> torch.Tensor:
     """Corrupt an image (3, H, W) at one of the five levels; 0 is the image itself.
 
     The package draws from NumPy's global generator. It is seeded from `rng`, by one thread at a

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from steadymap.bench.core.names import IN_DEGREES
-from steadymap.bench.core.on_demand import OnDemand
-from steadymap.bench.core.plugins import YOUR_OWN, Shelf, check_fields, check_function, summary_of
+from steadymap.bench.core import names, on_demand, plugins
 from steadymap.bench.records.vocabulary import CLEAN, INPUT, OVERALL, REFERENCES
 
 if TYPE_CHECKING:
@@ -115,9 +113,9 @@ LEVELS = (1.0, 2.0, 3.0, 4.0, 5.0)
 LEAST_SIDE = 32
 
 
-def _ours(place: str) -> OnDemand:
+def _ours(place: str) -> on_demand.OnDemand:
     """Return a function of a module beside this one, which loads torch when it is called."""
-    return OnDemand(f"steadymap.bench.perturbations.{place}")
+    return on_demand.OnDemand(f"steadymap.bench.perturbations.{place}")
 
 
 PERTURBATIONS: dict[str, Perturbation] = {
@@ -269,7 +267,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         (-180.0, 180.0),
         "turned about the centre, counter-clockwise where positive",
         "Engstrom et al. 2019",
-        unit=IN_DEGREES,
+        unit=names.IN_DEGREES,
         warp=_ours("warp:turned"),
     ),
     "zoom": Perturbation(
@@ -334,14 +332,21 @@ def _as_family(found: object) -> Perturbation:
     A function declares no severities, and may draw.
     """
     if isinstance(found, Perturbation):
-        check_fields(found)
-        check_function(found.apply, "image, severity, rng")
+        plugins.check_fields(found)
+        plugins.check_function(found.apply, "image, severity, rng")
         return found
-    check_function(found, "image, severity, rng")
+    plugins.check_function(found, "image, severity, rng")
     anything = (-math.inf, math.inf)
     return Perturbation(
-        cast("Perturb", found), (), anything, summary_of(found), YOUR_OWN, stochastic=True
+        cast("Perturb", found),
+        (),
+        anything,
+        plugins.summary_of(found),
+        plugins.YOUR_OWN,
+        stochastic=True,
     )
 
 
-FAMILY_SHELF = Shelf("family", PERTURBATIONS, _as_family, (CLEAN, INPUT, OVERALL, *REFERENCES))
+FAMILY_SHELF = plugins.Shelf(
+    "family", PERTURBATIONS, _as_family, (CLEAN, INPUT, OVERALL, *REFERENCES)
+)

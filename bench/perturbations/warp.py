@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from steadymap.metrics import Maps, TensorMaps
 from steadymap.metrics.maps import Array
@@ -72,10 +71,10 @@ def enlarged(severity: float, size: tuple[int, int]) -> Warp:
 
 def warping(
     warp: Callable[[float, tuple[int, int]], Warp],
-) -> Callable[[Tensor, float, np.random.Generator], Tensor]:
+) -> Callable[[torch.Tensor, float, np.random.Generator], torch.Tensor]:
     """Return the perturbation that warps images so."""
 
-    def apply(image: Tensor, severity: float, _rng: np.random.Generator) -> Tensor:
+    def apply(image: torch.Tensor, severity: float, _rng: np.random.Generator) -> torch.Tensor:
         height, width = image.shape[1:]
         return warped(image, warp(severity, (height, width)))
 
@@ -87,7 +86,7 @@ rotation = warping(turned)
 zoom = warping(enlarged)
 
 
-def warped(image: Tensor, warp: Warp) -> Tensor:
+def warped(image: torch.Tensor, warp: Warp) -> torch.Tensor:
     """Warp an image (3, H, W); what is not moved keeps its values exactly."""
     places = _places(warp.size, warp.size)
     (a, b), (c, d) = warp.matrix
@@ -131,7 +130,7 @@ def _cells(
     return down, across
 
 
-def _sample(values: Tensor, rows: Array, columns: Array) -> Tensor:
+def _sample(values: torch.Tensor, rows: Array, columns: Array) -> torch.Tensor:
     """Return values (..., h, w) at places in cells, interpolated; mirrored beyond the border."""
     height, width = values.shape[-2:]
     flat = values.flatten(-2)
@@ -187,7 +186,7 @@ def in_common(warp: Warp, size: tuple[int, int]) -> Window | None:
     return Window(slice(top + down, bottom - down), slice(left + across, right - across))
 
 
-def warped_back(maps: Tensor, warp: Warp, window: Window) -> Tensor:
+def warped_back(maps: torch.Tensor, warp: Warp, window: Window) -> torch.Tensor:
     """Return maps (..., h, w) of the perturbed image as the clean image's, inside the window."""
     height, width = maps.shape[-2:]
     rows, columns = _origins(warp, (height, width))
@@ -213,10 +212,12 @@ def maps_inside(maps: Maps | TensorMaps, window: Window) -> Maps | TensorMaps:
     return Maps(maps.signed[chosen])
 
 
-def masks_inside(masks: Array | Tensor, size: tuple[int, int], window: Window) -> Array | Tensor:
+def masks_inside(
+    masks: Array | torch.Tensor, size: tuple[int, int], window: Window
+) -> Array | torch.Tensor:
     """Return masks (B, H, W), averaged down to the maps' resolution (h, w) and cut to a window."""
     chosen = (slice(None), window.rows, window.columns)
-    if not isinstance(masks, Tensor):
+    if not isinstance(masks, torch.Tensor):
         return area_average(masks, size)[chosen]
     rows, columns = (
         torch.from_numpy(coverage(new, old)).to(masks)

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.core.names import nearest
+from steadymap.bench.core import errors, names
 from steadymap.bench.data.masks import MASKS
 from steadymap.bench.plan.plan import MOST_SHOWN, MOST_THREADS, Plan, check_known
 
@@ -62,7 +61,9 @@ class Experiment(Plan):
             first, _, last = value.partition("/")
             whole = first.isdecimal() and last.isdecimal()
             if not whole or not 1 <= int(first) <= int(last):
-                raise ConfigError(f"shard: expected K/N, K from 1 to N, e.g. 1/4, got {value!r}")
+                raise errors.ConfigError(
+                    f"shard: expected K/N, K from 1 to N, e.g. 1/4, got {value!r}"
+                )
         return value
 
     def is_mine(self, place: int) -> bool:
@@ -89,11 +90,13 @@ def make_experiment(layers: list[Mapping[str, Any]]) -> Experiment:
             merged["severity"] = lower | upper
     for key in merged:
         if key not in Experiment.model_fields:
-            raise ConfigError(f"unknown key {key!r}; {nearest(key, Experiment.model_fields)}")
+            raise errors.ConfigError(
+                f"unknown key {key!r}; {names.nearest(key, Experiment.model_fields)}"
+            )
     try:
         experiment = Experiment.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(first_line(error)) from error
+        raise errors.ConfigError(first_line(error)) from error
     experiment.severities()
     return experiment
 

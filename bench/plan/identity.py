@@ -9,8 +9,7 @@ import re
 from dataclasses import asdict
 from typing import Any
 
-from steadymap.bench.core.machine import ID_LENGTH
-from steadymap.bench.core.metric_registry import METRIC_SHELF
+from steadymap.bench.core import machine, metric_registry
 from steadymap.bench.core.plugins import Shelf
 from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.data.masks import MASKS
@@ -35,7 +34,7 @@ def run_id(plan: Plan, classifier: Classifier, images: ImageSet) -> str:
     ]
     name = re.sub(r"[^\w-]+", "-", "-".join(parts))[:MOST_NAME]
     text = json.dumps(_identity(plan, classifier, images), sort_keys=True)
-    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]}"
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[: machine.ID_LENGTH]}"
 
 
 def _identity(plan: Plan, classifier: Classifier, images: ImageSet) -> dict[str, Any]:
@@ -71,7 +70,7 @@ def loaded_plugins(plan: Plan, classifier: Classifier) -> dict[str, str]:
     asked: tuple[tuple[Shelf[Any], list[str]], ...] = (
         (METHOD_SHELF, places),
         (FAMILY_SHELF, list(plan.family)),
-        (METRIC_SHELF, list(plan.metric or ())),
+        (metric_registry.METRIC_SHELF, list(plan.metric or ())),
         (MODEL_SHELF, [classifier.name]),
     )
     return {

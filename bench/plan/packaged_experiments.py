@@ -6,9 +6,7 @@ import importlib.resources
 from dataclasses import dataclass
 from typing import Any
 
-from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.core.names import nearest
-from steadymap.bench.core.safe_yaml import parse_mapping
+from steadymap.bench.core import errors, names, safe_yaml
 
 EXPERIMENTS = importlib.resources.files("steadymap.bench.experiments")
 DEFAULT_EXPERIMENT = "hands"
@@ -32,8 +30,12 @@ def read_experiment(name: str) -> dict[str, Any]:
         ConfigError: no such experiment; names the nearest one.
     """
     if name not in experiment_names():
-        raise ConfigError(f"unknown experiment {name!r}; {nearest(name, experiment_names())}")
-    return parse_mapping(EXPERIMENTS.joinpath(f"{name}.yaml").read_text(encoding="utf-8"), name)
+        raise errors.ConfigError(
+            f"unknown experiment {name!r}; {names.nearest(name, experiment_names())}"
+        )
+    return safe_yaml.parse_mapping(
+        EXPERIMENTS.joinpath(f"{name}.yaml").read_text(encoding="utf-8"), name
+    )
 
 
 @dataclass(frozen=True)

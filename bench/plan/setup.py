@@ -6,18 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from steadymap.bench.core.errors import ConfigError, DataError, message_of, one_line
-from steadymap.bench.core.metric_registry import METRIC_SHELF
-from steadymap.bench.core.origin import is_ours
+from steadymap.bench.core import errors, metric_registry, origin
 from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.methods.method import BoundMethod, foreign
 from steadymap.bench.network.memory import images_at_once
-from steadymap.bench.perturbations.apply import draw_of
+from steadymap.bench.perturbations import apply, registry
 from steadymap.bench.perturbations.attack import differentiable_twice, smoothed
 from steadymap.bench.perturbations.cell import Cell
-from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.plan.blocks import ON_GPU, batches, block_size
 from steadymap.bench.plan.plan import Plan
 from steadymap.metrics import PROBES, Metric
@@ -44,7 +40,7 @@ class Setup:
     plan: Plan
     methods: dict[BoundMethod, dict[str, Metric]]
     at_once: int
-    references: Tensor | None = None
+    references: torch.Tensor | None = None
 
     def classifiers(self) -> list[Classifier]:
         """Return one for each worker; the first is the run's own.
@@ -65,9 +61,9 @@ class Setup:
         With weights of its own where they are given to something that is not ours, which may write
         into them; the others share them.
         """
-        attacks = [FAMILY_SHELF.find(cell.family).attack for cell in self.attacks()]
+        attacks = [registry.FAMILY_SHELF.find(cell.family).attack for cell in self.attacks()]
         apart = any(foreign(method.method) for method in self.methods) or not all(
-            is_ours(attack) for attack in attacks if attack is not None
+            origin.is_ours(attack) for attack in attacks if attack is not None
         )
         return classifier.copy() if apart else classifier.replica()
 
@@ -76,7 +72,7 @@ class Setup:
         return tuple(
             cell
             for cell in self.plan.cells()
-            if FAMILY_SHELF.find(cell.family).attack is not None and cell.severity
+            if registry.FAMILY_SHELF.find(cell.family).attack is not None and cell.severity
         )
 
     def blocks(self) -> list[range]:
@@ -130,7 +126,7 @@ class Setup:
 
 
 def prepare(
-    classifier: Classifier, images: ImageSet, plan: Plan, references: Tensor | None = None
+    classifier: Classifier, images: ImageSet, plan: Plan, references: torch.Tensor | None = None
 ) -> Setup:
     """Return a run that is ready to start: classifier, images and plan belong together.
 
@@ -149,11 +145,13 @@ def prepare(
     """
     dtype = classifier.module.mean.dtype
     if dtype != torch.float32:
-        raise ConfigError(f"model: {classifier.name} is {dtype}; a run needs network.float()")
+        raise errors.ConfigError(
+            f"model: {classifier.name} is {dtype}; a run needs network.float()"
+        )
     size = tuple(images.read(0).image.shape[1:])
     if size != classifier.input_size:
         height, width = classifier.input_size
-        raise DataError(
+        raise errors.DataError(
             f"images: {classifier.name} takes {height} x {width} pixels, "
             f"these have {size[0]} x {size[1]}"
         )
@@ -161,7 +159,7 @@ def prepare(
     comparing = [method.spec for method in methods if method.needs_references]
     if comparing and references is None:
         if len(images) == 1:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"method: {comparing[0]} compares with other images of the data set, and there is "
                 "but one"
             )
@@ -179,8 +177,8 @@ def prepare(
         try:
             method.method.inapplicable(classifier)
         except Exception as error:  # a plug-in may raise anything; the line says what
-            reason = one_line(error)
-            raise ConfigError(f"method {method.spec}: does it apply? {reason}") from error
+            reason = errors.one_line(error)
+            raise errors.ConfigError(f"method {method.spec}: does it apply? {reason}") from error
     _refuse_small_images(setup)
     _refuse_attacks(setup)
     return setup
@@ -192,7 +190,7 @@ def _metrics_of(method: BoundMethod, images: ImageSet, named: Sequence[str]) -> 
         possible.add("delta")
     if images.masks:
         possible.add("mask")
-    metrics = {name: METRIC_SHELF.find(name) for name in named}
+    metrics = {name: metric_registry.METRIC_SHELF.find(name) for name in named}
     return {name: metric for name, metric in metrics.items() if metric.against in possible}
 
 
@@ -208,16 +206,16 @@ def _refuse_idle_metrics(setup: Setup) -> None:
     }
     for name in setup.plan.metric or ():
         if not any(name in metrics for metrics in setup.methods.values()):
-            reason = reasons[METRIC_SHELF.find(name).against]
-            raise ConfigError(f"metric: {name} cannot be had here: {reason}")
+            reason = reasons[metric_registry.METRIC_SHELF.find(name).against]
+            raise errors.ConfigError(f"metric: {name} cannot be had here: {reason}")
 
 
 def _refuse_small_images(setup: Setup) -> None:
     height, width = setup.classifier.input_size
     for name in setup.plan.family:
-        side = FAMILY_SHELF.find(name).min_side
+        side = registry.FAMILY_SHELF.find(name).min_side
         if min(height, width) < side:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"family: {name} takes images of at least {side} x {side} pixels, "
                 f"{setup.classifier.name} takes {height} x {width}"
             )
@@ -228,18 +226,18 @@ def _refuse_attacks(setup: Setup) -> None:
     classifier = setup.classifier
     tried = {cell.family: cell for cell in setup.attacks()}
     for name, cell in tried.items():
-        attack = FAMILY_SHELF.find(name).attack
+        attack = registry.FAMILY_SHELF.find(name).attack
         if attack is None:
             continue
         image = setup.images.read(0).image[None].to(classifier.module.mean.device)
-        draw = draw_of(cell, setup.images.pictures[0].image_id, setup.plan.seed)
+        draw = apply.draw_of(cell, setup.images.pictures[0].image_id, setup.plan.seed)
         try:
             with differentiable_twice(wanted=True):
                 target = classifier(image).detach().argmax(dim=1)
                 attack(classifier, image, target, cell.severity, draw)
         except Exception as error:  # a network may raise anything; the line says what
-            reason = message_of(error)
-            raise ConfigError(
+            reason = errors.message_of(error)
+            raise errors.ConfigError(
                 f"family: {name} cannot attack {classifier.name}: {reason}"
             ) from error
 
@@ -253,7 +251,7 @@ DATA_REFERENCES = 16
 # --- other images ---------------------------------------------------------------------------------
 
 
-def data_references(images: ImageSet) -> Tensor:
+def data_references(images: ImageSet) -> torch.Tensor:
     """Return the images of the data set that some methods compare with: (R, 3, H, W), on the CPU.
 
     The first ones, which more images leave as they are; in the order of their ids.

@@ -12,30 +12,25 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steadymap.bench.core.errors import MESSAGE_LENGTH, ConfigError, message_of
-from steadymap.bench.core.names import printable
-from steadymap.bench.core.safe_csv import parse_csv
-from steadymap.bench.records.manifest_schema import NEEDED, misshapen
-from steadymap.bench.records.schema import SCHEMA, SCHEMA_VERSION, to_frame
-from steadymap.bench.records.vocabulary import (
-    FAMILY,
-    IMAGE_ID,
-    LABEL,
-    METHOD,
-    METRIC,
-    PRED_CLEAN,
-    PRED_PERTURBED,
-    TARGET,
-)
+from steadymap.bench.core import errors, names, safe_csv
+from steadymap.bench.records import manifest_schema, schema, vocabulary
 
 RECORDS = "records.parquet"
 MANIFEST = "manifest.json"
 TIMINGS = "timings.csv"
 
 # Columns of CSV files that hold names and identifiers.
-TEXTS = (IMAGE_ID, METHOD, FAMILY, METRIC, "kind", "part", "machine")
+TEXTS = (
+    vocabulary.IMAGE_ID,
+    vocabulary.METHOD,
+    vocabulary.FAMILY,
+    vocabulary.METRIC,
+    "kind",
+    "part",
+    "machine",
+)
 # Columns of the records that may be missing: classes, where there is none.
-NULLABLE = (LABEL, TARGET, PRED_CLEAN, PRED_PERTURBED)
+NULLABLE = (vocabulary.LABEL, vocabulary.TARGET, vocabulary.PRED_CLEAN, vocabulary.PRED_PERTURBED)
 # A row takes a byte or two; a file that unpacks to more than this would fill the memory.
 MOST_ROWS_A_BYTE = 1000
 
@@ -48,7 +43,7 @@ def read_run(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """
     manifest = finished(folder)
     with in_one_line(folder / RECORDS):
-        frame = to_frame(as_records(pq.read_table(folder / RECORDS)))
+        frame = schema.to_frame(as_records(pq.read_table(folder / RECORDS)))
     return frame, manifest
 
 
@@ -61,7 +56,7 @@ def finished(folder: Path) -> dict[str, Any]:
     """
     path = folder / RECORDS
     if not path.is_file() or not (folder / MANIFEST).is_file():
-        raise ConfigError(f"{folder} holds no finished run ({RECORDS} and {MANIFEST})")
+        raise errors.ConfigError(f"{folder} holds no finished run ({RECORDS} and {MANIFEST})")
     manifest = read_manifest(folder / MANIFEST)
     with in_one_line(path):
         whose = _run_of(path)
@@ -69,9 +64,9 @@ def finished(folder: Path) -> dict[str, Any]:
         if rows > MOST_ROWS_A_BYTE * size:
             raise ValueError(f"it claims {rows} rows in {size} bytes")
     if whose not in ("", manifest["run_id"]):
-        raise ConfigError(
-            f"{folder} holds the records of {printable(whose)} and the manifest of "
-            f"{printable(manifest['run_id'])}: it was being replaced; run the same command again"
+        raise errors.ConfigError(
+            f"{folder} holds the records of {names.printable(whose)} and the manifest of "
+            f"{names.printable(manifest['run_id'])}: it was being replaced; run the same command again"
         )
     return manifest
 
@@ -86,7 +81,7 @@ def in_one_line(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
-        raise ConfigError(f"{path} is damaged: {message_of(error)}") from error
+        raise errors.ConfigError(f"{path} is damaged: {errors.message_of(error)}") from error
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -97,20 +92,20 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in NEEDED if key not in manifest]
+        missing = [key for key in manifest_schema.NEEDED if key not in manifest]
         # Escapes of JSON can say what is no text, which no page could be written with.
         json.dumps(manifest, ensure_ascii=False).encode()
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{path} is damaged: {message_of(error)}") from error
+        raise errors.ConfigError(f"{path} is damaged: {errors.message_of(error)}") from error
     if missing:
-        raise ConfigError(f"{path} is damaged: it lacks {', '.join(missing)}")
-    if manifest["schema_version"] != SCHEMA_VERSION:
-        raise ConfigError(
+        raise errors.ConfigError(f"{path} is damaged: it lacks {', '.join(missing)}")
+    if manifest["schema_version"] != schema.SCHEMA_VERSION:
+        raise errors.ConfigError(
             f"{path} has schema version {manifest['schema_version']!r}, this steadymap "
-            f"reads {SCHEMA_VERSION}: run it again"
+            f"reads {schema.SCHEMA_VERSION}: run it again"
         )
-    if wrong := misshapen(manifest):
-        raise ConfigError(f"{path} is damaged: {wrong[:MESSAGE_LENGTH]}")
+    if wrong := manifest_schema.misshapen(manifest):
+        raise errors.ConfigError(f"{path} is damaged: {wrong[: errors.MESSAGE_LENGTH]}")
     return dict(manifest)
 
 
@@ -127,9 +122,11 @@ def as_records(table: pa.Table) -> pa.Table:
         pa.ArrowException: as Arrow says.
         ValueError: values are missing.
     """
-    records = table.cast(SCHEMA)
+    records = table.cast(schema.SCHEMA)
     records.validate(full=True)
-    gone = [name for name in SCHEMA.names if name not in NULLABLE and records[name].null_count]
+    gone = [
+        name for name in schema.SCHEMA.names if name not in NULLABLE and records[name].null_count
+    ]
     if gone:
         raise ValueError(f"values of {', '.join(gone)} are gone")
     return records
@@ -142,13 +139,15 @@ def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         ConfigError: it is not there, is cut, or lacks a column.
     """
     try:
-        table = parse_csv(path.read_bytes(), TEXTS)
+        table = safe_csv.parse_csv(path.read_bytes(), TEXTS)
     except (OSError, ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors
-        raise ConfigError(f"{path} is damaged: {message_of(error)}") from error
+        raise errors.ConfigError(f"{path} is damaged: {errors.message_of(error)}") from error
     missing = [column for column in columns if column not in table]
     if missing or table[list(columns)].isna().any(axis=None):
-        raise ConfigError(f"{path} is damaged: values of {', '.join(missing or columns)} are gone")
+        raise errors.ConfigError(
+            f"{path} is damaged: values of {', '.join(missing or columns)} are gone"
+        )
     for column in columns:
         if column not in TEXTS and not pd.api.types.is_numeric_dtype(table[column].dtype):
-            raise ConfigError(f"{path} is damaged: {column} holds what is no number")
+            raise errors.ConfigError(f"{path} is damaged: {column} holds what is no number")
     return table

@@ -15,35 +15,33 @@ import pyarrow.dataset as ds
 from pandas.api.types import union_categoricals
 from pyarrow.fs import LocalFileSystem
 
+from steadymap.bench.records import schema, vocabulary
 from steadymap.bench.records.read import RECORDS, as_records, finished, in_one_line
-from steadymap.bench.records.schema import perturbed_images, to_frame
-from steadymap.bench.records.vocabulary import (
-    CLEAN,
-    DETAIL,
-    DRAW,
-    FAMILY,
-    IMAGE_ID,
-    INPUT,
-    KEPT,
-    LABEL,
-    METHOD,
-    METRIC,
-    RECOGNISED,
-    REFERENCES,
-    SEVERITY,
-    STATUS,
-    VALUE,
-)
 from steadymap.metrics import Status
 
 # Rows of a file that are looked at together.
 ROWS_AT_ONCE = 1 << 16
 
 # What a metric's numbers are derived from.
-COLUMNS = [IMAGE_ID, KEPT, METHOD, FAMILY, SEVERITY, METRIC, VALUE, STATUS]
-KINDS = [METHOD, FAMILY, METRIC, KEPT, STATUS]
-REASONS = [STATUS, DETAIL]
-PAIR = [IMAGE_ID, FAMILY, SEVERITY, DRAW]
+COLUMNS = [
+    vocabulary.IMAGE_ID,
+    vocabulary.KEPT,
+    vocabulary.METHOD,
+    vocabulary.FAMILY,
+    vocabulary.SEVERITY,
+    vocabulary.METRIC,
+    vocabulary.VALUE,
+    vocabulary.STATUS,
+]
+KINDS = [
+    vocabulary.METHOD,
+    vocabulary.FAMILY,
+    vocabulary.METRIC,
+    vocabulary.KEPT,
+    vocabulary.STATUS,
+]
+REASONS = [vocabulary.STATUS, vocabulary.DETAIL]
+PAIR = [vocabulary.IMAGE_ID, vocabulary.FAMILY, vocabulary.SEVERITY, vocabulary.DRAW]
 
 
 @dataclass(frozen=True)
@@ -69,11 +67,13 @@ class Scan:
 
     def metrics(self) -> list[str]:
         """Return the metrics of the records, those of the input among them."""
-        return list(dict.fromkeys(name.removesuffix(RECOGNISED) for name in self._names()))
+        return list(
+            dict.fromkeys(name.removesuffix(vocabulary.RECOGNISED) for name in self._names())
+        )
 
     def as_one_image(self) -> pd.DataFrame:
         """Return records of one image that has a value of everything, in the order of the run."""
-        values: dict[str, Any] = {IMAGE_ID: "", VALUE: 0.0}
+        values: dict[str, Any] = {vocabulary.IMAGE_ID: "", vocabulary.VALUE: 0.0}
         return self.counts.assign(**values)
 
     def of(self, metric: str) -> pd.DataFrame:
@@ -82,11 +82,13 @@ class Scan:
         Raises:
             ConfigError: the file has been damaged since it was opened.
         """
-        names = [name for name in self._names() if name.removesuffix(RECOGNISED) == metric]
+        names = [
+            name for name in self._names() if name.removesuffix(vocabulary.RECOGNISED) == metric
+        ]
         return self.read(names)
 
     def _names(self) -> list[str]:
-        return [str(name) for name in self.counts[METRIC].unique()]
+        return [str(name) for name in self.counts[vocabulary.METRIC].unique()]
 
 
 def as_scan(records: pd.DataFrame | Scan) -> Scan:
@@ -94,7 +96,9 @@ def as_scan(records: pd.DataFrame | Scan) -> Scan:
     if isinstance(records, Scan):
         return records
     frame = records
-    return _counted([frame], lambda _: lambda names: frame[frame[METRIC].isin(names)][COLUMNS])
+    return _counted(
+        [frame], lambda _: lambda names: frame[frame[vocabulary.METRIC].isin(names)][COLUMNS]
+    )
 
 
 def scan_run(folder: Path) -> tuple[Scan, dict[str, Any]]:
@@ -112,21 +116,21 @@ def scan_run(folder: Path) -> tuple[Scan, dict[str, Any]]:
         # Of a file without rows its columns are looked at.
         first = next(tables, source.schema.empty_table())
         for table in chain([first], tables):
-            yield to_frame(as_records(table))
+            yield schema.to_frame(as_records(table))
 
     def reader(known: dict[str, pd.CategoricalDtype]) -> Callable[[Sequence[str]], pd.DataFrame]:
         def read(names: Sequence[str]) -> pd.DataFrame:
             with in_one_line(path):
                 source = _dataset(path)
-                wanted = pc.field(METRIC).isin(pa.array(names, pa.string()))
+                wanted = pc.field(vocabulary.METRIC).isin(pa.array(names, pa.string()))
                 # Each with the same categories, in as few bytes as they fit into: joined as it is.
                 found = [
-                    to_frame(batch).astype(known)
+                    schema.to_frame(batch).astype(known)
                     for batch in _batches(source, columns=COLUMNS, filter=wanted)
                 ]
                 if found:
                     return pd.concat(found, ignore_index=True)
-                return to_frame(source.schema.empty_table().select(COLUMNS)).astype(known)
+                return schema.to_frame(source.schema.empty_table().select(COLUMNS)).astype(known)
 
         return read
 
@@ -216,15 +220,15 @@ def _counted(
     for part in parts:
         kinds.add(part[KINDS].assign(size=1))
         reasons.add(part[REASONS].assign(size=1))
-        images.add(part[[IMAGE_ID, LABEL]])
-        pairs.add(part[[*PAIR, KEPT, METHOD, STATUS]])
+        images.add(part[[vocabulary.IMAGE_ID, vocabulary.LABEL]])
+        pairs.add(part[[*PAIR, vocabulary.KEPT, vocabulary.METHOD, vocabulary.STATUS]])
     counts, pictures = kinds.whole(), images.whole()
     known = {
         str(name): dtype
         for name, dtype in (*counts.dtypes.items(), *pictures.dtypes.items())
         if isinstance(dtype, pd.CategoricalDtype)
     }
-    made = perturbed_images(pairs.whole())[[*PAIR, KEPT]]
+    made = schema.perturbed_images(pairs.whole())[[*PAIR, vocabulary.KEPT]]
     return Scan(counts, reasons.whole(), pictures, made, reader(known))
 
 
@@ -237,13 +241,15 @@ def _sizes(keys: list[str]) -> Callable[[pd.DataFrame], pd.DataFrame]:
 
 
 def _labels(frame: pd.DataFrame) -> pd.DataFrame:
-    groups = frame.groupby(IMAGE_ID, observed=True, sort=False)
-    return groups[LABEL].first().reset_index()
+    groups = frame.groupby(vocabulary.IMAGE_ID, observed=True, sort=False)
+    return groups[vocabulary.LABEL].first().reset_index()
 
 
 def _first_of_pairs(frame: pd.DataFrame) -> pd.DataFrame:
     """Keep as many records of each perturbed image as `perturbed_images` looks at."""
-    chosen = frame[~frame[FAMILY].isin((*REFERENCES, CLEAN))]
-    failed = (chosen[METHOD] == INPUT) & (chosen[STATUS] == Status.ERROR.value)
+    chosen = frame[~frame[vocabulary.FAMILY].isin((*vocabulary.REFERENCES, vocabulary.CLEAN))]
+    failed = (chosen[vocabulary.METHOD] == vocabulary.INPUT) & (
+        chosen[vocabulary.STATUS] == Status.ERROR.value
+    )
     once = ~chosen[PAIR].assign(failed=failed).duplicated()
     return chosen[once]

@@ -6,9 +6,8 @@ import math
 
 import pandas as pd
 
-from steadymap.bench.analysis.calibration import UNRESOLVABLE
+from steadymap.bench.analysis import calibration, intervals
 from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.analysis.intervals import ROUGH_BELOW
 from steadymap.bench.analysis.leaderboard import (
     LeaderboardRow,
     board_metrics,
@@ -135,8 +134,8 @@ def _what_is_uncertain(findings: Findings) -> str:
     metrics = board_metrics(findings)
     if findings.calibrated.empty and findings.known[metrics[0]].against == "map":
         parts.append("scores are raw: unrelated maps may score as high")
-    if images < ROUGH_BELOW:
-        parts.append(f"with fewer than {ROUGH_BELOW} images the intervals are rough")
+    if images < intervals.ROUGH_BELOW:
+        parts.append(f"with fewer than {intervals.ROUGH_BELOW} images the intervals are rough")
     lines = [line for line in leaderboard(findings) if not line.control]
     for metric in metrics:
         tied = [line.label for line in lines if _tied(line, metric)]
@@ -179,7 +178,9 @@ def _fickle(findings: Findings, metric: str) -> list[str]:
             f"the perturbations do ({most}calibrated {metric_name(metric)} between seeds: "
             f"{lowest['other_seed']:.2f})"
         )
-    still = [names[name] for name in overall[overall["verdict"] == UNRESOLVABLE][METHOD]]
+    still = [
+        names[name] for name in overall[overall["verdict"] == calibration.UNRESOLVABLE][METHOD]
+    ]
     return [*parts, *([f"{_listed(still)} moved no more than rounding does"] if still else [])]
 
 

@@ -15,9 +15,8 @@ from steadymap.bench.analysis.findings import Findings, joined
 from steadymap.bench.analysis.leaderboard import board_metrics
 from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.core.names import short_names
-from steadymap.bench.records.read import finished
+from steadymap.bench.records import read, vocabulary
 from steadymap.bench.records.scan import scan_run
-from steadymap.bench.records.vocabulary import INPUT, METHOD, is_control
 from steadymap.bench.report.gallery_files import Gallery, read_gallery, read_steps
 from steadymap.bench.report.rank_diagrams import rank_diagrams
 
@@ -65,7 +64,7 @@ class FinishedRun:
             scan, manifest = scan_run(folder)
             findings = Findings.of(scan, known_metrics(manifest))
         else:
-            manifest = finished(folder)
+            manifest = read.finished(folder)
         curves = curves_of(findings)
         return cls(
             findings,
@@ -84,14 +83,16 @@ class FinishedRun:
 
     def costs_by_method(self) -> dict[str, Mapping[Any, Any]]:
         """Return the row of `costs` of each method."""
-        return {str(row[METHOD]): row for row in self.costs.to_dict("records")}
+        return {str(row[vocabulary.METHOD]): row for row in self.costs.to_dict("records")}
 
 
 def method_names(findings: Findings) -> dict[str, str]:
     """Return short names of the methods, the steadiest first, controls left out."""
     methods, _ = findings.methods(board_metrics(findings)[0])
-    specs = [str(spec) for spec in findings.scan.counts[METHOD].unique()]
-    others = [spec for spec in specs if spec != INPUT and not is_control(spec)]
+    specs = [str(spec) for spec in findings.scan.counts[vocabulary.METHOD].unique()]
+    others = [
+        spec for spec in specs if spec != vocabulary.INPUT and not vocabulary.is_control(spec)
+    ]
     return short_names(list(dict.fromkeys([*methods, *others])))
 
 

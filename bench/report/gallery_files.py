@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from steadymap.bench.core.errors import ConfigError, message_of
-from steadymap.bench.records.read import read_csv
-from steadymap.bench.records.vocabulary import CLEAN, DRAW, FAMILY, IMAGE_ID, METHOD, SEVERITY
+from steadymap.bench.records import read, vocabulary
 
 FOLDER = "witnesses"
 CHOICE = "witnesses.csv"
@@ -57,9 +56,20 @@ def read_gallery(folder: Path) -> Gallery | None:
     home = folder / FOLDER
     if not home.is_dir():
         return None
-    kinds = read_csv(home / CHOICE, (IMAGE_ID, "kind"))
-    rows = read_csv(home / PREDICTIONS, (IMAGE_ID, FAMILY, SEVERITY, DRAW, "prediction"))
-    scales = read_csv(home / SCALES, (IMAGE_ID, METHOD, "signed", "most"))
+    kinds = read.read_csv(home / CHOICE, (vocabulary.IMAGE_ID, "kind"))
+    rows = read.read_csv(
+        home / PREDICTIONS,
+        (
+            vocabulary.IMAGE_ID,
+            vocabulary.FAMILY,
+            vocabulary.SEVERITY,
+            vocabulary.DRAW,
+            "prediction",
+        ),
+    )
+    scales = read.read_csv(
+        home / SCALES, (vocabulary.IMAGE_ID, vocabulary.METHOD, "signed", "most")
+    )
     try:
         tensors = load_file(home / PICTURES)
     except Exception as error:  # broken files raise anything; each means the same here
@@ -75,7 +85,7 @@ def read_gallery(folder: Path) -> Gallery | None:
         }
 
     return Gallery(
-        dict(zip(kinds[IMAGE_ID], kinds["kind"], strict=True)),
+        dict(zip(kinds[vocabulary.IMAGE_ID], kinds["kind"], strict=True)),
         rows,
         scales,
         tensors["images"],
@@ -91,9 +101,9 @@ def _belong_together(
     tensors: Mapping[str, NDArray[Any]],
 ) -> bool:
     """Whether the files of a gallery are about the same pictures, and of the types they have."""
-    clean = rows[rows[FAMILY] == CLEAN][IMAGE_ID]
+    clean = rows[rows[vocabulary.FAMILY] == vocabulary.CLEAN][vocabulary.IMAGE_ID]
     whole = pd.api.types.is_integer_dtype(rows["prediction"].dtype)
-    if set(kinds[IMAGE_ID]) - set(clean) or not whole or (rows["prediction"] < 0).any():
+    if set(kinds[vocabulary.IMAGE_ID]) - set(clean) or not whole or (rows["prediction"] < 0).any():
         return False
     # A picture that could not be made has none, so it may be missing.
     if "confidence" not in rows or not pd.api.types.is_numeric_dtype(rows["confidence"].dtype):
@@ -107,8 +117,8 @@ def _belong_together(
             return False
     methods = {name.removeprefix("map ") for name in tensors if name.startswith("map ")}
     known = {name.removeprefix("known ") for name in tensors if name.startswith("known ")}
-    pairs = {(image, method) for image in kinds[IMAGE_ID] for method in methods}
-    scaled = set(zip(scales[IMAGE_ID], scales[METHOD], strict=True))
+    pairs = {(image, method) for image in kinds[vocabulary.IMAGE_ID] for method in methods}
+    scaled = set(zip(scales[vocabulary.IMAGE_ID], scales[vocabulary.METHOD], strict=True))
     return (
         "images" in tensors
         and tensors["images"].shape[1] == CHANNELS
@@ -122,4 +132,6 @@ def read_steps(folder: Path) -> pd.DataFrame:
     path = folder / FOLDER / STEPS
     if not path.is_file():
         return pd.DataFrame()
-    return read_csv(path, (METHOD, "steps", IMAGE_ID, "completeness_error"))
+    return read.read_csv(
+        path, (vocabulary.METHOD, "steps", vocabulary.IMAGE_ID, "completeness_error")
+    )

@@ -13,8 +13,7 @@ from markupsafe import Markup
 
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core.files import refuse_links, write_file
-from steadymap.bench.report import figures
-from steadymap.bench.report.finished_run import FinishedRun
+from steadymap.bench.report import figures, finished_run
 from steadymap.bench.report.sections.table import SECTIONS
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 
 
-def render(runs: Sequence[FinishedRun]) -> str:
+def render(runs: Sequence[finished_run.FinishedRun]) -> str:
     """Return the page of one run or several, one below the other."""
     environment = Environment(
         loader=PackageLoader("steadymap.bench", "templates"),
@@ -51,7 +50,7 @@ def render(runs: Sequence[FinishedRun]) -> str:
     )
 
 
-def _sections(environment: Environment, run: FinishedRun, anchor: str) -> Markup:
+def _sections(environment: Environment, run: finished_run.FinishedRun, anchor: str) -> Markup:
     """Return the sections of a run, an empty line between them."""
     texts = [
         environment.get_template(f"sections/{name}.html").render(
@@ -64,7 +63,7 @@ def _sections(environment: Environment, run: FinishedRun, anchor: str) -> Markup
     return Markup("\n".join(lines))  # noqa: S704 - of our templates, which escape every text
 
 
-def about_run(run: FinishedRun) -> str:
+def about_run(run: finished_run.FinishedRun) -> str:
     """Return a line about the model, the data and the size of a run."""
     manifest, images = run.manifest, len(run.findings.scan.images)
     methods = len(run.names())
@@ -75,7 +74,7 @@ def about_run(run: FinishedRun) -> str:
     )
 
 
-def write_figures(run: FinishedRun, folder: Path) -> list[Path]:
+def write_figures(run: finished_run.FinishedRun, folder: Path) -> list[Path]:
     """Write every figure as SVG and PNG."""
     written: list[Path] = []
     for drawing in [drawing for section in SECTIONS.values() for drawing in section.drawings(run)]:
@@ -93,5 +92,5 @@ def write_report(folder: Path, findings: Findings, diagrams: Mapping[str, Figure
     """Write the report of a finished run, from what was derived of it, into its folder."""
     path = folder / REPORT
     refuse_links(folder)
-    write_file(path, render([FinishedRun.of(folder, findings, diagrams)]))
+    write_file(path, render([finished_run.FinishedRun.of(folder, findings, diagrams)]))
     return path

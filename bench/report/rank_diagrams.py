@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from steadymap.bench.analysis.calibration import Instability
+from steadymap.bench.analysis import calibration, ranks
 from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.analysis.ranks import LEAST_IMAGES, LEAST_METHODS, ranked_methods, within_image
 from steadymap.bench.core.names import clipped, file_name, label, short_names
 from steadymap.bench.report.figures import save_diagram
 from steadymap.metrics import Metric
@@ -58,9 +57,9 @@ def difference_figure(
         None where there is nothing to compare: fewer than three methods, or than two images that
         have them all.
     """
-    methods = ranked_methods(calibrated, metric)
-    within = within_image(Instability.of(records, metrics), metric, methods)
-    if len(methods) < LEAST_METHODS or len(within) < LEAST_IMAGES:
+    methods = ranks.ranked_methods(calibrated, metric)
+    within = ranks.within_image(calibration.Instability.of(records, metrics), metric, methods)
+    if len(methods) < ranks.LEAST_METHODS or len(within) < ranks.LEAST_IMAGES:
         return None
     # Loaded here: they take seconds, and most of what is run draws nothing.
     from matplotlib.figure import Figure  # noqa: PLC0415

@@ -10,10 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from steadymap.bench.analysis.calibration import UNCALIBRATED, UNINFORMATIVE, UNRESOLVABLE
+from steadymap.bench.analysis import calibration, intervals, leaderboard
 from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.analysis.intervals import CONFIDENCE, ROUGH_BELOW
-from steadymap.bench.analysis.leaderboard import PROBES_TITLE, Score, coverage, percent
 from steadymap.bench.core.names import short_names
 from steadymap.bench.records.vocabulary import (
     CLEAN,
@@ -47,7 +45,7 @@ def tables(findings: Findings) -> list[tuple[str, Table]]:
     for metric in findings.family_metrics():
         titled += _family_tables(findings, metric)
     if probes := probe_grid(findings):
-        titled.append((PROBES_TITLE, rich_table(probes)))
+        titled.append((leaderboard.PROBES_TITLE, rich_table(probes)))
     if faults := fault_grid(findings):
         title = "whose fault: instability under bias (1 - score), split between method and network"
         titled.append((title, rich_table(faults)))
@@ -102,11 +100,17 @@ def _closing_columns(findings: Findings, metric: str) -> dict[str, dict[str, Tab
         del columns["other seed"]
     of_all = rows.set_index(METHOD)
     closing = {
-        name: {spec: score_cell(Score(of_all[source].get(spec, math.nan))) for spec in specs}
+        name: {
+            spec: score_cell(leaderboard.Score(of_all[source].get(spec, math.nan)))
+            for spec in specs
+        }
         for name, source in columns.items()
         if findings.calibrates(metric)
     }
-    shares = {spec: share_cell(coverage(findings.scan.counts, spec, [metric])) for spec in specs}
+    shares = {
+        spec: share_cell(leaderboard.coverage(findings.scan.counts, spec, [metric]))
+        for spec in specs
+    }
     return closing | {"coverage": shares}
 
 
@@ -114,7 +118,7 @@ def _kept(images: pd.DataFrame, family: str) -> str:
     if family == CLEAN:
         return ""
     cells = images[images[FAMILY] == family]
-    return percent(float(cells[KEPT].mean())) if len(cells) else "-"
+    return leaderboard.percent(float(cells[KEPT].mean())) if len(cells) else "-"
 
 
 def footnotes(findings: Findings) -> list[str]:
@@ -126,8 +130,8 @@ def footnotes(findings: Findings) -> list[str]:
             "severities and draws averaged within an image first"
         )
     ]
-    if images < ROUGH_BELOW:
-        notes.append(f"below {ROUGH_BELOW} images the intervals are rough")
+    if images < intervals.ROUGH_BELOW:
+        notes.append(f"below {intervals.ROUGH_BELOW} images the intervals are rough")
     notes += [
         f"{name}: left out, because neither we nor the manifest say how to read it"
         for name in findings.unknown()
@@ -169,20 +173,20 @@ def _notes_on_calibration(findings: Findings) -> list[str]:
             "recognised: closer to its own clean map than to any unrelated one; "
             f"by chance {by_chance}"
         )
-    if UNINFORMATIVE in verdicts:
+    if calibration.UNINFORMATIVE in verdicts:
         notes.append("uninformative: unrelated maps score as high; no number can be given")
-    if UNCALIBRATED in verdicts:
+    if calibration.UNCALIBRATED in verdicts:
         notes.append(
             "uncalibrated: a null is missing, or defined on less than a fifth of the images"
         )
-    if UNRESOLVABLE in verdicts:
+    if calibration.UNRESOLVABLE in verdicts:
         notes.append("~: moved no more than rounding moves the maps")
     if np.isfinite(chosen["other_seed"]).any():
         notes.append("other seed: the calibrated score of clean maps under two seeds")
     notes += _fickle(chosen)
     notes += [
         f"{name}: ranks differ within images (Friedman's test, p = {p:.1g}, {count:.0f} images)"
-        if p < 1 - CONFIDENCE
+        if p < 1 - intervals.CONFIDENCE
         else f"{name}: no difference shown within images (Friedman's test, p = {p:.2f})"
         for name, p, count in _friedman(findings)
     ]
@@ -202,7 +206,11 @@ def _fickle(calibrated: pd.DataFrame) -> list[str]:
 
 
 def _span(low: float, high: float) -> str:
-    return percent(low) if percent(low) == percent(high) else f"{percent(low)} to {percent(high)}"
+    return (
+        leaderboard.percent(low)
+        if leaderboard.percent(low) == leaderboard.percent(high)
+        else f"{leaderboard.percent(low)} to {leaderboard.percent(high)}"
+    )
 
 
 def _friedman(findings: Findings) -> list[tuple[str, float, float]]:

@@ -15,16 +15,14 @@ from typing import Any
 
 import steadymap.metrics
 import steadymap.models
-from steadymap.bench.core.metric_registry import METRIC_SHELF
-from steadymap.bench.core.plugins import Shelf
+from steadymap.bench.core import metric_registry, plugins
 from steadymap.bench.methods.binding import METHOD_SHELF
 from steadymap.bench.network.model_shelf import MODEL_SHELF
 from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.plan.setup import Setup
 from steadymap.bench.plan.sharding import numeric_images
 from steadymap.bench.records.schema import SCHEMA_VERSION
-from steadymap.bench.runs.ledger import Ledger
-from steadymap.bench.runs.manifest import PACKAGES
+from steadymap.bench.runs import ledger, manifest
 
 # Networks and perturbations of extras are theirs.
 EXTRAS = (
@@ -33,7 +31,7 @@ EXTRAS = (
 )  # fmt: skip
 
 
-def draw_up(setup: Setup, run_id: str, split: str, *, maps: bool = False) -> Ledger:
+def draw_up(setup: Setup, run_id: str, split: str, *, maps: bool = False) -> ledger.Ledger:
     """Return the ledger of a run that is ready to start.
 
     Args:
@@ -63,14 +61,15 @@ def draw_up(setup: Setup, run_id: str, split: str, *, maps: bool = False) -> Led
     }
     others = {
         "nulls": plan.nulls,
-        "metrics": {name: what(METRIC_SHELF, name) for name in plan.metrics()},
+        "metrics": {name: what(metric_registry.METRIC_SHELF, name) for name in plan.metrics()},
         "classifier": what(MODEL_SHELF, classifier.name),
         "class_names": list(classifier.class_names),
         "labels": list(images.class_names),
         "masks": images.masks,
         "maps": [asdict(cell) for cell in cells] if maps else None,
         "code": code_hash(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES} | _extras(),
+        "versions": {name: importlib.metadata.version(name) for name in manifest.PACKAGES}
+        | _extras(),
     }
     methods = {}
     for method in setup.methods:
@@ -78,7 +77,7 @@ def draw_up(setup: Setup, run_id: str, split: str, *, maps: bool = False) -> Led
         methods[method.spec] = what(METHOD_SHELF, name)
         if method.needs_references:
             methods[method.spec] += f" {references}"
-    return Ledger(
+    return ledger.Ledger(
         run_id,
         classifier.name,
         images.name,
@@ -94,7 +93,7 @@ def draw_up(setup: Setup, run_id: str, split: str, *, maps: bool = False) -> Led
     )
 
 
-def what(shelf: Shelf[Any], name: str) -> str:
+def what(shelf: plugins.Shelf[Any], name: str) -> str:
     """Return what a name stands for: nothing to add for ours, of a plug-in its version and code.
 
     Of the code only the module's own file is looked at, not what it imports.

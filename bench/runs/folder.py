@@ -10,9 +10,8 @@ from typing import Any
 from steadymap.bench.core.errors import ConfigError, message_of
 from steadymap.bench.core.files import make_folder, refuse_links, write_whole
 from steadymap.bench.records.read import MANIFEST, RECORDS, TIMINGS
+from steadymap.bench.runs import map_files, shard_files
 from steadymap.bench.runs.ledger import Ledger, different
-from steadymap.bench.runs.map_files import write_maps
-from steadymap.bench.runs.shard_files import LOCK, PARTS, kept, read_parts, read_records, tidy
 from steadymap.bench.runs.table import Assembled, assemble, write_timings
 
 LEDGER = "ledger.json"
@@ -28,7 +27,9 @@ def claim_folder(folder: Path, ledger: Ledger) -> None:
         ConfigError: the folder holds something else, or a link that leads out of it.
     """
     # Not those with a dot in front: .DS_Store and the like say nothing.
-    names = sorted(x.name for x in folder.iterdir() if x.name[0] != "." and x.name != LOCK)
+    names = sorted(
+        x.name for x in folder.iterdir() if x.name[0] != "." and x.name != shard_files.LOCK
+    )
     if LEDGER in names:
         held, _ = read_ledger(folder)
         if differing := different(held, ledger):
@@ -53,8 +54,8 @@ def begin(folder: Path, ledger: Ledger, manifest: Mapping[str, Any]) -> None:
         ledger: what it consists of.
         manifest: as far as it is known.
     """
-    make_folder(folder / PARTS)
-    tidy(folder)
+    make_folder(folder / shard_files.PARTS)
+    shard_files.tidy(folder)
     content = {"ledger": ledger.to_json(), "manifest": dict(manifest)}
     write_whole(folder / LEDGER, json.dumps(content, ensure_ascii=False).encode())
 
@@ -67,7 +68,7 @@ def forget(folder: Path, ledger: Ledger, mine: Callable[[int], bool]) -> None:
         ledger: what it consists of.
         mine: by the place of a block, whether it is to be computed here.
     """
-    files = kept(folder)
+    files = shard_files.kept(folder)
     for place, (block, views) in enumerate(ledger.pieces()):
         # What is computed in other ways comes last, and belongs to the first block.
         if not mine(place if place < len(ledger.blocks) else 0):
@@ -101,16 +102,16 @@ def take_over(source: Path, folder: Path, say: Callable[[str], None]) -> None:
     Raises:
         ConfigError: one cannot be read, or not written.
     """
-    for paths in kept(source).paths.values():
-        for part in read_parts(paths, say):
-            target = folder / PARTS / part.path.name
-            old = read_parts([target], lambda _line: None) if target.exists() else []
+    for paths in shard_files.kept(source).paths.values():
+        for part in shard_files.read_parts(paths, say):
+            target = folder / shard_files.PARTS / part.path.name
+            old = shard_files.read_parts([target], lambda _line: None) if target.exists() else []
             if old and len(old[0].about.failed) <= len(part.about.failed):
                 continue
-            read_records(part)
+            shard_files.read_records(part)
             for path in (part.path.with_suffix(".safetensors"), part.path):
                 if path.is_file():
-                    write_whole(folder / PARTS / path.name, path.read_bytes())
+                    write_whole(folder / shard_files.PARTS / path.name, path.read_bytes())
 
 
 def finish(
@@ -132,11 +133,11 @@ def finish(
     Raises:
         ConfigError: something cannot be written, or a shard is damaged.
     """
-    coming, files = folder / f".{RECORDS}", kept(folder, say)
+    coming, files = folder / f".{RECORDS}", shard_files.kept(folder, say)
     table = assemble(coming, ledger, files)
     write_timings(folder / TIMINGS, ledger, files)
     if table.maps:
-        write_maps(folder / MAPS, ledger, files)
+        map_files.write_maps(folder / MAPS, ledger, files)
     content = (json.dumps(describe(table), indent=2, ensure_ascii=False) + "\n").encode()
     coming.replace(folder / RECORDS)
     write_whole(folder / MANIFEST, content)

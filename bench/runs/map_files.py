@@ -12,13 +12,10 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from steadymap.bench.core.files import make_folder, write_whole
-from steadymap.bench.core.names import file_name
-from steadymap.bench.core.safe_csv import csv_text
+from steadymap.bench.core import files, names, safe_csv
 from steadymap.bench.perturbations.cell import CLEAN_CELL
+from steadymap.bench.runs import shard_files, table
 from steadymap.bench.runs.ledger import Ledger
-from steadymap.bench.runs.shard_files import Kept
-from steadymap.bench.runs.table import providers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +49,7 @@ def write_part_maps(path: Path, outcome: Outcome) -> None:
     _save(path, arrays, None)
 
 
-def write_maps(folder: Path, ledger: Ledger, kept: Kept) -> None:
+def write_maps(folder: Path, ledger: Ledger, kept: shard_files.Kept) -> None:
     """Write one file of images and one a method: rows (image, cell), as `index.csv` names them.
 
     Masks have one row an image; deltas, of complete methods, one a row of the attributions. What is
@@ -66,11 +63,13 @@ def write_maps(folder: Path, ledger: Ledger, kept: Kept) -> None:
     Raises:
         ConfigError: something cannot be written.
     """
-    make_folder(folder)
+    files.make_folder(folder)
     cells = (CLEAN_CELL, *ledger.cells)
     rows = [(name, cell.family, cell.severity, cell.draw) for name in ledger.ids for cell in cells]
     index = pd.DataFrame(rows, columns=["image_id", "family", "severity", "draw"])
-    write_whole(folder / "index.csv", csv_text(index.reset_index(names="row")).encode())
+    files.write_whole(
+        folder / "index.csv", safe_csv.csv_text(index.reset_index(names="row")).encode()
+    )
 
     def gathered(name: str, spec: str) -> Array | None:
         return _gathered([*_pieces(ledger, kept, spec, name)])
@@ -84,7 +83,7 @@ def write_maps(folder: Path, ledger: Ledger, kept: Kept) -> None:
         if maps is not None:
             arrays = {"attributions": _by_row(maps)}
             arrays |= {} if deltas is None else {"deltas": _by_row(deltas)}
-            _save(folder / f"{file_name(spec)}.safetensors", arrays, {"method": spec})
+            _save(folder / f"{names.file_name(spec)}.safetensors", arrays, {"method": spec})
 
 
 def _by_row(values: Array) -> Array:
@@ -95,14 +94,16 @@ def _by_row(values: Array) -> Array:
 def _save(path: Path, arrays: Mapping[str, Array], metadata: dict[str, str] | None) -> None:
     whole = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
     content = save(whole, metadata=metadata)
-    write_whole(path, content)
+    files.write_whole(path, content)
 
 
-def _pieces(ledger: Ledger, kept: Kept, spec: str, name: str) -> Iterator[tuple[int, Array | None]]:
+def _pieces(
+    ledger: Ledger, kept: shard_files.Kept, spec: str, name: str
+) -> Iterator[tuple[int, Array | None]]:
     """Yield, block by block, how many images it has and their rows of what has a name."""
     for block in ledger.blocks:
         unit = ledger.grid(block, CLEAN_CELL)[spec]
-        part = providers([unit], kept.of(block)).get(unit)
+        part = table.providers([unit], kept.of(block)).get(unit)
         path = None if part is None else part.path.with_suffix(".safetensors")
         if path is None or not path.is_file():
             yield len(block), None

@@ -22,22 +22,18 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from steadymap.bench.core.errors import ConfigError, DataError, first_error, one_line
+from steadymap.bench.core import errors, safe_yaml
 from steadymap.bench.core.machine import machine
-from steadymap.bench.core.safe_yaml import parse_yaml
-from steadymap.bench.data.image_set import Picture
-from steadymap.bench.data.masks import with_masks
-from steadymap.bench.data.open import open_images
+from steadymap.bench.data import image_set, masks, open
 from steadymap.bench.measure.outcome import Outcome, failed
 from steadymap.bench.measure.runner import crew, surroundings
 from steadymap.bench.measure.shard import measure_shard
 from steadymap.bench.measure.watch import Watch
 from steadymap.bench.measure.worker import Worker
 from steadymap.bench.network.loading import load_model
+from steadymap.bench.plan import plan, sharding
 from steadymap.bench.plan.experiment import Experiment
-from steadymap.bench.plan.plan import MOST_THREADS
 from steadymap.bench.plan.setup import Setup, prepare
-from steadymap.bench.plan.sharding import map_count
 from steadymap.bench.plan.shards import Shard
 from steadymap.bench.runs.draw_up import draw_up
 from steadymap.bench.runs.ledger import Ledger, not_the_same
@@ -71,8 +67,8 @@ class Parallel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     backend: Backend = "threading"
-    jobs: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
-    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
+    jobs: Annotated[int, Field(ge=1, le=plan.MOST_THREADS)] | None = None
+    threads: Annotated[int, Field(ge=1, le=plan.MOST_THREADS)] | None = None
     tries: Annotated[int, Field(ge=1, le=100)] = TRIES
     address: str | None = None
     patience: Annotated[float, Field(gt=0)] = PATIENCE_SECONDS
@@ -89,13 +85,17 @@ def read_parallel(path: Path) -> Parallel:
         ConfigError: one line for the first thing wrong.
     """
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
+        content = safe_yaml.parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"parallel_config: cannot read {path}: {one_line(error)}") from error
+        raise errors.ConfigError(
+            f"parallel_config: cannot read {path}: {errors.one_line(error)}"
+        ) from error
     try:
         return Parallel.model_validate({} if content is None else content)
     except ValidationError as error:
-        raise ConfigError(f"parallel_config: {first_error(error, 'the file')}") from error
+        raise errors.ConfigError(
+            f"parallel_config: {errors.first_error(error, 'the file')}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Blueprint:
     """
 
     experiment: Experiment
-    pictures: tuple[Picture, ...]
+    pictures: tuple[image_set.Picture, ...]
     ledger: Ledger
     home: str
     threads: int
@@ -153,18 +153,18 @@ def _open(blueprint: Blueprint) -> tuple[Setup, Worker]:
     device = torch.device(experiment.device)
     classifier = load_model(experiment.model, experiment.weights, device)
     known = {picture.name: picture.image_id for picture in blueprint.pictures}
-    images = open_images(
+    images = open.open_images(
         experiment.data, classifier.framing, experiment.split, experiment.limit, known
     )
     if images.pictures != blueprint.pictures:
-        raise DataError(f"data: {experiment.data} holds other pictures here")
+        raise errors.DataError(f"data: {experiment.data} holds other pictures here")
     if experiment.mask:
-        images = with_masks(images, experiment.mask)
+        images = masks.with_masks(images, experiment.mask)
     setup = prepare(classifier, images, experiment.model_copy(update={"jobs": 1}))
     expected = blueprint.ledger
     own = draw_up(setup, expected.run_id, experiment.split, maps=experiment.save_maps)
     if reasons := not_the_same(expected, own):
-        raise ConfigError(
+        raise errors.ConfigError(
             f"parallel_config: a worker differs in {', '.join(reasons)}; give it the same model, "
             "data, packages and modules, and start it anew"
         )
@@ -197,7 +197,7 @@ def _processes(how: Parallel, _given_up: GivenUp) -> Iterator[Engine]:
 def _dask(how: Parallel, _given_up: GivenUp) -> Iterator[Engine]:
     """Workers of dask, by joblib: those of a scheduler, or processes started here."""
     if find_spec("distributed") is None:
-        raise ConfigError("parallel_config: dask is missing: pip install 'steadymap[dask]'")
+        raise errors.ConfigError("parallel_config: dask is missing: pip install 'steadymap[dask]'")
     import distributed  # noqa: PLC0415 - an extra
 
     with ExitStack() as stack:
@@ -217,9 +217,9 @@ def _dask(how: Parallel, _given_up: GivenUp) -> Iterator[Engine]:
                 stack.enter_context(client)
                 client.wait_for_workers(1, timeout=how.patience)
             except (OSError, ValueError, TimeoutError) as error:
-                raise ConfigError(
+                raise errors.ConfigError(
                     f"parallel_config: {how.address} has no scheduler with workers: "
-                    f"{one_line(error)}"
+                    f"{errors.one_line(error)}"
                 ) from error
         _check_resources(how, client.scheduler_info(n_workers=-1)["workers"])
         wanted = {"resources": dict(how.resources)} if how.resources else {}
@@ -244,7 +244,7 @@ def _check_resources(how: Parallel, workers: Mapping[str, Mapping[str, Any]]) ->
     for name, amount in how.resources.items():
         most = max((offer.get(name, 0) for offer in offers), default=0)
         if most < amount:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"parallel_config: resources: {name}: {amount:g} is asked for, and no worker "
                 f"offers more than {most:g}; start workers with --resources {name}={amount:g}"
             )
@@ -258,10 +258,10 @@ def _by_joblib(in_hand: int | str, work: Work, shards: Iterable[Shard]) -> Itera
     except Exception as error:
         # Of joblib and of dask, which need not be there.
         if type(error).__name__ in ("TerminatedWorkerError", "BrokenProcessPool", "KilledWorker"):
-            raise WorkerDiedError(one_line(error)) from error
+            raise WorkerDiedError(errors.one_line(error)) from error
         if type(error).__name__ in ("CommClosedError", "CancelledError", "FutureCancelledError"):
-            raise ConfigError(
-                f"parallel_config: the scheduler was lost ({one_line(error)}); what was written is "
+            raise errors.ConfigError(
+                f"parallel_config: the scheduler was lost ({errors.one_line(error)}); what was written is "
                 "whole, and the same command goes on"
             ) from error
         raise
@@ -271,14 +271,16 @@ def _by_joblib(in_hand: int | str, work: Work, shards: Iterable[Shard]) -> Itera
 def _submitit(how: Parallel, given_up: GivenUp) -> Iterator[Engine]:
     """Jobs of SLURM, one a shard, by submitit."""
     if find_spec("submitit") is None:
-        raise ConfigError("parallel_config: submitit is missing: pip install 'steadymap[slurm]'")
+        raise errors.ConfigError(
+            "parallel_config: submitit is missing: pip install 'steadymap[slurm]'"
+        )
     import submitit  # noqa: PLC0415 - an extra
 
     try:
         executor = submitit.AutoExecutor(folder=how.folder, cluster=how.cluster)
         executor.update_parameters(**how.parameters)
     except (RuntimeError, NameError, TypeError) as error:
-        raise ConfigError(f"parallel_config: submitit: {one_line(error)}") from error
+        raise errors.ConfigError(f"parallel_config: submitit: {errors.one_line(error)}") from error
 
     yield partial(_by_submitit, executor, how, given_up)
 
@@ -312,11 +314,11 @@ def _by_submitit(
                 if tries[shard] < how.tries:
                     going.append((executor.submit(work, shard), shard))
                 else:
-                    yield given_up(shard, how.tries, one_line(error))
+                    yield given_up(shard, how.tries, errors.one_line(error))
             time.sleep(POLL_SECONDS)
     except FailedJobError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise ConfigError(f"parallel_config: submitit: {reason}") from error
+        raise errors.ConfigError(f"parallel_config: submitit: {reason}") from error
     finally:
         for job, _ in going:
             job.cancel()
@@ -370,13 +372,13 @@ def in_processes(
             try:
                 for outcome in engine(work, _until(watch.stop, waiting, begun)):
                     begun.remove(outcome.shard)
-                    watch.advance(map_count(setup, outcome.shard))
+                    watch.advance(sharding.map_count(setup, outcome.shard))
                     yield outcome
             except WorkerDiedError:
                 for shard in begun:
                     if not watch.stop.is_set():
                         outcome = _alone(setup, shard, partial(engine, work), how.tries)
-                        watch.advance(map_count(setup, shard))
+                        watch.advance(sharding.map_count(setup, shard))
                         yield outcome
 
 

@@ -17,20 +17,9 @@ from steadymap.bench.plan.experiment import Experiment
 from steadymap.bench.plan.setup import Setup
 from steadymap.bench.plan.sharding import within_memory
 from steadymap.bench.plan.shards import Shard, recorded_as
-from steadymap.bench.records.schema import to_part
-from steadymap.bench.records.vocabulary import INPUT
+from steadymap.bench.records import schema, vocabulary
+from steadymap.bench.runs import map_files, processes, shard_files, table
 from steadymap.bench.runs.ledger import Ledger
-from steadymap.bench.runs.map_files import write_part_maps
-from steadymap.bench.runs.processes import Blueprint, Parallel, in_processes, threads_of
-from steadymap.bench.runs.shard_files import (
-    PARTS,
-    ShardInfo,
-    kept,
-    part_name,
-    timing_rows,
-    write_part,
-)
-from steadymap.bench.runs.table import providers
 from steadymap.metrics import Status
 
 
@@ -48,7 +37,7 @@ class Work:
     experiment: Experiment
     setup: Setup
     ledger: Ledger
-    how: Parallel
+    how: processes.Parallel
 
     def shards(self, folder: Path, say: Callable[[str], None]) -> list[Shard]:
         """Return what is still to be computed: what is not there, and what failed.
@@ -57,14 +46,14 @@ class Work:
             folder: of the run.
             say: called with a line on each file that is damaged, and on what is there.
         """
-        files = kept(folder, say)
+        files = shard_files.kept(folder, say)
         count = 0
 
         def done(block: tuple[str, ...]) -> set[str]:
             nonlocal count
             parts = files.of(block)
             names = {name for part in parts for name in part.about.units}
-            where = providers(names, parts)
+            where = table.providers(names, parts)
             whole = {name for name, part in where.items() if name not in part.about.failed}
             count += len(whole)
             return whole
@@ -91,23 +80,23 @@ class Work:
         """Return the outcomes as they come, from whoever computes."""
         if self.how.backend == "threading":
             return in_threads(self.setup, shards, watch, keep_maps=self.experiment.save_maps)
-        blueprint = Blueprint(
+        blueprint = processes.Blueprint(
             _absolute(self.experiment),
             self.setup.images.pictures,
             self.ledger,
             str(Path.cwd()),
-            threads_of(self.how),
+            processes.threads_of(self.how),
         )
-        return in_processes(self.setup, shards, blueprint, self.how, watch)
+        return processes.in_processes(self.setup, shards, blueprint, self.how, watch)
 
     def _write(self, folder: Path, outcome: Outcome, seconds: float) -> None:
         block = tuple(self.ledger.ids[index] for index in outcome.shard.indices)
         names = self.ledger.names(block, outcome.shard)
         bad = self._failed(block, outcome)
-        about = ShardInfo(
+        about = shard_files.ShardInfo(
             names,
             tuple(name for name in names if name in bad),
-            timing_rows(outcome.timings),
+            shard_files.timing_rows(outcome.timings),
             outcome.machine or machine(self.setup.classifier.module.mean.device),
             seconds,
             outcome.at_once,
@@ -115,9 +104,9 @@ class Work:
             maps=outcome.images is not None,
         )
         if about.maps:
-            path = folder / PARTS / f"{part_name(block, names)}.safetensors"
-            write_part_maps(path, outcome)
-        write_part(folder, block, to_part(outcome.records), about)
+            path = folder / shard_files.PARTS / f"{shard_files.part_name(block, names)}.safetensors"
+            map_files.write_part_maps(path, outcome)
+        shard_files.write_part(folder, block, schema.to_part(outcome.records), about)
 
     def _failed(self, block: tuple[str, ...], outcome: Outcome) -> set[str]:
         """Return the names of the units with errors: of the whole method where maps are kept."""
@@ -126,7 +115,11 @@ class Work:
             for record in outcome.records
             if record.status is Status.ERROR
         }
-        whole = {spec for _, spec in bad if spec != INPUT} if self.experiment.save_maps else set()
+        whole = (
+            {spec for _, spec in bad if spec != vocabulary.INPUT}
+            if self.experiment.save_maps
+            else set()
+        )
         return {
             name
             for view in (outcome.shard.views if bad else ())

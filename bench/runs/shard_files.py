@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
-from steadymap.bench.core.errors import ConfigError, message_of
-from steadymap.bench.core.files import TEMPORARY, write_whole
+from steadymap.bench.core import errors, files
 from steadymap.bench.core.machine import fingerprint
 from steadymap.bench.records.schema import PART_SCHEMA
 
@@ -84,11 +83,11 @@ def only_writer(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"output: another run is writing into {folder}; wait for it, or choose another folder"
         ) from None
     except (OSError, NotImplementedError) as error:
-        raise ConfigError(f"output: {folder} cannot be locked: {error}") from error
+        raise errors.ConfigError(f"output: {folder} cannot be locked: {error}") from error
     try:
         yield
     finally:
@@ -151,7 +150,7 @@ def write_part(folder: Path, block: Sequence[str], table: pa.Table, about: Shard
     )
     described = table.replace_schema_metadata({KEY: text})
     path = folder / PARTS / f"{part_name(block, about.units)}.parquet"
-    write_whole(path, lambda file: pq.write_table(described, file, write_page_checksum=True))
+    files.write_whole(path, lambda file: pq.write_table(described, file, write_page_checksum=True))
     return path
 
 
@@ -167,7 +166,7 @@ def _digest(names: Sequence[str]) -> str:
 def tidy(folder: Path) -> None:
     """Remove what a process that was killed had begun to write."""
     for home in (folder, folder / PARTS):
-        for path in home.glob(f".*{TEMPORARY}"):
+        for path in home.glob(f".*{files.TEMPORARY}"):
             with suppress(OSError):
                 path.unlink()
 
@@ -179,7 +178,7 @@ def read_parts(paths: Iterable[Path], say: Callable[[str], None]) -> list[Part]:
         try:
             parts.append(Part(path, _about(path)))
         except (*UNREADABLE, SafetensorError) as error:
-            say(f"{path.name} is damaged and will be computed again: {message_of(error)}")
+            say(f"{path.name} is damaged and will be computed again: {errors.message_of(error)}")
     return parts
 
 
@@ -218,8 +217,8 @@ def read_records(part: Part) -> pa.Table:
     except (pa.ArrowException, OSError, ValueError) as error:
         with suppress(OSError):
             part.path.replace(part.path.with_suffix(".damaged"))
-        raise ConfigError(
-            f"{part.path} is damaged ({message_of(error)}) and set aside; the same command "
+        raise errors.ConfigError(
+            f"{part.path} is damaged ({errors.message_of(error)}) and set aside; the same command "
             "computes it again"
         ) from error
 

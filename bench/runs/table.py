@@ -13,8 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steadymap.bench.core.files import write_whole
-from steadymap.bench.core.safe_csv import csv_text
+from steadymap.bench.core import files, safe_csv
 from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.plan.shards import NUMERIC, recorded_as
 from steadymap.bench.records.schema import SCHEMA, Source, with_source
@@ -120,7 +119,7 @@ def assemble(path: Path, ledger: Ledger, kept: Kept) -> Assembled:
                 assembled.rows += len(whole)
                 writer.write_table(whole)
 
-    write_whole(path, write)
+    files.write_whole(path, write)
     return assembled
 
 
@@ -132,16 +131,16 @@ def write_timings(path: Path, ledger: Ledger, kept: Kept) -> None:
     """
 
     def write(file: IO[bytes]) -> None:
-        file.write(csv_text(pd.DataFrame(columns=TIMING_COLUMNS)).encode())
+        file.write(safe_csv.csv_text(pd.DataFrame(columns=TIMING_COLUMNS)).encode())
         batch = 0
         for block, views in ledger.pieces():
             for part, _ in _used(ledger, kept, block, views):
                 rows = [(part.about.machine_id, batch, *row) for row in part.about.timings]
-                text = csv_text(pd.DataFrame(rows, columns=TIMING_COLUMNS), "%.6f")
+                text = safe_csv.csv_text(pd.DataFrame(rows, columns=TIMING_COLUMNS), "%.6f")
                 file.write(text.partition("\n")[2].encode())
                 batch += bool(rows)
 
-    write_whole(path, write)
+    files.write_whole(path, write)
 
 
 def _used(

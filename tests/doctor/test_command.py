@@ -831,7 +831,9 @@ def test_files_that_are_read_otherwise_are_seen(
     monkeypatch.setattr(
         selftest, "load_file", lambda path: {name: 0 * one for name, one in load_file(path).items()}
     )
-    monkeypatch.setattr(selftest, "to_frame", lambda table: pd.DataFrame({"n": [id(table)]}))
+    monkeypatch.setattr(
+        "steadymap.bench.records.schema.to_frame", lambda table: pd.DataFrame({"n": [id(table)]})
+    )
     assert failing(trial) == {"safetensors", "parquet"}
 
 

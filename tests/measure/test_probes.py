@@ -722,7 +722,7 @@ def test_memory_that_runs_out_halves_what_goes_at_once(
             raise torch.OutOfMemoryError("full")
         return shared_pass(*arguments)
 
-    monkeypatch.setattr("steadymap.bench.measure.view.shared_pass", scarce)
+    monkeypatch.setattr("steadymap.bench.network.passes.shared_pass", scarce)
     plan = PLAN.model_copy(update={"metric": ("infidelity", "deletion")})
     setup = prepare(classifier, image_set(), plan)
     (outcome,) = measure(setup, lambda _count: None)

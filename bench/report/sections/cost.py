@@ -8,13 +8,10 @@ from typing import Any
 
 from steadymap.bench.analysis.leaderboard import board_metrics, leaderboard
 from steadymap.bench.records.vocabulary import METHOD, is_control
-from steadymap.bench.report import figures
-from steadymap.bench.report.answer import metric_name
-from steadymap.bench.report.finished_run import FinishedRun
-from steadymap.bench.report.grid import Drawing, Grid, milliseconds_cell, name_cell, passes_cell
+from steadymap.bench.report import answer, figures, finished_run, grid
 
 
-def context(run: FinishedRun) -> dict[str, Any]:
+def context(run: finished_run.FinishedRun) -> dict[str, Any]:
     """Return what maps cost, and on what machine."""
     machine = run.manifest["machine"]
     return {
@@ -25,18 +22,18 @@ def context(run: FinishedRun) -> dict[str, Any]:
     }
 
 
-def cost_grid(run: FinishedRun) -> Grid | None:
+def cost_grid(run: finished_run.FinishedRun) -> grid.Grid | None:
     """Return time and passes of each method; None where no time is known."""
     costs = run.costs[~run.costs[METHOD].map(is_control)]
     if costs["milliseconds"].isna().all():
         return None
     names = run.names()
-    return Grid(
+    return grid.Grid(
         "Milliseconds of one worker for one map, and how often an image goes forward and backward; "
         "a shared pass serves all methods that read it",
         ("method", "ms a map", "passes"),
         tuple(
-            (name_cell(names[row[METHOD]]), milliseconds_cell(row), passes_cell(row))
+            (grid.name_cell(names[row[METHOD]]), grid.milliseconds_cell(row), grid.passes_cell(row))
             for row in costs.to_dict("records")
             if row[METHOD] in names
         ),
@@ -51,7 +48,7 @@ def memory_text(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def drawings(run: FinishedRun) -> list[Drawing]:
+def drawings(run: finished_run.FinishedRun) -> list[grid.Drawing]:
     """Return stability against cost; none where one of them is not known."""
     metric = board_metrics(run.findings)[0]
     costs = dict(zip(run.costs[METHOD], run.costs["milliseconds"], strict=True))
@@ -64,8 +61,8 @@ def drawings(run: FinishedRun) -> list[Drawing]:
     ]
     if not points or not run.findings.calibrates(metric):
         return []
-    label = f"calibrated {metric_name(metric)}"
+    label = f"calibrated {answer.metric_name(metric)}"
     text = (
         f"{label} against milliseconds a map; the dashed line joins those that none beats in both"
     )
-    return [Drawing("cost", figures.cost_figure(points, label), text)]
+    return [grid.Drawing("cost", figures.cost_figure(points, label), text)]

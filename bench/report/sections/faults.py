@@ -8,27 +8,24 @@ from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.analysis.leaderboard import Score, board_metrics
 from steadymap.bench.core.names import file_name
 from steadymap.bench.records.vocabulary import METHOD, METRIC, SEVERITY
-from steadymap.bench.report import figures
-from steadymap.bench.report.answer import metric_name
-from steadymap.bench.report.finished_run import FinishedRun, method_names
-from steadymap.bench.report.grid import Drawing, Grid, TableCell, name_cell, score_cell
+from steadymap.bench.report import answer, figures, finished_run, grid
 
 
-def context(run: FinishedRun) -> dict[str, Any]:
+def context(run: finished_run.FinishedRun) -> dict[str, Any]:
     """Return whose fault it is, as figures and as a table."""
     return {"figures": drawings(run), "table": fault_grid(run.findings)}
 
 
-def drawings(run: FinishedRun) -> list[Drawing]:
+def drawings(run: finished_run.FinishedRun) -> list[grid.Drawing]:
     """Return whose fault it is, one figure a headline metric."""
     faults = run.findings.faults
     of_all = faults[faults[SEVERITY].isna()]
     rows_of = {name: of_all[of_all[METRIC] == name] for name in board_metrics(run.findings)}
     return [
-        Drawing(
+        grid.Drawing(
             f"fault-{file_name(metric)}",
             figures.fault_figure(rows, run.names()),
-            f"Instability under bias by {metric_name(metric)}: the method's own, and with what the "
+            f"Instability under bias by {answer.metric_name(metric)}: the method's own, and with what the "
             "network's changed function adds",
         )
         for metric, rows in rows_of.items()
@@ -36,7 +33,7 @@ def drawings(run: FinishedRun) -> list[Drawing]:
     ]
 
 
-def fault_grid(findings: Findings) -> Grid | None:
+def fault_grid(findings: Findings) -> grid.Grid | None:
     """Return the instability under a bias, split in two; None without both families of bias."""
     faults = findings.faults
     rows = faults[faults[SEVERITY].isna() & faults[METRIC].isin(board_metrics(findings))]
@@ -45,16 +42,16 @@ def fault_grid(findings: Findings) -> Grid | None:
     metrics = list(dict.fromkeys(rows[METRIC]))
     row_of = {(row[METHOD], row[METRIC]): row for row in rows.to_dict("records")}
 
-    def cells(spec: str, metric: str) -> list[TableCell]:
+    def cells(spec: str, metric: str) -> list[grid.TableCell]:
         row = row_of.get((spec, metric))
         if row is None:
-            return [TableCell("-")] * 4
+            return [grid.TableCell("-")] * 4
         parts = [row[part] for part in ("total", "own", "network")]
-        share = score_cell(Score(row["network_share"], row["low"], row["high"]))
-        return [*(TableCell(f"{part:.3f}", key=part) for part in parts), share]
+        share = grid.score_cell(Score(row["network_share"], row["low"], row["high"]))
+        return [*(grid.TableCell(f"{part:.3f}", key=part) for part in parts), share]
 
-    totals = {f"{metric_name(metric)}: total": f"{metric}\ntotal" for metric in metrics}
-    return Grid(
+    totals = {f"{answer.metric_name(metric)}: total": f"{metric}\ntotal" for metric in metrics}
+    return grid.Grid(
         "Instability (1 - score) under bias; what is left under compensated bias is the method's "
         "own doing",
         (
@@ -66,8 +63,8 @@ def fault_grid(findings: Findings) -> Grid | None:
             ),
         ),
         tuple(
-            (name_cell(name), *(cell for metric in metrics for cell in cells(spec, metric)))
-            for spec, name in method_names(findings).items()
+            (grid.name_cell(name), *(cell for metric in metrics for cell in cells(spec, metric)))
+            for spec, name in finished_run.method_names(findings).items()
         ),
         heads=totals | {"network's": "the\nnetwork's"},
     )

@@ -7,22 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from steadymap.bench.core.names import severity_text
-from steadymap.bench.records.manifest_schema import unit_of
-from steadymap.bench.records.vocabulary import (
-    CLEAN,
-    DRAW,
-    FAMILY,
-    IMAGE_ID,
-    LABEL,
-    METHOD,
-    SEVERITY,
-)
-from steadymap.bench.report import pictures
-from steadymap.bench.report.finished_run import FinishedRun
-from steadymap.bench.report.gallery_files import Gallery
+from steadymap.bench.records import manifest_schema, vocabulary
+from steadymap.bench.report import finished_run, gallery_files, pictures
 
 
-def context(run: FinishedRun) -> dict[str, Any]:
+def context(run: finished_run.FinishedRun) -> dict[str, Any]:
     """Return the witnesses: for each, the clean row and a row of frames a family.
 
     Pictures are in a pool, and frames hold their places there: the clean ones are in every row.
@@ -32,22 +21,26 @@ def context(run: FinishedRun) -> dict[str, Any]:
     return {"witnesses": [_witness(run, pool, image_id) for image_id in kinds], "pool": pool}
 
 
-def _witness(run: FinishedRun, pool: list[str], image_id: str) -> dict[str, Any]:
+def _witness(run: finished_run.FinishedRun, pool: list[str], image_id: str) -> dict[str, Any]:
     gallery = _gallery_of(run)
     names = {spec: name for spec, name in run.names().items() if spec in gallery.maps}
-    rows = gallery.rows[gallery.rows[IMAGE_ID] == image_id]
-    clean = int(rows.index[rows[FAMILY] == CLEAN][0])
-    chosen = gallery.scales[gallery.scales[IMAGE_ID] == image_id]
-    scales = {str(row[METHOD]): row for row in chosen.to_dict("records")}
+    rows = gallery.rows[gallery.rows[vocabulary.IMAGE_ID] == image_id]
+    clean = int(rows.index[rows[vocabulary.FAMILY] == vocabulary.CLEAN][0])
+    chosen = gallery.scales[gallery.scales[vocabulary.IMAGE_ID] == image_id]
+    scales = {str(row[vocabulary.METHOD]): row for row in chosen.to_dict("records")}
     signed = {spec: bool(scales[spec]["signed"]) for spec in names}
     frames = {place: _frame(run, pool, place, signed, clean) for place in rows.index}
     labels = run.findings.scan.images
-    label = labels[labels[IMAGE_ID] == image_id][LABEL].dropna()
+    label = labels[labels[vocabulary.IMAGE_ID] == image_id][vocabulary.LABEL].dropna()
     families = []
-    for family in [name for name in dict.fromkeys(rows[FAMILY]) if name != CLEAN]:
-        unit = unit_of(run.manifest, family)
-        chosen = rows[(rows[FAMILY] == family) & (rows[DRAW] == 0)].sort_values(SEVERITY)
-        levels = [(float(r[SEVERITY]), frames[place]) for place, r in chosen.iterrows()]
+    for family in [
+        name for name in dict.fromkeys(rows[vocabulary.FAMILY]) if name != vocabulary.CLEAN
+    ]:
+        unit = manifest_schema.unit_of(run.manifest, family)
+        chosen = rows[
+            (rows[vocabulary.FAMILY] == family) & (rows[vocabulary.DRAW] == 0)
+        ].sort_values(vocabulary.SEVERITY)
+        levels = [(float(r[vocabulary.SEVERITY]), frames[place]) for place, r in chosen.iterrows()]
         # The clean image has its place among them, so that a slider begins or turns there.
         levels = sorted([*levels, (0.0, frames[clean])], key=lambda level: level[0])
         families.append(
@@ -72,7 +65,7 @@ def _witness(run: FinishedRun, pool: list[str], image_id: str) -> dict[str, Any]
 
 
 def _frame(
-    run: FinishedRun,
+    run: finished_run.FinishedRun,
     pool: list[str],
     place: Any,  # noqa: ANN401 - an index of pandas
     signed: Mapping[str, bool],
@@ -104,7 +97,7 @@ def _pooled(pool: list[str], png: bytes) -> int:
     return len(pool) - 1
 
 
-def _gallery_of(run: FinishedRun) -> Gallery:
+def _gallery_of(run: finished_run.FinishedRun) -> gallery_files.Gallery:
     if run.gallery is None:
         raise TypeError("the run kept no witnesses")
     return run.gallery

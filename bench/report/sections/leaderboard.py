@@ -19,25 +19,12 @@ from steadymap.bench.analysis.leaderboard import (
 )
 from steadymap.bench.core.names import file_name, short_names
 from steadymap.bench.records.vocabulary import FAMILY, METHOD, METRIC, OVERALL, is_control
-from steadymap.bench.report.answer import metric_name
-from steadymap.bench.report.finished_run import FinishedRun
-from steadymap.bench.report.grid import (
-    Drawing,
-    Grid,
-    TableCell,
-    milliseconds_cell,
-    name_cell,
-    passes_cell,
-    probe_cell,
-    rank_cell,
-    score_cell,
-    share_cell,
-)
+from steadymap.bench.report import answer, finished_run, grid
 from steadymap.bench.report.sections.completeness import COMPLETENESS
 from steadymap.metrics import METRICS
 
 
-def context(run: FinishedRun) -> dict[str, Any]:
+def context(run: finished_run.FinishedRun) -> dict[str, Any]:
     """Return the leaderboard, the tables by family and of probes, and the diagrams of ranks."""
     findings = run.findings
     families = [_page_family_grid(findings, metric) for metric in findings.family_metrics()]
@@ -49,13 +36,13 @@ def context(run: FinishedRun) -> dict[str, Any]:
     }
 
 
-def drawings(run: FinishedRun) -> list[Drawing]:
+def drawings(run: finished_run.FinishedRun) -> list[grid.Drawing]:
     """Return the critical-difference diagrams, one a metric of the leaderboard."""
     return [
-        Drawing(
+        grid.Drawing(
             f"ranks-{file_name(metric)}",
             figure,
-            f"Mean ranks within an image by {metric_name(metric)}; methods joined by a bar have "
+            f"Mean ranks within an image by {answer.metric_name(metric)}; methods joined by a bar have "
             "not been shown to differ (Nemenyi's test)",
         )
         for metric, figure in run.diagrams.items()
@@ -63,7 +50,9 @@ def drawings(run: FinishedRun) -> list[Drawing]:
     ]
 
 
-def board_grid(findings: Findings, costs: Mapping[str, Mapping[Any, Any]] | None = None) -> Grid:
+def board_grid(
+    findings: Findings, costs: Mapping[str, Mapping[Any, Any]] | None = None
+) -> grid.Grid:
     """Return the leaderboard.
 
     Args:
@@ -76,34 +65,34 @@ def board_grid(findings: Findings, costs: Mapping[str, Mapping[Any, Any]] | None
     calibrated = findings.calibrates(metrics[0])
     columns = [METHOD]
     for name in metrics:
-        columns += [metric_name(name), *(["rank", "recognised"] if calibrated else [])]
+        columns += [answer.metric_name(name), *(["rank", "recognised"] if calibrated else [])]
     columns += ["completeness error"] if complete else []
     columns += [] if costs is None else ["ms a map", "passes"]
 
-    def cells(line: LeaderboardRow) -> tuple[TableCell, ...]:
-        row = [name_cell(line.label)]
+    def cells(line: LeaderboardRow) -> tuple[grid.TableCell, ...]:
+        row = [grid.name_cell(line.label)]
         for name in metrics:
-            row.append((probe_cell if is_probe(name) else score_cell)(line.scores[name]))
+            row.append((grid.probe_cell if is_probe(name) else grid.score_cell)(line.scores[name]))
             if calibrated:
-                row.append(rank_cell(line.ranks.get(name)))
-                row.append(share_cell(line.recognised.get(name, math.nan)))
-        row += [score_cell(line.completeness)] if complete else []
+                row.append(grid.rank_cell(line.ranks.get(name)))
+                row.append(grid.share_cell(line.recognised.get(name, math.nan)))
+        row += [grid.score_cell(line.completeness)] if complete else []
         if costs is not None:
             cost = costs.get(line.spec)
-            row += [milliseconds_cell(cost), passes_cell(cost)]
-        return (*row, share_cell(line.coverage))
+            row += [grid.milliseconds_cell(cost), grid.passes_cell(cost)]
+        return (*row, grid.share_cell(line.coverage))
 
     scale = (
         "calibrated: 1, the maps did not move; 0, no closer than unrelated maps"
         if calibrated
         else "raw scores: unrelated maps may score as high"
     )
-    return Grid(
+    return grid.Grid(
         f"All families together; {scale}",
         (*columns, "coverage"),
         tuple(cells(line) for line in lines if not line.control),
         tuple(cells(line) for line in lines if line.control),
-        {"recognised": "recog-\nnised"} | {metric_name(name): name for name in metrics},
+        {"recognised": "recog-\nnised"} | {answer.metric_name(name): name for name in metrics},
     )
 
 
@@ -111,9 +100,9 @@ def family_grid(
     findings: Findings,
     metric: str,
     families: Sequence[str],
-    closing: Mapping[str, Mapping[str, TableCell]],
+    closing: Mapping[str, Mapping[str, grid.TableCell]],
     within_rounding: str,
-) -> Grid:
+) -> grid.Grid:
     """Return a metric's scores: methods down, families across.
 
     Args:
@@ -135,13 +124,13 @@ def family_grid(
     methods, controls = findings.methods(metric)
     names = short_names([*methods, *controls])
 
-    def cells(spec: str) -> tuple[TableCell, ...]:
+    def cells(spec: str) -> tuple[grid.TableCell, ...]:
         label = f"control: {names[spec]}" if is_control(spec) else names[spec]
-        numbers = [scores.get((spec, family), TableCell("-")) for family in families]
-        return (name_cell(label), *numbers, *(column[spec] for column in closing.values()))
+        numbers = [scores.get((spec, family), grid.TableCell("-")) for family in families]
+        return (grid.name_cell(label), *numbers, *(column[spec] for column in closing.values()))
 
     scale = "calibrated" if calibrated else f"{findings.known[metric].better} is better"
-    return Grid(
+    return grid.Grid(
         f"{metric}: {findings.known[metric].summary}; {scale}",
         ("method", *(family.replace("_", " ") for family in families), *closing),
         tuple(cells(spec) for spec in methods),
@@ -149,37 +138,37 @@ def family_grid(
     )
 
 
-def _family_cell(row: Mapping[Any, Any], within_rounding: str) -> TableCell:
+def _family_cell(row: Mapping[Any, Any], within_rounding: str) -> grid.TableCell:
     marked = row.get("verdict") == UNRESOLVABLE and not math.isnan(row["mean"])
     word = within_rounding if marked else ""
-    return score_cell(Score(row["mean"], row["low"], row["high"], word))
+    return grid.score_cell(Score(row["mean"], row["low"], row["high"], word))
 
 
-def _page_family_grid(findings: Findings, metric: str) -> Grid:
+def _page_family_grid(findings: Findings, metric: str) -> grid.Grid:
     source = findings.calibrated if findings.calibrates(metric) else findings.summary
     measured = set(source[source[METRIC] == metric][FAMILY])
     families = [name for name in findings.families() if name in measured]
     return family_grid(findings, metric, [*families, OVERALL], {}, "")
 
 
-def probe_grid(findings: Findings) -> Grid | None:
+def probe_grid(findings: Findings) -> grid.Grid | None:
     """Return the metrics of the clean image alone, in one table; None where there are none."""
     metrics = findings.probed()
     if not metrics:
         return None
 
-    def cells(line: LeaderboardRow) -> tuple[TableCell, ...]:
-        scores = [probe_cell(line.scores[name]) for name in metrics]
-        return (name_cell(line.label), *scores, share_cell(line.coverage))
+    def cells(line: LeaderboardRow) -> tuple[grid.TableCell, ...]:
+        scores = [grid.probe_cell(line.scores[name]) for name in metrics]
+        return (grid.name_cell(line.label), *scores, grid.share_cell(line.coverage))
 
     lines = probe_lines(findings)
     columns = {
-        f"{metric_name(name)} ({METRICS[name].better} is better)": (
+        f"{answer.metric_name(name)} ({METRICS[name].better} is better)": (
             f"{name}_({METRICS[name].better})".replace("_", "\n")
         )
         for name in metrics
     }
-    return Grid(
+    return grid.Grid(
         PROBES_TITLE.capitalize(),
         ("method", *columns, "coverage"),
         tuple(cells(line) for line in lines if not line.control),

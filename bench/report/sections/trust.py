@@ -12,16 +12,14 @@ import yaml
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.analysis.leaderboard import Score, board_metrics, percent
 from steadymap.bench.records.vocabulary import DETAIL, FAMILY, KEPT, METHOD, METRIC, OVERALL, STATUS
-from steadymap.bench.report.answer import metric_name
-from steadymap.bench.report.finished_run import FinishedRun
-from steadymap.bench.report.grid import Grid, TableCell, name_cell, score_cell
+from steadymap.bench.report import answer, finished_run, grid
 from steadymap.metrics import Status
 
 # How many reasons for a missing number are told apart.
 MOST_REASONS = 25
 
 
-def context(run: FinishedRun) -> dict[str, Any]:
+def context(run: finished_run.FinishedRun) -> dict[str, Any]:
     """Return statuses, changed predictions, nulls, excluded files, and how to repeat the run."""
     return {
         "statuses": _status_grid(run.findings.scan.reasons),
@@ -39,7 +37,7 @@ def configuration(manifest: Mapping[str, Any]) -> str:
     return str(yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
 
 
-def _status_grid(reasons: pd.DataFrame) -> Grid:
+def _status_grid(reasons: pd.DataFrame) -> grid.Grid:
     """Return how many values there are of each status and reason."""
     chosen = reasons.astype({STATUS: str, DETAIL: str})
     counts = chosen.groupby([STATUS, DETAIL])["size"].sum().sort_values(ascending=False)
@@ -51,14 +49,17 @@ def _status_grid(reasons: pd.DataFrame) -> Grid:
     lines = [*first, *others[:MOST_REASONS]]
     if rest:
         lines.append(("others", f"{len(rest)} more reasons", sum(row[2] for row in rest)))
-    return Grid(
+    return grid.Grid(
         "All values of the records by status, controls and references among them",
         ("status", "reason", "values"),
-        tuple((name_cell(s), name_cell(d), TableCell(f"{n:,}", key=n)) for s, d, n in lines),
+        tuple(
+            (grid.name_cell(s), grid.name_cell(d), grid.TableCell(f"{n:,}", key=n))
+            for s, d, n in lines
+        ),
     )
 
 
-def _flipped_grid(findings: Findings) -> Grid:
+def _flipped_grid(findings: Findings) -> grid.Grid:
     """Return how often the prediction changed."""
     pairs = findings.scan.pairs
     rows = []
@@ -69,15 +70,15 @@ def _flipped_grid(findings: Findings) -> Grid:
         changed = int((~kept).sum())
         rows.append(
             (
-                TableCell(family.replace("_", " "), key=family),
-                TableCell(f"{changed:,} of {len(kept):,}", key=changed),
-                TableCell(percent(changed / len(kept)), key=changed / len(kept)),
+                grid.TableCell(family.replace("_", " "), key=family),
+                grid.TableCell(f"{changed:,} of {len(kept):,}", key=changed),
+                grid.TableCell(percent(changed / len(kept)), key=changed / len(kept)),
             )
         )
-    return Grid("Predictions that changed", ("family", "changed", "share"), tuple(rows))
+    return grid.Grid("Predictions that changed", ("family", "changed", "share"), tuple(rows))
 
 
-def _null_grid(run: FinishedRun) -> Grid | None:
+def _null_grid(run: finished_run.FinishedRun) -> grid.Grid | None:
     """Return what unrelated maps score, and the noise floor."""
     calibrated, names = run.findings.calibrated, run.names()
     metrics = board_metrics(run.findings)
@@ -88,22 +89,22 @@ def _null_grid(run: FinishedRun) -> Grid | None:
     ]
     if rows.empty:
         return None
-    return Grid(
+    return grid.Grid(
         "What unrelated maps score (raw), and the floor: what computing the same in another way "
         "moves maps",
         ("method", "metric", "raw score", "null", "of", "floor", "another seed", "verdict"),
         tuple(
             (
-                name_cell(names[r[METHOD]]),
-                TableCell(metric_name(r[METRIC]), key=r[METRIC]),
-                score_cell(Score(r["score"])),
-                score_cell(Score(r["null"])),
-                TableCell(str(r["null_of"]).replace("_", " ")),
-                TableCell(
+                grid.name_cell(names[r[METHOD]]),
+                grid.TableCell(answer.metric_name(r[METRIC]), key=r[METRIC]),
+                grid.score_cell(Score(r["score"])),
+                grid.score_cell(Score(r["null"])),
+                grid.TableCell(str(r["null_of"]).replace("_", " ")),
+                grid.TableCell(
                     f"{r['floor']:.1g}" if math.isfinite(r["floor"]) else "-", key=r["floor"]
                 ),
-                score_cell(Score(r["other_seed"])),
-                TableCell(str(r["verdict"])),
+                grid.score_cell(Score(r["other_seed"])),
+                grid.TableCell(str(r["verdict"])),
             )
             for r in rows.to_dict("records")
         ),
