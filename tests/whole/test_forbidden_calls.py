@@ -68,7 +68,6 @@ ALLOWED: dict[tuple[str, str], tuple[int, str]] = {
     ("models/pretrained.py", "from_pretrained"): (2, "no remote code, safetensors alone"),
     ("models/pretrained.py", "hub.hf_hub_download"): (1, "a file of safetensors or JSON"),
     ("models/pretrained.py", "hub.snapshot_download"): (1, "JSON and safetensors alone"),
-    ("models/pretrained.py", "importlib.import_module"): (3, "packages of extras, literals"),
     ("models/pretrained.py", "urllib.request.urlopen"): (1, "whether the hub answers"),
     ("models/weights.py", "torch.load"): (1, "with weights_only=True"),
 }  # fmt: skip
