@@ -75,7 +75,7 @@ def test_a_section_renders_from_a_run_that_lacks_all_it_may(
 ) -> None:
     text = text_of(bare_run, name)
     assert (text == "") == (name == "faults")
-    assert len(SECTIONS[name].drawings(bare_run)) == {"curves": 3, "completeness": 1}.get(name, 0)
+    assert len(SECTIONS[name].drawings(bare_run)) == {"curves": 2, "completeness": 1}.get(name, 0)
 
 
 def test_a_page_is_its_sections_in_the_order_of_the_table(
