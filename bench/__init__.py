@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from steadymap.bench.core.errors import ConfigError, DataError
     from steadymap.bench.core.randomness import generator
     from steadymap.bench.data.image_set import ImageSet, from_tensor
-    from steadymap.bench.data.open import open_images
+    from steadymap.bench.data.opening import open_images
     from steadymap.bench.methods.batch import Batch
     from steadymap.bench.methods.method import Method
     from steadymap.bench.methods.registry import METHODS
@@ -43,7 +43,7 @@ _HOMES = {
     "from_tensor": "data.image_set",
     "full_summary": "analysis.summary",
     "generator": "core.randomness",
-    "open_images": "data.open",
+    "open_images": "data.opening",
     "read_run": "records.read",
     "run": "api",
     "summarise": "analysis.summary",

@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDERS = ("bench", "metrics", "models")
+# Lines of a function.
+LONG = 50
 
 # Names that do not say what they hold.
-VAGUE = frozenset(
-    "done every found given gone here it left like made mine more now one ones said some take taken"
-    " them there these thing things this those told what whole".split()
-)
+VAGUE = {
+    "done", "every", "found", "gone", "given", "here", "it", "left", "like", "made", "mine", "more",
+    "now", "one", "ones", "said", "some", "take", "taken", "them", "there", "these", "thing",
+    "things", "this", "those", "told", "what", "whole",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,21 +101,20 @@ def figures(root: Path) -> list[str]:
     names = [name for function in functions for name in locals_of(function)]
     vague = sum(name in VAGUE for name in names)
     rooms = Counter(module.room for module in modules)
+    lines = Counter[str]()
+    for module in modules:
+        lines[module.room] += module.lines
     longest = max(modules, key=lambda module: module.lines)
     twice = defined_twice(modules)
     return [
         f"{len(modules)} modules, {sum(module.lines for module in modules)} lines",
         f"imports a module: {statistics.median(module.imports for module in modules):g} (median)",
         f"longest module: {longest.path}, {longest.lines} lines",
-        f"functions: {len(functions)}, median {statistics.median(lengths):g} lines, "
-        f"{sum(length > 50 for length in lengths)} of more than 50",
+        f"functions: {len(functions)}, median {statistics.median(lengths):g} lines",
+        f"functions of more than 50 lines: {sum(length > LONG for length in lengths)}",
         f"vague local names: {vague} of {len(names)}, {vague / len(names):.1%}",
         f"public names defined twice or more: {len(twice)}",
-        *(
-            f"{room}: {count} modules, "
-            f"{sum(module.lines for module in modules if module.room == room)} lines"
-            for room, count in rooms.items()
-        ),
+        *(f"{room}: {count} modules, {lines[room]} lines" for room, count in rooms.items()),
     ]
 
 

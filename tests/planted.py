@@ -15,7 +15,7 @@ from torch import Tensor
 
 from steadymap.bench.api import measure_side
 from steadymap.bench.commands.train import Training, train
-from steadymap.bench.data.open import open_images
+from steadymap.bench.data.opening import open_images
 from steadymap.bench.gate.comparison import FAIL, INCONCLUSIVE, compare
 from steadymap.bench.gate.differences import differences
 from steadymap.bench.gate.side import Side

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from steadymap.bench.commands import finish, interrupts
 from steadymap.bench.core import console, errors, files, machine, names, safe_yaml
-from steadymap.bench.data import forms, masks, open
+from steadymap.bench.data import forms, masks, opening
 from steadymap.bench.gallery.keep import keep_witnesses
 from steadymap.bench.measure.estimate import Estimate, count, estimate
 from steadymap.bench.measure.watch import Watch
@@ -51,7 +51,7 @@ def _prepare(experiment: Experiment) -> tuple[Experiment, Setup]:
     if experiment.threads:
         torch.set_num_threads(experiment.threads)
     classifier = loading.load_model(experiment.model, experiment.weights, device)
-    images = open.open_images(
+    images = opening.open_images(
         experiment.data, classifier.framing, experiment.split, experiment.limit
     )
     if experiment.mask:

@@ -9,7 +9,7 @@ import torch
 import typer
 
 from steadymap.bench.core import console, errors, files
-from steadymap.bench.data.open import open_image
+from steadymap.bench.data.opening import open_image
 from steadymap.bench.gallery.show import default_output, show
 from steadymap.bench.network.loading import load_model
 from steadymap.bench.plan.experiment import make_experiment

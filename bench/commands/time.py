@@ -18,7 +18,7 @@ from steadymap.bench.core import errors, files
 from steadymap.bench.core.console import RUNS, console_of, line, say
 from steadymap.bench.core.machine import fingerprint, machine, retain_heap
 from steadymap.bench.core.names import short_names
-from steadymap.bench.data.open import open_images
+from steadymap.bench.data.opening import open_images
 from steadymap.bench.measure import cold_start, timing
 from steadymap.bench.measure.agreement import Agreement, agreement
 from steadymap.bench.measure.course import Course

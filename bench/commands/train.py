@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch.nn.functional import cross_entropy
 
 from steadymap.bench.core import console, errors, files, names, safe_yaml
-from steadymap.bench.data import image_set, open
+from steadymap.bench.data import image_set, opening
 from steadymap.bench.network.devices import device_of
 from steadymap.bench.plan.experiment import first_line
 from steadymap.models import MODELS, Framing, write_weights
@@ -130,7 +130,7 @@ def train(
 
 
 def _load(data: str, side: int, split: str) -> Split:
-    source = open.open_images(data, Framing((side, side)), split)
+    source = opening.open_images(data, Framing((side, side)), split)
     labels = torch.tensor([picture.label for picture in source.pictures])
     return Split(source.images(range(len(source))), labels, source)
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
-from steadymap.bench.data.open import open_images
+from steadymap.bench.data.opening import open_images
 from steadymap.bench.measure.runner import run
 from steadymap.bench.network.loading import load_model
 from steadymap.bench.plan.plan import Plan
@@ -84,7 +84,9 @@ def _records(trial: Trial) -> Outcome:
     value = f"{len(trial.first)} of {RECORDS}, {len(trial.first) - len(ill)} ok"
     if len(ill):
         first = ill.iloc[0]
-        value += f"; {first[vocabulary.METHOD]}, {first[vocabulary.METRIC]}: {first[vocabulary.STATUS]}: {first[vocabulary.DETAIL]}"
+        columns = (vocabulary.METHOD, vocabulary.METRIC, vocabulary.STATUS, vocabulary.DETAIL)
+        method, metric, status, detail = (first[column] for column in columns)
+        value += f"; {method}, {metric}: {status}: {detail}"
     return Outcome(len(trial.first) == RECORDS and ill.empty, value)
 
 

@@ -67,6 +67,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Differen
 
 
 def value_at(manifest: Mapping[str, Any], *path: str) -> Any:  # noqa: ANN401 - JSON
+    """Return what a manifest holds under keys within keys; None where one is missing."""
     found: Any = manifest
     for key in path:
         found = found.get(key) if isinstance(found, Mapping) else None

@@ -35,10 +35,11 @@ def as_markdown(verdict: Verdict) -> str:
     """Return the verdict for a pull request, within what GitHub takes."""
     cases = verdict.cases()
     bad = [case for case in cases if case.result != PASS]
+    sides = f"{names.safe_markdown(verdict.before)} -> {names.safe_markdown(verdict.after)}"
     lines = [
         f"### steadymap: {verdict.word()}",
         "",
-        f"{names.safe_markdown(verdict.before)} -> {names.safe_markdown(verdict.after)}; {gate_line(verdict)}",
+        f"{sides}; {gate_line(verdict)}",
         "",
     ]
     if verdict.differences.explaining:

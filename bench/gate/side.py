@@ -115,8 +115,8 @@ def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
         return Side(folder.name, scores, manifest, ratios)
     if not (folder / SCORES).is_file() or not (folder / read.MANIFEST).is_file():
         raise errors.ConfigError(
-            f"{folder} holds neither a finished run ({read.RECORDS}, {read.MANIFEST}) nor a baseline "
-            f"({SCORES}, {read.MANIFEST})"
+            f"{folder} holds neither a finished run ({read.RECORDS}, {read.MANIFEST}) nor a "
+            f"baseline ({SCORES}, {read.MANIFEST})"
         )
     manifest = _read_sealed(folder / read.MANIFEST)
     text = (folder / SCORES).read_bytes()
@@ -179,6 +179,7 @@ def _read_sealed(path: Path) -> dict[str, Any]:
 
 
 def seal_of(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 that a manifest is sealed with."""
     text = json.dumps(manifest, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

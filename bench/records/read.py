@@ -66,7 +66,8 @@ def finished(folder: Path) -> dict[str, Any]:
     if whose not in ("", manifest["run_id"]):
         raise errors.ConfigError(
             f"{folder} holds the records of {names.printable(whose)} and the manifest of "
-            f"{names.printable(manifest['run_id'])}: it was being replaced; run the same command again"
+            f"{names.printable(manifest['run_id'])}: it was being replaced; run the same "
+            "command again"
         )
     return manifest
 

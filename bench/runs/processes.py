@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steadymap.bench.core import errors, safe_yaml
 from steadymap.bench.core.machine import machine
-from steadymap.bench.data import image_set, masks, open
+from steadymap.bench.data import image_set, masks, opening
 from steadymap.bench.measure.outcome import Outcome, failed
 from steadymap.bench.measure.runner import crew, surroundings
 from steadymap.bench.measure.shard import measure_shard
@@ -153,7 +153,7 @@ def _open(blueprint: Blueprint) -> tuple[Setup, Worker]:
     device = torch.device(experiment.device)
     classifier = load_model(experiment.model, experiment.weights, device)
     known = {picture.name: picture.image_id for picture in blueprint.pictures}
-    images = open.open_images(
+    images = opening.open_images(
         experiment.data, classifier.framing, experiment.split, experiment.limit, known
     )
     if images.pictures != blueprint.pictures:
@@ -261,8 +261,8 @@ def _by_joblib(in_hand: int | str, work: Work, shards: Iterable[Shard]) -> Itera
             raise WorkerDiedError(errors.one_line(error)) from error
         if type(error).__name__ in ("CommClosedError", "CancelledError", "FutureCancelledError"):
             raise errors.ConfigError(
-                f"parallel_config: the scheduler was lost ({errors.one_line(error)}); what was written is "
-                "whole, and the same command goes on"
+                f"parallel_config: the scheduler was lost ({errors.one_line(error)}); what was "
+                "written is whole, and the same command goes on"
             ) from error
         raise
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from steadymap.bench.core.names import file_name
 from steadymap.bench.data.masks import with_masks
-from steadymap.bench.data.open import open_images
+from steadymap.bench.data.opening import open_images
 from steadymap.bench.records.read import read_run
 from steadymap.bench.records.schema import SCHEMA, to_frame
 from steadymap.bench.records.vocabulary import CLEAN, RECOGNISED

@@ -36,7 +36,7 @@ from steadymap.bench.data.archive import (
     unpack,
     unsafe,
 )
-from steadymap.bench.data.open import open_images
+from steadymap.bench.data.opening import open_images
 from steadymap.models import Framing
 
 SMALL = Framing((8, 8))

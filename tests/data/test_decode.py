@@ -19,7 +19,7 @@ from steadymap.bench.core.errors import DataError
 from steadymap.bench.data import decode as decoding
 from steadymap.bench.data.decode import MAX_PIXELS, decode
 from steadymap.bench.data.image_set import Frame, ImageSet
-from steadymap.bench.data.open import SUFFIXES, open_image, open_images
+from steadymap.bench.data.opening import SUFFIXES, open_image, open_images
 from steadymap.models import Framing
 
 SMALL = Framing((8, 8))

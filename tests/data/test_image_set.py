@@ -15,8 +15,8 @@ from torch import nn
 
 from steadymap.bench import Plan, from_tensor, run
 from steadymap.bench.data import labelled
-from steadymap.bench.data import open as images_module
-from steadymap.bench.data.open import open_images
+from steadymap.bench.data import opening as images_module
+from steadymap.bench.data.opening import open_images
 from steadymap.bench.records.read import read_run
 from steadymap.models import MODELS, Framing, make_classifier, write_weights
 

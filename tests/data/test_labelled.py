@@ -20,7 +20,7 @@ from steadymap.bench.data import labelled
 from steadymap.bench.data.forms import DATA_FORMS, SPLITS
 from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.data.labelled import intervals
-from steadymap.bench.data.open import open_images
+from steadymap.bench.data.opening import open_images
 from steadymap.bench.data.torchvision_sets import TORCHVISION_SETS
 from steadymap.models import Framing
 

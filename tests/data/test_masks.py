@@ -12,7 +12,7 @@ from PIL import Image
 from steadymap.bench.core.errors import ConfigError, DataError
 from steadymap.bench.data.hands import hand
 from steadymap.bench.data.masks import MASKS, green_screen, with_masks
-from steadymap.bench.data.open import open_images
+from steadymap.bench.data.opening import open_images
 from steadymap.bench.plan.experiment import make_experiment
 from steadymap.models import Framing
 

@@ -14,7 +14,7 @@ import torch
 from support import random_images
 from torch import nn
 
-from steadymap.bench.data.open import open_images
+from steadymap.bench.data.opening import open_images
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.cam import grad_cam
 from steadymap.models import (

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from steadymap.bench.commands.run import estimate_table
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.data.open import open_images
+from steadymap.bench.data.opening import open_images
 from steadymap.bench.measure.estimate import count, estimate
 from steadymap.bench.measure.runner import run
 from steadymap.bench.measure.worker import ATTACK_PART

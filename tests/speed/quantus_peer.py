@@ -56,7 +56,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steadymap.bench.data.open import open_images
+from steadymap.bench.data.opening import open_images
 from steadymap.bench.perturbations.apply import perturb
 from steadymap.bench.perturbations.cell import Cell
 from steadymap.models import load_classifier

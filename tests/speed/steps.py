@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steadymap.bench.data.open import open_images
+from steadymap.bench.data.opening import open_images
 from steadymap.bench.methods.baselines import BASELINES
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.binding import bind_method

@@ -7,7 +7,7 @@ import pytest
 
 from steadymap.bench.analysis.calibration import UNINFORMATIVE
 from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.data.open import open_images
+from steadymap.bench.data.opening import open_images
 from steadymap.bench.measure.runner import run
 from steadymap.bench.plan.experiment import make_experiment
 from steadymap.bench.plan.packaged_experiments import read_experiment

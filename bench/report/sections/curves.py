@@ -85,8 +85,8 @@ def breaking_grid(run: finished_run.FinishedRun) -> grid.Grid | None:
         return grid.TableCell(f"{value:.2g}" if abs(value) < 1 else f"{value:.3g}", key=abs(value))
 
     return grid.Grid(
-        f"Severity at which calibrated {answer.metric_name(metric)} is down to {THRESHOLD:g}, halfway to "
-        "unrelated maps; between measured severities taken as a straight line",
+        f"Severity at which calibrated {answer.metric_name(metric)} is down to {THRESHOLD:g}, "
+        "halfway to unrelated maps; between measured severities taken as a straight line",
         ("method", *(f"{family.replace('_', ' ')} {'-+'[sign > 0]}" for family, sign in sides)),
         tuple(
             (grid.name_cell(name), *(cell(spec, side) for side in sides))

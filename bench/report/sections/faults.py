@@ -25,8 +25,8 @@ def drawings(run: finished_run.FinishedRun) -> list[grid.Drawing]:
         grid.Drawing(
             f"fault-{file_name(metric)}",
             figures.fault_figure(rows, run.names()),
-            f"Instability under bias by {answer.metric_name(metric)}: the method's own, and with what the "
-            "network's changed function adds",
+            f"Instability under bias by {answer.metric_name(metric)}: the method's own, and "
+            "with what the network's changed function adds",
         )
         for metric, rows in rows_of.items()
         if len(rows)

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from steadymap.bench import read_run
-from steadymap.bench.data.open import open_images
+from steadymap.bench.data.opening import open_images
 from steadymap.bench.plan.experiment import make_experiment
 from steadymap.bench.plan.identity import run_id
 from steadymap.bench.report.sections.trust import configuration

@@ -18,7 +18,7 @@ from steadymap.bench.core.errors import DataError
 from steadymap.bench.data.decode import decode
 from steadymap.bench.data.hands import HAND_CLASSES, SIDE, hand
 from steadymap.bench.data.image_set import from_tensor
-from steadymap.bench.data.open import open_images
+from steadymap.bench.data.opening import open_images
 from steadymap.models import Framing
 
 SMALL = Framing((8, 8))
