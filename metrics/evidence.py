@@ -16,8 +16,8 @@ class Evidence:
 
     def arrays(self) -> dict[str, Array | Flags]:
         """Return what there is, by name."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: values for name, values in found.items() if values is not None}
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: values for name, values in arrays.items() if values is not None}
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -107,5 +107,5 @@ def places(maps: Array, ties: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def taken(ranks: NDArray[np.int64], step: int) -> Flags:
     """(B, H, W), which pixels have changed hands after a step of `STEPS`."""
-    gone: Flags = ranks < round(step * ranks[0].size / STEPS)
-    return gone
+    changed: Flags = ranks < round(step * ranks[0].size / STEPS)
+    return changed

@@ -87,8 +87,8 @@ class Maps:
         rows, columns = (np.arange(size) for size in self.magnitude.shape[1:])
         down = (self.magnitude.sum(axis=2) * rows).sum(axis=1)
         across = (self.magnitude.sum(axis=1) * columns).sum(axis=1)
-        found: Array = np.stack([down, across]) / self.magnitude.sum(axis=(1, 2))
-        return found
+        centres: Array = np.stack([down, across]) / self.magnitude.sum(axis=(1, 2))
+        return centres
 
     @cached_property
     def window_mean(self) -> Array:

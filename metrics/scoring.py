@@ -192,12 +192,12 @@ def _compute(metric: Metric, maps: Maps | TensorMaps, against: Against) -> Array
 
 def _one_by_one(
     metric: Metric,
-    given: tuple[Maps | TensorMaps, Against],
+    pair: tuple[Maps | TensorMaps, Against],
     values: Array,
     reasons: list[tuple[Status, str] | None],
 ) -> None:
     """Compute each value by itself, so that a map on which the metric fails costs no other."""
-    maps, against = given
+    maps, against = pair
     for index in [place for place, reason in enumerate(reasons) if reason is None]:
         only = np.arange(len(maps)) == index
         try:

@@ -206,7 +206,7 @@ def kendall(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
         rises_too = second[:, rows, None] < second[:, None, :]
         falls = second[:, rows, None] > second[:, None, :]
         pairs = (rises & rises_too, rises & falls, rises, rises_too)
-        totals += torch.stack([found.sum(dim=(1, 2)) for found in pairs])
+        totals += torch.stack([flags.sum(dim=(1, 2)) for flags in pairs])
     same, opposite, untied, untied_too = totals.double().unbind()
     # Two roots, as SciPy does; rounding must not lead out of the range.
     tau: torch.Tensor = (same - opposite) / untied.sqrt() / untied_too.sqrt()

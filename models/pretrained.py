@@ -206,13 +206,13 @@ def timm_preset(name: str, config: Mapping[str, Any]) -> tuple[Framing, Normaliz
     """
     channels, height, width = config["input_size"]
     scale, mode, filter_name = config["crop_pct"], config["crop_mode"], config["interpolation"]
-    whole = mode == "squash" and scale == 1
-    if channels != 3 or not (mode == "center" or whole) or filter_name not in FILTERS.values():  # noqa: PLR2004 - RGB
+    uncropped = mode == "squash" and scale == 1
+    if channels != 3 or not (mode == "center" or uncropped) or filter_name not in FILTERS.values():  # noqa: PLR2004 - RGB
         raise ModelError(
             f"model: timm:{name} wants {channels} channels, {mode} crops of {scale:g} and "
             f"{filter_name} resampling, which a Framing cannot say; use a factory of your own"
         )
-    short = None if whole else math.floor(min(height, width) / scale)
+    short = None if uncropped else math.floor(min(height, width) / scale)
     return Framing((height, width), short, filter_name), Normalization(
         tuple(config["mean"]), tuple(config["std"])
     )

@@ -137,10 +137,10 @@ def fit_weights(network: torch.nn.Module, weights: Weights, source: str) -> None
         if name in weights.tensors and weights.tensors[name].shape != tensor.shape
     ]
     if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""  # noqa: PLR2004 - a line's worth
+        suffix = f" and {len(problems) - 3} more" if len(problems) > 3 else ""  # noqa: PLR2004 - a line's worth
         raise ModelError(
             f"weights: {source} does not fit {type(network).__name__}: "
-            f"{'; '.join(problems[:3])}{more}"
+            f"{'; '.join(problems[:3])}{suffix}"
         )
     network.load_state_dict(dict(weights.tensors))
 

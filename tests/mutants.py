@@ -156,8 +156,8 @@ MUTANTS = (
     Mutant(
         "present and absent the other way round",
         "bench/methods/coalitions.py",
-        "torch.where(there, batch.images[places], parts.baselines[places])",
-        "torch.where(there, parts.baselines[places], batch.images[places])",
+        "torch.where(mask, batch.images[places], parts.baselines[places])",
+        "torch.where(mask, parts.baselines[places], batch.images[places])",
         "check feature_ablation",
     ),
     Mutant(
@@ -170,8 +170,8 @@ MUTANTS = (
     Mutant(
         "coalitions without their complements",
         "bench/methods/surrogates.py",
-        "np.stack([there, ~there], axis=1)",
-        "np.stack([there, there], axis=1)",
+        "np.stack([members, ~members], axis=1)",
+        "np.stack([members, members], axis=1)",
         f"{COALITION_TESTS} -k pairs",
     ),
     Mutant(
@@ -184,8 +184,8 @@ MUTANTS = (
     Mutant(
         "LIME without an intercept",
         "bench/methods/surrogates.py",
-        "rows = there - np.average(there, axis=0, weights=weights)",
-        "rows = 1.0 * there",
+        "rows = members - np.average(members, axis=0, weights=weights)",
+        "rows = 1.0 * members",
         f"{COALITION_TESTS} -k regression",
     ),
     Mutant(
@@ -304,9 +304,9 @@ MUTANTS = (
     Mutant(
         "the edge filter smooths along the batch",
         "bench/methods/controls.py",
-        'ndimage.sobel(one, axis=axis, mode="nearest") for axis in (0, 1)] for one in grey]',
-        'part for part in parts] for parts in zip(*(ndimage.sobel(grey, axis=axis, mode="nearest")'
-        "\n        for axis in (1, 2)), strict=True)]",
+        '[ndimage.sobel(image, axis=axis, mode="nearest") for axis in (0, 1)] for image in grey',
+        '[part for part in parts] for parts in zip(*(ndimage.sobel(grey, axis=axis, mode="nearest")'
+        "\n        for axis in (1, 2)), strict=True)",
         "check edge",
     ),
     Mutant(

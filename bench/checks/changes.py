@@ -21,15 +21,15 @@ def scaling(subject: Subject) -> Finding:
     if degree is None:
         return inapplicable("its map has no fixed power of the logits")
     network, batch = known.convolutional(), batch_of(known.images(IMAGES))
-    found = subject.explain(known.scaled(network, 3.0, 7.0), batch)
-    return subject.agree(found, 3**degree * subject.explain(network, batch))
+    maps = subject.explain(known.scaled(network, 3.0, 7.0), batch)
+    return subject.agree(maps, 3**degree * subject.explain(network, batch))
 
 
 def reparametrisation(subject: Subject) -> Finding:
     """Hidden channels in another order and scale make the same function, and the same map."""
     network, batch = known.convolutional(), batch_of(known.images(IMAGES))
-    found = subject.explain(known.reparametrised(network), batch)
-    return subject.agree(found, subject.explain(network, batch))
+    maps = subject.explain(known.reparametrised(network), batch)
+    return subject.agree(maps, subject.explain(network, batch))
 
 
 def normalisation(subject: Subject) -> Finding:
@@ -51,11 +51,11 @@ def batching(subject: Subject) -> Finding:
             image_ids=tuple(batch.image_ids[row] for row in rows),
         )
         for at_once in (1, 3, 1000):
-            found = subject.explain(network, replace(chosen, at_once=at_once))
-            finding = subject.agree(found, together[rows])
+            maps = subject.explain(network, replace(chosen, at_once=at_once))
+            finding = subject.agree(maps, together[rows])
             if finding.result == "failed":
-                what = f"images {rows}, {at_once} at once: {finding.reason}"
-                return Finding("failed", what)
+                reason = f"images {rows}, {at_once} at once: {finding.reason}"
+                return Finding("failed", reason)
     return PASSED
 
 
@@ -64,14 +64,14 @@ def target(subject: Subject) -> Finding:
     network, batch = known.convolutional(), batch_of(known.images(IMAGES))
     other = replace(batch, targets=(batch.targets + 1) % known.CLASSES)
     maps = subject.explain(network, batch), subject.explain(network, other)
-    return _depends(*maps, expected=not subject.method.control, what="the target")
+    return _depends(*maps, expected=not subject.method.control, factor="the target")
 
 
 def weights(subject: Subject) -> Finding:
     """A network with other weights has another map; of a control it has the same."""
     batch = batch_of(known.images(IMAGES))
     maps = [subject.explain(known.convolutional(seed), batch) for seed in (0, 1)]
-    return _depends(*maps, expected=not subject.method.control, what="the weights")
+    return _depends(*maps, expected=not subject.method.control, factor="the weights")
 
 
 def shift_invariant(subject: Subject) -> Finding:
@@ -88,20 +88,20 @@ def stochastic(subject: Subject) -> Finding:
     return _declared(subject, "stochastic", other, subject.explain(network, batch))
 
 
-def _depends(found: torch.Tensor, other: torch.Tensor, *, expected: bool, what: str) -> Finding:
-    same = found.shape == other.shape and torch.equal(found, other)
+def _depends(maps: torch.Tensor, other: torch.Tensor, *, expected: bool, factor: str) -> Finding:
+    same = maps.shape == other.shape and torch.equal(maps, other)
     if same != expected:
         return PASSED
-    return Finding("failed", f"{'does not depend' if expected else 'depends'} on {what}")
+    return Finding("failed", f"{'does not depend' if expected else 'depends'} on {factor}")
 
 
 def _declared(
-    subject: Subject, capability: Capability, found: torch.Tensor, usual: torch.Tensor
+    subject: Subject, capability: Capability, maps: torch.Tensor, usual: torch.Tensor
 ) -> Finding:
     """Pass where maps stay, or change, as the method declares."""
     if subject.method.method.capabilities is None:
         return inapplicable("no capabilities are declared")
-    agreed = subject.agree(found, usual)
+    agreed = subject.agree(maps, usual)
     moves = agreed.result == "failed"
     expected = {"shift_invariant": False, "stochastic": True}[capability]
     if moves == (subject.method.can(capability) == expected):

@@ -46,8 +46,8 @@ def _closed_form(method: BoundMethod, weights: torch.Tensor, batch: Batch) -> to
     form = method.method.on_linear
     if form is None:
         return None
-    asked = inspect.signature(loaded(form)).parameters.values()
-    names = {one.name for one in asked if one.kind is one.KEYWORD_ONLY}
+    parameters = inspect.signature(loaded(form)).parameters.values()
+    names = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
     return form(weights, batch, **{key: v for key, v in method.parameters if key in names})
 
 
@@ -82,10 +82,10 @@ def antisymmetric(subject: Subject) -> Finding:
         return inapplicable("there is no baseline to choose")
     start, end = known.images(2, seed=1).split(1)
     network = known.between(known.convolutional(), start, end)
-    there = batch_of(torch.ones_like(end))
-    back = replace(there, images=torch.zeros_like(end))
-    found = subject.having("baseline", "white").explain(network, back)
-    return subject.agree(found, -subject.having("baseline", "black").explain(network, there))
+    forward = batch_of(torch.ones_like(end))
+    back = replace(forward, images=torch.zeros_like(end))
+    maps = subject.having("baseline", "white").explain(network, back)
+    return subject.agree(maps, -subject.having("baseline", "black").explain(network, forward))
 
 
 def at_baseline(subject: Subject) -> Finding:
@@ -113,8 +113,8 @@ def completeness(subject: Subject) -> Finding:
     before = torch.stack([network(images) for images in start.images(batch)]).mean(dim=0)
     delta = (network(batch.images) - before).gather(1, batch.targets[:, None])[:, 0]
 
-    def error(one: Subject) -> torch.Tensor:
-        return (one.explain(network, batch).sum(dim=(1, 2, 3)) - delta).abs()
+    def error(variant: Subject) -> torch.Tensor:
+        return (variant.explain(network, batch).sum(dim=(1, 2, 3)) - delta).abs()
 
     if not isinstance(subject.parameter("steps"), int):
         return subject.agree(subject.explain(network, batch).sum(dim=(1, 2, 3)), delta)

@@ -47,7 +47,8 @@ def state(subject: Subject) -> Finding:
             "modules": [(name, id(part), part.training) for name, part in named()],
             "hooks": [[len(getattr(part, kind)) for kind in hooks] for _, part in named()],
             "gradients": [
-                (one.requires_grad, one.grad is None) for one in network.module.parameters()
+                (weight.requires_grad, weight.grad is None)
+                for weight in network.module.parameters()
             ],
             "images": (batch.images.requires_grad, torch.equal(batch.images, images)),
             "targets": torch.equal(batch.targets, targets),
@@ -79,13 +80,13 @@ def shortcut(subject: Subject) -> Finding:
     network, batch = known.convolutional(), batch_of(known.images(IMAGES))
     if subject.engine == "own" and method.method.share is not None:
         reads = [method.method.share.reads]
-        found = method.read(shared_pass(network, batch.images, batch.targets, reads, 3))
+        maps = method.read(shared_pass(network, batch.images, batch.targets, reads, 3))
     elif method.adaptive:
         path = method.nested(network, batch)
-        found = path.at(path.settled)
+        maps = path.at(path.settled)
     else:
         return inapplicable("a run takes the map as it is explained")
-    return subject.agree(found, subject.explain(network, batch))
+    return subject.agree(maps, subject.explain(network, batch))
 
 
 def captum(subject: Subject) -> Finding:
@@ -95,5 +96,5 @@ def captum(subject: Subject) -> Finding:
     if subject.engine == "captum":
         return inapplicable("it is captum's already")
     network, batch = known.convolutional(), batch_of(known.images(IMAGES))
-    theirs = replace(subject, engine="captum").explain(network, batch)
-    return subject.agree(subject.explain(network, batch), theirs)
+    captum_maps = replace(subject, engine="captum").explain(network, batch)
+    return subject.agree(subject.explain(network, batch), captum_maps)

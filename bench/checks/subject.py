@@ -71,15 +71,15 @@ class Subject:
         """Return name and value of every parameter."""
         return self.method.parameters
 
-    def agree(self, found: torch.Tensor, expected: torch.Tensor) -> Finding:
+    def agree(self, maps: torch.Tensor, expected: torch.Tensor) -> Finding:
         """Pass where maps are the same up to rounding, relative to the largest expected value.
 
         A method that takes as many steps as it needs promises no more than it stops at.
         """
-        if found.shape != expected.shape:
-            return Finding("failed", f"shape {tuple(found.shape)}, not {tuple(expected.shape)}")
+        if maps.shape != expected.shape:
+            return Finding("failed", f"shape {tuple(maps.shape)}, not {tuple(expected.shape)}")
         tolerance = SETTLED if self.method.adaptive else TOLERANCE
-        distance = float((found - expected).abs().max())
+        distance = float((maps - expected).abs().max())
         largest = float(expected.abs().max())
         if distance <= tolerance * largest:
             return PASSED

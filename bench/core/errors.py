@@ -47,13 +47,13 @@ def cause_of(error: BaseException) -> str:
     return getattr(error, "strerror", None) or message_of(error)
 
 
-def first_error(error: ValidationError, whole: str = "") -> str:
+def first_error(error: ValidationError, fallback: str = "") -> str:
     """Return the first thing that is wrong with values, in one line: the key and the rule.
 
     Args:
         error: pydantic's.
-        whole: what the key is called where none is wrong, but the values together.
+        fallback: what the key is called where none is wrong, but the values together.
     """
     first = error.errors()[0]
-    key = ".".join(map(str, first["loc"])) or whole
+    key = ".".join(map(str, first["loc"])) or fallback
     return " ".join(f"{key}: {first['msg']}".split())

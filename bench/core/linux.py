@@ -47,15 +47,15 @@ def memory_limit(groups: Path = GROUPS, own: Path = OWN_GROUP) -> int | None:
 
 def memory_left(groups: Path = GROUPS, own: Path = OWN_GROUP) -> int | None:
     """Return the memory that control groups still leave, in bytes; None where they set no limit."""
-    left = []
+    remaining = []
     for group in _above(groups, own):
         limit, used, stat = (_read(group / f"memory.{name}") for name in ("max", "current", "stat"))
         if limit and limit != "max" and used and stat is not None:
             # Files that the kernel keeps in memory until somebody needs it.
             files = [line for line in stat.splitlines() if line.startswith("inactive_file ")]
             spare = sum(int(line.split()[1]) for line in files)
-            left.append(max(0, int(limit) - int(used) + spare))
-    return min(left, default=None)
+            remaining.append(max(0, int(limit) - int(used) + spare))
+    return min(remaining, default=None)
 
 
 def _above(groups: Path, own: Path) -> Iterator[Path]:

@@ -104,7 +104,7 @@ def git_state() -> dict[str, Any] | None:
 def _git(*arguments: str) -> str | None:
     """Return what git says, None where it fails or is not there."""
     try:
-        done = subprocess.run(  # noqa: S603 - fixed arguments
+        completed = subprocess.run(  # noqa: S603 - fixed arguments
             ["git", *arguments],  # noqa: S607 - the user's own git
             capture_output=True,
             text=True,
@@ -113,4 +113,4 @@ def _git(*arguments: str) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return completed.stdout.strip() if completed.returncode == 0 else None

@@ -31,27 +31,27 @@ HEADLINES = tuple(name for name, metric in METRICS.items() if metric.headline)
 OURS_ALONE = ("label", "headline", "margin", "relative_margin", "recognition_margin")
 
 
-def _as_metric(found: object) -> Metric:
+def _as_metric(plugin: object) -> Metric:
     """Make an entry of a `Metric`, or of a function of the clean and the perturbed maps.
 
     Of a function nothing is known but that it compares two maps: higher is taken for better, it is
     not calibrated, because nobody says what a perfect score is, and no map is recognised by it.
     """
-    if isinstance(found, Metric):
-        plugins.check_fields(found)
-        if found.identity is not None and not np.isfinite(found.identity):
-            raise TypeError(f"identity: must be a finite number or None, got {found.identity}")
-        metric = found
+    if isinstance(plugin, Metric):
+        plugins.check_fields(plugin)
+        if plugin.identity is not None and not np.isfinite(plugin.identity):
+            raise TypeError(f"identity: must be a finite number or None, got {plugin.identity}")
+        metric = plugin
     else:
-        plugins.check_function(found, "clean, perturbed")
+        plugins.check_function(plugin, "clean, perturbed")
         metric = Metric(
-            found,  # type: ignore[arg-type] # seen to be a function of two
+            plugin,  # type: ignore[arg-type] # seen to be a function of two
             "signed",
             "map",
             "higher",
             None,
             symmetric=False,
-            summary=plugins.summary_of(found),
+            summary=plugins.summary_of(plugin),
             source=plugins.YOUR_OWN,
         )
     on_tensors = metric.on_tensors and _on_copies(metric.on_tensors)
@@ -101,20 +101,22 @@ def known_metrics(*manifests: Mapping[str, Any]) -> dict[str, Metric]:
     Raises:
         PluginError: a description that is none.
     """
-    found = {} if manifests else METRIC_SHELF.loaded()
+    plugin_metrics = {} if manifests else METRIC_SHELF.loaded()
     for manifest in manifests:
         own = manifest.get("own_metrics") or {}
         if not isinstance(own, Mapping):
             raise errors.PluginError("own_metrics: the manifest does not describe metrics")
         for name, described in own.items():
             try:
-                given = {**described, "compute": _elsewhere}
-                found[name] = _described().validate_python(given)
+                values = {**described, "compute": _elsewhere}
+                plugin_metrics[name] = _described().validate_python(values)
             except (ValidationError, TypeError) as error:
                 raise errors.PluginError(
                     f"metric {name!r}: the manifest does not describe it"
                 ) from error
-    return METRICS | {name: metric for name, metric in found.items() if name not in METRICS}
+    return METRICS | {
+        name: metric for name, metric in plugin_metrics.items() if name not in METRICS
+    }
 
 
 @cache

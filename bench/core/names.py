@@ -92,10 +92,10 @@ def is_component(text: str, most: int) -> bool:
     )
 
 
-def _hashed(text: str, whole: str) -> str:
+def _hashed(text: str, content: str) -> str:
     # Two dashes are in no plain name, nor is what begins with a device's.
     kept = re.sub("[^A-Za-z0-9_=]+", "-", text)[:_MOST_KEPT].strip("-")
-    code = hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
+    code = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
     return f"{kept or 'name'}--{code}"
 
 

@@ -60,15 +60,15 @@ class Found(Generic[T]):
 @cache
 def offers(kind: Kind) -> Mapping[str, tuple[EntryPoint, ...]]:
     """Return what installed distributions offer, by name; nothing of it is loaded."""
-    found: dict[str, list[EntryPoint]] = defaultdict(list)
+    by_name: dict[str, list[EntryPoint]] = defaultdict(list)
     try:
         entries = importlib.metadata.entry_points(group=GROUPS[kind])
     except Exception as error:  # noqa: BLE001 - a damaged distribution may raise anything; the line says what
         warn(f"no plug-ins: the installed distributions cannot be read: {one_line(error)}")
         return {}
     for entry in entries:
-        found[entry.name].append(entry)
-    return {name: tuple(found[name]) for name in sorted(found)}
+        by_name[entry.name].append(entry)
+    return {name: tuple(by_name[name]) for name in sorted(by_name)}
 
 
 def warn(text: str) -> None:
@@ -118,12 +118,12 @@ class Shelf(Generic[T]):
 
     def known(self, name: str) -> T | None:
         """Return what has a name, if it is ours or has been found before; load nothing."""
-        found = self._found.get(name)
-        return self.ours.get(name) or (found.entry if found else None)
+        shelved = self._found.get(name)
+        return self.ours.get(name) or (shelved.entry if shelved else None)
 
     def loaded(self) -> dict[str, T]:
         """Return the plug-ins that have been found before."""
-        return {name: found.entry for name, found in self._found.items()}
+        return {name: shelved.entry for name, shelved in self._found.items()}
 
     def where(self, name: str) -> Found[T] | None:
         """Return where a plug-in was found that has been asked for; None for what is ours."""
@@ -156,10 +156,10 @@ class Shelf(Generic[T]):
             raise PluginError(f"{label}: two distributions have that name; uninstall one")
         (entry,) = entries
         try:
-            found = self.adapt(entry.load())
+            adapted = self.adapt(entry.load())
         except (Exception, SystemExit) as error:  # a plug-in may raise anything; the line says what
             raise PluginError(f"{label}: {one_line(error)}") from error
-        return Found(found, _distribution(entry), entry.value)
+        return Found(adapted, _distribution(entry), entry.value)
 
     def _own(self, name: str) -> Found[T]:
         module_name, _, attribute = name.partition(":")
@@ -176,36 +176,36 @@ class Shelf(Generic[T]):
         if not hasattr(module, attribute):
             raise PluginError(f"{self.kind}: {module_name} has no {attribute!r}")
         try:
-            found = self.adapt(getattr(module, attribute))
+            adapted = self.adapt(getattr(module, attribute))
         except TypeError as error:
             raise PluginError(f"{self.kind}: {name}: {error}") from error
-        return Found(found, YOUR_OWN, name)
+        return Found(adapted, YOUR_OWN, name)
 
 
 def _distribution(entry: EntryPoint) -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unnamed distribution"
 
 
-def check_function(found: object, takes: str) -> None:
+def check_function(function: object, takes: str) -> None:
     """See that something is a function that can be called with so many arguments.
 
     Args:
-        found: the function.
+        function: the function.
         takes: its positional arguments, e.g. "image, severity, rng".
 
     Raises:
         TypeError: it is none, or takes others.
     """
-    if not callable(found) or inspect.isclass(found):
-        raise TypeError(f"is {_type_name(found)}, expected a function ({takes})")
+    if not callable(function) or inspect.isclass(function):
+        raise TypeError(f"is {_type_name(function)}, expected a function ({takes})")
     try:
-        inspect.signature(found).bind(*(takes.split(", ") if takes else ()))
+        inspect.signature(function).bind(*(takes.split(", ") if takes else ()))
     except (TypeError, ValueError) as error:
         raise TypeError(f"must take ({takes}): {error}") from error
 
 
-def _type_name(found: object) -> str:
-    return f"the class {found.__name__}" if inspect.isclass(found) else type(found).__name__
+def _type_name(value: object) -> str:
+    return f"the class {value.__name__}" if inspect.isclass(value) else type(value).__name__
 
 
 def check_fields(entry: object) -> None:
@@ -218,11 +218,11 @@ def check_fields(entry: object) -> None:
     try:
         TypeAdapter(type(entry)).validate_python(values)
     except ValidationError as error:
-        given = error.errors()[0]["input"]
-        raise TypeError(f"{first_error(error)}, got {given!r}") from error
+        value = error.errors()[0]["input"]
+        raise TypeError(f"{first_error(error)}, got {value!r}") from error
 
 
-def summary_of(found: object) -> str:
+def summary_of(entry: object) -> str:
     """Return the first line of what something says of itself; its name where it says nothing."""
-    name = str(getattr(found, "__name__", type(found).__name__))
-    return (inspect.getdoc(found) or name).partition("\n")[0]
+    name = str(getattr(entry, "__name__", type(entry).__name__))
+    return (inspect.getdoc(entry) or name).partition("\n")[0]

@@ -91,8 +91,8 @@ def path_of(text: str) -> Path:
         raise DataError(f"data: {text}: there is no such user's home; give the path") from error
 
 
-def _too_large(what: str) -> str:
-    return f"{what} over {MAX_PIXELS // 10**6} megapixels; make a smaller copy"
+def _too_large(clause: str) -> str:
+    return f"{clause} over {MAX_PIXELS // 10**6} megapixels; make a smaller copy"
 
 
 def _eight_bits(opened: Image.Image, image: Image.Image) -> NDArray[np.uint8]:

@@ -41,10 +41,10 @@ def open_hub(rest: str) -> labelled.Labelled:
             f"data: {name} is not on this machine and cannot be downloaded ({one_line(error)}); "
             "load it once with a network, or give the folder of one saved by save_to_disk"
         ) from error
-    whole = loaded if isinstance(loaded, Mapping) else {"train": loaded}
-    parts = {labelled.PARTS[part]: table for part, table in whole.items() if part in labelled.PARTS}
+    tables = loaded if isinstance(loaded, Mapping) else {"train": loaded}
+    parts = {labelled.PARTS[key]: table for key, table in tables.items() if key in labelled.PARTS}
     if not parts:
-        raise DataError(f"data: {name} has no part called train or test, but {', '.join(whole)}")
+        raise DataError(f"data: {name} has no part called train or test, but {', '.join(tables)}")
     features = next(iter(parts.values())).features
     image = labelled.column(name, features, "Image", ("image", "img"))
     label = labelled.column(name, features, "ClassLabel", ("label", "labels"))

@@ -139,12 +139,12 @@ def probe_cuda() -> Iterator[facts.Fact]:
     import torch
 
     driver = driver_version(DRIVER)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
         built = packages.torch_build(torch.version.cuda, getattr(torch.version, "hip", None))
-        spoken = " ".join(str(said[-1].message).split()) if said else ""
+        spoken = " ".join(str(caught[-1].message).split()) if caught else ""
         yield why_no_cuda(built, driver, os.environ.get("CUDA_VISIBLE_DEVICES"), spoken)
         return
     yield facts.Fact("CUDA driver", driver or "of an unknown version")
@@ -154,21 +154,21 @@ def probe_cuda() -> Iterator[facts.Fact]:
         )
 
 
-def why_no_cuda(built: str, driver: str | None, visible: str | None, said: str) -> facts.Fact:
+def why_no_cuda(built: str, driver: str | None, visible: str | None, warning: str) -> facts.Fact:
     """Say why there is no CUDA device.
 
     Args:
         built: what torch was built for.
         driver: the version of the driver; None where there is none.
         visible: CUDA_VISIBLE_DEVICES; None where it is not set.
-        said: what torch warned of when asked.
+        warning: what torch warned of when asked.
     """
     if not built.startswith("CUDA"):
         advice = WITHOUT_GPU if driver else ""
         return facts.Fact("CUDA", f"none: this torch is for {built}", "missing", advice)
     if driver is None:
         return facts.Fact("CUDA", "none: there is no NVIDIA driver here", "missing")
-    note = f" ({said})" if said else ""
+    note = f" ({warning})" if warning else ""
     if visible is not None:
         value = f"none: CUDA_VISIBLE_DEVICES leaves none to be seen{note}"
         advice = "unset CUDA_VISIBLE_DEVICES, or name a device in it (0)"
@@ -193,7 +193,7 @@ def _nvidia_smi() -> str:
     if program is None:
         return ""
     try:
-        done = subprocess.run(  # noqa: S603 - fixed arguments
+        completed = subprocess.run(  # noqa: S603 - fixed arguments
             [program, "--query-gpu=driver_version", "--format=csv,noheader"],
             capture_output=True,
             text=True,
@@ -202,7 +202,7 @@ def _nvidia_smi() -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout if done.returncode == 0 else ""
+    return completed.stdout if completed.returncode == 0 else ""
 
 
 def _cuda_device(index: int) -> Iterator[facts.Fact]:
@@ -228,9 +228,9 @@ def convolution(name: str, value: str, device: torch.device) -> facts.Fact:
     """
     import torch
 
-    ones = torch.ones(1, 1, 5, 5, device=device)
+    image = torch.ones(1, 1, 5, 5, device=device)
     kernel = torch.ones(1, 1, 3, 3, device=device)
-    sums = torch.nn.functional.conv2d(ones, kernel).cpu()
+    sums = torch.nn.functional.conv2d(image, kernel).cpu()
     if bool((sums == kernel.numel()).all()):
         return facts.Fact(name, f"{value}; a convolution runs there")
     value += f"; a convolution of ones gives {float(sums[0, 0, 1, 1]):g}, not 9"

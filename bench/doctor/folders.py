@@ -68,8 +68,8 @@ def _cache(variable: str) -> Iterator[facts.Fact]:
     value = f"{folder} ({cache.holds})"
     advice = f"set {variable} to a folder that can be written"
     if folder.exists():
-        size, whole = folder_size(folder)
-        value += f": {'' if whole else 'at least '}{devices.size_text(size)}"
+        size, complete = folder_size(folder)
+        value += f": {'' if complete else 'at least '}{devices.size_text(size)}"
         why = why_not_writable(folder)
         if why is None:
             yield facts.Fact(variable, value, number=size)

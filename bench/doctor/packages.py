@@ -49,11 +49,11 @@ def probe_processor() -> Iterator[Fact]:
 def requirements(extra: str = "") -> list[Requirement]:
     """Return what the package needs by its own metadata; or what an extra adds."""
 
-    def holds(needed: Requirement, wanted: str) -> bool:
-        return needed.marker is None or needed.marker.evaluate({"extra": wanted})
+    def holds(needed: Requirement, extra_name: str) -> bool:
+        return needed.marker is None or needed.marker.evaluate({"extra": extra_name})
 
-    every = map(Requirement, importlib.metadata.requires("steadymap") or ())
-    return [need for need in every if holds(need, extra) and not (extra and holds(need, ""))]
+    needs = map(Requirement, importlib.metadata.requires("steadymap") or ())
+    return [need for need in needs if holds(need, extra) and not (extra and holds(need, ""))]
 
 
 def probe_packages() -> Iterator[Fact]:
@@ -90,16 +90,16 @@ def probe_builds() -> Iterator[Fact]:
     """Yield what torch and torchvision were built for, and whether they run together."""
     import torch
 
-    ours = torch_build(torch.version.cuda, getattr(torch.version, "hip", None))
-    yield Fact("torch's build", f"{torch.__version__}, for {ours}")
+    build = torch_build(torch.version.cuda, getattr(torch.version, "hip", None))
+    yield Fact("torch's build", f"{torch.__version__}, for {build}")
     import torchvision
 
-    theirs = torchvision_build(torchvision.__version__)
-    if theirs is not None and not same_build(ours, theirs):
-        value = f"{torchvision.__version__}, for {theirs}: torch is for {ours}"
+    vision_build = torchvision_build(torchvision.__version__)
+    if vision_build is not None and not same_build(build, vision_build):
+        value = f"{torchvision.__version__}, for {vision_build}: torch is for {build}"
         yield Fact("torchvision's build", value, "failed", TOGETHER)
     else:
-        value = f"{torchvision.__version__}, for {theirs or 'no known device'}"
+        value = f"{torchvision.__version__}, for {vision_build or 'no known device'}"
         yield Fact("torchvision's build", value)
     boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 1.9], [5.0, 5.0, 6.0, 6.0]])
     kept = torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist()

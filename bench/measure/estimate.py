@@ -136,7 +136,7 @@ def estimate(setup: Setup, seconds: float = 2.0) -> Estimate:
     with (
         threads_each(setup.plan.jobs),
         float32(device, exact=exact),
-        differentiable_twice(wanted=bool(attacks)),
+        differentiable_twice(enabled=bool(attacks)),
     ):
         rate = _throughput(
             [_pass_work(own, setup.images, at_once, ("gradient",)) for own in classifiers],

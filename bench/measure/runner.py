@@ -167,7 +167,7 @@ def surroundings(setup: Setup, jobs: int) -> Iterator[None]:
     with (
         threads_each(jobs),
         float32(setup.classifier.module.mean.device, exact=setup.plan.precision == "ieee"),
-        differentiable_twice(wanted=bool(setup.attacks())),
+        differentiable_twice(enabled=bool(setup.attacks())),
     ):
         yield
 

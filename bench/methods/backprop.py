@@ -129,8 +129,8 @@ def _through(call: Call, values: torch.Tensor, back: torch.Tensor) -> torch.Tens
     """Return the gradient that comes back through a function."""
     with torch.enable_grad():
         leaves = values.detach().requires_grad_()
-        (found,) = torch.autograd.grad(call(leaves), leaves, back)
-    return found
+        (input_gradient,) = torch.autograd.grad(call(leaves), leaves, back)
+    return input_gradient
 
 
 class _Activation(torch.nn.Module):
@@ -144,8 +144,8 @@ class _Activation(torch.nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Compute what the function computes."""
-        found: torch.Tensor = _Ruled.apply(values, self.call, self.rule)
-        return found
+        output: torch.Tensor = _Ruled.apply(values, self.call, self.rule)
+        return output
 
 
 class _Rescaled(torch.nn.Module):
@@ -164,8 +164,8 @@ class _Rescaled(torch.nn.Module):
         if not torch.is_grad_enabled():
             self.reference = values.clone()
             return self.call(values)
-        found: torch.Tensor = _Ruled.apply(values, self.call, self._back)
-        return found
+        output: torch.Tensor = _Ruled.apply(values, self.call, self._back)
+        return output
 
     def _back(self, values: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
         """Return difference out over difference in; where there is none, the gradient."""
@@ -281,7 +281,7 @@ def deep_lift_shap(
 
 def _lifted(classifier: Classifier, batch: Batch, starts: torch.Tensor) -> torch.Tensor:
     changed = graph.rewritten(classifier, lambda: _Rescaled(torch.relu, pool=False), _rescaling)
-    found = []
+    attributions = []
     try:
         for first in range(0, len(batch.images), batch.at_once):
             few = slice(first, first + batch.at_once)
@@ -289,13 +289,13 @@ def _lifted(classifier: Classifier, batch: Batch, starts: torch.Tensor) -> torch
             with torch.no_grad():
                 changed(starts[few])
             seen = passes.shared_pass(changed, images, targets, ["gradient"], batch.at_once)
-            found.append(seen.need_gradient() * (images - starts[few]))
+            attributions.append(seen.need_gradient() * (images - starts[few]))
     finally:
         # A rewritten network knows its graph, which knows it: it goes at the next collection.
         for part in changed.module.modules():
             if isinstance(part, _Rescaled):
                 part.reference = None
-    return torch.cat(found)
+    return torch.cat(attributions)
 
 
 def lrp(classifier: Classifier, batch: Batch) -> torch.Tensor:

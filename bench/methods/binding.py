@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from steadymap.bench.methods.integrated_gradients import Steps
 
 
-def _as_method(found: object) -> Method:
+def _as_method(plugin: object) -> Method:
     """Make an entry of a `Method`, or of a function that explains.
 
     Of a function no promises are known.
     """
-    if not isinstance(found, Method):
-        plugins.check_function(found, "classifier, batch")
-        explain = cast("Callable[..., Tensor]", found)
-        return Method(explain, plugins.summary_of(found), plugins.YOUR_OWN, degree=None)
-    plugins.check_function(found.explain, "classifier, batch")
-    _check_promises(BoundMethod("", found, tuple(_defaults(found).items())))
-    return found
+    if not isinstance(plugin, Method):
+        plugins.check_function(plugin, "classifier, batch")
+        explain = cast("Callable[..., Tensor]", plugin)
+        return Method(explain, plugins.summary_of(plugin), plugins.YOUR_OWN, degree=None)
+    plugins.check_function(plugin.explain, "classifier, batch")
+    _check_promises(BoundMethod("", plugin, tuple(_defaults(plugin).items())))
+    return plugin
 
 
 def _defaults(method: Method) -> dict[str, object]:
@@ -79,12 +79,12 @@ def bind_method(spec: str, steps: Steps | None = None) -> BoundMethod:
     module, dot, attribute = name.rpartition(".")
     method = METHOD_SHELF.find(f"{module}:{attribute}" if dot else name)
     defaults = _defaults(method)
-    given = dict(_split_parameter(name, part) for part in text.split(",") if part)
+    texts = dict(_split_parameter(name, part) for part in text.split(",") if part)
     if steps is not None and "steps" in defaults:
-        given.setdefault("steps", str(steps))
-    types = _types(name, method) if given else {}
+        texts.setdefault("steps", str(steps))
+    types = _types(name, method) if texts else {}
     values = defaults.copy()
-    for key, value in given.items():
+    for key, value in texts.items():
         if key not in defaults:
             known = names.nearest(key, defaults) if defaults else "it has none"
             raise ValueError(f"method {name}: unknown parameter {key!r}; {known}")

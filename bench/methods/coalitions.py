@@ -79,18 +79,18 @@ def ask(
     together; no more of them are in memory.
     """
     total = count * len(batch.images)
-    found = []
+    logits = []
     for start in range(0, total, batch.at_once):
         stop = min(start + batch.at_once, total)
         numbers = torch.arange(start, stop, device=batch.images.device)
         places = numbers // count
-        there = present(places, numbers % count).gather(1, parts.labels[places].flatten(1))
-        there = there.view(len(numbers), 1, *size_of(batch))
-        copies = torch.where(there, batch.images[places], parts.baselines[places])
+        mask = present(places, numbers % count).gather(1, parts.labels[places].flatten(1))
+        mask = mask.view(len(numbers), 1, *size_of(batch))
+        copies = torch.where(mask, batch.images[places], parts.baselines[places])
         targets = batch.targets[places]
         seen = shared_pass(classifier, copies, targets, (), batch.at_once)
-        found.append(seen.logits.gather(1, targets[:, None])[:, 0])
-    return torch.cat(found).view(-1, count).double()
+        logits.append(seen.logits.gather(1, targets[:, None])[:, 0])
+    return torch.cat(logits).view(-1, count).double()
 
 
 def count_of(parameters: Mapping[str, object], size: Size) -> int:
@@ -160,5 +160,5 @@ def drawn_by_image(
     batch: Batch, draw: Callable[[np.random.Generator], NDArray[np.generic]], name: str
 ) -> torch.Tensor:
     """Draw for each image by itself, the same for both images of a pair: (B, ...)."""
-    made = [draw(generator(batch.seed, image_id, name)) for image_id in batch.image_ids]
-    return torch.from_numpy(np.stack(made)).to(batch.images.device)
+    draws = [draw(generator(batch.seed, image_id, name)) for image_id in batch.image_ids]
+    return torch.from_numpy(np.stack(draws)).to(batch.images.device)

@@ -36,7 +36,9 @@ def edge(_classifier: Classifier, batch: Batch) -> torch.Tensor:
     """
     grey = batch.images.double().mean(dim=1).cpu().numpy()
     # One by one: SciPy's filter smooths along every other axis, and would mix the images.
-    slopes = [[ndimage.sobel(one, axis=axis, mode="nearest") for axis in (0, 1)] for one in grey]
+    slopes = [
+        [ndimage.sobel(image, axis=axis, mode="nearest") for axis in (0, 1)] for image in grey
+    ]
     magnitudes = np.stack([np.hypot(*both) for both in slopes])
     return torch.from_numpy(magnitudes)[:, None].to(batch.images)
 

@@ -100,11 +100,11 @@ def _expected(classifier: Classifier, batch: Batch, samples: int, noise: float) 
     """Take as many points at once as go through the network together, whosever they are."""
     references = batch.need_references()
     draws = [generator(batch.seed, image_id, "expected gradients") for image_id in batch.image_ids]
-    every = list(range(len(draws))) * samples
+    queue = list(range(len(draws))) * samples
     shape = tuple(batch.images.shape[1:])
     total = torch.zeros_like(batch.images)
-    for first in range(0, len(every), batch.at_once):
-        chosen = every[first : first + batch.at_once]
+    for first in range(0, len(queue), batch.at_once):
+        chosen = queue[first : first + batch.at_once]
         # One sample after the other: what an image draws must not depend on the others.
         drawn = [_draw(draws[line], len(references), shape if noise else ()) for line in chosen]
         starts = references[[sample.reference for sample in drawn]]

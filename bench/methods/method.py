@@ -200,8 +200,8 @@ def foreign(method: Method) -> bool:
     Captum's functions are called by ours, which put back what captum changes.
     """
     read = method.share.read if method.share else None
-    given = (method.explain, method.captum, method.nested, read)
-    return not all(is_ours(function) for function in given if function is not None)
+    functions = (method.explain, method.captum, method.nested, read)
+    return not all(is_ours(function) for function in functions if function is not None)
 
 
 # --- what a method is capable of, from its parameters ---------------------------------------------
@@ -212,12 +212,12 @@ def always(*capabilities: Capability) -> Callable[[Parameters], frozenset[Capabi
     return lambda _parameters: frozenset(capabilities)
 
 
-def complete_from(*more: Capability) -> Callable[[Parameters], frozenset[Capability]]:
+def complete_from(*extra: Capability) -> Callable[[Parameters], frozenset[Capability]]:
     """Return what a method is capable of that is complete from its baseline, whichever that is."""
 
     def can(parameters: Parameters) -> frozenset[Capability]:
         baseline = BASELINES[str(parameters["baseline"])]
-        promised: set[Capability] = {"complete", "signed", *more}
+        promised: set[Capability] = {"complete", "signed", *extra}
         if baseline.drawn:
             promised.add("stochastic")
         if baseline.moves_along:

@@ -33,8 +33,10 @@ def occlusion(
     cover it. Source: Zeiler and Fergus 2014, section 4.2.
     """
     parts, covered = _windows(batch, window, baseline)
-    there = torch.cat([torch.ones_like(covered[:1]), ~covered])
-    logits = coalitions.ask(classifier, batch, parts, lambda _, numbers: there[numbers], len(there))
+    members = torch.cat([torch.ones_like(covered[:1]), ~covered])
+    logits = coalitions.ask(
+        classifier, batch, parts, lambda _, numbers: members[numbers], len(members)
+    )
     return parts.paint(_mean_cover(logits[:, :1] - logits[:, 1:], covered))
 
 
@@ -125,9 +127,11 @@ def feature_ablation(
     Source: captum's FeatureAblation.
     """
     parts = coalitions.superpixel_parts(batch, segments, baseline)
-    there = torch.ones(1 + parts.count, parts.count, dtype=torch.bool, device=batch.images.device)
-    there[1:].fill_diagonal_(fill_value=False)
-    logits = coalitions.ask(classifier, batch, parts, lambda _, numbers: there[numbers], len(there))
+    members = torch.ones(1 + parts.count, parts.count, dtype=torch.bool, device=batch.images.device)
+    members[1:].fill_diagonal_(fill_value=False)
+    logits = coalitions.ask(
+        classifier, batch, parts, lambda _, numbers: members[numbers], len(members)
+    )
     return parts.paint(logits[:, :1] - logits[:, 1:])
 
 

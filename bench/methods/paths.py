@@ -110,9 +110,9 @@ def _pieces(low: int, high: int, count: int) -> Iterator[_Piece]:
     place = low
     while place < high:
         line, first = divmod(place, count)
-        taken = min(count - first, high - place)
-        yield _Piece(line, first, first + taken, place - low, place - low + taken)
-        place += taken
+        length = min(count - first, high - place)
+        yield _Piece(line, first, first + length, place - low, place - low + length)
+        place += length
 
 
 def _gradients(classifier: Classifier, points: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -181,7 +181,7 @@ class NestedPath:
         if at_once is not None:
             self.path = replace(self.path, at_once=at_once)
         for level in range(1, max(levels) + 1):
-            self.reach(level, [line for line, wanted in enumerate(levels) if wanted >= level])
+            self.reach(level, [line for line, goal in enumerate(levels) if goal >= level])
         return torch.stack([self.maps[level][line] for line, level in enumerate(levels)])
 
     def reach(self, level: int, lines: Sequence[int]) -> None:
@@ -217,13 +217,15 @@ class NestedPath:
             return []
         chosen = list(lines)
         # Summed over channels, as the metrics read them.
-        now, before = (self.maps[place][chosen].sum(dim=1) for place in (level, level - 1))
-        change = (now - before).flatten(1).norm(dim=1)
-        still = change <= SETTLED * now.flatten(1).norm(dim=1)
-        error = (now.sum(dim=(1, 2)) - self._deltas[chosen]).abs()
+        finer, coarser = (self.maps[place][chosen].sum(dim=1) for place in (level, level - 1))
+        change = (finer - coarser).flatten(1).norm(dim=1)
+        still = change <= SETTLED * finer.flatten(1).norm(dim=1)
+        error = (finer.sum(dim=(1, 2)) - self._deltas[chosen]).abs()
         complete = (error <= SETTLED * self._deltas[chosen].abs()) | (error <= SMALL_ERROR)
         return [
-            line for line, done in zip(chosen, (still & complete).tolist(), strict=True) if done
+            line
+            for line, settled in zip(chosen, (still & complete).tolist(), strict=True)
+            if settled
         ]
 
 

@@ -30,8 +30,8 @@ def smooth_grad(
     so that both maps of a pair have the same. Source: Smilkov et al. 2017.
     """
     total = torch.zeros_like(batch.images)
-    for places, found in _gradients(classifier, batch, samples, noise):
-        total.index_add_(0, places, found)
+    for places, gradients in _gradients(classifier, batch, samples, noise):
+        total.index_add_(0, places, gradients)
     return total / samples
 
 
@@ -43,8 +43,8 @@ def smooth_grad_squared(
     Source: Hooker et al. 2019.
     """
     total = torch.zeros_like(batch.images)
-    for places, found in _gradients(classifier, batch, samples, noise):
-        total.index_add_(0, places, found.square())
+    for places, gradients in _gradients(classifier, batch, samples, noise):
+        total.index_add_(0, places, gradients.square())
     return total / samples
 
 
@@ -59,10 +59,10 @@ def var_grad(
     first: dict[int, torch.Tensor] = {}
     mean = torch.zeros_like(batch.images, dtype=torch.float64)
     mean_square = torch.zeros_like(mean)
-    for places, found in _gradients(classifier, batch, samples, noise):
-        for place, one in zip(places.tolist(), found, strict=True):
-            first.setdefault(place, one.double())
-        apart = found.double() - torch.stack([first[place] for place in places.tolist()])
+    for places, gradients in _gradients(classifier, batch, samples, noise):
+        for place, gradient in zip(places.tolist(), gradients, strict=True):
+            first.setdefault(place, gradient.double())
+        apart = gradients.double() - torch.stack([first[place] for place in places.tolist()])
         mean.index_add_(0, places, apart / samples)
         mean_square.index_add_(0, places, apart.square() / samples)
     return (mean_square - mean.square()).clamp(min=0).to(batch.images.dtype)
@@ -82,9 +82,9 @@ def _gradients(
     """
     shape = tuple(batch.images.shape[1:])
     draws = [generator(batch.seed, image_id, "smoothing") for image_id in batch.image_ids]
-    every = list(range(len(draws))) * samples
-    for start in range(0, len(every), batch.at_once):
-        chosen = every[start : start + batch.at_once]
+    queue = list(range(len(draws))) * samples
+    for start in range(0, len(queue), batch.at_once):
+        chosen = queue[start : start + batch.at_once]
         drawn = [torch.from_numpy(draws[place].standard_normal(shape)) for place in chosen]
         places = torch.tensor(chosen, device=batch.images.device)
         copies = batch.images[places] + noise * torch.stack(drawn).to(batch.images)

@@ -40,8 +40,8 @@ def superpixels(images: torch.Tensor, segments: int) -> torch.Tensor:
     """
     size = (images.shape[2], images.shape[3])
     pixels = images.detach().to("cpu", torch.float32).contiguous().numpy()
-    found = [_labels(image.tobytes(), size, segments) for image in pixels]
-    return torch.from_numpy(np.stack(found).astype(np.int64)).to(images.device)
+    labels = [_labels(image.tobytes(), size, segments) for image in pixels]
+    return torch.from_numpy(np.stack(labels).astype(np.int64)).to(images.device)
 
 
 @lru_cache(maxsize=KEPT)
@@ -50,22 +50,22 @@ def _labels(pixels: bytes, size: tuple[int, int], segments: int) -> NDArray[np.i
     image = np.frombuffer(pixels, np.float32).reshape(3, *size)
     if not np.isfinite(image).all():
         raise ValueError("superpixels need an image whose values are finite")
-    wanted = segment_count(segments, size)
+    count = segment_count(segments, size)
     colours = np.moveaxis(image, 0, -1).astype(np.float64)
-    asked, labels = wanted, _slic(colours, wanted)
-    while (found := int(labels.max()) + 1) > wanted:
-        asked = asked * wanted // found
-        labels = _slic(colours, asked)
-    for new in range(found, wanted):
+    requested, labels = count, _slic(colours, count)
+    while (obtained := int(labels.max()) + 1) > count:
+        requested = requested * count // obtained
+        labels = _slic(colours, requested)
+    for new in range(obtained, count):
         _halve_largest(labels, new)
     labels.flags.writeable = False
     return labels
 
 
-def _slic(colours: NDArray[np.float64], asked: int) -> NDArray[np.int32]:
+def _slic(colours: NDArray[np.float64], requested: int) -> NDArray[np.int32]:
     # Imported when first asked for: most runs do without.
     labels = importlib.import_module("skimage.segmentation").slic(
-        colours, n_segments=asked, compactness=COMPACTNESS, sigma=BLUR, start_label=0
+        colours, n_segments=requested, compactness=COMPACTNESS, sigma=BLUR, start_label=0
     )
     return np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int32)
 

@@ -41,15 +41,15 @@ def lime(  # noqa: PLR0913 - what its paper leaves open
     norm). Source: Ribeiro et al. 2016, equation 1 and algorithm 1.
     """
     parts = coalitions.superpixel_parts(batch, segments, baseline)
-    there = coalitions.drawn_by_image(
+    members = coalitions.drawn_by_image(
         batch, lambda rng: lime_coalitions(rng, samples, parts.count), "lime"
     )
-    logits = coalitions.ask(classifier, batch, parts, lambda *at: there[at], samples)
-    found = [
+    logits = coalitions.ask(classifier, batch, parts, lambda *at: members[at], samples)
+    coefficients = [
         _regression(rows, values, lime_kernel(rows), ridge)
-        for rows, values in zip(there.cpu().numpy(), logits.cpu().numpy(), strict=True)
+        for rows, values in zip(members.cpu().numpy(), logits.cpu().numpy(), strict=True)
     ]
-    return parts.paint(torch.from_numpy(np.stack(found)).to(logits))
+    return parts.paint(torch.from_numpy(np.stack(coefficients)).to(logits))
 
 
 def lime_passes(parameters: method.Parameters, _size: coalitions.Size) -> int:
@@ -71,10 +71,10 @@ def lime_on_linear(  # noqa: PLR0913 - as of `lime`
     So it is with a penalty, and where coalitions are too few for the coefficients.
     """
     count = superpixels.segment_count(segments, coalitions.size_of(batch))
-    there = coalitions.drawn_by_image(
+    members = coalitions.drawn_by_image(
         batch, lambda rng: lime_coalitions(rng, samples, count), "lime"
     ).double()
-    free = torch.linalg.matrix_rank(there - there.mean(dim=1, keepdim=True))
+    free = torch.linalg.matrix_rank(members - members.mean(dim=1, keepdim=True))
     if ridge or bool((free < count).any()):
         return None
     return coalitions.sums_on_linear(weights, batch, segments=segments, baseline=baseline)
@@ -82,21 +82,23 @@ def lime_on_linear(  # noqa: PLR0913 - as of `lime`
 
 def lime_coalitions(rng: np.random.Generator, samples: int, count: int) -> NDArray[np.bool_]:
     """Draw coalitions (samples, count), the first with every part."""
-    there = rng.random((samples, count)) < 0.5  # noqa: PLR2004 - one half
-    there[0] = True
-    return there
+    members = rng.random((samples, count)) < 0.5  # noqa: PLR2004 - one half
+    members[0] = True
+    return members
 
 
-def lime_kernel(there: NDArray[np.bool_]) -> Floats:
+def lime_kernel(members: NDArray[np.bool_]) -> Floats:
     """Return how much each coalition (samples, count) counts; that without parts is 1 away."""
-    distance = 1 - np.sqrt(there.mean(axis=1))
+    distance = 1 - np.sqrt(members.mean(axis=1))
     weights: Floats = np.sqrt(np.exp(-((distance / KERNEL_WIDTH) ** 2)))
     return weights
 
 
-def _regression(there: NDArray[np.bool_], values: Floats, weights: Floats, ridge: float) -> Floats:
+def _regression(
+    members: NDArray[np.bool_], values: Floats, weights: Floats, ridge: float
+) -> Floats:
     """Return coefficients (N,) of a weighted ridge regression whose intercept is free."""
-    rows = there - np.average(there, axis=0, weights=weights)
+    rows = members - np.average(members, axis=0, weights=weights)
     rises = values - np.average(values, weights=weights)
     return _least_squares(rows, rises, weights, ridge)
 
@@ -106,8 +108,8 @@ def _least_squares(rows: Floats, values: Floats, weights: Floats, ridge: float =
     root = np.sqrt(weights)
     count = rows.shape[1]
     above = np.concatenate([root[:, None] * rows, np.sqrt(ridge) * np.eye(count)])
-    found: Floats = np.linalg.lstsq(above, np.concatenate([root * values, np.zeros(count)]))[0]
-    return found
+    solution: Floats = np.linalg.lstsq(above, np.concatenate([root * values, np.zeros(count)]))[0]
+    return solution
 
 
 def kernel_shap(
@@ -131,16 +133,16 @@ def kernel_shap(
         batch, lambda rng: kernel_coalitions(rng, samples, parts.count), "kernel_shap"
     )
     ends = torch.tensor([True, False], device=drawn.device)[:, None].expand(2, parts.count)
-    there = torch.cat([ends.expand(len(drawn), -1, -1), drawn], dim=1)
-    logits = coalitions.ask(classifier, batch, parts, lambda *at: there[at], there.shape[1])
+    members = torch.cat([ends.expand(len(drawn), -1, -1), drawn], dim=1)
+    logits = coalitions.ask(classifier, batch, parts, lambda *at: members[at], members.shape[1])
     weights = _kernel_weights(samples, parts.count, drawn.sum(dim=2).cpu().numpy())
-    found = [
+    shapley_values = [
         _shares(rows, values, kernel)
         for rows, values, kernel in zip(
             drawn.cpu().numpy(), logits.cpu().numpy(), weights, strict=True
         )
     ]
-    return parts.paint(torch.from_numpy(np.stack(found)).to(logits))
+    return parts.paint(torch.from_numpy(np.stack(shapley_values)).to(logits))
 
 
 def kernel_shap_passes(parameters: method.Parameters, size: coalitions.Size) -> int:
@@ -164,8 +166,8 @@ def kernel_shap_on_linear(
     drawn = coalitions.drawn_by_image(
         batch, lambda rng: kernel_coalitions(rng, samples, count), "kernel_shap"
     )
-    there = drawn.double()
-    free = torch.linalg.matrix_rank(there - there.mean(dim=2, keepdim=True))
+    members = drawn.double()
+    free = torch.linalg.matrix_rank(members - members.mean(dim=2, keepdim=True))
     if bool((free < count - 1).any()):
         return None
     return coalitions.sums_on_linear(weights, batch, segments=segments, baseline=baseline)
@@ -190,16 +192,16 @@ def kernel_coalitions(rng: np.random.Generator, samples: int, count: int) -> NDA
     """
     if _every(count) <= samples:
         numbers = np.arange(1, _every(count) + 1)
-        there: NDArray[np.bool_] = (numbers[:, None] >> np.arange(count)) % 2 == 1
-        return there
+        members: NDArray[np.bool_] = (numbers[:, None] >> np.arange(count)) % 2 == 1
+        return members
     sizes = np.arange(1, count)
     chances = 1 / (sizes * (count - sizes))
     half = (samples + 1) // 2
     chosen = rng.choice(sizes, size=half, p=chances / chances.sum())
     # So many of a random order.
     ranks = rng.random((half, count)).argsort(axis=1)
-    there = ranks < chosen[:, None]
-    return np.stack([there, ~there], axis=1).reshape(-1, count)[:samples]
+    members = ranks < chosen[:, None]
+    return np.stack([members, ~members], axis=1).reshape(-1, count)[:samples]
 
 
 def _kernel_weights(samples: int, count: int, sizes: NDArray[np.int64]) -> Floats:
@@ -210,18 +212,18 @@ def _kernel_weights(samples: int, count: int, sizes: NDArray[np.int64]) -> Float
     return np.array([0.0, *by_size])[sizes]
 
 
-def _shares(there: NDArray[np.bool_], logits: Floats, weights: Floats) -> Floats:
+def _shares(members: NDArray[np.bool_], logits: Floats, weights: Floats) -> Floats:
     """Return values (N,) that add up to the difference of the ends.
 
     Args:
-        there: coalitions, (n, N).
+        members: coalitions, (n, N).
         logits: at the image, at the baseline, and of the coalitions, (2 + n,).
         weights: of the coalitions, (n,).
     """
-    count = there.shape[1]
+    count = members.shape[1]
     share = (logits[0] - logits[1]) / count
     # What is beside equal shares adds up to 0: rows less their means see nothing else.
-    rows = there - there.mean(axis=1, keepdims=True)
-    left = logits[2:] - logits[1] - share * there.sum(axis=1)
-    found: Floats = share + _least_squares(rows, left, weights)
-    return found
+    rows = members - members.mean(axis=1, keepdims=True)
+    remainders = logits[2:] - logits[1] - share * members.sum(axis=1)
+    values: Floats = share + _least_squares(rows, remainders, weights)
+    return values

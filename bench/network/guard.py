@@ -68,8 +68,8 @@ def left_as_it_was(guard: Guard, images: torch.Tensor) -> Iterator[None]:
 
 
 def _few(changed: list[str]) -> str:
-    more = len(changed) - MOST_NAMED
-    return ", ".join(changed[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    unnamed = len(changed) - MOST_NAMED
+    return ", ".join(changed[:MOST_NAMED]) + (f" and {unnamed} more" if unnamed > 0 else "")
 
 
 # --- the network ----------------------------------------------------------------------------------
@@ -176,8 +176,8 @@ class Guard:
         changes = self.changed()
         if not changes:
             return
-        now = Guard(self.classifier, keep=True)
-        self._own_doing |= now._changes_by_itself(images)
+        current = Guard(self.classifier, keep=True)
+        self._own_doing |= current._changes_by_itself(images)
         changes = [change for change in changes if change not in self._own_doing]
         if changes:
             raise ModelError(
@@ -212,8 +212,8 @@ class Guard:
                 changes.append(kept.name)
             if kept.tensor.requires_grad != kept.trained:
                 changes.append(f"requires_grad of {kept.name.partition(' ')[2]}")
-        for name, then, now in zip(self._flat, self._bits, self._read(), strict=True):
-            if not torch.equal(then, now):
+        for name, before, current in zip(self._flat, self._bits, self._read(), strict=True):
+            if not torch.equal(before, current):
                 changes.append(name)
         # A mode is set for all layers at once.
         of_layers = tuple(f"{mode} of" for mode in ("train mode", "eval mode") if mode in changes)
@@ -236,10 +236,10 @@ class Guard:
                 kept.tensor.data = kept.alias
             kept.tensor.requires_grad_(kept.trained)
             kept.tensor.grad = None
-        for flat, then, now, copy in zip(
+        for flat, before, current, copy in zip(
             self._flat.values(), self._bits, self._read(), self._copies.values(), strict=True
         ):
-            if not torch.equal(then, now):
+            if not torch.equal(before, current):
                 flat.copy_(copy)
 
 
@@ -275,8 +275,10 @@ def _held(value: Any) -> Iterator[Any]:  # noqa: ANN401 - what a module holds ma
         yield from value
 
 
-def _same(then: object, now: object) -> bool:
-    return now is then or (type(now) is type(then) and isinstance(now, PLAIN) and now == then)
+def _same(before: object, current: object) -> bool:
+    return current is before or (
+        type(current) is type(before) and isinstance(current, PLAIN) and current == before
+    )
 
 
 def _part_differences(part: _Part) -> Iterator[str]:
@@ -285,28 +287,28 @@ def _part_differences(part: _Part) -> Iterator[str]:
         yield f"class of {_layer(part.path)}"
     own = vars(part.module)
     for name in {**part.values, **own}:
-        then, now = part.values.get(name, part), own.get(name, part)
-        same = _same(then, now)
+        before, current = part.values.get(name, part), own.get(name, part)
+        same = _same(before, current)
         if same and name in part.held:
-            held, holds = part.held[name], tuple(_held(now))
+            held, holds = part.held[name], tuple(_held(current))
             same = len(held) == len(holds) and all(map(_same, held, holds))
         if not same and name not in HARMLESS:
             yield from _in_words(part, name, own.get(name))
 
 
-def _in_words(part: _Part, name: str, now: object) -> Iterator[str]:
+def _in_words(part: _Part, name: str, current: object) -> Iterator[str]:
     layer = _layer(part.path)
     kinds = {"_parameters": "weight", "_buffers": "buffer", "_modules": "layer"}
     if name == "training":
-        mode = "train" if now else "eval"
+        mode = "train" if current else "eval"
         yield f"{mode} mode of {layer}" if part.path else f"{mode} mode"
     elif "hook" in name:
         yield f"a hook on {layer}"
-    elif name in kinds and isinstance(now, Mapping):
+    elif name in kinds and isinstance(current, Mapping):
         held = part.held[name]
-        then = dict(zip(held[::2], held[1::2], strict=True))
-        for key in {**then, **now}:
-            if key not in then or key not in now or then[key] is not now[key]:
+        before = dict(zip(held[::2], held[1::2], strict=True))
+        for key in {**before, **current}:
+            if key not in before or key not in current or before[key] is not current[key]:
                 yield f"{kinds[name]} {_dotted(part.path, key)}"
     else:
         yield f"attribute {name} of {layer}"

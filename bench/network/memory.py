@@ -105,7 +105,7 @@ OUT_OF_MEMORY = (
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory ran out, on a GPU or on the host."""
-    said = str(error)
+    message = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in said for words in OUT_OF_MEMORY)
+        isinstance(error, RuntimeError) and any(words in message for words in OUT_OF_MEMORY)
     )

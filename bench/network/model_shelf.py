@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from steadymap.models import Classifier, Model
 
 
-def _as_factory(found: object) -> Model | Callable[[], Classifier]:
-    check_function(found, "")
-    return found  # type: ignore[return-value] # seen to be a function; what it returns is seen later
+def _as_factory(plugin: object) -> Model | Callable[[], Classifier]:
+    check_function(plugin, "")
+    return plugin  # type: ignore[return-value] # seen to be a function; what it returns is seen later
 
 
 MODEL_SHELF: Shelf[Model | Callable[[], Classifier]] = Shelf("model", MODELS, _as_factory)

@@ -85,9 +85,9 @@ def shared_pass(
     Raises:
         LogitsError: the network has returned something else.
     """
-    wanted = frozenset(reads)
+    needed = frozenset(reads)
     parts = [
-        _one_pass(classifier, few, None if targets is None else chosen, wanted)
+        _one_pass(classifier, few, None if targets is None else chosen, needed)
         for few, chosen in zip(
             images.split(at_once),
             (images if targets is None else targets).split(at_once),

@@ -79,8 +79,8 @@ class Setting:
 AUTOCAST = ("cpu", "cuda")
 
 
-def _set_autocast(wanted: tuple[bool, ...]) -> None:
-    for kind, on in zip(AUTOCAST, wanted, strict=True):
+def _set_autocast(enabled: tuple[bool, ...]) -> None:
+    for kind, on in zip(AUTOCAST, enabled, strict=True):
         torch.set_autocast_enabled(kind, on)
     torch.clear_autocast_cache()
 
@@ -89,15 +89,15 @@ def _set_autocast(wanted: tuple[bool, ...]) -> None:
 _covers: list[torch.inference_mode] = []
 
 
-def _set_inference_mode(wanted: bool) -> None:
-    cover = torch.inference_mode(mode=wanted)
+def _set_inference_mode(enabled: bool) -> None:
+    cover = torch.inference_mode(mode=enabled)
     cover.__enter__()
     _covers.append(cover)
 
 
-def _set_default_device(wanted: torch.device) -> None:
+def _set_default_device(device: torch.device) -> None:
     # A default of "cpu" that is set slows every call; the default without one is the CPU.
-    torch.set_default_device(None if wanted.type == "cpu" else wanted)
+    torch.set_default_device(None if device.type == "cpu" else device)
 
 
 GLOBAL_HOOKS = (
@@ -113,8 +113,8 @@ def _global_hooks() -> tuple[tuple[tuple[int, object], ...], ...]:
     return tuple(tuple(getattr(torch.nn.modules.module, name).items()) for name in GLOBAL_HOOKS)
 
 
-def _set_global_hooks(wanted: tuple[tuple[tuple[int, object], ...], ...]) -> None:
-    for name, items in zip(GLOBAL_HOOKS, wanted, strict=True):
+def _set_global_hooks(hooks: tuple[tuple[tuple[int, object], ...], ...]) -> None:
+    for name, items in zip(GLOBAL_HOOKS, hooks, strict=True):
         refill(getattr(torch.nn.modules.module, name), tuple(x for pair in items for x in pair))
 
 

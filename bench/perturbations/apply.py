@@ -26,17 +26,24 @@ def attempt(image: torch.Tensor, cell: Cell, image_id: str, seed: int) -> torch.
 
     The family works on a copy: one that writes into the image it is given harms no other.
     """
-    given = image.clone()
+    own = image.clone()
     try:
-        found: object = perturb(given, cell, image_id, seed)
+        perturbed: object = perturb(own, cell, image_id, seed)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a family may raise anything; its records say what
         return f"the family raised {errors.one_line(error)}"
-    if not isinstance(found, torch.Tensor):
-        return f"the family returned {type(found).__name__}, expected a tensor"
-    if found.shape != image.shape or found.dtype != image.dtype or found.device != image.device:
-        kinds = [f"{one.dtype} {tuple(one.shape)} on {one.device}" for one in (found, image)]
+    if not isinstance(perturbed, torch.Tensor):
+        return f"the family returned {type(perturbed).__name__}, expected a tensor"
+    if (
+        perturbed.shape != image.shape
+        or perturbed.dtype != image.dtype
+        or perturbed.device != image.device
+    ):
+        kinds = [
+            f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
+            for tensor in (perturbed, image)
+        ]
         return f"the family returned {kinds[0]}, expected {kinds[1]}"
     # Values that are not finite are told from each other by their bits alone.
-    if not torch.equal(given.view(torch.int32), image.view(torch.int32)):
+    if not torch.equal(own.view(torch.int32), image.view(torch.int32)):
         return "the family changed the image that it was given"
-    return found.detach()
+    return perturbed.detach()

@@ -68,8 +68,8 @@ def away_from_gradient(
             slope = ascent(classifier, point, target, reference)
             point = point + severity / STEPS_TO_BOUND * slope.sign()
             point = image + (point - image).clamp(-severity, severity)
-        found, kept = _gradient_map(classifier, point, target)
-        distance = float(1 - _cosine(found, reference))
+        gradient_map, kept = _gradient_map(classifier, point, target)
+        distance = float(1 - _cosine(gradient_map, reference))
         if kept and distance > farthest:
             best, farthest = point, distance
     return best
@@ -89,8 +89,8 @@ def _gradient_map(
     return seen.need_gradient().sum(dim=1), kept
 
 
-def _cosine(found: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.cosine_similarity(found.flatten(), reference.flatten(), dim=0)
+def _cosine(gradient_map: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cosine_similarity(gradient_map.flatten(), reference.flatten(), dim=0)
 
 
 def ascent(
@@ -107,8 +107,8 @@ def ascent(
         return torch.zeros_like(image)
     distance = 1 - _cosine(slope.sum(dim=1), reference)
     # Zeros where the gradient does not reach the image.
-    (found,) = torch.autograd.grad(distance, point, materialize_grads=True)
-    return found
+    (gradient,) = torch.autograd.grad(distance, point, materialize_grads=True)
+    return gradient
 
 
 def smoothed(classifier: Classifier) -> Classifier:
@@ -130,10 +130,10 @@ def smoothed(classifier: Classifier) -> Classifier:
 
 
 @contextmanager
-def differentiable_twice(*, wanted: bool) -> Iterator[None]:
+def differentiable_twice(*, enabled: bool) -> Iterator[None]:
     """Compute attention in the way that has a second derivative, as long as the context lasts.
 
     In all threads of the process, and for whoever else runs a network there.
     """
-    with sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext():
+    with sdpa_kernel(SDPBackend.MATH) if enabled else nullcontext():
         yield

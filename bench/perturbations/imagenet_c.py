@@ -68,12 +68,12 @@ def _seeded(pixels: NDArray[np.uint8], name: str, level: int, seed: int) -> NDAr
         before = np.random.get_state()  # noqa: NPY002
         np.random.seed(seed)  # noqa: NPY002
         try:
-            found: NDArray[np.uint8] = package.corrupt(
+            corrupted: NDArray[np.uint8] = package.corrupt(
                 pixels, severity=level, corruption_name=name, **own
             )
         finally:
             np.random.set_state(before)  # noqa: NPY002
-    return found
+    return corrupted
 
 
 def _package() -> ModuleType:

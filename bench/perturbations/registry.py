@@ -326,22 +326,22 @@ DEFAULT_FAMILIES = (
 )
 
 
-def _as_family(found: object) -> Perturbation:
+def _as_family(plugin: object) -> Perturbation:
     """Make an entry of a `Perturbation`, or of a function that perturbs.
 
     A function declares no severities, and may draw.
     """
-    if isinstance(found, Perturbation):
-        plugins.check_fields(found)
-        plugins.check_function(found.apply, "image, severity, rng")
-        return found
-    plugins.check_function(found, "image, severity, rng")
+    if isinstance(plugin, Perturbation):
+        plugins.check_fields(plugin)
+        plugins.check_function(plugin.apply, "image, severity, rng")
+        return plugin
+    plugins.check_function(plugin, "image, severity, rng")
     anything = (-math.inf, math.inf)
     return Perturbation(
-        cast("Perturb", found),
+        cast("Perturb", plugin),
         (),
         anything,
-        plugins.summary_of(found),
+        plugins.summary_of(plugin),
         plugins.YOUR_OWN,
         stochastic=True,
     )

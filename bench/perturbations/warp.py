@@ -134,24 +134,24 @@ def _sample(values: torch.Tensor, rows: Array, columns: Array) -> torch.Tensor:
     """Return values (..., h, w) at places in cells, interpolated; mirrored beyond the border."""
     height, width = values.shape[-2:]
     flat = values.flatten(-2)
-    found = torch.zeros((), dtype=values.dtype, device=values.device)
+    total = torch.zeros((), dtype=values.dtype, device=values.device)
     for row, down in _neighbours(rows, height):
         for column, across in _neighbours(columns, width):
             share = torch.from_numpy(down * across).to(values)
             place = torch.from_numpy(row * width + column).to(values.device)
-            found = found + share * flat[..., place]
-    return found
+            total = total + share * flat[..., place]
+    return total
 
 
 def _neighbours(places: Array, count: int) -> list[tuple[NDArray[np.int64], Array]]:
     """Return the cells before and after each place, and their shares."""
     before = np.floor(places)
     after_share = places - before
-    found = []
+    neighbours = []
     for place, share in ((before, 1 - after_share), (before + 1, after_share)):
         inside = place.astype(np.int64) % (2 * count)
-        found.append((np.minimum(inside, 2 * count - 1 - inside), share))
-    return found
+        neighbours.append((np.minimum(inside, 2 * count - 1 - inside), share))
+    return neighbours
 
 
 # --- maps -----------------------------------------------------------------------------------------

@@ -232,7 +232,7 @@ def _refuse_attacks(setup: Setup) -> None:
         image = setup.images.read(0).image[None].to(classifier.module.mean.device)
         draw = apply.draw_of(cell, setup.images.pictures[0].image_id, setup.plan.seed)
         try:
-            with differentiable_twice(wanted=True):
+            with differentiable_twice(enabled=True):
                 target = classifier(image).detach().argmax(dim=1)
                 attack(classifier, image, target, cell.severity, draw)
         except Exception as error:  # a network may raise anything; the line says what
