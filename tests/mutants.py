@@ -541,8 +541,8 @@ MUTANTS = (
     Mutant(
         "what failed is never tried again",
         "bench/runs/resume.py",
-        "whole = {name for name, part in where.items() if name not in part.about.failed}",
-        "whole = set(where)",
+        "complete = {name for name, part in where.items() if name not in part.about.failed}",
+        "complete = set(where)",
         ENDURANCE_TESTS,
     ),
     Mutant(
@@ -781,7 +781,7 @@ MUTANTS = (
     Mutant(
         "an edited manifest believed",
         "bench/gate/side.py",
-        "    if found != seal:",
+        "    if digest != seal:",
         "    if not seal:",
         COMPARISON_TESTS,
     ),
@@ -839,7 +839,7 @@ MUTANTS = (
         "a scale of the perturbed map",
         "bench/report/pictures.py",
         "known = clean[np.isfinite(clean)]",
-        "known = np.stack(every)[np.isfinite(np.stack(every))] / 2",
+        "known = np.stack(maps)[np.isfinite(np.stack(maps))] / 2",
         "tests/report/test_pictures.py -k scale",
     ),
     Mutant(

@@ -107,8 +107,8 @@ class Instability:
 
     def families(self) -> list[str]:
         """Return the families of perturbations, in the order of the records."""
-        every = self.by_image.index.get_level_values(FAMILY).unique()
-        return [name for name in every if name not in (*REFERENCES, CLEAN)]
+        names = self.by_image.index.get_level_values(FAMILY).unique()
+        return [name for name in names if name not in (*REFERENCES, CLEAN)]
 
     def at(self, method: str, metric: str, family: str) -> NDArray[np.float64]:
         """Return the images' values (N,), NaN where there is none.
@@ -118,8 +118,8 @@ class Instability:
         if family == OVERALL:
             rows = [self.at(method, metric, name) for name in self.families()]
             return _mean_of_known(np.reshape(rows, (len(rows), self.by_image.shape[1])))
-        found = self._rows.get((method, metric, family))
-        return np.full(self.by_image.shape[1], np.nan) if found is None else found
+        values = self._rows.get((method, metric, family))
+        return np.full(self.by_image.shape[1], np.nan) if values is None else values
 
     @cached_property
     def _rows(self) -> dict[tuple[str, str, str], NDArray[np.float64]]:
@@ -188,12 +188,12 @@ def calibrate(
     unstable = Instability.of(records, metrics)
     chances = _chances(records)
     rates = _rates(records)
-    every = unstable.families() if families is None else families
+    families = unstable.families() if families is None else families
     rows: list[dict[str, object]] = []
     samples: list[NDArray[np.float64]] = []
     for method, metric in unstable.pairs():
         nulls = [unstable.at(method, metric, family) for family in NULLS]
-        for family in (*every, OVERALL):
+        for family in (*families, OVERALL):
             scores = unstable.at(method, metric, family)
             used = np.isfinite(scores)
             sample = np.stack([scores, *nulls])[:, used]
@@ -214,13 +214,13 @@ def calibrate(
             )
             samples.append(sample)
     numbered = [place for place, row in enumerate(rows) if row["verdict"] in (OK, UNRESOLVABLE)]
-    found = ratio_intervals([samples[place] for place in numbered])
-    for place, one in zip(numbered, found, strict=True):
+    ratios = ratio_intervals([samples[place] for place in numbered])
+    for place, interval in zip(numbered, ratios, strict=True):
         rows[place] |= {
-            "calibrated": one.mean,
-            "low": one.low,
-            "high": one.high,
-            "interval": one.kind,
+            "calibrated": interval.mean,
+            "low": interval.low,
+            "high": interval.high,
+            "interval": interval.kind,
         }
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -316,8 +316,8 @@ def _rates(records: pd.DataFrame) -> dict[tuple[str, str, str], float]:
     text = dict.fromkeys([*keys, IMAGE_ID], str)
     by_image = groups[VALUE].mean().reset_index().astype(text)
     overall = by_image.groupby([METHOD, METRIC, IMAGE_ID], sort=False)[VALUE].mean()
-    every = pd.concat([by_image, overall.reset_index().assign(**{FAMILY: OVERALL})])
-    means = every.groupby(keys, sort=False)[VALUE].mean().reset_index()
+    with_overall = pd.concat([by_image, overall.reset_index().assign(**{FAMILY: OVERALL})])
+    means = with_overall.groupby(keys, sort=False)[VALUE].mean().reset_index()
     return {
         (row[METHOD], row[METRIC].removesuffix(RECOGNISED), row[FAMILY]): row[VALUE]
         for row in means.to_dict("records")

@@ -54,11 +54,11 @@ def severity_curves(
     chosen = records[kept & records[METHOD].isin(methods)]
     table = summary.summarise(chosen, (METHOD, FAMILY, METRIC, SEVERITY))
     overall = calibrated[calibrated[FAMILY] == OVERALL]
-    rows = {(row[METHOD], row[METRIC]): row for row in overall.to_dict("records")}
-    found: list[dict[str, object]] = []
+    worths = {(row[METHOD], row[METRIC]): row for row in overall.to_dict("records")}
+    rows: list[dict[str, object]] = []
     for row in table.astype({METHOD: str, FAMILY: str, METRIC: str}).to_dict("records"):
         ends = [row["mean"], row["low"], row["high"]]
-        worth = rows.get((row[METHOD], row[METRIC]))
+        worth = worths.get((row[METHOD], row[METRIC]))
         if worth is not None:
             if worth["verdict"] not in (calibration.OK, calibration.UNRESOLVABLE):
                 continue
@@ -67,11 +67,11 @@ def severity_curves(
             ends = [1 - abs(value - perfect) / room for value in ends]
         # A distance's larger value is a smaller score.
         low, high = np.sort(ends[1:])
-        found.append(
+        rows.append(
             {key: row[key] for key in (METHOD, FAMILY, METRIC, SEVERITY, "images")}
             | {"score": ends[0], "low": low, "high": high, "calibrated": worth is not None}
         )
-    return pd.DataFrame(found, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def breaking_points(curves: pd.DataFrame, threshold: float = THRESHOLD) -> pd.DataFrame:
@@ -90,8 +90,8 @@ def breaking_points(curves: pd.DataFrame, threshold: float = THRESHOLD) -> pd.Da
         for sign in (-1, 1):
             side = group[np.sign(group[SEVERITY]) == sign]
             if len(side):
-                found = _crossing(np.abs(side[SEVERITY]), side["score"], threshold)
-                rows.append((*key, sign, sign * found))
+                crossing = _crossing(np.abs(side[SEVERITY]), side["score"], threshold)
+                rows.append((*key, sign, sign * crossing))
     return pd.DataFrame(rows, columns=BREAKING)
 
 

@@ -90,8 +90,8 @@ class Findings:
         """Return the metrics of the run that have a table: headlines and plug-ins, or its first."""
         present = [name for name in self.known if name in set(self.summary[METRIC])]
         # A plug-in is there because somebody asked for it.
-        asked = [name for name in present if name not in METRICS]
-        return [name for name in metric_registry.HEADLINES if name in present] + asked or present[
+        plugged = [name for name in present if name not in METRICS]
+        return [name for name in metric_registry.HEADLINES if name in present] + plugged or present[
             :1
         ]
 
@@ -118,8 +118,8 @@ class Findings:
 
     def families(self) -> list[str]:
         """Return the families of perturbations, in the order of the run."""
-        every = self.scan.counts[FAMILY].unique().tolist()
-        return [name for name in every if name not in (*REFERENCES, CLEAN)]
+        names = self.scan.counts[FAMILY].unique().tolist()
+        return [name for name in names if name not in (*REFERENCES, CLEAN)]
 
     def methods(self, metric: str) -> tuple[list[str], list[str]]:
         """Return methods and controls that have a metric, the steadiest first where it is known."""
@@ -168,9 +168,9 @@ def joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=parts[0].columns)
 
 
-def _in_order(found: pd.DataFrame, like: pd.DataFrame) -> pd.DataFrame:
+def _in_order(rows: pd.DataFrame, ordered: pd.DataFrame) -> pd.DataFrame:
     """Put rows in the order of another table, by its columns; equal ones stay as they are."""
-    places = {key: place for place, key in enumerate(like.itertuples(index=False, name=None))}
-    keys = found[list(like)].itertuples(index=False, name=None)
+    places = {key: place for place, key in enumerate(ordered.itertuples(index=False, name=None))}
+    keys = rows[list(ordered)].itertuples(index=False, name=None)
     order = np.argsort([places[key] for key in keys], kind="stable")
-    return found.iloc[order].reset_index(drop=True)
+    return rows.iloc[order].reset_index(drop=True)

@@ -44,7 +44,7 @@ def intervals(rows: Sequence[NDArray[np.float64]]) -> list[Interval]:
     together, by the same draws of images: the interval of a row hangs on its own values alone.
     Source: Efron 1987.
     """
-    found = [_without_interval(values) for values in rows]
+    estimates = [_without_interval(values) for values in rows]
     for count in sorted({len(values) for values in rows} - {0, 1}):
         places = [place for place, values in enumerate(rows) if len(values) == count]
         at_once = max(1, RESAMPLED_AT_ONCE // (RESAMPLES * count))
@@ -54,13 +54,13 @@ def intervals(rows: Sequence[NDArray[np.float64]]) -> list[Interval]:
             together = few * 2 if len(few) == 1 < at_once else few
             ends = _bca((np.stack([rows[place] for place in together]),), np.mean)
             for place, low_end, high_end in zip(together, *ends, strict=True):
-                mean = found[place].mean
-                found[place] = (
+                mean = estimates[place].mean
+                estimates[place] = (
                     Interval(mean, mean, mean, "point")
                     if np.isnan(low_end) or np.isnan(high_end)
                     else Interval(mean, float(low_end), float(high_end), "bca")
                 )
-    return found
+    return estimates
 
 
 def ratio_intervals(samples: Sequence[NDArray[np.float64]]) -> list[Interval]:
@@ -72,19 +72,19 @@ def ratio_intervals(samples: Sequence[NDArray[np.float64]]) -> list[Interval]:
 
     Bias-corrected and accelerated bootstrap, through SciPy, as in `intervals`.
     """
-    found: list[Interval] = []
+    ratios: list[Interval] = []
     for sample in samples:
         value = float(_one_minus_ratio(*sample))
         low = high = np.nan
         if sample.shape[1] > 1:
             low, high = (float(end[0]) for end in _bca(tuple(sample[:, None]), _one_minus_ratio))
         if np.isfinite([low, high]).all():
-            found.append(Interval(value, low, high, "bca"))
+            ratios.append(Interval(value, low, high, "bca"))
         elif _stays(sample, value):
-            found.append(Interval(value, value, value, "point"))
+            ratios.append(Interval(value, value, value, "point"))
         else:
-            found.append(Interval(value, np.nan, np.nan, "none"))
-    return found
+            ratios.append(Interval(value, np.nan, np.nan, "none"))
+    return ratios
 
 
 def _stays(sample: NDArray[np.float64], value: float) -> bool:
@@ -128,7 +128,7 @@ def _bca(
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         # Where resampling says nothing SciPy warns and returns NaN; the caller decides.
         warnings.simplefilter("ignore", DegenerateDataWarning)
-        found = bootstrap(
+        interval = bootstrap(
             values,
             statistic,
             axis=1,
@@ -140,4 +140,4 @@ def _bca(
             method="BCa",
             rng=generator("interval", values[0].shape[1]),
         ).confidence_interval
-    return np.asarray(found.low), np.asarray(found.high)
+    return np.asarray(interval.low), np.asarray(interval.high)

@@ -61,13 +61,13 @@ def summarise(
         {
             **dict(zip(by, key, strict=True)),
             "images": len(values),
-            "mean": found.mean,
-            "low": found.low,
-            "high": found.high,
-            "interval": found.kind,
+            "mean": interval.mean,
+            "low": interval.low,
+            "high": interval.high,
+            "interval": interval.kind,
             "coverage": share,
         }
-        for key, values, share, found in zip(
+        for key, values, share, interval in zip(
             keys, per_image, coverage, intervals(per_image), strict=True
         )
     ]
@@ -99,5 +99,5 @@ def _overall(perturbed: pd.DataFrame) -> pd.DataFrame:
     summary = summarise(by_family.assign(**{FAMILY: OVERALL, STATUS: Status.OK.value}))
     pairs = perturbed.groupby([METHOD, METRIC], observed=True)[STATUS]
     coverage = pairs.agg(lambda status: float((status == Status.OK.value).mean()))
-    found = pd.MultiIndex.from_frame(summary[[METHOD, METRIC]])
-    return summary.assign(coverage=coverage.reindex(found).to_numpy())
+    index = pd.MultiIndex.from_frame(summary[[METHOD, METRIC]])
+    return summary.assign(coverage=coverage.reindex(index).to_numpy())

@@ -65,8 +65,8 @@ def whose_fault(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = No
     for severity in (None, *common) if common else ():
         chosen = both[SEVERITY].isin(common) if severity is None else both[SEVERITY] == severity
         unstable = calibration.Instability.of(_in_pairs(both[chosen]), metrics)
-        there = set(unstable.pairs())
-        for method, metric in (pair for pair in floors.pairs() if pair in there):
+        present = set(unstable.pairs())
+        for method, metric in (pair for pair in floors.pairs() if pair in present):
             pair = np.stack([unstable.at(method, metric, family) for family in (COMPENSATED, BIAS)])
             sample = pair[:, np.isfinite(pair).all(axis=0)]
             own, total = sample.mean(axis=1).tolist()
@@ -84,13 +84,13 @@ def whose_fault(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = No
             )
             samples.append(sample)
     moved = [place for place, row in enumerate(rows) if row["moved"]]
-    found = intervals.ratio_intervals([samples[place] for place in moved])
-    for place, one in zip(moved, found, strict=True):
+    ratios = intervals.ratio_intervals([samples[place] for place in moved])
+    for place, interval in zip(moved, ratios, strict=True):
         rows[place] |= {
-            "network_share": one.mean,
-            "low": one.low,
-            "high": one.high,
-            "interval": one.kind,
+            "network_share": interval.mean,
+            "low": interval.low,
+            "high": interval.high,
+            "interval": interval.kind,
         }
     return pd.DataFrame(rows, columns=COLUMNS)
 

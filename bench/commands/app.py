@@ -45,14 +45,14 @@ class CommandOnDemand(TyperCommand):
     def loaded(self) -> Any:  # noqa: ANN401 - a command of click, which typer may bring itself
         """The command itself."""
         module, _, attribute = self.place.partition(":")
-        found = getattr(importlib.import_module(f"steadymap.bench.{module}"), attribute)
-        if isinstance(found, typer.Typer):
-            command = get_command(found)
+        entry_point = getattr(importlib.import_module(f"steadymap.bench.{module}"), attribute)
+        if isinstance(entry_point, typer.Typer):
+            command = get_command(entry_point)
         else:
             alone = typer.Typer(
                 add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
             )
-            alone.command(self.name)(found)
+            alone.command(self.name)(entry_point)
             command = get_command(alone)
         command.name = self.name
         return command

@@ -23,21 +23,21 @@ def check_command(
     engine: Annotated[str, typer.Option(help="own, or captum.")] = "own",
 ) -> None:
     """Check that methods are what they say they are; exit with 1 if one is not."""
-    given = {
+    settings = {
         "method": method or [*conformance.registered(), *METHOD_SHELF.installed()],
         "engine": engine,
         "controls": False,
     }
-    bound = make_experiment([given]).bound_methods()
+    methods = make_experiment([settings]).bound_methods()
     findings: dict[str, dict[str, subject.Finding]] = {}
-    for one in bound:
-        say(f"checking {one.spec}")
-        findings[one.spec] = conformance.check_method(
-            one, "captum" if engine == "captum" else "own"
+    for bound in methods:
+        say(f"checking {bound.spec}")
+        findings[bound.spec] = conformance.check_method(
+            bound, "captum" if engine == "captum" else "own"
         )
     console = console_of()
     console.print(check_table(findings))
-    results = [found.result for by_check in findings.values() for found in by_check.values()]
+    results = [finding.result for by_check in findings.values() for finding in by_check.values()]
     counts = ", ".join(f"{results.count(result)} {result}" for result in get_args(subject.Result))
     line(console, f"{len(findings)} methods, {len(registry.CHECKS)} checks: {counts}")
     if "failed" in results:
@@ -55,18 +55,18 @@ def check_table(findings: dict[str, dict[str, subject.Finding]]) -> Table:
     table.add_column("result", no_wrap=True)
     table.add_column("checks", overflow="fold")
     for spec, by_check in findings.items():
-        passed = [name for name, found in by_check.items() if found.result == "passed"]
+        passed = [name for name, finding in by_check.items() if finding.result == "passed"]
         table.add_row(spec, f"{len(passed)} passed", ", ".join(passed))
         by_reason: dict[str, list[str]] = {}
-        for name, found in by_check.items():
-            if found.result == "not applicable":
-                by_reason.setdefault(found.reason, []).append(name)
+        for name, finding in by_check.items():
+            if finding.result == "not applicable":
+                by_reason.setdefault(finding.reason, []).append(name)
         count = sum(map(len, by_reason.values()))
         for place, (reason, names) in enumerate(by_reason.items()):
             label = f"{count} not applicable" if not place else ""
             table.add_row("", label, escape(f"{', '.join(names)}: {reason}"), style="dim")
-        for name, found in by_check.items():
-            if found.result == "failed":
-                table.add_row("", "FAILED", escape(f"{name}: {found.reason}"), style="bold red")
+        for name, finding in by_check.items():
+            if finding.result == "failed":
+                table.add_row("", "FAILED", escape(f"{name}: {finding.reason}"), style="bold red")
         table.add_section()
     return table

@@ -23,13 +23,13 @@ SIDE_HELP = "Folder of a run or of a baseline, or a baseline's name."
 def compare_command(
     before: Annotated[str, typer.Argument(help=SIDE_HELP)],
     after: Annotated[str, typer.Argument(help=SIDE_HELP)],
-    every: Annotated[bool, typer.Option("--all", help="Show what is equivalent, too.")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="Show what is equivalent, too.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder for CSV, JSON and Markdown.")] = None,
     root: Annotated[Path, typer.Option(help=ROOT_HELP)] = baseline_runs.BASELINES_FOLDER,
 ) -> None:
     """Say what moved between two runs, by how much, and whether that is beyond doubt."""
     verdict = verdict_of(*_alike(_read(before, root), _read(after, root)), Margins())
-    show_verdict(verdict, every=every)
+    show_verdict(verdict, show_all=show_all)
     if output:
         files.make_folder(output)
         for path in formats.write_outputs(verdict, output):
@@ -50,9 +50,9 @@ def _alike(before: Side, after: Side) -> tuple[Side, Side]:
     ]
     if not kept:
         return before, after
-    wanted = set.intersection(*kept)
+    metrics = set.intersection(*kept)
     first, second = (
-        replace(side, scores=side.scores[side.scores[METRIC].isin(wanted)])
+        replace(side, scores=side.scores[side.scores[METRIC].isin(metrics)])
         for side in (before, after)
     )
     return first, second
@@ -64,21 +64,21 @@ def verdict_of(before: Side, after: Side, margins: Margins) -> Verdict:
     Raises:
         ConfigError: the two cannot be compared, with every reason.
     """
-    found = differences(before.manifest, after.manifest)
-    if found.forbidding:
-        reasons = "; ".join(found.forbidding)
+    differing = differences(before.manifest, after.manifest)
+    if differing.forbidding:
+        reasons = "; ".join(differing.forbidding)
         raise errors.ConfigError(f"{before.name} and {after.name} cannot be compared: {reasons}")
-    for text in found.explaining:
+    for text in differing.explaining:
         console.say(f"differs: {text}")
     rows = comparison.compare(before, after, margins)
     return Verdict(
-        before.name, after.name, rows, found, tuple(comparison.timing_cases(before, after))
+        before.name, after.name, rows, differing, tuple(comparison.timing_cases(before, after))
     )
 
 
-def show_verdict(verdict: Verdict, *, every: bool = False) -> None:
+def show_verdict(verdict: Verdict, *, show_all: bool = False) -> None:
     """Print what moved, and the whole in one line."""
-    table = comparison_table(verdict, every=every)
+    table = comparison_table(verdict, show_all=show_all)
     if table.row_count:
         console.console_of().print(table)
     console.line(console.console_of(), closing_line(verdict))

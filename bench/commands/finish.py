@@ -27,17 +27,17 @@ def put_together(folder: Path, peak: dict[str, int]) -> Assembled:
     """Put the table of a run together from its shards."""
     ledger, manifest = store.read_ledger(folder)
 
-    def describe(found: Assembled) -> dict[str, Any]:
-        more = {"machines": found.machines, "peak_memory_bytes": peak}
-        return result.completed(manifest, result.result_of(found)) | more
+    def describe(assembled: Assembled) -> dict[str, Any]:
+        facts = {"machines": assembled.machines, "peak_memory_bytes": peak}
+        return result.completed(manifest, result.result_of(assembled)) | facts
 
     return store.finish(folder, ledger, say, describe)
 
 
-def see_errors(found: Assembled, allowed: float) -> None:
+def see_errors(assembled: Assembled, allowed: float) -> None:
     """End with exit code 3 where more than this share of a run's values failed."""
-    errors = found.statuses[Status.ERROR.value]
-    if errors > allowed * found.rows:
+    errors = assembled.statuses[Status.ERROR.value]
+    if errors > allowed * assembled.rows:
         say(
             f"{errors} values failed: see `detail` in the records; "
             "the same command tries these again"

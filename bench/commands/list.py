@@ -73,28 +73,28 @@ def _experiments() -> list[Row]:
 def _models() -> list[Row]:
     rows = [(name, model.summary, model.source) for name, model in MODELS.items()]
     rows += [
-        (name, plugins.summary_of(found.entry), found.source)
-        for name, found in MODEL_SHELF.installed().items()
+        (name, plugins.summary_of(plugin.entry), plugin.source)
+        for name, plugin in MODEL_SHELF.installed().items()
     ]
     return [*rows, *((form, text, "") for form, text in MODEL_FORMS.items())]
 
 
 def _families() -> list[Row]:
-    rows = [_family_row(name, one, one.source) for name, one in PERTURBATIONS.items()]
+    rows = [_family_row(name, family, family.source) for name, family in PERTURBATIONS.items()]
     plugged = FAMILY_SHELF.installed().items()
-    return [*rows, *(_family_row(name, one.entry, one.source) for name, one in plugged)]
+    return [*rows, *(_family_row(name, plugin.entry, plugin.source) for name, plugin in plugged)]
 
 
 def _methods() -> list[Row]:
     rows = [(name, method.summary, method.source) for name, method in registry.METHODS.items()]
     plugged = binding.METHOD_SHELF.installed().items()
-    return [*rows, *((name, one.entry.summary, one.source) for name, one in plugged)]
+    return [*rows, *((name, plugin.entry.summary, plugin.source) for name, plugin in plugged)]
 
 
 def _metrics() -> list[Row]:
     rows = [_metric_row(name, metric, metric.source) for name, metric in METRICS.items()]
     plugged = metric_registry.METRIC_SHELF.installed().items()
-    rows += [_metric_row(name, one.entry, one.source) for name, one in plugged]
+    rows += [_metric_row(name, plugin.entry, plugin.source) for name, plugin in plugged]
     return [
         *rows,
         *((name, f"{text}; always recorded", "") for name, text in INPUT_METRICS.items()),
@@ -110,7 +110,7 @@ SECTIONS: dict[str, Callable[[], list[Row]]] = {
     "families": _families,
     "methods": _methods,
     "baselines": lambda: [
-        (name, one.summary, one.source) for name, one in baselines.BASELINES.items()
+        (name, baseline.summary, baseline.source) for name, baseline in baselines.BASELINES.items()
     ],
     "metrics": _metrics,
     "checks": lambda: [(name, check.summary, check.source) for name, check in CHECKS.items()],

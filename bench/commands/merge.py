@@ -26,8 +26,8 @@ def merge_command(
     """Join the shards of one run that several machines have computed."""
     ledger, manifest = store.read_ledger(runs[0])
     for other in runs[1:]:
-        theirs, _ = store.read_ledger(other)
-        if reasons := not_the_same(ledger, theirs):
+        other_ledger, _ = store.read_ledger(other)
+        if reasons := not_the_same(ledger, other_ledger):
             raise errors.ConfigError(
                 f"merge: {other} is of another run than {runs[0]}: {', '.join(reasons)} differ"
             )
@@ -38,15 +38,15 @@ def merge_command(
         for folder in runs:
             if folder.resolve() != output.resolve():
                 store.take_over(folder, output, console.say)
-        lost, every = table.missing(ledger, shard_files.kept(output, console.say))
+        lost, total = table.missing(ledger, shard_files.kept(output, console.say))
         if lost:
             console.say(
-                f"{lost} of {every} units are missing; {output} has the others: merge it "
+                f"{lost} of {total} units are missing; {output} has the others: merge it "
                 "with the shards that are not there yet, or run the same experiment with "
                 f"--output {output}"
             )
             raise typer.Exit(console.EXIT_CELLS_FAILED)
-        found = put_together(output, {})
+        assembled = put_together(output, {})
         print_findings(output)
         print_files(output)
-    see_errors(found, manifest["configuration"].get("allow_failed", 0.0))
+    see_errors(assembled, manifest["configuration"].get("allow_failed", 0.0))

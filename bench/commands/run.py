@@ -119,10 +119,10 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
             with _progress_bar(
                 sum(sharding.map_count(setup, shard) for shard in shards)
             ) as advance:
-                done = work.compute(folder, shards, Watch(advance, stop))
-        if done < len(shards):
+                written = work.compute(folder, shards, Watch(advance, stop))
+        if written < len(shards):
             console.say(
-                f"interrupted: {done} of {len(shards)} shards are written to {folder}; "
+                f"interrupted: {written} of {len(shards)} shards are written to {folder}; "
                 "the same command goes on"
             )
             raise typer.Exit(console.EXIT_INTERRUPTED)

@@ -158,14 +158,14 @@ def _fit(
         for chosen in order.split(training.batch_size):
             flip = torch.rand(len(chosen), generator=generator) < 0.5  # noqa: PLR2004 - a coin
             batch = torch.where(flip[:, None, None, None], images[chosen].flip(2), images[chosen])
-            logits, wanted = network(batch.to(device)), labels[chosen].to(device)
-            loss = cross_entropy(logits, wanted)
+            logits, batch_labels = network(batch.to(device)), labels[chosen].to(device)
+            loss = cross_entropy(logits, batch_labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             losses += loss.item() * len(chosen)
-            right += int((logits.argmax(dim=1) == wanted).sum())
+            right += int((logits.argmax(dim=1) == batch_labels).sum())
         held = accuracy(network, splits["validation"])
         report(f"epoch {epoch}/{training.epochs}  validation accuracy {held:.4f}")
         curve.append(

@@ -51,7 +51,7 @@ def show(classifier: Classifier, image: ImageSet, plan: Plan, cell: Cell) -> Fig
     for record in outcome.records:
         if record.method == INPUT and record.status == Status.ERROR:
             raise ConfigError(f"family {cell.family}: {record.detail}")
-    said = predictions(classifier, image.pictures[0].image_id, (CLEAN_CELL, cell), pictures)
+    predicted = predictions(classifier, image.pictures[0].image_id, (CLEAN_CELL, cell), pictures)
     names = short_names(list(outcome.attributions))
     columns: list[tuple[str, list[NDArray[np.uint8]], bool | None]] = [
         ("image", [photo_levels(picture) for picture in pictures.numpy()], None)
@@ -64,9 +64,9 @@ def show(classifier: Classifier, image: ImageSet, plan: Plan, cell: Cell) -> Fig
         scale = scale_of(maps[0], list(maps))
         columns.append((names[spec], [map_levels(signed, scale) for signed in maps], scale.signed))
     clean, moved = (
-        f"{_class_name(classifier, int(str(row[4])))} {float(str(row[5])):.0%}" for row in said
+        f"{_class_name(classifier, int(str(row[4])))} {float(str(row[5])):.0%}" for row in predicted
     )
-    changed = "" if said[0][4] == said[1][4] else "\nchanged"
+    changed = "" if predicted[0][4] == predicted[1][4] else "\nchanged"
     severity = severity_text(cell.severity, FAMILY_SHELF.find(cell.family).unit)
     perturbed = f"{cell.family.replace('_', ' ')} {severity}"
     rows = (f"clean\n{clean}", f"{perturbed}\n{moved}{changed}")

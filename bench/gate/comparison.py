@@ -256,10 +256,10 @@ def timing_cases(before: Side, after: Side) -> list[Case]:
         for key in ("methods", "severities", "metrics")
     )
     if alike and all(passes):
-        more = any(passes[1][way] > passes[0][way] for way in ("forward", "backward"))
-        result = FAIL if more else PASS
+        costlier = any(passes[1][way] > passes[0][way] for way in ("forward", "backward"))
+        result = FAIL if costlier else PASS
         text = " -> ".join(
-            f"{one['forward']} forward, {one['backward']} backward" for one in passes
+            f"{counts['forward']} forward, {counts['backward']} backward" for counts in passes
         )
         cases.append(Case("passes through the network", result, text))
     if machine.fingerprint(first["machine"]) != machine.fingerprint(second["machine"]):

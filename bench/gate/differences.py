@@ -25,8 +25,8 @@ class Differences:
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Differences:
     """Hold two manifests against each other."""
     forbidding = [
-        _unlike(what, value_at(before, *path), value_at(after, *path))
-        for what, path in {
+        _unlike(subject, value_at(before, *path), value_at(after, *path))
+        for subject, path in {
             "schema version": ("schema_version",),
             "data": ("data", "sha256"),
             "seed": ("seed",),
@@ -45,8 +45,8 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Differen
     )
     forbidding += _other_steps(before["methods"], after["methods"])
     explaining = [
-        _unlike(what, value_at(before, *path), value_at(after, *path))
-        for what, path in {
+        _unlike(subject, value_at(before, *path), value_at(after, *path))
+        for subject, path in {
             "model": ("model", "name"),
             "weights": ("model", "weights_sha256"),
             "layer for Grad-CAM": ("model", "cam_layer"),
@@ -68,14 +68,14 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Differen
 
 def value_at(manifest: Mapping[str, Any], *path: str) -> Any:  # noqa: ANN401 - JSON
     """Return what a manifest holds under keys within keys; None where one is missing."""
-    found: Any = manifest
+    value: Any = manifest
     for key in path:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
-def _unlike(what: str, before: object, after: object) -> str:
-    return f"{what}: {_short(before)} and {_short(after)}"
+def _unlike(subject: str, before: object, after: object) -> str:
+    return f"{subject}: {_short(before)} and {_short(after)}"
 
 
 def _short(value: object) -> str:
@@ -85,12 +85,12 @@ def _short(value: object) -> str:
 
 
 def _unlike_entries(
-    what: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+    subject: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
 ) -> list[str]:
     """Name the entries that both have and that differ."""
     first, second = before or {}, after or {}
     return [
-        _unlike(f"{what} {name}", first[name], second[name])
+        _unlike(f"{subject} {name}", first[name], second[name])
         for name in first
         if name in second and first[name] != second[name]
     ]

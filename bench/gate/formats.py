@@ -114,12 +114,12 @@ def as_benchmark(rows: pd.DataFrame, better_is: str) -> str:
 
 def as_bencher(rows: pd.DataFrame) -> str:
     """Return Bencher Metric Format: by benchmark (method and family) and measure (metric)."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    benchmarks: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows.to_dict("records"):
         if np.isfinite(row["after"]):
-            benchmark = found.setdefault(f"{row['method']} / {row['family']}", {})
+            benchmark = benchmarks.setdefault(f"{row['method']} / {row['family']}", {})
             benchmark[str(row["metric"])] = {"value": float(row["after"])}
-    return json.dumps(found, indent=2) + "\n"
+    return json.dumps(benchmarks, indent=2) + "\n"
 
 
 def write_outputs(verdict: Verdict, folder: Path) -> list[Path]:

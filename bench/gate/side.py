@@ -73,8 +73,8 @@ def image_scores(
     )
     kept &= ~records[vocabulary.METHOD].astype(str).map(vocabulary.is_control)
     chosen = records[kept].astype(dict.fromkeys(KEY, str))
-    every = metric_registry.known_metrics() if readable is None else readable
-    known = chosen[vocabulary.METRIC].str.removesuffix(vocabulary.RECOGNISED).isin(every)
+    readable = metric_registry.known_metrics() if readable is None else readable
+    known = chosen[vocabulary.METRIC].str.removesuffix(vocabulary.RECOGNISED).isin(readable)
     chosen = chosen[known if metrics is None else chosen[vocabulary.METRIC].isin(metrics)]
     valid = chosen[vocabulary.STATUS] == Status.OK.value
     groups = chosen.assign(
@@ -99,15 +99,15 @@ def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
     if (folder / read.RECORDS).is_file():
         scan, manifest = scan_run(folder)
         known = metric_registry.known_metrics(manifest)
-        wanted = (
+        names = (
             known
             if metrics is None
-            else {one.removesuffix(vocabulary.RECOGNISED) for one in metrics}
+            else {metric.removesuffix(vocabulary.RECOGNISED) for metric in metrics}
         )
-        every = (
-            image_scores(scan.of(name), metrics, known) for name in scan.metrics() if name in wanted
+        tables = (
+            image_scores(scan.of(name), metrics, known) for name in scan.metrics() if name in names
         )
-        parts = [part for part in every if len(part)]
+        parts = [part for part in tables if len(part)]
         if not any(part[vocabulary.VALUE].notna().any() for part in parts):
             raise errors.ConfigError(f"{folder}: the run has no scores to compare")
         scores = pd.concat(parts).sort_values(KEY, ignore_index=True)
@@ -142,11 +142,11 @@ def _scores(path: Path, text: bytes) -> pd.DataFrame:
         raise errors.ConfigError(
             f"{path} is no table of scores: save the baseline again"
         ) from error
-    whole = ["valid", "pairs"]
+    count_columns = ["valid", "pairs"]
     if (
         list(scores.columns) != COLUMNS
-        or scores[[*KEY, *whole]].isna().any(axis=None)
-        or not all(pd.api.types.is_integer_dtype(scores[name].dtype) for name in whole)
+        or scores[[*KEY, *count_columns]].isna().any(axis=None)
+        or not all(pd.api.types.is_integer_dtype(scores[name].dtype) for name in count_columns)
         or not pd.api.types.is_numeric_dtype(scores[vocabulary.VALUE].dtype)
     ):
         raise errors.ConfigError(
@@ -161,7 +161,7 @@ def _read_sealed(path: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         schema = manifest["schema_version"]
         seal = manifest["baseline"].pop("manifest_sha256")
-        found = seal_of(manifest)
+        digest = seal_of(manifest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise errors.ConfigError(f"{path} is no manifest of a baseline: save it again") from error
     if schema != SCHEMA_VERSION:
@@ -169,7 +169,7 @@ def _read_sealed(path: Path) -> dict[str, Any]:
             f"{path} has schema version {schema!r}, this steadymap writes {SCHEMA_VERSION}: "
             "save the baseline again"
         )
-    if found != seal:
+    if digest != seal:
         raise errors.ConfigError(
             f"{path} has been edited since it was saved: save the baseline again"
         )

@@ -51,7 +51,7 @@ class Verdict:
         """Return what the gate looks at: comparisons with a margin, then passes and times."""
         names = short_names([str(spec) for spec in self.rows["method"].unique()])
         gated = self.rows[self.rows["gate"] != ""].to_dict("records")
-        found = [
+        comparisons = [
             Case(
                 f"{names[str(row['method'])]} / {row['family']} / {row['metric']}",
                 str(row["gate"]),
@@ -59,7 +59,7 @@ class Verdict:
             )
             for row in gated
         ]
-        return [*found, *self.timing]
+        return [*comparisons, *self.timing]
 
     def failing(self) -> tuple[str, ...]:
         """Return the results that fail the gate."""
@@ -94,12 +94,12 @@ def numbers(row: dict[Any, Any]) -> str:
     )
 
 
-def comparison_table(verdict: Verdict, *, every: bool = False) -> Table:
+def comparison_table(verdict: Verdict, *, show_all: bool = False) -> Table:
     """Return the comparisons as a table for a terminal.
 
     Args:
         verdict: what to show.
-        every: whether those that are equivalent, and pass, are shown, too.
+        show_all: whether those that are equivalent, and pass, are shown, too.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("method", "family", "metric"):
@@ -109,7 +109,7 @@ def comparison_table(verdict: Verdict, *, every: bool = False) -> Table:
     table.add_column("verdict", no_wrap=True)
     table.add_column("gate", no_wrap=True)
     names = short_names([str(spec) for spec in verdict.rows["method"].unique()])
-    for row in _telling(verdict.rows, every=every).to_dict("records"):
+    for row in _telling(verdict.rows, show_all=show_all).to_dict("records"):
         worst = row["gate"] if row["gate"] in (FAIL, INCONCLUSIVE) else row["verdict"]
         interval = f"{row['gain']:+.3f}\n[{row['low']:+.3f},{row['high']:+.3f}]"
         table.add_row(
@@ -129,9 +129,9 @@ def comparison_table(verdict: Verdict, *, every: bool = False) -> Table:
     return table
 
 
-def _telling(rows: pd.DataFrame, *, every: bool) -> pd.DataFrame:
+def _telling(rows: pd.DataFrame, *, show_all: bool) -> pd.DataFrame:
     """Leave out what stayed as it was."""
-    return rows if every else rows[(rows["verdict"] != EQUIVALENT) | (rows["gate"] == FAIL)]
+    return rows if show_all else rows[(rows["verdict"] != EQUIVALENT) | (rows["gate"] == FAIL)]
 
 
 def closing_line(verdict: Verdict) -> str:

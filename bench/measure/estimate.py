@@ -179,10 +179,10 @@ def _throughput(works: list[Callable[[], int]], seconds: float) -> float:
             together.abort()  # or the others would wait for ever
             raise
         together.wait()
-        started, done = time.perf_counter(), 0
-        while (elapsed := time.perf_counter() - started) < seconds or not done:
-            done += work()
-        return done / elapsed
+        started, units = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - started) < seconds or not units:
+            units += work()
+        return units / elapsed
 
     with ThreadPoolExecutor(len(works)) as pool:
         return sum(pool.map(repeat, works))

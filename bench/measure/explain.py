@@ -36,8 +36,8 @@ def explain(worker: Worker, method: BoundMethod, view: View) -> Explained | Fail
         with _guarded(worker, method, view) as lent:
             if shares:
                 # Whole, unless memory has run out since.
-                whole = at_once == view.batch.at_once > 1
-                attributions = _read_by_parts(method, lent.seen, size if whole else at_once)
+                undivided = at_once == view.batch.at_once > 1
+                attributions = _read_by_parts(method, lent.seen, size if undivided else at_once)
             else:
                 batch = replace(lent.batch, at_once=at_once)
                 attributions = _by_parts(method, lent.classifier, batch, worker.engine)

@@ -70,8 +70,8 @@ def show(worker: Worker, images: ImageSet, indices: Sequence[int], seed: int) ->
     """Return clean images for a worker."""
     stacked = images.images(indices)
     ids = tuple(images.pictures[index].image_id for index in indices)
-    like = worker.classifier.module.mean
-    return ShownImages(CLEAN_CELL, stacked, stacked.to(like.device, like.dtype), ids, seed)
+    mean = worker.classifier.module.mean
+    return ShownImages(CLEAN_CELL, stacked, stacked.to(mean.device, mean.dtype), ids, seed)
 
 
 @dataclass(frozen=True)
@@ -110,19 +110,19 @@ def make_panel(view: View, clean: Mapping[BoundMethod, Explained | Failure], siz
         size: how many images that follow each other are held against each other.
     """
     ids, labels = view.batch.image_ids, predictions(view)
-    taken = [place for place in range(len(ids)) if place not in view.refused]
-    kept = {ids[place] for place in taken}
+    places = [place for place in range(len(ids)) if place not in view.refused]
+    kept = {ids[place] for place in places}
     return Panel(
-        tuple(ids[place] for place in taken),
+        tuple(ids[place] for place in places),
         tuple(
             tuple(ids[place] for place in block if ids[place] in kept)
             for block in cut(len(ids), size)
         ),
-        tuple(labels[place] for place in taken),
+        tuple(labels[place] for place in places),
         {
             method: maps
             if isinstance(maps, Failure)
-            else maps.attributions.sum(dim=1, keepdim=True)[taken]
+            else maps.attributions.sum(dim=1, keepdim=True)[places]
             for method, maps in clean.items()
         },
     )

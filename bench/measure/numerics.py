@@ -83,8 +83,8 @@ def _not_in_this_way(
 ) -> Reference:
     """Return why maps cannot be computed in a way; the floor is that of the others."""
     size = len(shown.images)
-    said = f"the network does not run so: {reason}"[:MESSAGE_LENGTH]
-    failure = Failure(Status.SKIPPED, said, size)
+    detail = f"the network does not run so: {reason}"[:MESSAGE_LENGTH]
+    failure = Failure(Status.SKIPPED, detail, size)
     return Reference(shown.cell, labels, dict.fromkeys(methods, failure))
 
 

@@ -87,9 +87,9 @@ def without_failed(images: torch.Tensor, failed: Mapping[int, str]) -> torch.Ten
     """Return images or maps (B, ...), NaN where the family failed."""
     if not failed:
         return images
-    left = images.clone()
-    left[list(failed)] = torch.nan
-    return left
+    blanked = images.clone()
+    blanked[list(failed)] = torch.nan
+    return blanked
 
 
 def stack_maps(cells: list[torch.Tensor | None]) -> torch.Tensor | None:

@@ -333,8 +333,8 @@ def _mixed(
     before: torch.Tensor, after: torch.Tensor, ranks: NDArray[np.int64], step: int
 ) -> torch.Tensor:
     """Return images (B, 3, H, W) of which the first pixels have gone over, after so many steps."""
-    gone = torch.from_numpy(taken(ranks, step)).to(before.device)
-    return torch.where(gone[:, None], after, before)
+    replaced = torch.from_numpy(taken(ranks, step)).to(before.device)
+    return torch.where(replaced[:, None], after, before)
 
 
 PROBERS: dict[str, Callable[[CleanBatch], EvidenceOf]] = {

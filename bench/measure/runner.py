@@ -187,5 +187,5 @@ def crew(setup: Setup) -> Iterator[Worker]:
 
     twins = randomised_twins(setup.classifier, plan.nulls, plan.seed)
     for place, own in enumerate(setup.classifiers()):
-        theirs = [setup.another(twin) if place else twin for twin in twins]
-        yield worker(own, tuple(worker(twin, ()) for twin in theirs))
+        own_twins = [setup.another(twin) if place else twin for twin in twins]
+        yield worker(own, tuple(worker(twin, ()) for twin in own_twins))

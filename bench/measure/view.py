@@ -188,13 +188,13 @@ class _FirstPass:
         seen = self._forward_at_least(_standing_in(images, refused))
         if not isinstance(seen, str):
             return *seen, refused
-        more = {**refused, **self._refused_alone(images, refused)}
-        if len(more) == len(refused):
+        all_refused = {**refused, **self._refused_alone(images, refused)}
+        if len(all_refused) == len(refused):
             # Alone the network takes each.
-            return self._nothing(images, dict.fromkeys(range(size), seen) | more)
-        if len(more) == size:
-            return self._nothing(images, more)
-        return self.of(images, more)
+            return self._nothing(images, dict.fromkeys(range(size), seen) | all_refused)
+        if len(all_refused) == size:
+            return self._nothing(images, all_refused)
+        return self.of(images, all_refused)
 
     def _forward_at_least(self, images: torch.Tensor) -> tuple[passes.Pass, Failure | None] | str:
         failure = None
@@ -357,5 +357,5 @@ def failure_of(error: BaseException, size: int) -> Failure:
 
 def _reason(error: BaseException) -> str:
     """Return an exception in one line; batches have been halved before memory is said to be out."""
-    said = errors.one_line(error)
-    return f"{said} (with one image at a time)" if memory.is_out_of_memory(error) else said
+    text = errors.one_line(error)
+    return f"{text} (with one image at a time)" if memory.is_out_of_memory(error) else text

@@ -59,8 +59,8 @@ class Experiment(Plan):
     def _shard_is_one_of_some(cls, value: str | None) -> str | None:
         if value is not None:
             first, _, last = value.partition("/")
-            whole = first.isdecimal() and last.isdecimal()
-            if not whole or not 1 <= int(first) <= int(last):
+            are_numbers = first.isdecimal() and last.isdecimal()
+            if not are_numbers or not 1 <= int(first) <= int(last):
                 raise errors.ConfigError(
                     f"shard: expected K/N, K from 1 to N, e.g. 1/4, got {value!r}"
                 )

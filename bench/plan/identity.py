@@ -67,7 +67,7 @@ def loaded_plugins(plan: Plan, classifier: Classifier) -> dict[str, str]:
     """Return the plug-ins of a run, with their distribution and its version."""
     methods = [method.spec.partition(":")[0] for method in plan.bound_methods()]
     places = [":".join(name.rsplit(".", 1)) for name in methods]
-    asked: tuple[tuple[Shelf[Any], list[str]], ...] = (
+    names_by_shelf: tuple[tuple[Shelf[Any], list[str]], ...] = (
         (METHOD_SHELF, places),
         (FAMILY_SHELF, list(plan.family)),
         (metric_registry.METRIC_SHELF, list(plan.metric or ())),
@@ -75,7 +75,7 @@ def loaded_plugins(plan: Plan, classifier: Classifier) -> dict[str, str]:
     )
     return {
         f"{shelf.kind} {name}": plugin.source
-        for shelf, names in asked
+        for shelf, names in names_by_shelf
         for name in names
         if (plugin := shelf.where(name)) is not None
     }

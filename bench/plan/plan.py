@@ -133,11 +133,13 @@ class Plan(BaseModel):
         chosen = {}
         for name in dict.fromkeys(self.family):
             family = FAMILY_SHELF.find(name)
-            asked = self.severity.get(name) if isinstance(self.severity, dict) else self.severity
+            requested = (
+                self.severity.get(name) if isinstance(self.severity, dict) else self.severity
+            )
             if family.missing and (reason := family.missing()):
                 raise ConfigError(f"family: {name} {reason}")
-            levels = family.severities if asked is None else tuple(dict.fromkeys(asked))
-            if asked is None and not levels:
+            levels = family.severities if requested is None else tuple(dict.fromkeys(requested))
+            if requested is None and not levels:
                 raise ConfigError(
                     f"severity: {name} declares none; give --severity {name}=0.1,0.2, "
                     f"or severity: {{{name!r}: [0.1, 0.2]}} in the file"

@@ -274,5 +274,5 @@ def views_beside(blocks: Sequence[Sequence[int]], nulls: int, device: torch.devi
 
 def wanted(metrics: Mapping[BoundMethod, Mapping[str, Metric]]) -> set[str]:
     """Return which of `PROBES` a run's metrics need."""
-    every = {metric.against for by_name in metrics.values() for metric in by_name.values()}
-    return {kind for kind in PROBES if kind in every}
+    kinds = {metric.against for by_name in metrics.values() for metric in by_name.values()}
+    return {kind for kind in PROBES if kind in kinds}

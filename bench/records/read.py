@@ -125,11 +125,11 @@ def as_records(table: pa.Table) -> pa.Table:
     """
     records = table.cast(schema.SCHEMA)
     records.validate(full=True)
-    gone = [
+    missing = [
         name for name in schema.SCHEMA.names if name not in NULLABLE and records[name].null_count
     ]
-    if gone:
-        raise ValueError(f"values of {', '.join(gone)} are gone")
+    if missing:
+        raise ValueError(f"values of {', '.join(missing)} are gone")
     return records
 
 

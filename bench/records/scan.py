@@ -122,14 +122,14 @@ def scan_run(folder: Path) -> tuple[Scan, dict[str, Any]]:
         def read(names: Sequence[str]) -> pd.DataFrame:
             with in_one_line(path):
                 source = _dataset(path)
-                wanted = pc.field(vocabulary.METRIC).isin(pa.array(names, pa.string()))
+                selection = pc.field(vocabulary.METRIC).isin(pa.array(names, pa.string()))
                 # Each with the same categories, in as few bytes as they fit into: joined as it is.
-                found = [
+                parts = [
                     schema.to_frame(batch).astype(known)
-                    for batch in _batches(source, columns=COLUMNS, filter=wanted)
+                    for batch in _batches(source, columns=COLUMNS, filter=selection)
                 ]
-                if found:
-                    return pd.concat(found, ignore_index=True)
+                if parts:
+                    return pd.concat(parts, ignore_index=True)
                 return schema.to_frame(source.schema.empty_table().select(COLUMNS)).astype(known)
 
         return read
@@ -228,8 +228,8 @@ def _counted(
         for name, dtype in (*counts.dtypes.items(), *pictures.dtypes.items())
         if isinstance(dtype, pd.CategoricalDtype)
     }
-    made = schema.perturbed_images(pairs.whole())[[*PAIR, vocabulary.KEPT]]
-    return Scan(counts, reasons.whole(), pictures, made, reader(known))
+    perturbed = schema.perturbed_images(pairs.whole())[[*PAIR, vocabulary.KEPT]]
+    return Scan(counts, reasons.whole(), pictures, perturbed, reader(known))
 
 
 def _sizes(keys: list[str]) -> Callable[[pd.DataFrame], pd.DataFrame]:

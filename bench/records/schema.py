@@ -115,13 +115,13 @@ def with_source(part: pa.Table, source: Source) -> pa.Table:
 def perturbed_images(records: pd.DataFrame) -> pd.DataFrame:
     """Return one row a perturbed image, leaving out those that a family failed to make."""
     chosen = records[~records[FAMILY].isin((*REFERENCES, CLEAN))]
-    made = chosen[(chosen[METHOD] != INPUT) | (chosen[STATUS] != Status.ERROR.value)]
+    perturbed = chosen[(chosen[METHOD] != INPUT) | (chosen[STATUS] != Status.ERROR.value)]
     key = [IMAGE_ID, FAMILY, SEVERITY, DRAW]
     failed = chosen[(chosen[METHOD] == INPUT) & (chosen[STATUS] == Status.ERROR.value)]
     if len(failed):
         names = pd.MultiIndex.from_frame(failed[key])
-        made = made[~pd.MultiIndex.from_frame(made[key]).isin(names)]
-    return made.drop_duplicates(key)
+        perturbed = perturbed[~pd.MultiIndex.from_frame(perturbed[key]).isin(names)]
+    return perturbed.drop_duplicates(key)
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:

@@ -346,8 +346,8 @@ def inline(svg: str, description: str) -> str:
     """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    wanted = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", body))
-    body = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in wanted else "", body)
+    identifiers = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", body))
+    body = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in identifiers else "", body)
     # White paper is left out, ink is whatever the page writes with.
     body = re.sub(r"fill: #ffffff(; stroke: #ffffff)?", "fill: none", body)
     body = body.replace(INK, "currentColor").replace("#000000", "currentColor")

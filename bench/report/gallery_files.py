@@ -102,8 +102,12 @@ def _belong_together(
 ) -> bool:
     """Whether the files of a gallery are about the same pictures, and of the types they have."""
     clean = rows[rows[vocabulary.FAMILY] == vocabulary.CLEAN][vocabulary.IMAGE_ID]
-    whole = pd.api.types.is_integer_dtype(rows["prediction"].dtype)
-    if set(kinds[vocabulary.IMAGE_ID]) - set(clean) or not whole or (rows["prediction"] < 0).any():
+    is_integer = pd.api.types.is_integer_dtype(rows["prediction"].dtype)
+    if (
+        set(kinds[vocabulary.IMAGE_ID]) - set(clean)
+        or not is_integer
+        or (rows["prediction"] < 0).any()
+    ):
         return False
     # A picture that could not be made has none, so it may be missing.
     if "confidence" not in rows or not pd.api.types.is_numeric_dtype(rows["confidence"].dtype):

@@ -41,10 +41,10 @@ def scale_of(clean: NDArray[np.float32], others: Iterable[NDArray[np.float32]]) 
     It ends at the 99th percentile of the clean map's magnitudes, so that a map that fades is seen
     to fade; it is signed where any of the maps has a negative value.
     """
-    every = [clean, *others]
+    maps = [clean, *others]
     known = clean[np.isfinite(clean)]
     most = float(np.percentile(np.abs(known), PERCENTILE)) if known.size else 0.0
-    return Scale(any(bool((values < 0).any()) for values in every), most)
+    return Scale(any(bool((values < 0).any()) for values in maps), most)
 
 
 def map_levels(values: NDArray[np.float32], scale: Scale) -> NDArray[np.uint8]:

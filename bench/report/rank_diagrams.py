@@ -23,10 +23,10 @@ MOST_DRAWN = 40
 
 def rank_diagrams(findings: Findings) -> dict[str, Figure]:
     """Return, by headline metric, the diagram of ranks, where there is one."""
-    wanted = findings.metrics() if len(findings.ranks) else []
+    metrics = findings.metrics() if len(findings.ranks) else []
     diagrams = {
         name: difference_figure(findings.scan.of(name), findings.calibrated, name, findings.known)
-        for name in wanted
+        for name in metrics
     }
     return {name: figure for name, figure in diagrams.items() if figure is not None}
 

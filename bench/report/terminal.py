@@ -143,8 +143,8 @@ def footnotes(findings: Findings) -> list[str]:
     if len(lost):
         sizes = lost.groupby(STATUS, observed=True)["size"].sum()
         text = ", ".join(f"{size} {status}" for status, size in sizes.items())
-        every = maps["size"].sum()
-        notes.append(f"left out of the means: {text} of {every} values (controls not counted)")
+        total = maps["size"].sum()
+        notes.append(f"left out of the means: {text} of {total} values (controls not counted)")
     return notes
 
 

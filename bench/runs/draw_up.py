@@ -98,21 +98,21 @@ def what(shelf: plugins.Shelf[Any], name: str) -> str:
 
     Of the code only the module's own file is looked at, not what it imports.
     """
-    found = shelf.where(name)
-    place = found.place if found else name
+    plugin = shelf.where(name)
+    place = plugin.place if plugin else name
     module = sys.modules.get(place.partition(":")[0]) if ":" in place else None
     file = getattr(module, "__file__", None)
     code = _file_hash(Path(file)) if file else ""
-    return " ".join(part for part in (found.source if found else "", code) if part)
+    return " ".join(part for part in (plugin.source if plugin else "", code) if part)
 
 
 def _extras() -> dict[str, str]:
     """Return the versions of what computes and need not be there."""
-    found = {}
+    versions = {}
     for name in EXTRAS:
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 @cache

@@ -60,18 +60,18 @@ def begin(folder: Path, ledger: Ledger, manifest: Mapping[str, Any]) -> None:
     write_whole(folder / LEDGER, json.dumps(content, ensure_ascii=False).encode())
 
 
-def forget(folder: Path, ledger: Ledger, mine: Callable[[int], bool]) -> None:
+def forget(folder: Path, ledger: Ledger, is_mine: Callable[[int], bool]) -> None:
     """Remove the shards that have units of a run: they are to be computed again.
 
     Args:
         folder: of the run.
         ledger: what it consists of.
-        mine: by the place of a block, whether it is to be computed here.
+        is_mine: by the place of a block, whether it is to be computed here.
     """
     files = shard_files.kept(folder)
     for place, (block, views) in enumerate(ledger.pieces()):
         # What is computed in other ways comes last, and belongs to the first block.
-        if not mine(place if place < len(ledger.blocks) else 0):
+        if not is_mine(place if place < len(ledger.blocks) else 0):
             continue
         names = {name for view in views for name in ledger.grid(block, view).values()}
         for part in files.of(block):

@@ -94,7 +94,10 @@ class Ledger:
         family = self.families.get(view.family, "")
         base = _digest([self.fixed, self.others, images, asdict(view), family])
         named = {} if view in (CLEAN_CELL, NULL_VIEWS, NUMERIC) else {INPUT: ""}
-        return {spec: _digest([base, spec, what]) for spec, what in (named | self.methods).items()}
+        return {
+            spec: _digest([base, spec, identity])
+            for spec, identity in (named | self.methods).items()
+        }
 
     def pieces(self) -> Iterator[tuple[tuple[str, ...], tuple[Cell, ...]]]:
         """Yield the blocks with their views, in the order of the records."""
@@ -115,33 +118,35 @@ class Ledger:
 
     def missing(
         self,
-        there: Callable[[tuple[str, ...]], Container[str]],
-        mine: Callable[[int], bool],
+        complete_of: Callable[[tuple[str, ...]], Container[str]],
+        is_mine: Callable[[int], bool],
     ) -> list[Shard]:
         """Return the shards that are still to be computed.
 
         Args:
-            there: by the ids of a block, the names of its units that need not be computed.
-            mine: by the place of a block, whether it is to be computed here.
+            complete_of: by the ids of a block, the names of its units that need not be computed.
+            is_mine: by the place of a block, whether it is to be computed here.
         """
         shards, start = [], 0
         for place, block in enumerate(self.blocks):
             indices = tuple(range(start, start + len(block)))
             start += len(block)
-            if not mine(place):
+            if not is_mine(place):
                 continue
-            done = there(block)
+            complete = complete_of(block)
             grids = {view: self.grid(block, view) for view in self.views}
             lacking = {
                 spec: tuple(
-                    v for v, names in grids.items() if spec in names and names[spec] not in done
+                    v for v, names in grids.items() if spec in names and names[spec] not in complete
                 )
                 for spec in (INPUT, *self.methods)
             }
-            shards += [Shard(indices, some, views) for views, some in _together(lacking).items()]
-        if self.numeric and mine(0):
-            done = there(self.few)
-            lost = tuple(s for s, name in self.grid(self.few, NUMERIC).items() if name not in done)
+            shards += [Shard(indices, specs, views) for views, specs in _together(lacking).items()]
+        if self.numeric and is_mine(0):
+            complete = complete_of(self.few)
+            lost = tuple(
+                s for s, name in self.grid(self.few, NUMERIC).items() if name not in complete
+            )
             few = tuple(range(self.numeric))
             shards += [Shard(few, lost, (NUMERIC,))] if lost else []
         return shards
@@ -158,16 +163,16 @@ class Ledger:
             ConfigError: it is none.
         """
         try:
-            found: Ledger = TypeAdapter(cls).validate_python(content)
+            ledger: Ledger = TypeAdapter(cls).validate_python(content)
         except ValidationError as error:
             raise ConfigError(f"{source} is damaged: {first_error(error)}") from error
-        missing = [key for key in FIXED if key not in found.fixed]
-        missing += [key for key in ("nulls",) if key not in found.others]
-        missing += [one for one in found.ids if one not in found.labels]
-        missing += [cell.family for cell in found.cells if cell.family not in found.families]
-        if missing or found.numeric > len(found.ids):
+        missing = [key for key in FIXED if key not in ledger.fixed]
+        missing += [key for key in ("nulls",) if key not in ledger.others]
+        missing += [image_id for image_id in ledger.ids if image_id not in ledger.labels]
+        missing += [cell.family for cell in ledger.cells if cell.family not in ledger.families]
+        if missing or ledger.numeric > len(ledger.ids):
             raise ConfigError(f"{source} is damaged: it lacks {', '.join(missing) or 'images'}")
-        return found
+        return ledger
 
 
 def different(first: Ledger, second: Ledger) -> list[str]:
@@ -177,11 +182,13 @@ def different(first: Ledger, second: Ledger) -> list[str]:
 
 def not_the_same(first: Ledger, second: Ledger) -> list[str]:
     """Return in what two ledgers differ that should be of one run."""
-    found = different(first, second)
-    found += [f"its {key}" for key in first.others if first.others[key] != second.others.get(key)]
+    differing = different(first, second)
+    differing += [
+        f"its {key}" for key in first.others if first.others[key] != second.others.get(key)
+    ]
     parts = ("blocks", "labels", "numeric", "methods", "cells", "families")
     texts = {"blocks": "images", "cells": "severities or draws"}
-    return found + [
+    return differing + [
         texts.get(name, name) for name in parts if getattr(first, name) != getattr(second, name)
     ]
 
@@ -196,12 +203,12 @@ def _together(lacking: Mapping[str, tuple[Cell, ...]]) -> dict[tuple[Cell, ...],
 
     What is recorded of the image itself goes with whatever looks at these views anyway.
     """
-    found: dict[tuple[Cell, ...], tuple[str, ...]] = {}
+    by_views: dict[tuple[Cell, ...], tuple[str, ...]] = {}
     for spec, views in lacking.items():
         if views and spec != INPUT:
-            found[views] = (*found.get(views, ()), spec)
+            by_views[views] = (*by_views.get(views, ()), spec)
     missed = lacking[INPUT]
     if missed:
-        home = next((views for views in found if set(missed) <= set(views)), missed)
-        found[home] = (INPUT, *found.get(home, ()))
-    return found
+        home = next((views for views in by_views if set(missed) <= set(views)), missed)
+        by_views[home] = (INPUT, *by_views.get(home, ()))
+    return by_views

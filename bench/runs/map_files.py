@@ -92,8 +92,8 @@ def _by_row(values: Array) -> Array:
 
 
 def _save(path: Path, arrays: Mapping[str, Array], metadata: dict[str, str] | None) -> None:
-    whole = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
-    content = save(whole, metadata=metadata)
+    contiguous = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+    content = save(contiguous, metadata=metadata)
     files.write_whole(path, content)
 
 

@@ -222,8 +222,8 @@ def _dask(how: Parallel, _given_up: GivenUp) -> Iterator[Engine]:
                     f"{errors.one_line(error)}"
                 ) from error
         _check_resources(how, client.scheduler_info(n_workers=-1)["workers"])
-        wanted = {"resources": dict(how.resources)} if how.resources else {}
-        stack.enter_context(joblib.parallel_config("dask", client=client, **wanted))
+        options = {"resources": dict(how.resources)} if how.resources else {}
+        stack.enter_context(joblib.parallel_config("dask", client=client, **options))
         # joblib would take all workers that there are.
         yield partial(_by_joblib, how.jobs or "n_jobs")
 

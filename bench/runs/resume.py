@@ -49,16 +49,16 @@ class Work:
         files = shard_files.kept(folder, say)
         count = 0
 
-        def done(block: tuple[str, ...]) -> set[str]:
+        def complete_of(block: tuple[str, ...]) -> set[str]:
             nonlocal count
             parts = files.of(block)
             names = {name for part in parts for name in part.about.units}
             where = table.providers(names, parts)
-            whole = {name for name, part in where.items() if name not in part.about.failed}
-            count += len(whole)
-            return whole
+            complete = {name for name, part in where.items() if name not in part.about.failed}
+            count += len(complete)
+            return complete
 
-        shards = self.ledger.missing(done, self.experiment.is_mine)
+        shards = self.ledger.missing(complete_of, self.experiment.is_mine)
         if count:
             say(f"going on: {count} units are there already")
         return within_memory(self.setup, shards)
@@ -69,12 +69,12 @@ class Work:
         Raises:
             ConfigError: one cannot be written; those before are whole.
         """
-        done, before = 0, time.monotonic()
+        written, before = 0, time.monotonic()
         for outcome in self._outcomes(shards, watch):
-            now = time.monotonic()
-            self._write(folder, outcome, now - before)
-            before, done = now, done + 1
-        return done
+            after = time.monotonic()
+            self._write(folder, outcome, after - before)
+            before, written = after, written + 1
+        return written
 
     def _outcomes(self, shards: list[Shard], watch: Watch) -> Iterator[Outcome]:
         """Return the outcomes as they come, from whoever computes."""
@@ -115,7 +115,7 @@ class Work:
             for record in outcome.records
             if record.status is Status.ERROR
         }
-        whole = (
+        failed_specs = (
             {spec for _, spec in bad if spec != vocabulary.INPUT}
             if self.experiment.save_maps
             else set()
@@ -124,7 +124,7 @@ class Work:
             name
             for view in (outcome.shard.views if bad else ())
             for spec, name in self.ledger.grid(block, view).items()
-            if (view, spec) in bad or spec in whole
+            if (view, spec) in bad or spec in failed_specs
         }
 
 

@@ -85,12 +85,12 @@ def providers(names: Iterable[str], parts: Sequence[Part]) -> dict[str, Part]:
 
 def missing(ledger: Ledger, kept: Kept) -> tuple[int, int]:
     """Return how many units are not there, and how many there should be."""
-    lost = every = 0
+    lost = total = 0
     for block, views in ledger.pieces():
         names = [name for view in views for name in ledger.grid(block, view).values()]
         lost += len(names) - len(providers(names, kept.of(block)))
-        every += len(names)
-    return lost, every
+        total += len(names)
+    return lost, total
 
 
 def assemble(path: Path, ledger: Ledger, kept: Kept) -> Assembled:
@@ -113,11 +113,11 @@ def assemble(path: Path, ledger: Ledger, kept: Kept) -> Assembled:
         schema = SCHEMA.with_metadata({"run_id": ledger.run_id})
         with pq.ParquetWriter(file, schema, write_page_checksum=True) as writer:
             for table in _together(_blocks(ledger, kept, assembled)):
-                whole = with_source(table, source)
+                records = with_source(table, source)
                 counts = table[STATUS].value_counts().to_pylist()
                 assembled.statuses.update({row["values"]: row["counts"] for row in counts})
-                assembled.rows += len(whole)
-                writer.write_table(whole)
+                assembled.rows += len(records)
+                writer.write_table(records)
 
     files.write_whole(path, write)
     return assembled
@@ -148,14 +148,14 @@ def _used(
 ) -> list[tuple[Part, set[tuple[Cell, str]]]]:
     """Return the shards that a block's records come from, and the views and methods of each."""
     parts = kept.of(block)
-    wanted: dict[Path, set[tuple[Cell, str]]] = {}
+    by_path: dict[Path, set[tuple[Cell, str]]] = {}
     for view in views:
         grid = ledger.grid(block, view)
         where = providers(grid.values(), parts)
         for spec, name in grid.items():
             if name in where:
-                wanted.setdefault(where[name].path, set()).add((view, spec))
-    return [(part, wanted[part.path]) for part in parts if part.path in wanted]
+                by_path.setdefault(where[name].path, set()).add((view, spec))
+    return [(part, by_path[part.path]) for part in parts if part.path in by_path]
 
 
 def _together(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -176,19 +176,19 @@ def _blocks(ledger: Ledger, kept: Kept, assembled: Assembled) -> Iterator[pa.Tab
         used = _used(ledger, kept, block, views)
         for part, _ in used:
             assembled.take(part.about)
-        pieces = [_chosen(read_records(part), wanted) for part, wanted in used]
+        pieces = [_chosen(read_records(part), entries) for part, entries in used]
         if pieces:
             yield _ordered(pa.concat_tables(pieces).unify_dictionaries(), ledger, block)
 
 
-def _chosen(table: pa.Table, wanted: set[tuple[Cell, str]]) -> pa.Table:
+def _chosen(table: pa.Table, entries: set[tuple[Cell, str]]) -> pa.Table:
     """Return the records that belong to some views and methods."""
     keys = _keys(table)
     names = [FAMILY, SEVERITY, DRAW, METHOD]
     number = keys.groupby(names, observed=True, sort=False).ngroup()
     first = keys[~number.duplicated()]
     belongs = [
-        (recorded_as(cell), spec) in wanted
+        (recorded_as(cell), spec) in entries
         for cell, spec in zip(_cells(first), first[METHOD].astype(str), strict=True)
     ]
     mask = np.array(belongs, dtype=bool)[number.to_numpy()]

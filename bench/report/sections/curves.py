@@ -30,8 +30,8 @@ def drawings(run: finished_run.FinishedRun) -> list[grid.Drawing]:
 
 
 def _metrics(run: finished_run.FinishedRun) -> list[str]:
-    every = board_metrics(run.findings)
-    return [metric for metric in every if run.findings.known[metric].against == "map"]
+    metrics = board_metrics(run.findings)
+    return [metric for metric in metrics if run.findings.known[metric].against == "map"]
 
 
 def curve_drawings(

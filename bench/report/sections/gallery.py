@@ -73,9 +73,9 @@ def _frame(
 ) -> dict[str, Any]:
     """Return a picture with its maps, and what the network says of it."""
     gallery = _gallery_of(run)
-    said = gallery.rows.loc[place]
+    row = gallery.rows.loc[place]
     # A family that failed left no image, of which the network says nothing.
-    is_image = not math.isnan(said["confidence"])
+    is_image = not math.isnan(row["confidence"])
     maps = [
         pictures.map_picture(gallery.maps[spec][place], signed=is_signed)
         if gallery.known[spec][place]
@@ -85,10 +85,10 @@ def _frame(
     return {
         "picture": _pooled(pool, pictures.photo(gallery.images[place])),
         "maps": [None if png is None else _pooled(pool, png) for png in maps],
-        "says": f"{_class_name(run.manifest, int(said['prediction']))} {said['confidence']:.0%}"
+        "says": f"{_class_name(run.manifest, int(row['prediction']))} {row['confidence']:.0%}"
         if is_image
         else "no image",
-        "changed": is_image and bool(said["prediction"] != gallery.rows.loc[clean, "prediction"]),
+        "changed": is_image and bool(row["prediction"] != gallery.rows.loc[clean, "prediction"]),
     }
 
 
