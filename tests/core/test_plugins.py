@@ -30,7 +30,6 @@ from steadymap.bench.core.plugins import Shelf
 from steadymap.bench.measure.runner import run
 from steadymap.bench.methods.binding import METHOD_SHELF, bind_method
 from steadymap.bench.methods.registry import METHODS
-from steadymap.bench.network import loading
 from steadymap.bench.network.loading import load_model
 from steadymap.bench.network.model_shelf import MODEL_SHELF
 from steadymap.bench.perturbations.apply import attempt
@@ -528,8 +527,7 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         found: dict[str, tuple[importlib.metadata.EntryPoint, ...]] = {}
         for one in entries:
             found[one.name] = (*found.get(one.name, ()), one)
-        for module in (plugins, loading):
-            monkeypatch.setattr(module, "offers", lambda _kind: found)
+        monkeypatch.setattr(plugins, "offers", lambda _kind: found)
 
     return offering
 
@@ -562,8 +560,7 @@ def test_nobody_looks_for_plug_ins_who_does_not_ask(monkeypatch: pytest.MonkeyPa
     def scan(_kind: str) -> None:
         raise AssertionError("looked at the installed distributions")
 
-    for module in ("core.plugins", "methods.binding", "network.loading"):
-        monkeypatch.setattr(f"steadymap.bench.{module}.offers", scan)
+    monkeypatch.setattr(plugins, "offers", scan)
     plan = Plan(severity={"bias": (0.1,)}, metric=tuple(METRICS))
     assert plan.cells()
     assert plan.bound_methods()

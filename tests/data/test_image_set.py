@@ -31,10 +31,13 @@ QUICK = small_plan("gradient", metric=("ssim", "spearman"))
 @pytest.mark.parametrize("side", [1, 2, 10])
 def test_a_network_of_few_pixels_runs_through(side: int) -> None:
     """All methods and families that run unasked; what has no value says why."""
-    network = nn.Sequential(
-        nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * side * side, len(CLASSES))
-    )
-    classifier = make_classifier(seeded(lambda: network), (side, side), CLASSES)
+
+    def build() -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * side * side, len(CLASSES))
+        )
+
+    classifier = make_classifier(seeded(build), (side, side), CLASSES)
     images = from_tensor(random_images(3, side), [0, 1, 2], CLASSES)
     records = run(classifier, images, Plan(nulls=2, draws=1, steps=4))
     assert not (records["status"] == "error").any()

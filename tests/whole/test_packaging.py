@@ -49,8 +49,9 @@ def test_every_module_is_installed_as_it_stands(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DATA, ids=lambda path: path.name)
 def test_every_data_file_is_installed(path: Path) -> None:
-    top, *parts = path.relative_to(ROOT).parts
-    installed = importlib.resources.files(f"steadymap.{top}").joinpath(*parts)
+    parts = path.relative_to(ROOT).parts
+    inside = parts[len(FRONT) :] if parts[: len(FRONT)] == FRONT else parts
+    installed = importlib.resources.files("steadymap").joinpath(*inside)
     assert installed.read_bytes() == path.read_bytes()
 
 
