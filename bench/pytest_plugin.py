@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from steadymap.bench.records.vocabulary import FAMILY, IMAGE_ID, METHOD, METRIC, VALUE
+
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
@@ -114,23 +116,23 @@ class Gate:
 
 
 def _means(side: Side) -> dict[str, float]:
-    means = side.scores.groupby(["method", "family", "metric"])["value"].mean().dropna()
+    means = side.scores.groupby([METHOD, FAMILY, METRIC])[VALUE].mean().dropna()
     table = means.reset_index().to_dict("records")
-    return {f"{r['method']} / {r['family']} / {r['metric']}": float(r["value"]) for r in table}
+    return {f"{r[METHOD]} / {r[FAMILY]} / {r[METRIC]}": float(r[VALUE]) for r in table}
 
 
 def _failure(row: dict[Any, Any], before: Side, after: Side) -> str:
     """Say what became worse, from what to what, and on which images most."""
     from steadymap.bench.gate.verdict import numbers  # noqa: PLC0415 - large
 
-    head = f"  {row['method']} / {row['family']} / {row['metric']}: {numbers(row)}; {row['reason']}"
-    key = ["method", "family", "metric"]
+    head = f"  {row[METHOD]} / {row[FAMILY]} / {row[METRIC]}: {numbers(row)}; {row['reason']}"
+    key = [METHOD, FAMILY, METRIC]
     sides = []
     for side in (before, after):
         chosen = side.scores
         for name in key:
             chosen = chosen[chosen[name] == row[name]]
-        sides.append(chosen.set_index("image_id")["value"])
+        sides.append(chosen.set_index(IMAGE_ID)[VALUE])
     sign = -1.0 if row["better"] == "lower" else 1.0
     gain = (sign * (sides[1] - sides[0])).dropna().sort_values()
     names = after.manifest["data"]["pictures"]

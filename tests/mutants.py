@@ -767,8 +767,8 @@ MUTANTS = (
     Mutant(
         "images without a value after",
         "bench/gate/comparison.py",
-        'both = group.dropna(subset=["value_before", "value_after"])',
-        'both = group.dropna(subset=["value_before"])',
+        "both = group.dropna(subset=[BEFORE, AFTER])",
+        "both = group.dropna(subset=[BEFORE])",
         COMPARISON_TESTS,
     ),
     Mutant(

@@ -17,7 +17,7 @@ from steadymap.bench.core import errors, machine, metric_registry
 from steadymap.bench.gate.differences import value_at
 from steadymap.bench.gate.margins import TIME_FACTOR, Margins
 from steadymap.bench.gate.side import Side
-from steadymap.bench.records.vocabulary import FAMILY, IMAGE_ID, METHOD, METRIC, RECOGNISED
+from steadymap.bench.records.vocabulary import FAMILY, IMAGE_ID, METHOD, METRIC, RECOGNISED, VALUE
 from steadymap.metrics import METRICS, Metric
 from steadymap.metrics.maps import CONSTANT_SPREAD
 
@@ -25,6 +25,10 @@ ALPHA = 1 - CONFIDENCE
 POWER = 0.8
 ROUNDING = 1e-9
 LEAST_IMAGES = 2
+
+# The values of either side, beside each other.
+BEFORE = f"{VALUE}_before"
+AFTER = f"{VALUE}_after"
 
 # Verdicts of a comparison.
 IMPROVED = "improved"
@@ -130,17 +134,17 @@ def _paired(
     key: dict[str, str], group: pd.DataFrame, better_is: str
 ) -> tuple[dict[str, object], NDArray[Any]]:
     """Return what is known of one comparison, and the gain of each image that has both values."""
-    both = group.dropna(subset=["value_before", "value_after"])
+    both = group.dropna(subset=[BEFORE, AFTER])
     sign = -1.0 if better_is == "lower" else 1.0
-    gain = sign * (both["value_after"] - both["value_before"]).to_numpy(dtype=np.float64)
+    gain = sign * (both[AFTER] - both[BEFORE]).to_numpy(dtype=np.float64)
     spread = gain.std(ddof=1) if len(gain) >= LEAST_IMAGES else np.nan
     reach = student.ppf(1 - ALPHA / 2, len(gain) - 1) + student.ppf(POWER, len(gain) - 1)
     row: dict[str, object] = {
         **key,
         "better": better_is,
         "images": len(both),
-        "before": _mean(both if len(both) else group, "value_before"),
-        "after": _mean(both if len(both) else group, "value_after"),
+        "before": _mean(both if len(both) else group, BEFORE),
+        "after": _mean(both if len(both) else group, AFTER),
         "detectable": reach * spread / np.sqrt(len(gain)) if len(gain) >= LEAST_IMAGES else np.nan,
         "coverage_before": _coverage(group, "before"),
         "coverage_after": _coverage(group, "after"),

@@ -13,6 +13,7 @@ import pandas as pd
 from steadymap.bench.core import files, names, safe_csv
 from steadymap.bench.gate.comparison import INCONCLUSIVE, PASS, plain
 from steadymap.bench.gate.verdict import Verdict, gate_line
+from steadymap.bench.records.vocabulary import FAMILY, METHOD, METRIC
 
 # GitHub cuts a step's summary at 1 MiB.
 SUMMARY_BYTES = 2**20 - 4096
@@ -101,7 +102,7 @@ def as_benchmark(rows: pd.DataFrame, better_is: str) -> str:
     """
     entries = [
         {
-            "name": f"{row['method']} / {row['family']} / {row['metric']}",
+            "name": f"{row[METHOD]} / {row[FAMILY]} / {row[METRIC]}",
             "unit": "score" if better_is == "higher" else "error",
             "value": row["after"],
             "extra": f"{row['images']} images; before {row['before']:.4g}",
@@ -117,8 +118,8 @@ def as_bencher(rows: pd.DataFrame) -> str:
     benchmarks: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows.to_dict("records"):
         if np.isfinite(row["after"]):
-            benchmark = benchmarks.setdefault(f"{row['method']} / {row['family']}", {})
-            benchmark[str(row["metric"])] = {"value": float(row["after"])}
+            benchmark = benchmarks.setdefault(f"{row[METHOD]} / {row[FAMILY]}", {})
+            benchmark[str(row[METRIC])] = {"value": float(row["after"])}
     return json.dumps(benchmarks, indent=2) + "\n"
 
 

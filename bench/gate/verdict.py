@@ -15,6 +15,7 @@ from rich.table import Table
 from steadymap.bench.core.names import short_names
 from steadymap.bench.gate.comparison import EQUIVALENT, FAIL, INCONCLUSIVE, PASS, Case
 from steadymap.bench.gate.differences import Differences
+from steadymap.bench.records.vocabulary import FAMILY, METHOD, METRIC
 
 STYLES = {
     "worse": "bold red",
@@ -49,11 +50,11 @@ class Verdict:
 
     def cases(self) -> list[Case]:
         """Return what the gate looks at: comparisons with a margin, then passes and times."""
-        names = short_names([str(spec) for spec in self.rows["method"].unique()])
+        names = short_names([str(spec) for spec in self.rows[METHOD].unique()])
         gated = self.rows[self.rows["gate"] != ""].to_dict("records")
         comparisons = [
             Case(
-                f"{names[str(row['method'])]} / {row['family']} / {row['metric']}",
+                f"{names[str(row[METHOD])]} / {row[FAMILY]} / {row[METRIC]}",
                 str(row["gate"]),
                 numbers(row) + (f"; {row['reason']}" if row["reason"] else ""),
             )
@@ -108,14 +109,14 @@ def comparison_table(verdict: Verdict, *, show_all: bool = False) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("gate", no_wrap=True)
-    names = short_names([str(spec) for spec in verdict.rows["method"].unique()])
+    names = short_names([str(spec) for spec in verdict.rows[METHOD].unique()])
     for row in _telling(verdict.rows, show_all=show_all).to_dict("records"):
         worst = row["gate"] if row["gate"] in (FAIL, INCONCLUSIVE) else row["verdict"]
         interval = f"{row['gain']:+.3f}\n[{row['low']:+.3f},{row['high']:+.3f}]"
         table.add_row(
-            escape(names[str(row["method"])]),
-            escape(str(row["family"]).replace("_", " ")),
-            escape(str(row["metric"])),
+            escape(names[str(row[METHOD])]),
+            escape(str(row[FAMILY]).replace("_", " ")),
+            escape(str(row[METRIC])),
             f"{row['before']:.3f}",
             f"{row['after']:.3f}",
             escape(interval) if np.isfinite(row["gain"]) else "-",

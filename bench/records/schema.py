@@ -57,7 +57,7 @@ SCHEMA = pa.schema(
 )
 
 # The same without what all records of a run have in common.
-COMMON = (RUN_ID, "model", "dataset")
+COMMON = (RUN_ID, MODEL, DATASET)
 PART_SCHEMA = pa.schema([field for field in SCHEMA if field.name not in COMMON])
 
 

@@ -107,10 +107,10 @@ def test_every_reference_has_its_rows(records: pd.DataFrame) -> None:
     assert counts.to_dict() == expected
     recognised = records[records["metric"].str.endswith(RECOGNISED)]
     quick = recognising(METRICS)
-    assert quick == [
-        "ssim", "spearman", "spearman_magnitude", "top_k_intersection",
-        "cosine", "pearson", "centre_shift",
-    ]  # fmt: skip
+    # What recognises is said by each metric's entry; of two that must not, one is slow and one
+    # has no place of its own to come back to.
+    assert {"ssim", "spearman", "centre_shift"} <= set(quick)
+    assert not {"kendall", "relative_l2"} & set(quick)
     assert len(recognised) == COUNT * methods * 2 * len(quick)
 
 

@@ -142,6 +142,8 @@ def test_a_missing_file_and_an_unknown_experiment() -> None:
 
 @pytest.mark.parametrize("name", experiment_names())
 def test_every_experiment_of_the_package_is_sound(name: str) -> None:
+    if name == "corruptions":
+        pytest.importorskip("imagecorruptions", reason="extra corruptions is not installed")
     assert make_experiment([read_experiment(name)]).cells()
     about = about_experiment(name)
     assert about.summary
