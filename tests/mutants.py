@@ -882,6 +882,7 @@ def say(text: str) -> None:
 
 def copied(place: Path) -> Path:
     """Copy the package; the copy comes before an installed one on the path."""
+    shutil.copytree(ROOT / "bench" / "front", place / "steadymap")
     for folder in FOLDERS:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / folder, place / "steadymap" / folder, ignore=ignored)
