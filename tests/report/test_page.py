@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from finished import HOSTILE, METHODS, hostile
-from pages import BROWSER, DRIVER, Page, parsed
+from pages import Page, parsed
 from support import call
 
 from steadymap.bench.analysis.curves import severity_curves
@@ -159,21 +159,10 @@ def test_a_page_is_the_same_in_every_process(finished_folder: Path, tmp_path: Pa
 
 
 @pytest.fixture
-def browser(finished_folder: Path) -> Any:
-    if not BROWSER or not DRIVER:
-        pytest.skip("no Chromium with its driver here (Debian: chromium chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    try:
-        driver.get((finished_folder / "report.html").as_uri())
-        yield driver
-    finally:
-        driver.quit()
+def browser(browser: Any, finished_folder: Path) -> Any:
+    """Show the page in the browser that all tests share."""
+    browser.get((finished_folder / "report.html").as_uri())
+    return browser
 
 
 def select(browser: Any, selector: str) -> list[Any]:
