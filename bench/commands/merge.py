@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -31,10 +32,11 @@ def merge_command(
             raise errors.ConfigError(
                 f"merge: {other} is of another run than {runs[0]}: {', '.join(reasons)} differ"
             )
+        ledger = replace(ledger, answers=other_ledger.answers | ledger.answers)
     files.make_folder(output)
     with shard_files.only_writer(output):
         store.claim_folder(output, ledger)
-        store.begin(output, ledger, manifest)
+        store.begin(output, ledger, manifest, console.say)
         for folder in runs:
             if folder.resolve() != output.resolve():
                 store.take_over(folder, output, console.say)

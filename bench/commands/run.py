@@ -111,7 +111,7 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
     with shard_files.only_writer(folder):
         store.claim_folder(folder, ledger)
         _announce(experiment, setup)
-        store.begin(folder, ledger, _manifest(experiment, setup))
+        store.begin(folder, ledger, _manifest(experiment, setup), console.say)
         if not resume:
             store.forget(folder, ledger, experiment.is_mine)
         with interrupts.interruptible(console.say) as stop:

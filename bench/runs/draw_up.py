@@ -5,24 +5,26 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import steadymap.metrics
 import steadymap.models
-from steadymap.bench.core import metric_registry, plugins
+from steadymap.bench.core import dependencies, metric_registry, plugins
 from steadymap.bench.methods.binding import METHOD_SHELF
+from steadymap.bench.network import probing, torch_settings
 from steadymap.bench.network.model_shelf import MODEL_SHELF
 from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.plan.setup import Setup
 from steadymap.bench.plan.sharding import numeric_images
 from steadymap.bench.records.schema import SCHEMA_VERSION
 from steadymap.bench.runs import ledger, manifest
+from steadymap.models import Classifier
+from steadymap.models.loading import OPENERS
 
 # Networks and perturbations of extras are theirs.
 EXTRAS = (
@@ -62,7 +64,7 @@ def draw_up(setup: Setup, run_id: str, split: str, *, maps: bool = False) -> led
     others = {
         "nulls": plan.nulls,
         "metrics": {name: what(metric_registry.METRIC_SHELF, name) for name in plan.metrics()},
-        "classifier": what(MODEL_SHELF, classifier.name),
+        "classifier": _network_code(classifier),
         "class_names": list(classifier.class_names),
         "labels": list(images.class_names),
         "masks": images.masks,
@@ -77,7 +79,7 @@ def draw_up(setup: Setup, run_id: str, split: str, *, maps: bool = False) -> led
         methods[method.spec] = what(METHOD_SHELF, name)
         if method.needs_references:
             methods[method.spec] += f" {references}"
-    return ledger.Ledger(
+    drawn = ledger.Ledger(
         run_id,
         classifier.name,
         images.name,
@@ -91,19 +93,34 @@ def draw_up(setup: Setup, run_id: str, split: str, *, maps: bool = False) -> led
         cells,
         {cell.family: what(FAMILY_SHELF, cell.family) for cell in cells},
     )
+    device, exact = classifier.module.mean.device, plan.precision == "ieee"
+    with torch_settings.float32(device, exact=exact):
+        return replace(drawn, answers={drawn.network: probing.answers_of(classifier)})
 
 
-def what(shelf: plugins.Shelf[Any], name: str) -> str:
-    """Return what a name stands for: nothing to add for ours, of a plug-in its version and code.
+def what(shelf: plugins.Shelf[Any], name: str, others: Iterable[str] = ()) -> str:
+    """Return what a name stands for: nothing to add for ours, of a plug-in its version and source.
 
-    Of the code only the module's own file is looked at, not what it imports.
+    The source is that of its module and of all that this imports which is not installed.
+
+    Args:
+        shelf: on which it is.
+        name: of it.
+        others: more modules that it consists of.
     """
     plugin = shelf.where(name)
     place = plugin.place if plugin else name
-    module = sys.modules.get(place.partition(":")[0]) if ":" in place else None
-    file = getattr(module, "__file__", None)
-    code = _file_hash(Path(file)) if file else ""
+    module = place.partition(":")[0] if ":" in place else ""
+    code = dependencies.source_hash(module, others)
     return " ".join(part for part in (plugin.source if plugin else "", code) if part)
+
+
+def _network_code(classifier: Classifier) -> str:
+    """Return what a classifier's name stands for, with the source of its layers' classes."""
+    classes = {type(part).__module__ for part in classifier.module.network.modules()}
+    # Those forms name networks of distributions, whose versions count; not modules.
+    ours = classifier.name.partition(":")[0] in OPENERS
+    return what(MODEL_SHELF, "" if ours else classifier.name, classes)
 
 
 def _extras() -> dict[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from steadymap.bench.core.errors import ConfigError, message_of
 from steadymap.bench.core.files import make_folder, refuse_links, write_whole
 from steadymap.bench.records.read import MANIFEST, RECORDS, TIMINGS
 from steadymap.bench.runs import map_files, shard_files
-from steadymap.bench.runs.ledger import Ledger, different
+from steadymap.bench.runs.ledger import Ledger, answers_apart, different
 from steadymap.bench.runs.table import Assembled, assemble, write_timings
 
 LEDGER = "ledger.json"
@@ -46,18 +48,45 @@ def claim_folder(folder: Path, ledger: Ledger) -> None:
     refuse_links(folder)
 
 
-def begin(folder: Path, ledger: Ledger, manifest: Mapping[str, Any]) -> None:
+def begin(
+    folder: Path, ledger: Ledger, manifest: Mapping[str, Any], say: Callable[[str], None]
+) -> None:
     """Write down what a run consists of, before anything of it is computed.
+
+    Shards of a network that answers otherwise than this one, though by its weights and its code it
+    is the same, are set aside.
 
     Args:
         folder: of the run.
         ledger: what it consists of.
         manifest: as far as it is known.
+        say: called with a line where shards are set aside.
     """
+    if (folder / LEDGER).exists():
+        held, _ = read_ledger(folder)
+        if reason := answers_apart(held, ledger):
+            _set_aside(folder, reason, say)
+        else:
+            # The first answers stay: what is there was measured when they were given.
+            ledger = replace(ledger, answers=ledger.answers | held.answers)
     make_folder(folder / shard_files.PARTS)
     shard_files.tidy(folder)
     content = {"ledger": ledger.to_json(), "manifest": dict(manifest)}
     write_whole(folder / LEDGER, json.dumps(content, ensure_ascii=False).encode())
+
+
+def _set_aside(folder: Path, reason: str, say: Callable[[str], None]) -> None:
+    """Give the shards of a folder another name, in one step: none is the run's."""
+    parts = folder / shard_files.PARTS
+    if not parts.exists():
+        return
+    places = (folder / f"{shard_files.PARTS}-{number}" for number in count(1))
+    place = next(place for place in places if not place.exists())
+    parts.replace(place)
+    say(
+        f"the network answers otherwise than the one that {folder} was begun with ({reason}): "
+        f"its shards are set aside as {place.name}, and all is computed again"
+    )
 
 
 def forget(folder: Path, ledger: Ledger, is_mine: Callable[[int], bool]) -> None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from steadymap.bench.core.answers import Answers, unlike
 from steadymap.bench.core.errors import ConfigError, first_error
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.plan.shards import NULL_VIEWS, NUMERIC, Shard
@@ -41,6 +42,9 @@ FIXED = {
     "device": "device",
 }
 
+# What else names of units hold of the network, and of the code that runs it.
+NETWORK = ("classifier", "code", "versions")
+
 
 @dataclass(frozen=True)
 class Ledger:
@@ -58,6 +62,7 @@ class Ledger:
         methods: by spec, what it is.
         cells: the perturbations.
         families: by name, what it is.
+        answers: by what names of units hold of a network, how it answers: not in their names.
     """
 
     run_id: str
@@ -71,6 +76,12 @@ class Ledger:
     methods: dict[str, str]
     cells: tuple[Cell, ...]
     families: dict[str, str]
+    answers: dict[str, Answers] = field(default_factory=dict)
+
+    @property
+    def network(self) -> str:
+        """What names of units hold of the network, and of the code that runs it."""
+        return _digest([self.fixed, *(self.others[key] for key in NETWORK)])
 
     @property
     def views(self) -> tuple[Cell, ...]:
@@ -167,7 +178,7 @@ class Ledger:
         except ValidationError as error:
             raise ConfigError(f"{source} is damaged: {first_error(error)}") from error
         missing = [key for key in FIXED if key not in ledger.fixed]
-        missing += [key for key in ("nulls",) if key not in ledger.others]
+        missing += [key for key in ("nulls", *NETWORK) if key not in ledger.others]
         missing += [image_id for image_id in ledger.ids if image_id not in ledger.labels]
         missing += [cell.family for cell in ledger.cells if cell.family not in ledger.families]
         if missing or ledger.numeric > len(ledger.ids):
@@ -180,9 +191,18 @@ def different(first: Ledger, second: Ledger) -> list[str]:
     return [text for key, text in FIXED.items() if first.fixed[key] != second.fixed[key]]
 
 
+def answers_apart(first: Ledger, second: Ledger) -> str:
+    """Return how networks answer otherwise that are one by all that names hold; or nothing."""
+    shared = [name for name in first.answers if name in second.answers]
+    reasons = (unlike(first.answers[name], second.answers[name]) for name in shared)
+    return next(filter(None, reasons), "")
+
+
 def not_the_same(first: Ledger, second: Ledger) -> list[str]:
     """Return in what two ledgers differ that should be of one run."""
     differing = different(first, second)
+    if reason := answers_apart(first, second):
+        differing.append(f"the network's answers ({reason})")
     differing += [
         f"its {key}" for key in first.others if first.others[key] != second.others.get(key)
     ]

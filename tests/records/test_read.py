@@ -114,7 +114,7 @@ def test_what_a_run_writes_as_it_goes_holds_no_formula(
     )  # fmt: skip
     setup = prepare(classifier, images, experiment)
     ledger = draw_up(setup, "r", "all", maps=True)
-    store.begin(tmp_path, ledger, {})
+    store.begin(tmp_path, ledger, {}, print)
     work = Work(experiment, setup, ledger, Parallel())
     work.compute(tmp_path, work.shards(tmp_path, print), Watch())
     store.finish(tmp_path, ledger, print, lambda _: {})
