@@ -1,4 +1,4 @@
-"""A network is known by its answers, however it is computed; and another one is not taken for it."""
+"""A network is known by its answers, however it is computed, and told from another one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from steadymap.bench.core.answers import Answers, unlike
 from steadymap.bench.network.probing import answers_of, probe_images
 from steadymap.bench.network.torch_settings import SETTINGS
-from steadymap.models import Classifier, load_classifier, make_classifier
+from steadymap.models import Classifier, PixelNetwork, load_classifier, make_classifier
 
 
 def batch_network() -> nn.Module:
@@ -47,9 +47,9 @@ def in_double(classifier: Classifier) -> Answers:
     return answers_of(replace(classifier, module=_like(classifier, forward)))
 
 
-def _like(classifier: Classifier, forward: Callable[[Tensor], Tensor]) -> nn.Module:
+def _like(classifier: Classifier, forward: Callable[[Tensor], Tensor]) -> PixelNetwork:
     module = copy.deepcopy(classifier.module)
-    module.forward = forward  # type: ignore[method-assign] # another way to compute the same
+    module.forward = forward  # type: ignore[method-assign,assignment] # another way to compute the same
     return module
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from support import Done, console
+from support import Done, call, console, plain
 
+from steadymap.bench.core.metric_registry import METRIC_SHELF
+from steadymap.bench.methods.binding import METHOD_SHELF
+from steadymap.bench.perturbations.registry import FAMILY_SHELF
+from steadymap.bench.records.read import read_run
 from steadymap.bench.runs import folder as store
 
 # A model, a method, a family and a metric, each of which hangs on another file.
@@ -75,8 +82,23 @@ RUN = (
 
 
 def run(home: Path, *arguments: str) -> Done:
-    done = console(*(arguments or RUN), "--output", "here", cwd=home, OMP_NUM_THREADS="1")
-    return Done(done.returncode, done.stdout, done.stderr)
+    """Run a command in this process, which has loaded nothing of the user's yet."""
+    for name in [name for name in sys.modules if name.startswith("own_")]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setattr(sys, "path", [str(home), *sys.path])
+        patch.setattr(sys, "dont_write_bytecode", True)
+        for shelf in (METHOD_SHELF, FAMILY_SHELF, METRIC_SHELF):
+            patch.setattr(shelf, "_found", {})
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = call(patch, *(arguments or RUN), *OUTPUT[(arguments or RUN)[0]])
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+OUTPUT = {"run": ("--output", "here"), "merge": ("--output", "here"), "baseline": (), "gate": ()}
 
 
 def ledger_names(home: Path) -> dict[str, set[str]]:
@@ -109,9 +131,9 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(first: Path, tmp_path: Path) -> Iterator[Path]:
+def home(first: Path, tmp_path: Path) -> Path:
     """A copy of it elsewhere."""
-    yield Path(shutil.copytree(first, tmp_path / "moved"))
+    return Path(shutil.copytree(first, tmp_path / "moved"))
 
 
 def maps_made(done: Done) -> int:
@@ -142,11 +164,10 @@ def test_what_hangs_on_an_edited_helper_has_another_name(
         same = any(word in key.replace("own_tools.method.", "") for word in kept)
         assert (names == before[key]) == same, key
     assert (maps_made(done) == 0) == (name == "own_tools/unrelated.py")
-    assert (maps_made(done) == maps_made(run(home, *RUN, "--no-resume"))) == (not kept)
-    records = (home / "here" / "records.parquet").read_bytes()
+    records = plain(read_run(home / "here")[0])
     shutil.rmtree(home / "here")
     assert run(home).code == 0
-    assert (home / "here" / "records.parquet").read_bytes() == records, "as of a fresh folder"
+    pd.testing.assert_frame_equal(plain(read_run(home / "here")[0]), records)
 
 
 @pytest.mark.parametrize("key", ["gain", "heat"])
@@ -159,11 +180,11 @@ def test_a_file_read_at_import_is_seen_by_the_answers(home: Path, key: str) -> N
     said = " ".join(done.err.split())
     assert "the network answers otherwise than the one that here was begun with (logits" in said
     assert "its shards are set aside as parts-1, and all is computed again" in said
-    records = (home / "here" / "records.parquet").read_bytes()
+    records = plain(read_run(home / "here")[0])
     assert maps_made(run(home)) == 0, "and once only"
     shutil.rmtree(home / "here")
     assert run(home).code == 0
-    assert (home / "here" / "records.parquet").read_bytes() == records
+    pd.testing.assert_frame_equal(plain(read_run(home / "here")[0]), records)
 
 
 def test_an_edit_taken_back_finds_what_was_there(home: Path) -> None:
@@ -200,28 +221,24 @@ def test_shards_are_merged_within_rounding_and_refused_beyond(home: Path) -> Non
 
 
 def test_a_worker_that_answers_otherwise_is_refused(home: Path) -> None:
-    edit(
-        home, "own_nets.py", 'CONFIG["heat"]',
-        'CONFIG["heat"] * (2 if __import__("os").environ.get("LOKY_PROC") else 1)',
-    )  # fmt: skip
-    edit(
-        home, "own_nets.py", "import json\n",
-        "import json, multiprocessing, os\n"
-        "if multiprocessing.current_process().name != 'MainProcess': os.environ['LOKY_PROC'] = '1'\n",
-    )  # fmt: skip
+    edit(home, "own_nets.py", "SCALE = 1.0", "import os\nSCALE = float(os.environ['OWN_SCALE'])")
+    # The user's own process says otherwise than its workers have it.
+
+    edit(home, "own_model.py", "def make():", "os.environ['OWN_SCALE'] = '2'\ndef make():")
     (home / "who.yaml").write_text("backend: loky\njobs: 1\n")
-    done = run(home, *RUN, "--parallel-config", "who.yaml")
-    assert done.code == 2, done.err
-    said = " ".join(done.err.split())
-    assert "a worker differs in the network's answers (logits differ by 5e-01" in said
-    assert "Traceback" not in done.err
+    who = ("--parallel-config", "who.yaml", "--output", "here")
+    done = console(*RUN, *who, cwd=home, OWN_SCALE="1", OMP_NUM_THREADS="1")
+    assert done.returncode == 2, done.stderr
+    said = " ".join(done.stderr.split())
+    assert "a worker differs in the network's answers (logits differ by" in said
+    assert "Traceback" not in done.stderr
 
 
 def test_a_gate_judges_an_edited_network_and_does_not_refuse_it(home: Path) -> None:
-    saved = console("baseline", "save", "here", "kept", cwd=home)
-    assert saved.returncode == 0, saved.stderr
+    saved = run(home, "baseline", "save", "here", "kept")
+    assert saved.code == 0, saved.err
     edit(home, "own_lazy.py", "0.1", "0.4")
     assert run(home).code == 0
-    judged = console("gate", "here", "--baseline", "kept", cwd=home, **{"COLUMNS": "200"})
-    assert judged.returncode in {0, 1}, judged.stdout + judged.stderr
-    assert os.path.exists(home / "here" / "gate")
+    judged = run(home, "gate", "here", "--baseline", "kept")
+    assert judged.code in {0, 1}, judged.out + judged.err
+    assert (home / "here" / "gate").exists()
