@@ -224,8 +224,10 @@ def test_a_worker_that_answers_otherwise_is_refused(home: Path) -> None:
     edit(home, "own_nets.py", "SCALE = 1.0", "import os\nSCALE = float(os.environ['OWN_SCALE'])")
     # The user's own process says otherwise than its workers have it.
 
-    edit(home, "own_model.py", "def make():", "os.environ['OWN_SCALE'] = '2'\ndef make():")
-    (home / "who.yaml").write_text("backend: loky\njobs: 1\n")
+    edit(
+        home, "own_model.py", "def make():", "import os\nos.environ['OWN_SCALE'] = '2'\ndef make():"
+    )
+    (home / "who.yaml").write_text("backend: loky\njobs: 2\n")
     who = ("--parallel-config", "who.yaml", "--output", "here")
     done = console(*RUN, *who, cwd=home, OWN_SCALE="1", OMP_NUM_THREADS="1")
     assert done.returncode == 2, done.stderr

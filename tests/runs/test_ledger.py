@@ -79,7 +79,7 @@ def test_units_of_other_code_are_computed_again(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("steadymap.bench.runs.draw_up.code_hash", lambda: "another")
     later = ledger()
     assert later.fixed == now.fixed
-    assert replace(later, others=now.others) == now
+    assert replace(later, others=now.others, answers=now.answers) == now
     again = later.missing(lambda _block: names, lambda _place: True)
     everything = later.missing(lambda _block: set(), lambda _place: True)
     assert again == everything
