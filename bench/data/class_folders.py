@@ -67,11 +67,11 @@ def class_files(root: Path, where: str) -> tuple[dict[str, Path], Notes]:
     except OSError as error:
         raise DataError(f"data: {where} cannot be listed: {error}") from error
     if loose:
-        notes.append((_some(loose), "beside the folders of the classes, so of no class"))
+        notes.append((_some(root, loose), "beside the folders of the classes, so of no class"))
     if others:
         kinds = Counter(path.suffix.lower() or "without a suffix" for path in others)
         listed = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
-        notes.append((_some(others), f"no pictures by name or content ({listed})"))
+        notes.append((_some(root, others), f"no pictures by name or content ({listed})"))
     files = _by_name(found)
     classes = {class_of(name) for name in files}
     first = f"; left out: {': '.join(notes[0])}" if notes else ""
@@ -122,7 +122,9 @@ def _sorted_out(folder: Path, others: list[Path]) -> tuple[list[Path], Notes]:
         else:
             notes.append((text_of(f"{folder.name}/{path.name}"), "no file, or a link to none"))
     if inner and pictures:
-        notes.append((_some(inner), "a folder within that of a class is not looked into"))
+        notes.append(
+            (_some(folder.parent, inner), "a folder within that of a class is not looked into")
+        )
     return pictures, notes
 
 
@@ -147,8 +149,8 @@ def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
     return files
 
 
-def _some(paths: Sequence[Path]) -> str:
-    """Name a few of several paths."""
-    names = ", ".join(text_of(f"{path.parent.name}/{path.name}") for path in paths[:MOST_NAMED])
+def _some(root: Path, paths: Sequence[Path]) -> str:
+    """Name a few of several paths below a folder."""
+    names = ", ".join(text_of(path.relative_to(root).as_posix()) for path in paths[:MOST_NAMED])
     rest = len(paths) - MOST_NAMED
     return names + (f" and {rest:,} more" if rest > 0 else "")
