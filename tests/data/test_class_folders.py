@@ -207,7 +207,8 @@ def test_a_run_names_the_classes_that_the_classifier_does_not_know(
         write_noise(tmp_path / "data" / name / "x.png", seed)
     done = steadymap(
         "run", "--data", "folder:data", "--split", "all", "--method", "gradient",
-        "--family", "bias", "--severity", "0.1", "--nulls", "0", "--no-controls", "--no-report", "--output", "out",
+        "--family", "bias", "--severity", "0.1", "--nulls", "0", "--no-controls", "--no-report",
+        "--output", "out",
     )  # fmt: skip
     assert done.code == 0
     assert "compact has no one class called Rock, lizard: pictures of these" in " ".join(
