@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from steadymap.bench.data.opening import open_images
 from steadymap.models import Framing
 
 SMALL = Framing((8, 8))
+Form = Literal["NFC", "NFD"]
+FORMS: tuple[Form, ...] = ("NFC", "NFD")
 NAMES = ("été", "äpfel", "猫")
 
 
@@ -134,7 +137,7 @@ def test_where_one_class_is_left_the_line_says_what_was_left_out(tmp_path: Path)
 # --- names ----------------------------------------------------------------------------------------
 
 
-def spelled(root: Path, form: str) -> None:
+def spelled(root: Path, form: Form) -> None:
     for place, name in enumerate(NAMES):
         for number in range(20):
             picture = unicodedata.normalize(form, f"{name}/{name} {number}.png")
@@ -145,7 +148,7 @@ def spelled(root: Path, form: str) -> None:
 def test_accents_may_be_spelled_in_two_ways(split: str, tmp_path: Path) -> None:
     """As macOS and as others do: the same names, labels, splits, order and hashes."""
     found = []
-    for form in ("NFC", "NFD"):
+    for form in FORMS:
         spelled(tmp_path / form, form)
         found.append(open_images(f"folder:{tmp_path / form}", SMALL, split))
     assert found[0].pictures == found[1].pictures
@@ -157,7 +160,7 @@ def test_accents_may_be_spelled_in_two_ways(split: str, tmp_path: Path) -> None:
 
 def test_two_files_that_differ_in_their_spelling_alone_are_both_there(tmp_path: Path) -> None:
     """Linux has both; the classes of their folders are one."""
-    for seed, form in enumerate(("NFC", "NFD")):
+    for seed, form in enumerate(FORMS):
         write_noise(tmp_path / unicodedata.normalize(form, "été") / "x.png", seed)
         write_noise(tmp_path / "b" / unicodedata.normalize(form, "é.png"), 10 + seed)
     found = open_images(f"folder:{tmp_path}", SMALL, "all")
@@ -168,9 +171,8 @@ def test_two_files_that_differ_in_their_spelling_alone_are_both_there(tmp_path: 
 
 
 def test_a_table_finds_files_and_classes_however_they_are_spelled(tmp_path: Path) -> None:
-    forms = ("NFC", "NFD")
     rows = []
-    for seed, (cell, disk) in enumerate((x, y) for x in forms for y in forms):
+    for seed, (cell, disk) in enumerate((x, y) for x in FORMS for y in FORMS):
         name = f"é{seed}.png"
         write_noise(tmp_path / unicodedata.normalize(disk, name), seed)
         label = unicodedata.normalize(cell, "été") if seed else "b"

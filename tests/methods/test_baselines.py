@@ -32,10 +32,11 @@ from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.registry import METHODS
 from steadymap.bench.network.passes import count_passes
 from steadymap.bench.perturbations.apply import perturb
-from steadymap.bench.perturbations.cell import Cell
+from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
 from steadymap.bench.records.vocabulary import FLOAT64
+from steadymap.bench.runs.draw_up import draw_up
 from steadymap.models import Classifier
 
 IMAGES64 = random_images(4).double()
@@ -389,7 +390,9 @@ def test_no_image_is_compared_with_itself_nor_with_a_copy() -> None:
     average = BASELINES["average"].make(batch)
     torch.testing.assert_close(average[0], (images[1:16].sum(dim=0) + images[19]) / 16)
     torch.testing.assert_close(average[1], images[:16].mean(dim=0))
-    for start in bind_method("deep_lift_shap:baselines=40").start.images(batch):
+    beginning = bind_method("deep_lift_shap:baselines=40").start
+    assert beginning is not None
+    for start in beginning.images(batch):
         assert not any(torch.equal(one, own) for one, own in zip(start, batch.images, strict=True))
     few = replace(batch, references=images[:1], reference_ids=ids[:1])
     with pytest.raises(ValueError, match="no other image of the data set"):
@@ -404,9 +407,38 @@ def test_an_image_among_few_others_has_the_others_alone(spec: str, linear64: Cla
     targets = torch.zeros(2, dtype=torch.int64)
     batch = Batch(images, targets, ids, 0, references=images, reference_ids=ids)
     maps = explain(spec.replace("gradient_shap:", "gradient_shap:noise=0,"), linear64, batch)
-    weights = linear64.module.network.get_submodule("1").weight[0].view(3, SIDE, SIDE)
+    layer = linear64.module.network.get_submodule("1")
+    assert isinstance(layer, nn.Linear)
+    weights = layer.weight[0].view(3, SIDE, SIDE)
     torch.testing.assert_close(maps[0], weights * (images[0] - images[1]), rtol=0, atol=1e-12)
     torch.testing.assert_close(maps[1], weights * (images[1] - images[0]), rtol=0, atol=1e-12)
+
+
+def test_a_unit_is_named_for_the_images_that_it_was_compared_with(
+    tmp_path: Path, classifier: Classifier
+) -> None:
+    """The same within any limit; others as soon as one of them has other pixels."""
+    for number in range(40):
+        write_noise(tmp_path / "ab"[number % 2] / f"{number}.png", number)
+    plan = PLAN.model_copy(
+        update={"method": ("gradient", "expected_gradients:samples=5"), "metric": ("relative_l2",)}
+    )
+
+    def named(limit: int) -> dict[str, str]:
+        images = open_images(f"folder:{tmp_path}", classifier.framing, "all", limit)
+        ledger = draw_up(prepare(classifier, images, plan), "r", "all")
+        return ledger.grid(ledger.blocks[0], CLEAN_CELL)
+
+    before = named(2)
+    assert named(6) == before, "batches of two: the first block is the same"
+    chosen = open_images(f"folder:{tmp_path}", classifier.framing, "all")
+    compared = chosen.references(17).ids[10]
+    place = next(one.name for one in chosen.pictures if one.image_id == compared)
+    write_noise(tmp_path / place, 99)
+    after = named(2)
+    assert after["gradient"] == before["gradient"]
+    expected = bind_method("expected_gradients:samples=5").spec
+    assert after[expected] != before[expected]
 
 
 # Of all methods with every baseline that they can have; those of many passes with few.
