@@ -36,7 +36,7 @@ class Responses(Evidence):
 
 @dataclass(frozen=True)
 class Curve(Evidence):
-    """Probabilities of the target while pixels change hands, the most relevant first.
+    """Probabilities of the target while pixels change hands, the highest signed value first.
 
     Attributes:
         probabilities: (B, k + 1), after 0, 1/k, ..., 1 of the pixels.
@@ -93,10 +93,11 @@ def _between(new: int, old: int) -> Array:
 
 
 def places(maps: Array, ties: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rank the pixels of maps (B, H, W), 0 for the most relevant: (B, H, W).
+    """Rank the pixels of maps (B, H, W), 0 for the highest signed value: (B, H, W).
 
-    Relevance is the signed value: what speaks against the class comes last. Pixels that tie are
-    ranked by `ties` (B, H * W), a permutation of each image's own, and not by where they lie.
+    So what speaks for the class comes first, and what speaks against it last, however strongly. As
+    Petsiuk et al. 2018 do, by importance, most first. Pixels that tie are ranked by `ties`
+    (B, H * W), a permutation of each image's own, and not by where they lie.
     """
     flat = maps.reshape(len(maps), -1)
     order = np.lexsort((ties, -flat), axis=1)

@@ -73,7 +73,10 @@ def relative_change(values: Array, others: Array) -> Array:
 def max_sensitivity(maps: Maps, neighbours: Neighbours) -> Array:
     """Largest change of the map, over its norm: max ||e' - e|| / ||e||, at least 0.
 
-    Source: Yeh et al. 2019, definition 2, over the norm as in captum's `sensitivity_max`.
+    The map is summed over channels, as for every metric here. captum's `sensitivity_max` takes the
+    same ratio of the attributions themselves, channel by channel: of maps of one channel the two
+    agree; of others neither bounds the other, since the change may cancel in the sum, and the map
+    may, too. Source: Yeh et al. 2019, definition 2, over the norm as in captum.
     """
     norm = np.sqrt((maps.signed**2).sum(axis=(1, 2)))
     largest: Array = neighbours.map_change.max(axis=1) / norm

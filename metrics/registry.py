@@ -288,8 +288,8 @@ METRICS: dict[str, Metric] = {
         "lower",
         None,
         symmetric=False,
-        summary=f"largest change of the map over its norm, {_AROUND}",
-        source="Yeh et al. 2019, definition 2; captum",
+        summary=f"largest change of the summed map over its norm, {_AROUND}",
+        source="Yeh et al. 2019, definition 2; over the norm as in captum",
         costly=True,
         # A largest of few neighbours wanders more than a mean.
         relative_margin=0.25,
@@ -369,8 +369,8 @@ METRICS: dict[str, Metric] = {
         None,
         symmetric=False,
         summary=(
-            "area under the class's probability while the most relevant pixels turn to the "
-            f"image's mean colour ({faithfulness.STEPS} steps)"
+            "area under the class's probability while pixels turn to the image's mean colour, the "
+            f"highest signed value first ({faithfulness.STEPS} steps)"
         ),
         source="Petsiuk et al. 2018",
         costly=True,
@@ -384,8 +384,9 @@ METRICS: dict[str, Metric] = {
         None,
         symmetric=False,
         summary=(
-            "area under the class's probability while the most relevant pixels return to the "
-            f"image, blurred by {faithfulness.BLUR_SHARE:g} of a side ({faithfulness.STEPS} steps)"
+            "area under the class's probability while pixels return to the image, blurred by "
+            f"{faithfulness.BLUR_SHARE:g} of a side, the highest signed value first "
+            f"({faithfulness.STEPS} steps)"
         ),
         source="Petsiuk et al. 2018",
         costly=True,

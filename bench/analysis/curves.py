@@ -35,8 +35,9 @@ def severity_curves(
 ) -> pd.DataFrame:
     """Average scores over images at each severity; controls are left out.
 
-    Where a method has calibrated scores of a metric its curve is calibrated, too, by the null of
-    all families together, taken as known: the interval is that of the score alone.
+    Where any method has calibrated scores of a metric all its curves are calibrated, by the null of
+    all families together, taken as known: the interval is that of the score alone. So the curves of
+    a metric have one scale, whatever methods were skipped.
 
     Args:
         records: of a run.
@@ -45,8 +46,8 @@ def severity_curves(
 
     Returns:
         One row a method, family, metric and severity, with the 95% interval of the mean;
-        `calibrated` says whether the row is. Methods whose calibrated score has no number
-        (`uninformative`, `uncalibrated`) have no rows of that metric.
+        `calibrated` says whether the row is. Where the metric is calibrated, methods without a
+        calibrated number (`uninformative`, `uncalibrated`, or not one value) have no rows.
     """
     known = known_metrics() if metrics is None else metrics
     kept = ~records[FAMILY].isin((*REFERENCES, CLEAN)) & records[METRIC].isin(known)
@@ -55,12 +56,13 @@ def severity_curves(
     table = summary.summarise(chosen, (METHOD, FAMILY, METRIC, SEVERITY))
     overall = calibrated[calibrated[FAMILY] == OVERALL]
     worths = {(row[METHOD], row[METRIC]): row for row in overall.to_dict("records")}
+    scaled = {metric for _, metric in worths}
     rows: list[dict[str, object]] = []
     for row in table.astype({METHOD: str, FAMILY: str, METRIC: str}).to_dict("records"):
         ends = [row["mean"], row["low"], row["high"]]
         worth = worths.get((row[METHOD], row[METRIC]))
-        if worth is not None:
-            if worth["verdict"] not in (calibration.OK, calibration.UNRESOLVABLE):
+        if row[METRIC] in scaled:
+            if worth is None or worth["verdict"] not in (calibration.OK, calibration.UNRESOLVABLE):
                 continue
             perfect = known[row[METRIC]].identity or 0.0
             room = abs(worth["null"] - perfect)
@@ -69,7 +71,7 @@ def severity_curves(
         low, high = np.sort(ends[1:])
         rows.append(
             {key: row[key] for key in (METHOD, FAMILY, METRIC, SEVERITY, "images")}
-            | {"score": ends[0], "low": low, "high": high, "calibrated": worth is not None}
+            | {"score": ends[0], "low": low, "high": high, "calibrated": row[METRIC] in scaled}
         )
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -217,8 +217,3 @@ def _null_line(findings: Findings, metrics: list[str], family: str) -> Leaderboa
         f"control: {NULL_NAMES[family]}", "", control=True, scores=scores,
         ranks={}, recognised={}, completeness=None, coverage=math.nan,
     )  # fmt: skip
-
-
-def percent(share: float) -> str:
-    """Write a share so that only all of it reads 100%."""
-    return f"{share:.0%}" if share in (0, 1) else f"{math.floor(share * 1000) / 10:.1f}%"

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from steadymap.bench.commands import finish, interrupts
 from steadymap.bench.core import console, errors, files, machine, names, safe_yaml
-from steadymap.bench.data import forms, masks, opening
+from steadymap.bench.data import forms, labelled, masks, opening
 from steadymap.bench.gallery.keep import keep_witnesses
 from steadymap.bench.measure.estimate import Estimate, count, estimate
 from steadymap.bench.measure.watch import Watch
@@ -43,6 +43,8 @@ from steadymap.models import Classifier, ModelError
 
 # Each job holds activations of its own.
 MOST_JOBS = 4
+# Classes in a line.
+MOST_NAMED = 5
 
 
 def _prepare(experiment: Experiment) -> tuple[Experiment, Setup]:
@@ -69,6 +71,13 @@ def _announce(experiment: Experiment, setup: Setup) -> None:
     if experiment.limit and len(images) < experiment.limit:
         console.say(
             f"the {experiment.split} split has {len(images)} usable images of {experiment.limit}"
+        )
+    unknown = labelled.unknown_classes(images.class_names, classifier.class_names)
+    if unknown:
+        more = f" and {len(unknown) - MOST_NAMED:,} more" if len(unknown) > MOST_NAMED else ""
+        console.say(
+            f"{classifier.name} has no one class called {', '.join(unknown[:MOST_NAMED])}{more}: "
+            "pictures of these are explained, and count as not labelled"
         )
     console.say(
         f"{classifier.name} on {images.name} ({experiment.split}): {len(images)} images x "

@@ -235,5 +235,5 @@ def train_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sig
         torch.set_num_threads(threads)
     network, card = train(chosen, device_of(device), console.say)
     save(network, card, path)
-    scores = ", ".join(f"{name} {value:.2%}" for name, value in card["accuracy"].items())
+    scores = ", ".join(f"{name} {names.percent(value)}" for name, value in card["accuracy"].items())
     console.line(console.console_of(), f"accuracy: {scores}; {path}")

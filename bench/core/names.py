@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import re
 from collections.abc import Iterable
 
@@ -116,6 +117,17 @@ def safe_markdown(text: str) -> str:
         text = text.replace(sign, f"\\{sign}")
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return printable(text)
+
+
+def percent(share: float) -> str:
+    """Write a share in per cent, rounded to a tenth; all alone reads 100%, and nothing 0%."""
+    if share in (0, 1):
+        return f"{abs(share):.0%}"
+    tenths = round(1000 * share) if math.isfinite(share) else share
+    # What rounding would make all, or nothing, stays a tenth on its own side of that.
+    if tenths in (0, 1000):
+        tenths += 1 if share > tenths / 1000 else -1
+    return f"{tenths / 10:.1f}%"
 
 
 IN_DEGREES = "in degrees"

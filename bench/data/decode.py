@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,25 @@ MAX_PIXELS = 89_478_485
 # of which starts Ghostscript.
 TYPES = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
+# How files of pictures begin, by type: ours, and others, which can be named so. Of several that fit
+# the first counts.
+BEGINNINGS = {
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "JPEG": rb"\xff\xd8\xff",
+    "WEBP": rb"RIFF.{4}WEBP",
+    "BMP": rb"BM.{4}\0{4}",
+    "GIF": rb"GIF8[79]a",
+    "raw data of a camera": rb"II\*\0.{4}CR|II(?:U\0|RO|RS)|FUJIFILMCCD-RAW|.{4}ftypcrx",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "PPM": rb"P[1-6]\s[\d\s#]",
+    "AVIF": rb".{4}ftypavi[fs]",
+    "HEIF": rb".{4}ftyp(?:hei[cfmsx]|hev[cmsx]|mif1|msf1)",
+    "JPEG XL": rb"\xff\x0a|\0{3}\x0cJXL ",
+    "JPEG 2000": rb"\xff\x4f\xff\x51|\0{3}\x0cjP  ",
+    "Photoshop's": rb"8BPS",
+}
+NEW_SUBFILE_TYPE = 254
+
 
 def decode(path: Path) -> NDArray[np.uint8]:
     """Decode a file in full to 8-bit RGB (H, W, 3).
@@ -28,12 +48,18 @@ def decode(path: Path) -> NDArray[np.uint8]:
     16-bit grey is scaled to 8 bits.
 
     Raises:
-        DataError: an empty file, a picture of over 89 megapixels (refused before any is decoded),
+        DataError: an empty file, a picture of a type that is not read, of over 89 megapixels
+            (refused before any is decoded), a TIFF whose first picture is a small copy of another,
             or values whose range is unknown: floats, 32-bit integers, 12-bit TIFF.
         OSError: a broken file (Pillow raises other kinds, too).
     """
     if not path.stat().st_size:
         raise DataError("the file is empty")
+    with path.open("rb") as file:
+        start = file.read(32)
+    kind = next((kind for kind, how in BEGINNINGS.items() if re.match(how, start, re.DOTALL)), None)
+    if kind is not None and kind not in TYPES:
+        raise DataError(f"its content is {kind}, which is not read; save it as PNG or JPEG")
     try:
         with Image.open(path, formats=TYPES) as opened:
             return pixels_of(opened)
@@ -51,6 +77,9 @@ def pixels_of(opened: Image.Image) -> NDArray[np.uint8]:
     width, height = opened.size
     if width * height > MAX_PIXELS:
         raise DataError(_too_large(f"{width} x {height} pixels are"))
+    subfile = opened.tag_v2.get(NEW_SUBFILE_TYPE) if isinstance(opened, TiffImageFile) else None
+    if isinstance(subfile, int) and subfile & 1:
+        raise DataError("its first picture is a small copy of another in it; save that as PNG")
     image = ImageOps.exif_transpose(opened)
     # Pillow reads 16-bit PNG as I;16 or I, and scales 16-bit PGM to the full range of I.
     sixteen = image.mode.startswith("I;16") or opened.format in {"PNG", "PPM"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,14 @@ def open_hub(rest: str) -> labelled.Labelled:
             "load it once with a network, or give the folder of one saved by save_to_disk"
         ) from error
     tables = loaded if isinstance(loaded, Mapping) else {"train": loaded}
-    parts = {labelled.PARTS[key]: table for key, table in tables.items() if key in labelled.PARTS}
+    parts: dict[str, Any] = {}
+    excluded = []
+    for key, table in tables.items():
+        part = labelled.PARTS.get(key)
+        if part is None or part in parts:
+            excluded.append((f"part {key}", "none of train, validation and test, or a second one"))
+        else:
+            parts[part] = table
     if not parts:
         raise DataError(f"data: {name} has no part called train or test, but {', '.join(tables)}")
     features = next(iter(parts.values())).features
@@ -51,9 +59,12 @@ def open_hub(rest: str) -> labelled.Labelled:
     columns = {part: table[label] for part, table in parts.items()}
     classes = getattr(features[label], "names", None)
     if classes is None:
-        classes = sorted({str(value) for values in columns.values() for value in values})
+        columns = {
+            p: [labelled.normalised(str(x)) for x in values] for p, values in columns.items()
+        }
+        classes = sorted({value for values in columns.values() for value in values})
         places = {value: place for place, value in enumerate(classes)}
-        labels = {p: [places[str(value)] for value in values] for p, values in columns.items()}
+        labels = {p: [places[value] for value in values] for p, values in columns.items()}
     else:
         labels = {
             p: [-1 if value is None else int(value) for value in values]
@@ -63,7 +74,8 @@ def open_hub(rest: str) -> labelled.Labelled:
     def read(part: str, index: int) -> NDArray[np.uint8]:
         return decode.pixels_of(parts[part][index][image])
 
-    return labelled.in_parts(name, tuple(classes), labels, read)
+    joined = labelled.in_parts(name, tuple(classes), labels, read)
+    return replace(joined, excluded=(*excluded, *joined.excluded))
 
 
 def _reach_hub(datasets: Any, repository: str) -> None:  # noqa: ANN401 - an extra is not typed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,23 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class References:
+    """Images of a data set that methods compare with, whichever of it a run looks at.
+
+    Attributes:
+        images: (R, 3, H, W), float32 in [0, 1].
+        ids: R image ids, no two alike.
+    """
+
+    images: torch.Tensor
+    ids: tuple[str, ...]
+
+    def to(self, device: torch.device) -> References:
+        """Return the same on a device."""
+        return References(self.images.to(device), self.ids)
+
+
+@dataclass(frozen=True)
 class ImageSet:
     """Pictures of known content, read one by one as they are needed.
 
@@ -56,6 +73,8 @@ class ImageSet:
         class_names: the data's own classes, in the order of their labels.
         pictures: what there is, in the order of the run.
         read: gives picture number i, framed.
+        references: gives as many images of the data set as it is asked for, or all; which, hangs on
+            nothing but the whole data set: no limit, split or order changes them.
         masks: where the frames' masks are from: `own`, a key of `MASKS`, or "" without masks.
         excluded: (name, reason) of what was left out.
     """
@@ -64,6 +83,7 @@ class ImageSet:
     class_names: tuple[str, ...]
     pictures: tuple[Picture, ...]
     read: Callable[[int], Frame]
+    references: Callable[[int], References]
     masks: str = ""
     excluded: tuple[tuple[str, str], ...] = ()
 
@@ -140,7 +160,22 @@ def from_tensor(
     def read(index: int) -> Frame:
         return Frame(stored[index], None if inside is None else inside[index])
 
-    return ImageSet("tensor", class_names, kept, read, masks="" if inside is None else OWN)
+    def references(count: int) -> References:
+        order = sorted(range(len(kept)), key=lambda index: kept[index].image_id)
+        return first_references(((kept[index].image_id, stored[index]) for index in order), count)
+
+    own = "" if inside is None else OWN
+    return ImageSet("tensor", class_names, kept, read, references, masks=own)
+
+
+def first_references(candidates: Iterable[tuple[str, torch.Tensor]], count: int) -> References:
+    """Return the first so many images (3, H, W) of different ids; no more are asked for."""
+    found: dict[str, torch.Tensor] = {}
+    for image_id, image in candidates:
+        found.setdefault(image_id, image)
+        if len(found) == count:
+            break
+    return References(torch.stack(list(found.values())), tuple(found))
 
 
 def pixel_hash(pixels: NDArray[np.generic]) -> str:

@@ -7,8 +7,11 @@ import hashlib
 import importlib.metadata
 import os
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,27 @@ from steadymap.models import imagenet_names
 PATIENCE = 10.0
 
 
+def normalised(text: str) -> str:
+    """Return text in Unicode's form NFC: systems spell accents in two ways."""
+    return unicodedata.normalize("NFC", text)
+
+
+@cache
+def places_by_name(class_names: tuple[str, ...]) -> dict[str, int]:
+    """Return the index of each class by its name in form NFC; of two of one name, of neither."""
+    names = [normalised(name) for name in class_names]
+    counts = Counter(names)
+    return {name: place for place, name in enumerate(names) if counts[name] == 1}
+
+
+def unknown_classes(names: tuple[str, ...], known: tuple[str, ...]) -> list[str]:
+    """Return those names of classes that are not the name of one class of a classifier."""
+    return [name for name in names if normalised(name) not in places_by_name(known)]
+
+
 def name_hash(name: str) -> int:
-    """Return 64 bits that depend on a name alone."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
+    """Return 64 bits that depend on a name alone, however its accents are spelled."""
+    return int.from_bytes(hashlib.sha256(normalised(name).encode()).digest()[:8])
 
 
 def split_point(name: str) -> float:
@@ -130,7 +151,7 @@ def in_parts(
     unknown = tuple((picture, "it has no label") for picture in places if picture not in known)
     return Labelled(
         name,
-        class_names,
+        tuple(map(normalised, class_names)),
         known,
         lambda picture: read(*places[picture]),
         name,
@@ -178,14 +199,17 @@ def open_csv(rest: str) -> Labelled:
     files: dict[str, Path] = {}
     classes: dict[str, str] = {}
     lines: dict[str, int] = {}
+    lost: dict[str, None] = {}
     excluded: list[tuple[str, str]] = []
     for line, row in rows:
         reason = _unusable(row, path.parent, classes, lines)
         if reason:
             excluded.append((f"{path.name} line {line}", reason))
+            lost.setdefault(normalised(row["label"] or ""))
             continue
-        name = row["path"]
-        files[name], classes[name], lines[name] = path.parent / name, row["label"], line
+        name = normalised(row["path"])
+        files[name] = _on_disk(path.parent, row["path"]) or path.parent
+        classes[name], lines[name] = normalised(row["label"]), line
     class_names = tuple(sorted(set(classes.values())))
     if len(class_names) <= 1:
         first = f"; the first of the others: {': '.join(excluded[0])}" if excluded else ""
@@ -193,6 +217,9 @@ def open_csv(rest: str) -> Labelled:
             f"data: {path.name} has {len(classes)} usable rows of {len(class_names)} classes; a "
             f"classifier needs two or more{first}"
         )
+    reason = "the whole class is left out: none of its rows can be used"
+    known = set(class_names)
+    whole = [(label, reason) for label in lost if label.strip() and label not in known]
     places = {label: place for place, label in enumerate(class_names)}
     labels = {name: places[label] for name, label in classes.items()}
     return Labelled(
@@ -201,7 +228,7 @@ def open_csv(rest: str) -> Labelled:
         labels,
         file_reader(files),
         str(path),
-        excluded=tuple(excluded),
+        excluded=(*whole, *excluded),
     )
 
 
@@ -219,12 +246,22 @@ def _unusable(
         return "the path is empty"
     if not label.strip():
         return "the label is empty"
-    if name in lines:
-        same = classes[name] == label
-        return f"{name!r} stands in line {lines[name]}" + ("" if same else " with another label")
-    if not os.path.isfile(folder / name):  # noqa: PTH113 - pathlib raises where a name is too long
+    known = normalised(name)
+    if known in lines:
+        same = classes[known] == normalised(label)
+        return f"{name!r} stands in line {lines[known]}" + ("" if same else " with another label")
+    if _on_disk(folder, name) is None:
         return f"there is no file {name!r}"
     return None
+
+
+def _on_disk(folder: Path, name: str) -> Path | None:
+    """Return the file of a name, also where the disk spells its accents in another way."""
+    forms = (name, normalised(name), unicodedata.normalize("NFD", name))
+    return next(
+        (folder / form for form in forms if os.path.isfile(folder / form)),  # noqa: PTH113 - pathlib raises where a name is too long
+        None,
+    )
 
 
 # --- foolbox --------------------------------------------------------------------------------------

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from steadymap.bench.core.errors import DataError, message_of, one_line
 from steadymap.bench.core.names import nearest
-from steadymap.bench.data import archive, hands, hub, image_set, labelled, torchvision_sets
+from steadymap.bench.data import (
+    archive,
+    class_folders,
+    hands,
+    hub,
+    image_set,
+    labelled,
+    torchvision_sets,
+)
 from steadymap.bench.data.decode import decode, path_of, reason_of
 from steadymap.bench.data.forms import DATA_FORMS, SPLITS
 from steadymap.models import Framing
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 HANDS_COUNT = 1000
 MOST_HANDS = 1_000_000
 
@@ -86,7 +96,7 @@ def _source_of(spec: str) -> labelled.Labelled:
         return _open_folder(spec, root, str(root))
     # Its own name, not where it lies on this machine, is what records say.
     path = path_of(rest)
-    name = f"{kind}:{_text(path.resolve().name)}"
+    name = f"{kind}:{class_folders.text_of(path.resolve().name)}"
     return _open_folder(name, archive.unpack(path) if kind == "archive" else path, str(path))
 
 
@@ -107,7 +117,7 @@ def open_image(text: str, framing: Framing) -> image_set.ImageSet:
         path = path_of(text)
         if not os.path.isfile(path):  # noqa: PTH113 - pathlib raises where a name is too long
             raise DataError(f"image: there is no file {text}")
-        name = _text(path.name)
+        name = class_folders.text_of(path.name)
         try:
             pixels = decode(path)
         except Exception as error:
@@ -115,7 +125,13 @@ def open_image(text: str, framing: Framing) -> image_set.ImageSet:
             raise DataError(f"image: {name} cannot be decoded: {reason}") from error
     framed = image_set.image_tensor(pixels, framing)
     picture = image_set.Picture(name, image_set.pixel_hash(pixels), None)
-    return image_set.ImageSet(name, (), (picture,), lambda _index: image_set.Frame(framed, None))
+    return image_set.ImageSet(
+        name,
+        (),
+        (picture,),
+        lambda _index: image_set.Frame(framed, None),
+        lambda count: image_set.first_references([(picture.image_id, framed)], count),
+    )
 
 
 def _open_hands(
@@ -143,17 +159,30 @@ def _open_hands(
         framed = image_set.frame_image(Image.fromarray(mask.astype(np.uint8) * 255), framing)
         return image_set.Frame(image_set.image_tensor(pixels, framing), framed / 255.0)
 
-    name = "hands" if count == HANDS_COUNT else f"hands:{count}"
-    return image_set.ImageSet(name, hands.HAND_CLASSES, pictures, read, masks=image_set.OWN)
+    def drawn() -> Iterator[tuple[str, torch.Tensor]]:
+        for name in _choose(labels, "all", None):
+            pixels = hands.hand(names[name])[0]
+            yield image_set.pixel_hash(pixels), image_set.image_tensor(pixels, framing)
+
+    return image_set.ImageSet(
+        "hands" if count == HANDS_COUNT else f"hands:{count}",
+        hands.HAND_CLASSES,
+        pictures,
+        read,
+        lambda most: image_set.first_references(drawn(), most),
+        masks=image_set.OWN,
+    )
 
 
 def _open_folder(name: str, root: Path, where: str) -> labelled.Labelled:
     """Return the pictures of a folder of classes; `where` is what messages call it."""
-    files = _class_files(root, where)
-    class_names = tuple(sorted({file.partition("/")[0] for file in files}))
+    files, notes = class_folders.class_files(root, where)
+    class_names = tuple(sorted({class_folders.class_of(file) for file in files}))
     places = {class_name: place for place, class_name in enumerate(class_names)}
-    labels = {file: places[file.partition("/")[0]] for file in files}
-    return labelled.Labelled(name, class_names, labels, labelled.file_reader(files), where)
+    labels = {file: places[class_folders.class_of(file)] for file in files}
+    return labelled.Labelled(
+        name, class_names, labels, labelled.file_reader(files), where, excluded=tuple(notes)
+    )
 
 
 def _open_labelled(
@@ -163,20 +192,15 @@ def _open_labelled(
     limit: int | None,
     known: Mapping[str, str],
 ) -> image_set.ImageSet:
+    chosen = _choose(source.labels, split, limit, source.point)
     pictures, excluded = [], []
-    for name in _choose(source.labels, split, limit, source.point):
-        if name in known:
-            pictures.append(image_set.Picture(name, known[name], source.labels[name]))
-            continue
+    for name in chosen:
         try:
-            pixels = source.read(name)
-            image_set.resized_size((pixels.shape[1], pixels.shape[0]), framing)
+            image_id = known.get(name) or _image_id(source.read(name), framing)
         except Exception as error:  # noqa: BLE001 - decoders raise anything; it is written down
             excluded.append((name, message_of(error)))
         else:
-            pictures.append(
-                image_set.Picture(name, image_set.pixel_hash(pixels), source.labels[name])
-            )
+            pictures.append(image_set.Picture(name, image_id, source.labels[name]))
     kept, twice = image_set.without_duplicates(tuple(pictures))
     if not kept:
         failed = (*excluded, *source.excluded)
@@ -197,44 +221,47 @@ def _open_labelled(
             )
         return image_set.Frame(image_set.image_tensor(pixels, framing), None)
 
-    left_out = (*source.excluded, *excluded, *twice)
-    return image_set.ImageSet(source.name, source.class_names, kept, read, excluded=left_out)
+    return image_set.ImageSet(
+        source.name,
+        source.class_names,
+        kept,
+        read,
+        lambda count: image_set.first_references(_usable(source, framing), count),
+        excluded=(*_lost(source, chosen, kept), *source.excluded, *excluded, *twice),
+    )
 
 
-def _class_files(root: Path, where: str) -> dict[str, Path]:
-    """Return the pictures by their name below `root`: those that lie directly in its subfolders.
+def _image_id(pixels: NDArray[np.uint8], framing: Framing) -> str:
+    """Return the id of a picture that can be brought to the input size."""
+    image_set.resized_size((pixels.shape[1], pixels.shape[0]), framing)
+    return image_set.pixel_hash(pixels)
 
-    A subfolder without pictures of its own is no class. Kaggle's archive of the photographs has a
-    second copy of all three classes below such a folder. `where` is what messages call the root.
-    """
-    if not os.path.isdir(root):  # noqa: PTH112 - pathlib raises where a name is too long
-        raise DataError(f"data: no such folder: {where}")
-    try:
-        files = {
-            _text(f"{folder.name}/{path.name}"): path
-            for folder in sorted(root.iterdir())
-            if folder.is_dir() and not folder.name.startswith(".")
-            for path in sorted(folder.iterdir())
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-        }
-    except OSError as error:
-        raise DataError(f"data: {where} cannot be listed: {error}") from error
-    classes = {path.parent.name for path in files.values()}
-    if not classes:
-        raise DataError(
-            f"data: no images under {where}: expected one subfolder a class, with pictures in it "
-            f"({', '.join(SUFFIXES)})"
+
+def _usable(source: labelled.Labelled, framing: Framing) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the pictures of all splits that can be used, by their ids, one class in turn."""
+    for name in _choose(source.labels, "all", None, source.point):
+        try:
+            pixels = source.read(name)
+            image = image_set.image_tensor(pixels, framing)
+        except Exception:  # noqa: BLE001, S112 - decoders raise anything; the next serves as well
+            continue
+        yield image_set.pixel_hash(pixels), image
+
+
+def _lost(
+    source: labelled.Labelled, chosen: list[str], kept: tuple[image_set.Picture, ...]
+) -> list[tuple[str, str]]:
+    """Name the classes of which pictures were chosen and none is left."""
+    tried = Counter(source.labels[name] for name in chosen)
+    left = {picture.label for picture in kept}
+    return [
+        (
+            source.class_names[label],
+            f"the whole class is left out: of its {count} pictures here none can be used",
         )
-    if len(classes) == 1:
-        raise DataError(
-            f"data: {where} has one class ({classes.pop()}); a classifier needs two or more"
-        )
-    return files
-
-
-def _text(name: str) -> str:
-    """Return a file's name; one that is no UTF-8 could not be written into the manifest."""
-    return os.fsencode(name).decode(errors="backslashreplace")
+        for label, count in sorted(tried.items())
+        if label not in left
+    ]
 
 
 def _download_kaggle(handle: str) -> Path:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
+from steadymap.bench.core import names
 from steadymap.bench.data.opening import open_images
 from steadymap.bench.measure.runner import run
 from steadymap.bench.network.loading import load_model
@@ -124,7 +125,9 @@ def _complete(trial: Trial) -> Outcome:
     values = trial.first[trial.first[vocabulary.METRIC] == COMPLETENESS][vocabulary.VALUE]
     known = len(values) == IMAGES * (CELLS + 1) and bool(values.notna().all())
     worst = float(values.max()) if known else math.nan
-    return Outcome(worst <= MOST_INCOMPLETE, f"off by {worst:.1%} at most, with {STEPS} steps")
+    return Outcome(
+        worst <= MOST_INCOMPLETE, f"off by {names.percent(worst)} at most, with {STEPS} steps"
+    )
 
 
 def _repeats(trial: Trial) -> Outcome:

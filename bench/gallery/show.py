@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.core.names import file_name, picture_name, severity_text, short_names
+from steadymap.bench.core.names import file_name, percent, picture_name, severity_text, short_names
 from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.gallery.keep import MAPS_ALONE, predictions
 from steadymap.bench.measure.runner import measure
@@ -64,7 +64,8 @@ def show(classifier: Classifier, image: ImageSet, plan: Plan, cell: Cell) -> Fig
         scale = scale_of(maps[0], list(maps))
         columns.append((names[spec], [map_levels(signed, scale) for signed in maps], scale.signed))
     clean, moved = (
-        f"{_class_name(classifier, int(str(row[4])))} {float(str(row[5])):.0%}" for row in predicted
+        f"{_class_name(classifier, int(str(row[4])))} {percent(float(str(row[5])))}"
+        for row in predicted
     )
     changed = "" if predicted[0][4] == predicted[1][4] else "\nchanged"
     severity = severity_text(cell.severity, FAMILY_SHELF.find(cell.family).unit)

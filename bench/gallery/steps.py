@@ -56,7 +56,8 @@ def completeness_by_steps(setup: Setup) -> pd.DataFrame:
         ids,
         setup.plan.seed,
         setup.at_once,
-        references=None if references is None else references.to(batch_images),
+        references=None if references is None else references.images.to(batch_images),
+        reference_ids=() if references is None else references.ids,
     )
     rows: list[tuple[object, ...]] = []
     for name, bound in path_methods(setup).items():

@@ -13,7 +13,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
 from steadymap.bench.analysis.intervals import CONFIDENCE, intervals
-from steadymap.bench.core import errors, machine, metric_registry
+from steadymap.bench.core import errors, machine, metric_registry, names
 from steadymap.bench.gate.differences import value_at
 from steadymap.bench.gate.margins import TIME_FACTOR, Margins
 from steadymap.bench.gate.side import Side
@@ -221,7 +221,10 @@ def _gate(row: Mapping[str, Any], p_value: float, coverage: float) -> tuple[str,
         return "", ""
     fallen = row["coverage_before"] - row["coverage_after"]
     if fallen - coverage > ROUNDING:
-        return FAIL, f"coverage fell by {fallen:.1%}, more than {coverage:.0%}"
+        return (
+            FAIL,
+            f"coverage fell by {names.percent(fallen)}, more than {names.percent(coverage)}",
+        )
     if p_value < ALPHA:
         return FAIL, f"worse by more than {row['margin']:.3g}"
     if row["low"] >= -row["margin"]:

@@ -12,11 +12,10 @@ from scipy.stats import spearmanr
 from steadymap.bench.core.errors import one_line
 from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.measure.course import Course, unfit
-from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.batch import DATA_REFERENCES, Batch
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import BoundMethod, foreign
 from steadymap.bench.network import guard, memory, torch_settings
-from steadymap.bench.plan.setup import DATA_REFERENCES
 from steadymap.models import Classifier
 
 
@@ -50,7 +49,10 @@ def agreement(course: Course, images: ImageSet, device: str) -> list[Agreement]:
     classifiers = [course.load("cpu"), course.load(device)]
     with torch.no_grad():
         targets = classifiers[0](shown).argmax(dim=1)
-    batch = Batch(shown, targets, ids, course.seed, references=shown[:DATA_REFERENCES])
+    others = images.references(DATA_REFERENCES + 1)
+    batch = Batch(
+        shown, targets, ids, course.seed, references=others.images, reference_ids=others.ids
+    )
     guards: dict[Classifier, guard.Guard] = {}
     agreements = []
     for method in map(bind_method, course.methods):

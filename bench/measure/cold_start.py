@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from steadymap.bench.core.machine import peak_memory, retain_heap
 from steadymap.bench.measure.course import Course
-from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.batch import DATA_REFERENCES, Batch
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.network.torch_settings import float32
-from steadymap.bench.plan.setup import DATA_REFERENCES
 
 
 @dataclass(frozen=True)

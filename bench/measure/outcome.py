@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from steadymap.bench.data import labelled
 from steadymap.bench.data.image_set import Picture
 from steadymap.bench.measure.view import Failure
 from steadymap.bench.measure.worker import Timing
@@ -145,8 +146,8 @@ def _label(picture: Picture, setup: Setup) -> int | None:
     """
     if picture.label is None:
         return None
-    name, known = setup.images.class_names[picture.label], setup.classifier.class_names
-    return known.index(name) if known.count(name) == 1 else None
+    name = labelled.normalised(setup.images.class_names[picture.label])
+    return labelled.places_by_name(setup.classifier.class_names).get(name)
 
 
 def failed(setup: Setup, shard: Shard, reason: str) -> Outcome:

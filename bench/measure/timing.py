@@ -18,14 +18,13 @@ from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.measure.agreement import Agreement
 from steadymap.bench.measure.cold_start import ColdStart, ColdTask, cold_start
 from steadymap.bench.measure.course import Course, unfit
-from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.batch import DATA_REFERENCES, Batch
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import BoundMethod, foreign
 from steadymap.bench.network import memory, torch_settings
 from steadymap.bench.network.guard import Guard, LeftChangedError, left_as_it_was
 from steadymap.bench.network.passes import count_passes
 from steadymap.bench.perturbations import apply, cell
-from steadymap.bench.plan.setup import DATA_REFERENCES
 from steadymap.models import Classifier
 
 T = TypeVar("T")

@@ -148,7 +148,8 @@ def look(
         worker.at_once,
         clean=None if shown.clean is None else _standing_in(shown.clean, refused),
         # Elsewhere, or in another type, only where the images are, too: see `numerics`.
-        references=None if references is None else references.to(shown.on_device),
+        references=None if references is None else references.images.to(shown.on_device),
+        reference_ids=() if references is None else references.ids,
     )
     return View(shown.cell, shown.images, batch, classifier, seen, failure, shown.failed, refused)
 

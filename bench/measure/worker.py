@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 
+from steadymap.bench.data.image_set import References
 from steadymap.bench.methods import baselines, method
 from steadymap.bench.network.guard import Guard
 from steadymap.bench.network.memory import is_out_of_memory
@@ -55,7 +56,7 @@ class Worker:
         baseline_logits: of the batch in hand, by start, shift, and, where the start depends on the
             image given, cell.
         twins: the same with randomised weights.
-        references: (R, 3, H, W), images of the data set; None where no method takes any.
+        references: images of the data set; None where no method takes any.
     """
 
     classifier: Classifier
@@ -68,7 +69,7 @@ class Worker:
         default_factory=dict
     )
     twins: tuple[Worker, ...] = ()
-    references: torch.Tensor | None = None
+    references: References | None = None
     _guards: dict[bool, Guard] = field(default_factory=dict, init=False, repr=False)
 
     def guard(self, *, keep: bool) -> Guard:

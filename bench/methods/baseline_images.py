@@ -81,5 +81,6 @@ def max_distance(batch: Batch) -> torch.Tensor:
 
 
 def average(batch: Batch) -> torch.Tensor:
-    """Return the mean of images of the data set."""
-    return batch.need_references().mean(dim=0, keepdim=True).expand_as(batch.images)
+    """Return, for each image, the mean of other images of the data set."""
+    references = batch.need_references()
+    return torch.stack([references[others].mean(dim=0) for others in batch.others()])

@@ -89,7 +89,7 @@ BASELINES: dict[str, Baseline] = {
     ),
     "average": Baseline(
         _ours("average"),
-        "the mean of images of the data set",
+        "the mean of other images of the data set",
         "Lundberg and Lee 2017",
         of_data=True,
     ),
@@ -131,8 +131,8 @@ class Start:
         """
         for draw in range(self.draws):
             if self.baseline is None:
-                references = batch.need_references()
-                yield references[draw % len(references)].expand_as(batch.images)
+                places = [others[draw % len(others)] for others in batch.others()]
+                yield batch.need_references()[places]
             else:
                 yield BASELINES[self.baseline].make(
                     replace(batch, seed=draw_seed(batch.seed, draw))

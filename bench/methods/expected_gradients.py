@@ -55,7 +55,7 @@ def expected_gradients(
 ) -> torch.Tensor:
     """Mean of gradient times way, at random places between references and image: (B, 3, H, W).
 
-    Each sample draws an image of the data set and a place between it and the image. The draws
+    Each sample draws another image of the data set and a place between the two. The draws
     belong to seed and image, so that both maps of a pair have the same. Complete in expectation
     alone. Source: Erion et al. 2021, equation 3.
 
@@ -85,20 +85,21 @@ def gradient_shap(
 
 @dataclass(frozen=True)
 class _Sample:
-    """Which image of the data set, how far from it to the image, and noise (3, H, W) or ()."""
+    """Which reference, how far from it to the image, and noise (3, H, W) or ()."""
 
     reference: int
     place: float
     noise: NDArray[np.float64]
 
 
-def _draw(rng: np.random.Generator, references: int, shape: tuple[int, ...]) -> _Sample:
-    return _Sample(int(rng.integers(references)), rng.random(), np.asarray(rng.normal(size=shape)))
+def _draw(rng: np.random.Generator, others: list[int], shape: tuple[int, ...]) -> _Sample:
+    reference = others[rng.integers(len(others))]
+    return _Sample(reference, rng.random(), np.asarray(rng.normal(size=shape)))
 
 
 def _expected(classifier: Classifier, batch: Batch, samples: int, noise: float) -> torch.Tensor:
     """Take as many points at once as go through the network together, whosever they are."""
-    references = batch.need_references()
+    references, others = batch.need_references(), batch.others()
     draws = [generator(batch.seed, image_id, "expected gradients") for image_id in batch.image_ids]
     queue = list(range(len(draws))) * samples
     shape = tuple(batch.images.shape[1:])
@@ -106,7 +107,7 @@ def _expected(classifier: Classifier, batch: Batch, samples: int, noise: float) 
     for first in range(0, len(queue), batch.at_once):
         chosen = queue[first : first + batch.at_once]
         # One sample after the other: what an image draws must not depend on the others.
-        drawn = [_draw(draws[line], len(references), shape if noise else ()) for line in chosen]
+        drawn = [_draw(draws[line], others[line], shape if noise else ()) for line in chosen]
         starts = references[[sample.reference for sample in drawn]]
         ends = batch.images[chosen]
         if noise:

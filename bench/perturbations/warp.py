@@ -161,7 +161,8 @@ def in_common(warp: Warp, size: tuple[int, int]) -> Window | None:
     """Return the largest part of a clean map (h, w) that the perturbed one shows in full.
 
     Each of its cells comes from between cells of the perturbed map, none from beyond them. Turned
-    and enlarged, it lies about the centre. None where nothing is left.
+    and enlarged, it lies about the centre; where a tall one and a wide one are equally large, it is
+    what they have in common, so that neither is preferred. None where nothing is left.
     """
     rows, columns = _origins(warp, size)
     seen = (rows >= 0) & (rows <= size[0] - 1) & (columns >= 0) & (columns <= size[1] - 1)
@@ -182,7 +183,7 @@ def in_common(warp: Warp, size: tuple[int, int]) -> Window | None:
     areas = np.where(corners[: areas.shape[0], : areas.shape[1]], areas, 0)
     if not areas.any():
         return None
-    down, across = (int(place) for place in np.unravel_index(areas.argmax(), areas.shape))
+    down, across = (int(places.max()) for places in np.nonzero(areas == areas.max()))
     return Window(slice(top + down, bottom - down), slice(left + across, right - across))
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from steadymap.bench.core import errors, metric_registry, origin
-from steadymap.bench.data.image_set import ImageSet
+from steadymap.bench.data.image_set import ImageSet, References
+from steadymap.bench.methods.batch import DATA_REFERENCES
 from steadymap.bench.methods.method import BoundMethod, foreign
 from steadymap.bench.network.memory import images_at_once
 from steadymap.bench.perturbations import apply, registry
@@ -31,8 +32,7 @@ class Setup:
         plan: what to do with them.
         methods: the methods of the plan, each with the metrics that it can have here.
         at_once: how many images each worker sends through the network together.
-        references: (R, 3, H, W), images of the data set, on the CPU; None where no method takes
-            any.
+        references: images of the data set, on the CPU; None where no method takes any.
     """
 
     classifier: Classifier
@@ -40,7 +40,7 @@ class Setup:
     plan: Plan
     methods: dict[BoundMethod, dict[str, Metric]]
     at_once: int
-    references: torch.Tensor | None = None
+    references: References | None = None
 
     def classifiers(self) -> list[Classifier]:
         """Return one for each worker; the first is the run's own.
@@ -126,7 +126,7 @@ class Setup:
 
 
 def prepare(
-    classifier: Classifier, images: ImageSet, plan: Plan, references: torch.Tensor | None = None
+    classifier: Classifier, images: ImageSet, plan: Plan, references: References | None = None
 ) -> Setup:
     """Return a run that is ready to start: classifier, images and plan belong together.
 
@@ -134,8 +134,7 @@ def prepare(
         classifier: what is explained.
         images: the images.
         plan: what to do with them.
-        references: (R, 3, H, W), images of the data set for methods that take any; left out, some
-            of `images`.
+        references: images of the data set for methods that take any; left out, those of `images`.
 
     Raises:
         ConfigError: a metric that nothing in the plan can give, a family that cannot be had of
@@ -158,12 +157,13 @@ def prepare(
     methods = plan.bound_methods()
     comparing = [method.spec for method in methods if method.needs_references]
     if comparing and references is None:
-        if len(images) == 1:
-            raise errors.ConfigError(
-                f"method: {comparing[0]} compares with other images of the data set, and there is "
-                "but one"
-            )
-        references = data_references(images)
+        # One more than an image is compared with: it may be among them.
+        references = images.references(DATA_REFERENCES + 1)
+    if comparing and references is not None and len(references.ids) == 1:
+        raise errors.ConfigError(
+            f"method: {comparing[0]} compares with other images of the data set, and there is "
+            "but one"
+        )
     setup = Setup(
         classifier,
         images,
@@ -243,21 +243,6 @@ def _refuse_attacks(setup: Setup) -> None:
 
 
 NUMERIC_IMAGES = 8
-
-# Images of the data set for methods that compare with it.
-DATA_REFERENCES = 16
-
-
-# --- other images ---------------------------------------------------------------------------------
-
-
-def data_references(images: ImageSet) -> torch.Tensor:
-    """Return the images of the data set that some methods compare with: (R, 3, H, W), on the CPU.
-
-    The first ones, which more images leave as they are; in the order of their ids.
-    """
-    first = range(min(DATA_REFERENCES, len(images)))
-    return images.images(sorted(first, key=lambda index: images.pictures[index].image_id))
 
 
 # --- how much that is -----------------------------------------------------------------------------

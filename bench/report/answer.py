@@ -13,9 +13,9 @@ from steadymap.bench.analysis.leaderboard import (
     board_metrics,
     is_probe,
     leaderboard,
-    percent,
     significant,
 )
+from steadymap.bench.core.names import percent
 from steadymap.bench.records.vocabulary import (
     FAMILY,
     INPUT,
@@ -124,8 +124,9 @@ def _what_moved(findings: Findings) -> str:
 
 
 def _share(row: pd.Series) -> str:
-    share = f"{row['network_share']:.0%}"
-    return share if math.isnan(row["low"]) else f"{share} [{row['low']:.0%}, {row['high']:.0%}]"
+    share = percent(row["network_share"])
+    ends = f" [{percent(row['low'])}, {percent(row['high'])}]"
+    return share if math.isnan(row["low"]) else share + ends
 
 
 def _what_is_uncertain(findings: Findings) -> str:

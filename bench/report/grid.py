@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from steadymap.bench.analysis.leaderboard import Score, percent, significant
+from steadymap.bench.analysis.leaderboard import Score, significant
+from steadymap.bench.core.names import percent
 from steadymap.bench.report import figures
 
 if TYPE_CHECKING:

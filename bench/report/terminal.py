@@ -12,7 +12,7 @@ from rich.text import Text
 
 from steadymap.bench.analysis import calibration, intervals, leaderboard
 from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.core.names import short_names
+from steadymap.bench.core.names import percent, short_names
 from steadymap.bench.records.vocabulary import (
     CLEAN,
     FAMILY,
@@ -26,7 +26,7 @@ from steadymap.bench.records.vocabulary import (
     is_control,
 )
 from steadymap.bench.report.grid import Grid, TableCell, score_cell, share_cell
-from steadymap.bench.report.sections.faults import fault_grid
+from steadymap.bench.report.sections.faults import distance_words, fault_grid
 from steadymap.bench.report.sections.leaderboard import board_grid, family_grid, probe_grid
 from steadymap.metrics import Status
 
@@ -47,7 +47,10 @@ def tables(findings: Findings) -> list[tuple[str, Table]]:
     if probes := probe_grid(findings):
         titled.append((leaderboard.PROBES_TITLE, rich_table(probes)))
     if faults := fault_grid(findings):
-        title = "whose fault: instability under bias (1 - score), split between method and network"
+        title = (
+            f"whose fault: instability under bias ({distance_words(findings)}), split between "
+            "method and network"
+        )
         titled.append((title, rich_table(faults)))
     return titled
 
@@ -118,7 +121,7 @@ def _kept(images: pd.DataFrame, family: str) -> str:
     if family == CLEAN:
         return ""
     cells = images[images[FAMILY] == family]
-    return leaderboard.percent(float(cells[KEPT].mean())) if len(cells) else "-"
+    return percent(float(cells[KEPT].mean())) if len(cells) else "-"
 
 
 def footnotes(findings: Findings) -> list[str]:
@@ -163,7 +166,7 @@ def _notes_on_calibration(findings: Findings) -> list[str]:
     verdicts = set(chosen["verdict"])
     notes = [
         (
-            "calibrated = (score - null) / (perfect score - null); null: the higher of another "
+            "calibrated = (score - null) / (perfect score - null); null: the better of another "
             "image's map and a randomised network's; raw: overall, before that"
         ),
     ]
@@ -206,11 +209,8 @@ def _fickle(calibrated: pd.DataFrame) -> list[str]:
 
 
 def _span(low: float, high: float) -> str:
-    return (
-        leaderboard.percent(low)
-        if leaderboard.percent(low) == leaderboard.percent(high)
-        else f"{leaderboard.percent(low)} to {leaderboard.percent(high)}"
-    )
+    least, most = percent(low), percent(high)
+    return least if least == most else f"{least} to {most}"
 
 
 def _friedman(findings: Findings) -> list[tuple[str, float, float]]:

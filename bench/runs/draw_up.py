@@ -44,9 +44,10 @@ def draw_up(setup: Setup, run_id: str, split: str, *, maps: bool = False) -> led
     """
     plan, classifier, images = setup.plan, setup.classifier, setup.images
     cells = plan.cells()
-    references = ""
-    if setup.references is not None:
-        references = hashlib.sha256(setup.references.numpy().tobytes()).hexdigest()
+    # Which images, by their pixels; how they are framed is among what is fixed.
+    references = hashlib.sha256(
+        " ".join(setup.references.ids if setup.references else ()).encode()
+    ).hexdigest()
     fixed = {
         "schema": SCHEMA_VERSION,
         "model": classifier.name,

@@ -6,8 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from finished import METHODS
+from support import image_set, linear_network, pick, small_plan, tiny
 
 from steadymap.bench.analysis.curves import breaking_points, severity_curves
+from steadymap.bench.analysis.findings import Findings
+from steadymap.bench.measure.runner import run
+from steadymap.bench.records.vocabulary import NULLS
 from steadymap.bench.report.finished_run import FinishedRun
 
 
@@ -35,6 +39,29 @@ def test_curves_are_means_over_images_at_each_severity(
     raw = severity_curves(finished_records, calibrated.iloc[:0])
     assert not raw["calibrated"].any()
     assert breaking_points(raw).empty
+
+
+def test_the_curves_of_a_metric_have_one_scale_whatever_was_skipped() -> None:
+    """A method that has no value must not turn the others' label, nor be drawn on another scale."""
+    plan = small_plan(
+        "gradient_x_input", "guided_backprop", family=("gaussian_noise",), nulls=1, metric=("ssim",)
+    )
+    records = run(tiny(linear_network), image_set(), plan)
+    assert set(pick(records, method="guided_backprop")["status"]) == {"skipped"}
+    findings = Findings.of(records)
+    curves = severity_curves(records, findings.calibrated)
+    assert set(curves["method"]) == {"gradient_x_input"}
+    assert curves["calibrated"].all()
+    # What is drawn is what the table has.
+    (score,) = pick(findings.calibrated, method="gradient_x_input", family="gaussian_noise")[
+        "calibrated"
+    ]
+    assert curves["score"].tolist() == pytest.approx([score])
+    # Without null maps all are raw, and that of the skipped one is empty.
+    raw = Findings.of(records[~records["family"].isin(NULLS)])
+    curves = severity_curves(records, raw.calibrated)
+    assert not curves["calibrated"].any()
+    assert set(curves["method"]) == {"gradient_x_input", "guided_backprop"}
 
 
 def curve(points: dict[float, float]) -> pd.DataFrame:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from support import image_set, tiny
+from support import ROOT, image_set, tiny
 
 from steadymap.bench import ConfigError, Plan
 from steadymap.bench.analysis.findings import Findings
@@ -18,6 +20,7 @@ from steadymap.bench.core.names import (
     clipped,
     file_name,
     label,
+    percent,
     picture_name,
     printable,
     safe_markdown,
@@ -229,3 +232,47 @@ def test_names_that_are_cut_stay_apart(names: list[str]) -> None:
     long = ["x" * 9 + str(place) for place in range(4)]
     assert len(set(clipped(long, 8))) == 4
     assert clipped(["gradient", "x" * 9], 8) == ["gradient", "xxxxxxx…"]
+
+
+# --- shares ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (2 / 3, "66.7%"),
+        (1 / 3, "33.3%"),
+        (0.5, "50.0%"),
+        (0.0, "0%"),
+        (-0.0, "0%"),
+        (1.0, "100%"),
+        (0.9997, "99.9%"),
+        (1 - 1e-12, "99.9%"),
+        (0.0001, "0.1%"),
+        (1e-12, "0.1%"),
+        (0.9994, "99.9%"),
+        (0.0014, "0.1%"),
+        # Of a difference: the network's share of what moves may lie beyond both.
+        (-0.0001, "-0.1%"),
+        (-0.123, "-12.3%"),
+        (1.0001, "100.1%"),
+        (math.nan, "nan%"),
+    ],
+)
+def test_a_share_is_rounded_and_all_and_nothing_are_exact(share: float, text: str) -> None:
+    assert percent(share) == text
+
+
+def test_a_share_is_never_off_by_more_than_a_tenth_of_a_percent() -> None:
+    for share in np.random.default_rng(0).random(2000):
+        written = float(percent(share).removesuffix("%"))
+        assert abs(written - 100 * share) <= 0.05 + 1e-9 or written in {0.1, 99.9}
+
+
+def test_no_other_place_writes_a_share() -> None:
+    """Rounding by hand makes all of what is almost all."""
+    for folder in ("bench", "metrics", "models"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                own = path.name == "names.py" and "abs(share)" in line
+                assert own or not re.search(r":[.,\d]*%\}", line), f"{path}: {line}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -17,9 +18,10 @@ from support import noise, python
 
 from steadymap.bench.core.errors import DataError
 from steadymap.bench.data import decode as decoding
+from steadymap.bench.data.class_folders import BEGINNING, LONGEST_BEGINNING, SUFFIXES
 from steadymap.bench.data.decode import MAX_PIXELS, decode
 from steadymap.bench.data.image_set import Frame, ImageSet
-from steadymap.bench.data.opening import SUFFIXES, open_image, open_images
+from steadymap.bench.data.opening import open_image, open_images
 from steadymap.models import Framing
 
 SMALL = Framing((8, 8))
@@ -230,8 +232,10 @@ def test_what_cannot_be_decoded_is_left_out_with_the_reason(name: str, tmp_path:
     content, reason = REFUSED[name]
     found = classes(tmp_path, {"x.png": content})
     assert [picture.name for picture in found.pictures] == ["cat/good.png", "dog/good.png"]
-    ((excluded, said),) = found.excluded
-    assert excluded == "odd/x.png"
+    # The class comes first: it is what is missed most.
+    assert [name for name, _ in found.excluded] == ["odd", "odd/x.png"]
+    assert found.excluded[0][1].startswith("the whole class is left out: of its 1 pictures here")
+    said = found.excluded[1][1]
     assert reason in said
     assert "\n" not in said
     with pytest.raises(DataError, match=r"^image: x\.png cannot be decoded: .") as caught:
@@ -255,9 +259,7 @@ def test_what_pillow_only_warns_of_is_decoded_unless_warnings_are_errors(tmp_pat
         taken = classes(tmp_path, {"x.png": found})
     assert not taken.excluded
     left = open_images(f"folder:{tmp_path}", SMALL, "all")
-    ((name, reason),) = left.excluded
-    assert name == "odd/x.png"
-    assert reason.startswith("Corrupt EXIF data")
+    assert dict(left.excluded)["odd/x.png"].startswith("Corrupt EXIF data")
 
 
 def test_a_folder_called_like_a_picture_is_none(tmp_path: Path) -> None:
@@ -268,8 +270,17 @@ def test_a_folder_called_like_a_picture_is_none(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "cat" / "pipe.png")
     (tmp_path / "cat" / "lost.png").symlink_to("nowhere")
     (tmp_path / "cat" / "round.png").symlink_to("round.png")
-    found = [p.name for p in open_after(tmp_path).pictures]
-    assert found == ["cat/good.png", "dog/good.png"]
+    write_good(tmp_path)
+    found = open_images(f"folder:{tmp_path}", SMALL, "all")
+    assert [p.name for p in found.pictures] == ["cat/good.png", "dog/good.png"]
+    assert dict(found.excluded) == {
+        "cat/lost.png": "no file, or a link to none",
+        "cat/pipe.png": "no file, or a link to none",
+        "cat/round.png": "no file, or a link to none",
+        "cat/x.png": "a folder within that of a class is not looked into",
+        "x.png": "a folder without pictures in it is no class",
+        "x.png/a.txt": "no pictures by name or content (.txt 1)",
+    }
 
 
 def open_after(root: Path) -> ImageSet:
@@ -308,7 +319,9 @@ def test_a_folder_that_cannot_be_listed_is_named(
 
 def test_a_name_of_two_lines_stays_one_line_and_says_no_place(tmp_path: Path) -> None:
     found = classes(tmp_path, {"a\nb.png": b"nothing"})
-    assert dict(found.excluded) == {"odd/a\nb.png": "cannot identify image file 'odd/a b.png'"}
+    left = dict(found.excluded)
+    assert left["odd/a\nb.png"] == "cannot identify image file 'odd/a b.png'"
+    assert set(left) == {"odd/a\nb.png", "odd"}
 
 
 # --- bombs ----------------------------------------------------------------------------------------
@@ -444,6 +457,7 @@ def test_wherever_a_picture_is_cut_off_it_is_whole_or_left_out(kind: str, tmp_pa
     cuts = {f"{length:05}.png": whole[:length] for length in range(len(whole))}
     found = classes(tmp_path / "cuts", cuts)
     left = dict(found.excluded)
+    left.pop("odd", None)  # all are broken, or equal to another class's
     duplicates = [name for name, reason in left.items() if reason.startswith("duplicate of")]
     taken = [picture for picture in found.pictures if picture.name.startswith("odd/")]
     assert len(taken) + len(left) == len(whole)
@@ -509,6 +523,10 @@ def test_nothing_of_pillow_s_is_changed(tmp_path: Path) -> None:
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, warnings.filters)
 
 
-def test_every_suffix_that_is_looked_for_has_its_type() -> None:
-    known = Image.registered_extensions()
-    assert {known[suffix] for suffix in SUFFIXES} == set(decoding.TYPES)
+@pytest.mark.parametrize("kind", decoding.TYPES)
+def test_a_picture_is_known_by_its_name_and_by_how_it_begins(kind: str) -> None:
+    begins = saved(NOISE, kind.lower())[:LONGEST_BEGINNING]
+    assert re.match(decoding.BEGINNINGS[kind], begins, re.DOTALL)
+    assert BEGINNING.match(begins)
+    known = {suffix for suffix, type_ in Image.registered_extensions().items() if type_ == kind}
+    assert known - {".fax", ".pfm"} <= set(SUFFIXES), "all that Pillow reads as this type"

@@ -92,7 +92,8 @@ def test_ten_thousand_classes_open(
     sought = Counting.of(monkeypatch)
     found = open_images(spec, SMALL, "all", limit=5)
     assert len(found.class_names) == MANY
-    assert len(found) + len(found.excluded) == 5
+    pictures = [name for name, _ in found.excluded if name.endswith(".png")]
+    assert len(found) + len(pictures) == 5
     for picture in found.pictures:
         assert picture.label == int(picture.name.split("/")[-1][:5])
     assert sought.indexed == 0, "tuple.index would look through all classes for each picture"

@@ -15,6 +15,7 @@ from support import noise, random_images, write_noise
 from torchvision.transforms import v2
 
 from steadymap.bench.core.errors import DataError
+from steadymap.bench.data import image_set, labelled
 from steadymap.bench.data.decode import decode
 from steadymap.bench.data.hands import HAND_CLASSES, SIDE, hand
 from steadymap.bench.data.image_set import from_tensor
@@ -154,6 +155,33 @@ def test_a_broken_file_is_named_and_not_replaced(tmp_path: Path) -> None:
     assert [name for name, _ in found.excluded] == [chosen[2], chosen[4]]
     assert all(reason for _, reason in found.excluded)
     assert not any(str(tmp_path) in reason for _, reason in found.excluded)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test", "all"])
+def test_references_are_of_the_whole_set_and_no_more_are_decoded(
+    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_classes(tmp_path, {"cat": 60, "dog": 60})
+    every = names(tmp_path, "all")
+    # A broken one is passed over; a copy does not count twice.
+    (tmp_path / every[2]).write_text("not a picture")
+    (tmp_path / every[4]).write_bytes((tmp_path / every[1]).read_bytes())
+    found = open_images(f"folder:{tmp_path}", SMALL, split, 3)
+    decoded: list[str] = []
+
+    def counted(path: Path) -> np.ndarray:
+        decoded.append(f"{path.parent.name}/{path.name}")
+        return decode(path)
+
+    monkeypatch.setattr(labelled, "decode", counted)
+    references = found.references(5)
+    taken = [every[place] for place in (0, 1, 3, 5, 6)]
+    assert decoded == every[:7]
+    pixels = [image_set.image_tensor(decode(tmp_path / name), SMALL) for name in taken]
+    assert torch.equal(references.images, torch.stack(pixels))
+    assert list(references.ids) == [image_set.pixel_hash(decode(tmp_path / name)) for name in taken]
+    # Of a set that has no more, all.
+    assert len(found.references(1000).ids) == 118
 
 
 def test_a_duplicate_is_excluded_by_name(tmp_path: Path) -> None:

@@ -155,6 +155,37 @@ def test_max_sensitivity_is_captum_s(
         assert found == pytest.approx(expected.item(), rel=1e-4)
 
 
+def test_max_sensitivity_is_of_the_map_summed_over_channels() -> None:
+    """By hand: what moves from one channel to another is a change for captum, and none here."""
+    clean = np.array([[[[3.0]], [[0.0]], [[4.0]]]])
+    moved = np.array([[[[4.0]], [[0.0]], [[3.0]]]])
+    maps = [Maps.from_attributions(part) for part in (clean, moved)]
+    found = change(maps[0].signed, maps[1].signed) / np.abs(maps[0].signed).sum()
+    assert found == 0
+    channelwise = sensitivity_max(
+        lambda images: (
+            torch.from_numpy(moved if float(images[0].sum()) else clean).expand(
+                len(images[0]), -1, -1, -1
+            ),
+        ),
+        torch.zeros(1, 1),
+        lambda image, _radius: image + 1,
+        n_perturb_samples=1,
+    )
+    assert channelwise.item() == pytest.approx(math.sqrt(2) / 5)
+    # The other way about, the sum is all but gone: its change is large beside it.
+    faint = np.array([[[[1.0]], [[-0.9]]]])
+    louder = np.array([[[[1.1]], [[-0.9]]]])
+    summed = [Maps.from_attributions(part).signed for part in (faint, louder)]
+    assert change(*summed) / change(summed[0], 0 * summed[0]) == pytest.approx(1.0)
+    assert change(faint, louder) / change(faint, 0 * faint) < 0.1
+
+
+def test_what_speaks_against_the_class_changes_hands_last() -> None:
+    ranks = places(np.array([[[-9.0, 0.5, 0.0, 2.0]]]), np.arange(4)[None])
+    assert ranks.tolist() == [[[3, 1, 2, 0]]]
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_infidelity_is_captum_s(spec: str, classifier: Classifier, records: pd.DataFrame) -> None:
     batch = clean_batch(classifier)

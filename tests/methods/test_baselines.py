@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 from scipy.stats import kstest
-from support import SIDE, batch_of, image_set, on_demand, pick, random_images
+from support import SIDE, batch_of, image_set, on_demand, pick, random_images, write_noise
 from torch import Tensor, nn
 
 from steadymap.bench.checks import networks as known
@@ -21,18 +22,21 @@ from steadymap.bench.checks.subject import batch_of as known_batch
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.image_set import ImageSet
+from steadymap.bench.data.opening import open_images
 from steadymap.bench.gallery.steps import completeness_by_steps
 from steadymap.bench.measure.estimate import count
 from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods.baselines import BASELINES, NOISY_BASELINE
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.binding import bind_method
+from steadymap.bench.methods.registry import METHODS
 from steadymap.bench.network.passes import count_passes
 from steadymap.bench.perturbations.apply import perturb
-from steadymap.bench.perturbations.cell import Cell
+from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
 from steadymap.bench.records.vocabulary import FLOAT64
+from steadymap.bench.runs.draw_up import draw_up
 from steadymap.models import Classifier
 
 IMAGES64 = random_images(4).double()
@@ -318,7 +322,15 @@ def test_completeness_is_held_against_the_baseline_of_each_view(classifier: Clas
     clean = images.read(2).image[None]
     nudged = perturb(clean[0], cell, picture.image_id, 0)[None]
     target = classifier(clean).argmax(dim=1)
-    batch = Batch(nudged, target, (picture.image_id,), 0, references=setup.references)
+    assert setup.references is not None
+    batch = Batch(
+        nudged,
+        target,
+        (picture.image_id,),
+        0,
+        references=setup.references.images,
+        reference_ids=setup.references.ids,
+    )
     for method in setup.methods:
         assert method.start is not None
         before = torch.stack([classifier(start) for start in method.start.images(batch)])
@@ -350,12 +362,120 @@ def test_images_of_the_data_set_are_read_only_for_methods_that_take_them(
     assert usual.references is None
     setup = prepare(classifier, images, plan(*COMPARING))
     assert setup.references is not None
-    assert setup.references.shape == (16, 3, SIDE, SIDE)
-    # The first ones are taken, in the order of their ids.
-    order = [*range(15, -1, -1), *range(16, 20)]
-    other = prepare(classifier, shuffled(images, order), plan(*COMPARING)).references
+    # One more than an image is compared with, in the order of their ids.
+    assert setup.references.images.shape == (17, 3, SIDE, SIDE)
+    expected = sorted(picture.image_id for picture in images.pictures)[:17]
+    assert list(setup.references.ids) == expected
+    # A part of the set, or another order, has the same.
+    other = prepare(classifier, shuffled(images, [19, 3, 7]), plan(*COMPARING)).references
     assert other is not None
-    assert torch.equal(other, setup.references)
+    assert other.ids == setup.references.ids
+    assert torch.equal(other.images, setup.references.images)
+
+
+def test_no_image_is_compared_with_itself_nor_with_a_copy() -> None:
+    images = random_images(20)
+    ids = tuple(f"id-{place}" for place in range(20))
+    targets = torch.zeros(3, dtype=torch.int64)
+    # The first and the last are among the references, under the same ids; the other is not.
+    batch = Batch(
+        images[[0, 19, 16]],
+        targets,
+        ("id-0", "id-19", "id-16"),
+        0,
+        references=images[[*range(16), 19]],
+        reference_ids=(*ids[:16], ids[19]),
+    )
+    assert batch.others() == [[*range(1, 17)], [*range(16)], [*range(16)]]
+    average = BASELINES["average"].make(batch)
+    torch.testing.assert_close(average[0], (images[1:16].sum(dim=0) + images[19]) / 16)
+    torch.testing.assert_close(average[1], images[:16].mean(dim=0))
+    beginning = bind_method("deep_lift_shap:baselines=40").start
+    assert beginning is not None
+    for start in beginning.images(batch):
+        assert not any(torch.equal(one, own) for one, own in zip(start, batch.images, strict=True))
+    few = replace(batch, references=images[:1], reference_ids=ids[:1])
+    with pytest.raises(ValueError, match="no other image of the data set"):
+        few.others()
+
+
+@pytest.mark.parametrize("spec", COMPARING)
+def test_an_image_among_few_others_has_the_others_alone(spec: str, linear64: Classifier) -> None:
+    """On two images each is compared with the other: both ways sum to 0 on a linear network."""
+    images = IMAGES64[:2]
+    ids = ("a", "b")
+    targets = torch.zeros(2, dtype=torch.int64)
+    batch = Batch(images, targets, ids, 0, references=images, reference_ids=ids)
+    maps = explain(spec.replace("gradient_shap:", "gradient_shap:noise=0,"), linear64, batch)
+    layer = linear64.module.network.get_submodule("1")
+    assert isinstance(layer, nn.Linear)
+    weights = layer.weight[0].view(3, SIDE, SIDE)
+    torch.testing.assert_close(maps[0], weights * (images[0] - images[1]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(maps[1], weights * (images[1] - images[0]), rtol=0, atol=1e-12)
+
+
+def test_a_unit_is_named_for_the_images_that_it_was_compared_with(
+    tmp_path: Path, classifier: Classifier
+) -> None:
+    """The same within any limit; others as soon as one of them has other pixels."""
+    for number in range(40):
+        write_noise(tmp_path / "ab"[number % 2] / f"{number}.png", number)
+    plan = PLAN.model_copy(
+        update={"method": ("gradient", "expected_gradients:samples=5"), "metric": ("relative_l2",)}
+    )
+
+    def named(limit: int) -> dict[str, str]:
+        images = open_images(f"folder:{tmp_path}", classifier.framing, "all", limit)
+        ledger = draw_up(prepare(classifier, images, plan), "r", "all")
+        return ledger.grid(ledger.blocks[0], CLEAN_CELL)
+
+    before = named(2)
+    assert named(6) == before, "batches of two: the first block is the same"
+    chosen = open_images(f"folder:{tmp_path}", classifier.framing, "all")
+    compared = chosen.references(17).ids[10]
+    place = next(one.name for one in chosen.pictures if one.image_id == compared)
+    write_noise(tmp_path / place, 99)
+    after = named(2)
+    assert after["gradient"] == before["gradient"]
+    expected = bind_method("expected_gradients:samples=5").spec
+    assert after[expected] != before[expected]
+
+
+# Of all methods with every baseline that they can have; those of many passes with few.
+EVERY = (
+    *(name for name in METHODS if name not in {"expected_gradients", "gradient_shap"}),
+    *(f"integrated_gradients:steps=3,baseline={name}" for name in BASELINES),
+    *(f"deep_lift:baseline={name}" for name in BASELINES),
+    *COMPARING,
+)
+
+
+@pytest.mark.parametrize("form", ["hands", "folder"])
+def test_a_limit_changes_no_record_of_the_images_within_it(
+    form: str, tmp_path: Path, classifier: Classifier
+) -> None:
+    """To the bit, of all methods with every baseline: none looks at the run's other images."""
+    for number in range(40 if form == "folder" else 0):
+        write_noise(tmp_path / "ab"[number % 2] / f"{number}.png", number)
+    spec = f"folder:{tmp_path}" if form == "folder" else "hands"
+    split = "all" if form == "folder" else "test"
+    # Batches of the same images, so that nothing is rounded otherwise.
+    plan = PLAN.model_copy(
+        update={"method": EVERY, "steps": 3, "batch_size": 2, "metric": None, "draws": 1}
+    )
+    keys = ["image_id", "method", "family", "severity", "metric"]
+    found = [
+        run(classifier, open_images(spec, classifier.framing, split, limit), plan)
+        for limit in (2, 20)
+    ]
+    few, many = (
+        records.astype(dict.fromkeys(keys, str)).set_index(keys)[["value", "status", "detail"]]
+        for records in found
+    )
+    assert few.index.get_level_values("image_id").nunique() == 2
+    assert many.index.get_level_values("image_id").nunique() == 20
+    pd.testing.assert_frame_equal(many.loc[few.index], few, check_exact=True)
+    assert (few["status"] == "ok").mean() > 0.7
 
 
 def test_one_picture_has_no_others_to_compare_with(classifier: Classifier) -> None:

@@ -185,7 +185,8 @@ def test_the_window_is_the_largest_that_lies_inside(
 ) -> None:
     """Word for word: of all rectangles, those with every cell from between cells of the other map.
 
-    About the centre where things are turned or enlarged; of these the largest.
+    About the centre where things are turned or enlarged; of these the largest, or what several
+    equally large ones have in common.
     """
     low, high = PERTURBATIONS[name].bounds
     severity = share * (high if share > 0 else -low)
@@ -204,8 +205,8 @@ def test_the_window_is_the_largest_that_lies_inside(
             seen[row, column] = bool(
                 (cells >= -1e-9).all() and (cells <= np.array(size) - 1 + 1e-9).all()
             )
-    areas = [
-        (bottom - top) * (right - left)
+    inside = [
+        (top, bottom, left, right)
         for top in range(size[0])
         for bottom in range(top + 1, size[0] + 1)
         for left in range(size[1])
@@ -215,10 +216,22 @@ def test_the_window_is_the_largest_that_lies_inside(
     ]
     window = in_common(warp, size)
     if window is None:
-        assert not areas
+        assert not inside
         return
-    assert seen[window.rows, window.columns].all()
-    assert seen[window.rows, window.columns].size == max(areas)
+    areas = [(bottom - top) * (right - left) for top, bottom, left, right in inside]
+    best = np.array([one for one, area in zip(inside, areas, strict=True) if area == max(areas)])
+    assert window == Window(
+        slice(best[:, 0].max(), best[:, 1].min()), slice(best[:, 2].max(), best[:, 3].min())
+    )
+
+
+@pytest.mark.parametrize("side", [7, 8, 14, 16, 37, 50, 56])
+def test_a_turn_prefers_neither_rows_nor_columns(side: int) -> None:
+    """Of a square map a tall window and the wide one are equally large: neither is a choice."""
+    for degrees in np.arange(-180, 180.5, 0.5):
+        window = in_common(turned(float(degrees), (224, 224)), (side, side))
+        assert window is not None
+        assert window.rows == window.columns, degrees
 
 
 @pytest.mark.parametrize("size", [(24, 24), (6, 6), (5, 7)])

@@ -33,6 +33,20 @@ def drawings(run: finished_run.FinishedRun) -> list[grid.Drawing]:
     ]
 
 
+def distance_words(findings: Findings) -> str:
+    """Return in words how far a score is from a perfect one, of the metrics of the table."""
+    words = {1.0: "1 - score", 0.0: "the score itself, 0 where nothing moves"}
+    metrics = [name for name in board_metrics(findings) if name in set(findings.faults[METRIC])]
+    perfect = {name: findings.known[name].identity or 0.0 for name in metrics}
+    said = {
+        name: words.get(value, f"distance of the score from {value:g}")
+        for name, value in perfect.items()
+    }
+    if len(set(said.values())) <= 1:
+        return "".join(set(said.values()))
+    return "; ".join(f"{answer.metric_name(name)}: {text}" for name, text in said.items())
+
+
 def fault_grid(findings: Findings) -> grid.Grid | None:
     """Return the instability under a bias, split in two; None without both families of bias."""
     faults = findings.faults
@@ -52,8 +66,8 @@ def fault_grid(findings: Findings) -> grid.Grid | None:
 
     totals = {f"{answer.metric_name(metric)}: total": f"{metric}\ntotal" for metric in metrics}
     return grid.Grid(
-        "Instability (1 - score) under bias; what is left under compensated bias is the method's "
-        "own doing",
+        f"Instability ({distance_words(findings)}) under bias; what is left under compensated bias "
+        "is the method's own doing",
         (
             "method",
             *(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from steadymap.bench.core.names import severity_text
+from steadymap.bench.core.names import percent, severity_text
 from steadymap.bench.records import manifest_schema, vocabulary
 from steadymap.bench.report import finished_run, gallery_files, pictures
 
@@ -85,7 +85,7 @@ def _frame(
     return {
         "picture": _pooled(pool, pictures.photo(gallery.images[place])),
         "maps": [None if png is None else _pooled(pool, png) for png in maps],
-        "says": f"{_class_name(run.manifest, int(row['prediction']))} {row['confidence']:.0%}"
+        "says": f"{_class_name(run.manifest, int(row['prediction']))} {percent(row['confidence'])}"
         if is_image
         else "no image",
         "changed": is_image and bool(row["prediction"] != gallery.rows.loc[clean, "prediction"]),

@@ -10,7 +10,8 @@ import pandas as pd
 import yaml
 
 from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.analysis.leaderboard import Score, board_metrics, percent
+from steadymap.bench.analysis.leaderboard import Score, board_metrics
+from steadymap.bench.core.names import percent
 from steadymap.bench.records.vocabulary import DETAIL, FAMILY, KEPT, METHOD, METRIC, OVERALL, STATUS
 from steadymap.bench.report import answer, finished_run, grid
 from steadymap.metrics import Status
