@@ -490,7 +490,7 @@ MUTANTS = (
     Mutant(
         "networks traced while others run",
         "bench/measure/runner.py",
-        "            method.method.inapplicable(own)\n",
+        "            method.unfit(own)\n",
         "            pass\n",
         "tests/methods/test_backprop.py -k traced",
     ),
