@@ -296,9 +296,9 @@ MUTANTS = (
     ),
     Mutant(
         "a hook is left behind",
-        PASSES,
-        "        yield seen\n    finally:\n        hook.remove()",
-        "        yield seen\n    finally:\n        pass",
+        "models/layers.py",
+        "            yield seen\n    finally:\n        hook.remove()",
+        "            yield seen\n    finally:\n        pass",
         "check grad_cam",
     ),
     Mutant(
