@@ -6,11 +6,12 @@ import copy
 import hashlib
 from dataclasses import dataclass, replace
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import torch
 
 from steadymap.models.errors import ModelError
-from steadymap.models.layers import CamLayer, Layout
+from steadymap.models.layers import CamLayer, last_plane, outputs_of
 
 PROBE_SEED = 20
 PROBE_IMAGES = 2
@@ -19,6 +20,9 @@ LEAST_CLASSES = 2
 
 # Logits of an image alone and in a batch may differ by rounding, relative to the largest.
 BATCH_TOLERANCE = 1e-3
+
+# Layers that have been asked for beside a network's own, as they have been looked at.
+_READ: WeakKeyDictionary[torch.nn.Module, dict[str, CamLayer]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -84,21 +88,17 @@ class Classifier:
         module: takes images (B, 3, H, W) in [0, 1], normalises inside, returns logits (B, K).
         framing: input size and how pictures are brought to it.
         class_names: K names; the index is the class.
-        cam_layer: dotted name, below the user's network, of the layer Grad-CAM reads;
-            None where the network has no convolution with a spatial output.
+        cam: the layer that Grad-CAM reads, its path below the user's network; None where nobody
+            knows one.
         bounds: the smallest and largest value a pixel of a real picture has.
-        cam_layout: what that layer puts out; `cam_planes` makes planes of it.
-        cam_prefix_tokens: with the layout `tokens`, how many in front are no patches.
     """
 
     name: str
     module: PixelNetwork
     framing: Framing
     class_names: tuple[str, ...]
-    cam_layer: str | None
+    cam: CamLayer | None
     bounds: tuple[float, float] = (0.0, 1.0)
-    cam_layout: Layout = "channels_first"
-    cam_prefix_tokens: int = 0
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, K) of images (B, 3, H, W)."""
@@ -111,29 +111,52 @@ class Classifier:
         return self.framing.size
 
     @property
-    def cam_module(self) -> torch.nn.Module:
-        """The layer that Grad-CAM reads.
+    def cam_layer(self) -> str | None:
+        """What records call the layer that Grad-CAM reads; None where there is none."""
+        return None if self.cam is None else str(self.cam)
+
+    def need_cam(self) -> CamLayer:
+        """Return the layer that Grad-CAM reads.
 
         Raises:
-            ModelError: the network has no such layer.
+            ModelError: nobody knows one.
         """
-        return self.module.network.get_submodule(self.cam.path)
+        if self.cam is None:
+            raise ModelError(
+                f"{self.name} has no convolution with a spatial output before tokens are made"
+            )
+        return self.cam
 
     @property
-    def cam(self) -> CamLayer:
-        """The layer that Grad-CAM reads, with what it puts out.
+    def cam_module(self) -> torch.nn.Module:
+        """The module that puts out what Grad-CAM reads.
 
         Raises:
-            ModelError: the network has no such layer.
+            ModelError: nobody knows one.
         """
-        if self.cam_layer is None:
-            raise ModelError(f"{self.name} has no convolution with a spatial output")
-        return CamLayer(self.cam_layer, self.cam_layout, self.cam_prefix_tokens)
+        return self.module.network.get_submodule(self.need_cam().path)
 
     def cam_planes(self, output: torch.Tensor) -> torch.Tensor:
         """Return the output of that layer, or a gradient of its shape, as planes (B, C, h, w)."""
         height, width = self.input_size
-        return self.cam.planes(output, height / width)
+        return self.need_cam().planes(output, height / width)
+
+    def reading(self, path: str | None) -> Classifier:
+        """Return this classifier with another layer for Grad-CAM.
+
+        Args:
+            path: dotted name of a module below the user's network, whose output is read as it is;
+                None leaves the layer as it is.
+
+        Raises:
+            ModelError: there is no such module, or it puts out no planes.
+        """
+        if path is None:
+            return self
+        known = _READ.setdefault(self.module.network, {})
+        if path not in known:
+            known[path] = _looked_at(self.module, CamLayer(path), self.input_size)
+        return replace(self, cam=known[path])
 
     def shifted(self, shift: float) -> Classifier:
         """Return the classifier g(x) = f(x - shift), sharing this one's weights.
@@ -302,7 +325,7 @@ def make_classifier(
         class_names: K names; "0", "1", ... where left out.
         normalization: mean and standard deviation; left out, the network takes images in [0, 1].
         cam_layer: dotted name of the layer for Grad-CAM, or a `CamLayer` where its output is no
-            plane yet; left out, the last convolution to run.
+            plane yet; left out, the last feature map behind its activation (`last_plane`).
 
     Raises:
         ModelError: the network cannot be put in eval mode, fails on its input size, returns
@@ -331,10 +354,7 @@ def make_classifier(
     module = PixelNetwork(network, normalization or Normalization()).to(
         memory_format=torch.channels_last
     )
-    cam = CamLayer(cam_layer) if isinstance(cam_layer, str) else cam_layer
-    if cam is not None and cam.path not in dict(network.named_modules()):
-        raise ModelError(f"{name}: no layer is called {cam.path!r}; see network.named_modules()")
-    logits, planes = _probe(module, framing.size, cam)
+    logits = _probe(module, framing.size)
     classes = logits.shape[1]
     if classes < LEAST_CLASSES:
         raise ModelError(
@@ -345,50 +365,25 @@ def make_classifier(
         class_names = tuple(str(index) for index in range(classes))
     if len(class_names) != classes:
         raise ModelError(f"{name}: {classes} logits but {len(class_names)} class names")
+    cam = CamLayer(cam_layer) if isinstance(cam_layer, str) else cam_layer
     if cam is None:
-        return Classifier(name, module, framing, class_names, planes[-1] if planes else None)
-    if cam.path not in planes:
-        shape = {
-            "channels_first": "(batch, channels, height, width) above 1 x 1",
-            "channels_last": "(batch, height, width, channels) above 1 x 1",
-            "tokens": "(batch, tokens, channels) with a grid of patches above 1 x 1",
-        }
-        raise ModelError(
-            f"{name}: layer {cam.path!r} has no output of shape {shape[cam.layout]}, "
-            "which Grad-CAM needs"
-        )
-    return replace(
-        Classifier(name, module, framing, class_names, cam.path),
-        cam_layout=cam.layout,
-        cam_prefix_tokens=cam.prefix_tokens,
-    )
+        cam = last_plane(network, framing.size)
+    if cam is not None:
+        cam = _looked_at(module, cam, framing.size)
+    return Classifier(name, module, framing, class_names, cam)
 
 
-def _probe(
-    module: PixelNetwork, size: tuple[int, int], cam: CamLayer | None
-) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """Run the network on two images, twice together and once alone, and check its logits.
-
-    Returns:
-        the logits, and the convolutions (and the layer for Grad-CAM) whose output is a plane of
-        more than one pixel, in the order in which they ran.
-    """
-    name = type(module.network).__name__
+def _probe_images(module: PixelNetwork, size: tuple[int, int]) -> torch.Tensor:
+    """Return random images (B, 3, H, W) in [0, 1], the same each time."""
     generator = torch.Generator().manual_seed(PROBE_SEED)
     images = torch.rand(PROBE_IMAGES, 3, *size, generator=generator)
-    images = images.to(module.mean.device, module.mean.dtype)
-    planes: list[str] = []
+    return images.to(module.mean.device, module.mean.dtype)
 
-    def note(path: str, output: object) -> None:
-        layer = cam if cam is not None and path == cam.path else CamLayer(path)
-        if path not in planes and _is_plane(layer, output, size):
-            planes.append(path)
 
-    hooks = [
-        part.register_forward_hook(lambda _m, _i, output, path=path: note(path, output))
-        for path, part in module.network.named_modules()
-        if isinstance(part, torch.nn.Conv2d) or (cam is not None and path == cam.path)
-    ]
+def _probe(module: PixelNetwork, size: tuple[int, int]) -> torch.Tensor:
+    """Run the network on two images, twice together and once alone; return its checked logits."""
+    name = type(module.network).__name__
+    images = _probe_images(module, size)
     # A forward that draws random numbers must not move the caller's global state.
     with torch.random.fork_rng(), torch.no_grad():
         try:
@@ -397,9 +392,6 @@ def _probe(
             raise ModelError(
                 f"{name} fails on images of {size[0]} x {size[1]} pixels: {error}"
             ) from error
-        finally:
-            for hook in hooks:
-                hook.remove()
     if not isinstance(first, torch.Tensor) or first.ndim != 2 or first.shape[0] != PROBE_IMAGES:  # noqa: PLR2004 - (B, K)
         got = tuple(first.shape) if isinstance(first, torch.Tensor) else type(first).__name__
         raise ModelError(f"{name} must return logits of shape (batch, classes); it returns {got}")
@@ -415,7 +407,31 @@ def _probe(
             f"{name} depends on the rest of the batch: an image alone gave other logits; "
             "look for batch statistics, such as BatchNorm2d(track_running_stats=False)"
         )
-    return first, tuple(planes)
+    return first
+
+
+def _looked_at(module: PixelNetwork, layer: CamLayer, size: tuple[int, int]) -> CamLayer:
+    """Return a layer with the smallest value that it puts out on random images.
+
+    Raises:
+        ModelError: there is no such layer, or it puts out no planes.
+    """
+    name, network = type(module.network).__name__, module.network
+    if layer.path not in dict(network.named_modules()):
+        raise ModelError(f"{name}: no layer is called {layer.path!r}; see network.named_modules()")
+    with outputs_of(network, layer) as seen, torch.random.fork_rng(), torch.no_grad():
+        module(_probe_images(module, size))
+    if not seen or not _is_plane(layer, seen[-1], size):
+        shape = {
+            "channels_first": "(batch, channels, height, width) above 1 x 1",
+            "channels_last": "(batch, height, width, channels) above 1 x 1",
+            "tokens": "(batch, tokens, channels) with a grid of patches above 1 x 1",
+        }
+        raise ModelError(
+            f"{name}: layer {layer.path!r} has no output of shape {shape[layer.layout]}, "
+            "which Grad-CAM needs"
+        )
+    return replace(layer, lowest=float(seen[-1].min()))
 
 
 def _is_plane(layer: CamLayer, output: object, size: tuple[int, int]) -> bool:

@@ -106,5 +106,5 @@ def _factory(spec: str, weights: Path | None) -> Classifier:
         classifier.framing,
         classifier.class_names,
         classifier.module.normalization,
-        None if classifier.cam_layer is None else classifier.cam,
+        classifier.cam,
     )

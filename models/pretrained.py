@@ -375,7 +375,7 @@ def hub_preset(spec: str, config: Mapping[str, Any]) -> tuple[Framing, Normaliza
 
 def _with_layer(classifier: Classifier, layer: CamLayer | None) -> Classifier:
     """Leave Grad-CAM without a layer where none is known: a patch embedding says little."""
-    return classifier if layer is not None else replace(classifier, cam_layer=None)
+    return classifier if layer is not None else replace(classifier, cam=None)
 
 
 def _complete(network: torch.nn.Module, size: tuple[int, int]) -> None:

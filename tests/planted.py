@@ -131,7 +131,7 @@ def unsigned() -> Side:
 def earlier_layer() -> Side:
     """Let Grad-CAM read the second convolution."""
     usual = load_classifier("compact")
-    return side(replace(usual, cam_layer="network.2"))
+    return side(usual.reading("network.2"))
 
 
 def edges() -> Side:

@@ -14,6 +14,7 @@ from steadymap.bench.analysis.intervals import ratio_intervals
 from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.records.vocabulary import (
     CLEAN,
+    DRAW,
     FAMILY,
     IMAGE_ID,
     METHOD,
@@ -23,13 +24,16 @@ from steadymap.bench.records.vocabulary import (
     OTHER_IMAGE,
     OTHER_SEED,
     OVERALL,
+    PERFECT,
     RECOGNISED,
     REFERENCES,
+    SEVERITY,
     STATUS,
     VALUE,
+    base_metric,
     is_control,
 )
-from steadymap.metrics import METRICS, Metric, Status
+from steadymap.metrics import Metric, Status
 
 # Where unrelated maps are this close to a perfect score, the score says nothing.
 LEAST_ROOM = 0.05
@@ -51,6 +55,7 @@ COLUMNS = [
     "images",
     "score",
     "null",
+    "perfect",
     "null_of",
     "null_images",
     *NULLS,
@@ -73,9 +78,12 @@ class Instability:
     Attributes:
         by_image: index (method, metric, family), a column an image; the mean over the draws and
             severities on which the metric is defined, NaN where there are none.
+        cost: likewise, how far the perfect score itself is from that of a map which is left alone:
+            0 but where an image and its maps are warped, which interpolates them.
     """
 
     by_image: pd.DataFrame
+    cost: pd.DataFrame
 
     @classmethod
     def of(cls, records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None) -> Instability:
@@ -92,18 +100,25 @@ class Instability:
             for name, metric in (known_metrics() if metrics is None else metrics).items()
             if metric.against == "map" and metric.identity is not None
         }
-        compared = records[METRIC].isin(perfect)
-        chosen = records[compared & (records[STATUS] == Status.OK.value)]
-        identity = chosen[METRIC].map(perfect).astype(float)
-        distance = (chosen[VALUE] - identity).abs()
-        table = chosen.assign(distance=distance).pivot_table(
-            values="distance",
-            index=[METHOD, METRIC, FAMILY],
-            columns=IMAGE_ID,
-            observed=True,
-            sort=False,
+        valid = records[STATUS] == Status.OK.value
+        chosen = records[records[METRIC].isin(perfect) & valid]
+        chosen = chosen.assign(
+            distance=(chosen[VALUE] - chosen[METRIC].map(perfect).astype(float)).abs(), cost=0.0
         )
-        return cls(table)
+        warped = records[METRIC].isin([name + PERFECT for name in perfect])
+        if warped.any():
+            chosen = _with_costs(chosen, records[warped], perfect)
+        tables = [
+            chosen.pivot_table(
+                values=values,
+                index=[METHOD, METRIC, FAMILY],
+                columns=IMAGE_ID,
+                observed=True,
+                sort=False,
+            )
+            for values in ("distance", "cost")
+        ]
+        return cls(tables[0], tables[1])
 
     def families(self) -> list[str]:
         """Return the families of perturbations, in the order of the records."""
@@ -115,16 +130,32 @@ class Instability:
 
         `overall` is the mean of an image's families, each counting the same.
         """
+        return self._read(self._rows, method, metric, family)
+
+    def cost_at(self, method: str, metric: str, family: str) -> NDArray[np.float64]:
+        """Return, likewise, how far their perfect scores are from those of maps left alone."""
+        return self._read(self._costs, method, metric, family)
+
+    def _read(
+        self,
+        rows: Mapping[tuple[str, str, str], NDArray[np.float64]],
+        method: str,
+        metric: str,
+        family: str,
+    ) -> NDArray[np.float64]:
         if family == OVERALL:
-            rows = [self.at(method, metric, name) for name in self.families()]
-            return _mean_of_known(np.reshape(rows, (len(rows), self.by_image.shape[1])))
-        values = self._rows.get((method, metric, family))
+            each = [self._read(rows, method, metric, name) for name in self.families()]
+            return _mean_of_known(np.reshape(each, (len(each), self.by_image.shape[1])))
+        values = rows.get((method, metric, family))
         return np.full(self.by_image.shape[1], np.nan) if values is None else values
 
     @cached_property
     def _rows(self) -> dict[tuple[str, str, str], NDArray[np.float64]]:
-        values = self.by_image.to_numpy(dtype=np.float64)
-        return {key: values[place] for place, key in enumerate(self._keys())}
+        return dict(zip(self._keys(), self.by_image.to_numpy(dtype=np.float64), strict=True))
+
+    @cached_property
+    def _costs(self) -> dict[tuple[str, str, str], NDArray[np.float64]]:
+        return dict(zip(self._keys(), self.cost.to_numpy(dtype=np.float64), strict=True))
 
     def pairs(self) -> list[tuple[str, str]]:
         """Return what there is of methods and metrics, in the order of the records."""
@@ -139,6 +170,28 @@ class Instability:
         rows = np.stack([self.at(method, metric, family) for family in NUMERICS])
         known = [float(np.nanmean(row)) for row in rows if np.isfinite(row).any()]
         return max(known, default=np.nan)
+
+
+def _with_costs(
+    chosen: pd.DataFrame, warped: pd.DataFrame, perfect: Mapping[str, float]
+) -> pd.DataFrame:
+    """Take off distances what warping costs; leave out those of which that is not known.
+
+    Args:
+        chosen: records with `distance` and `cost`.
+        warped: records of perfect scores.
+        perfect: by metric, the value of a map compared with itself.
+    """
+    known = warped[warped[STATUS] == Status.OK.value]
+    metric = known[METRIC].astype(str).map(base_metric)
+    keys = [METHOD, METRIC, FAMILY, SEVERITY, DRAW, IMAGE_ID]
+    text = dict.fromkeys((METHOD, METRIC, FAMILY, IMAGE_ID), str)
+    costs = known.assign(**{METRIC: metric}, cost=(known[VALUE] - metric.map(perfect)).abs())
+    moving = chosen[FAMILY].isin(warped[FAMILY].unique())
+    moved = chosen[moving].drop(columns="cost").astype(text)
+    moved = moved.merge(costs[[*keys, "cost"]].astype(text), on=keys)
+    moved = moved.assign(distance=moved["distance"] - moved["cost"])
+    return pd.concat([chosen[~moving].astype(text), moved])
 
 
 def _mean_of_known(rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -164,7 +217,9 @@ def calibrate(
 
         calibrated = (score - null) / (perfect score - null)
 
-    It is 1 for maps that did not move and 0 for maps no closer than unrelated ones. Images are
+    It is 1 for maps that did not move and 0 for maps no closer than unrelated ones. Where an image
+    is shifted, turned or enlarged the perfect score is that of the clean map warped there and back,
+    image by image: maps that move exactly as the image does then have 1. Images are
     resampled with their scores and nulls together, so that the interval carries the null's own
     uncertainty, and which of the two it is.
 
@@ -175,10 +230,10 @@ def calibrate(
             records that have some.
 
     Returns:
-        One row a method, family and metric, with `overall` for the mean over the families. `score`
-        and `null` are raw. `verdict` is `ok`, or `uninformative` (unrelated maps score within 0.05
-        of a perfect score: no number), `unresolvable` (the maps moved no more than rounding moves
-        them, `floor`), `uncalibrated` (a null is missing, or defined on less than a
+        One row a method, family and metric, with `overall` for the mean over the families. `score`,
+        `null` and `perfect` are raw. `verdict` is `ok`, or `uninformative` (unrelated maps score
+        within 0.05 of a perfect score: no number), `unresolvable` (the maps moved no more than
+        rounding moves them, `floor`), `uncalibrated` (a null is missing, or defined on less than a
         fifth of the images: no number). `other_seed` is the
         calibrated score of clean maps under two seeds. `recognised` is the share of maps closer to
         their clean self than to every unrelated one, `chance` what it would be of maps that had
@@ -196,8 +251,10 @@ def calibrate(
         for family in (*families, OVERALL):
             scores = unstable.at(method, metric, family)
             used = np.isfinite(scores)
-            sample = np.stack([scores, *nulls])[:, used]
-            worth = _worth(sample, unstable.floor(method, metric))
+            cost = unstable.cost_at(method, metric, family)
+            # Both the scores and the nulls are as far from the perfect score as it allows.
+            sample = np.stack([scores, *(null - cost for null in nulls)])[:, used]
+            worth = _worth(sample, cost[used], unstable.floor(method, metric))
             redrawn = unstable.at(method, metric, OTHER_SEED)
             key = (method, metric, family)
             rows.append(
@@ -232,13 +289,15 @@ class _Worth:
     Attributes:
         images: how many.
         mean: their mean instability.
-        nulls: mean instability of either null; NaN where it is missing.
+        nulls: mean instability of either null, from the perfect score; NaN where it is missing.
         null_images: on how many of the images the scarcer of the two is defined.
+        cost: how far their perfect score is, on average, from that of a map left alone.
         floor: the instability that computing in another way makes.
     """
 
     images: int
     mean: float
+    cost: float
     nulls: tuple[float, float]
     null_images: int
     floor: float
@@ -264,24 +323,26 @@ class _Worth:
         return float(1 - values.mean() / self.room)
 
 
-def _worth(sample: NDArray[np.float64], floor: float) -> _Worth:
-    """Judge a sample: instability and both nulls of some images, (3, images)."""
+def _worth(sample: NDArray[np.float64], cost: NDArray[np.float64], floor: float) -> _Worth:
+    """Judge a sample: instability and both nulls of some images, (3, images), and their costs."""
     scores, nulls = sample[0], sample[1:]
     mean = float(scores.mean()) if len(scores) else np.nan
     means = [float(np.nanmean(row)) if np.isfinite(row).any() else np.nan for row in nulls]
     scarcer = int(np.isfinite(nulls).sum(axis=1).min())
-    return _Worth(len(scores), mean, (means[0], means[1]), scarcer, floor)
+    dear = float(cost.mean()) if len(cost) else 0.0
+    return _Worth(len(scores), mean, dear, (means[0], means[1]), scarcer, floor)
 
 
 def _raw(worth: _Worth, metric: Metric) -> dict[str, object]:
     """Return the columns of one row that need no resampling, on the metric's own scale."""
-    perfect = metric.identity or 0.0
     # Where a larger value is better, all others lie below the perfect score.
     sign = -1.0 if metric.better == "higher" else 1.0
+    perfect = (metric.identity or 0.0) + sign * worth.cost
     return {
         "images": worth.images,
         "score": perfect + sign * worth.mean,
         "null": perfect + sign * worth.room,
+        "perfect": perfect,
         "null_images": worth.null_images,
         "null_of": "" if np.isnan(worth.room) else NULLS[int(np.argmin(worth.nulls))],
         **{name: perfect + sign * mean for name, mean in zip(NULLS, worth.nulls, strict=True)},
@@ -335,16 +396,13 @@ def order(calibrated: pd.DataFrame, metric: str, specs: Sequence[str]) -> list[s
     return sorted(specs, key=lambda spec: -np.nan_to_num(score.get(spec, np.nan), nan=-np.inf))
 
 
-def null_score(
-    calibrated: pd.DataFrame, metric: str, family: str, perfect: float | None = None
-) -> float:
+def null_score(calibrated: pd.DataFrame, metric: str, family: str) -> float:
     """Return the calibrated score of a null itself, at most 0: the mean over the methods.
 
     Args:
         calibrated: as `calibrate` returns it.
         metric: which metric.
         family: one of `NULLS`.
-        perfect: the metric's value of a map compared with itself; left out, that of our metric.
     """
     rows = calibrated[
         (calibrated[METRIC] == metric)
@@ -352,7 +410,6 @@ def null_score(
         & ~calibrated["control"]
         & calibrated["calibrated"].notna()
     ]
-    if perfect is None:
-        perfect = METRICS[metric].identity or 0.0
+    perfect = rows["perfect"]
     scores = 1 - (rows[family] - perfect).abs() / (rows["null"] - perfect).abs()
     return float(scores.mean()) if len(rows) else np.nan

@@ -15,11 +15,14 @@ from steadymap.bench.records.vocabulary import (
     METHOD,
     METRIC,
     OVERALL,
+    PERFECT,
     REFERENCES,
     SEVERITY,
+    STATUS,
+    VALUE,
     is_control,
 )
-from steadymap.metrics import Metric
+from steadymap.metrics import Metric, Status
 
 # Halfway from a map that did not move to unrelated ones.
 THRESHOLD = 0.5
@@ -53,7 +56,11 @@ def severity_curves(
     kept = ~records[FAMILY].isin((*REFERENCES, CLEAN)) & records[METRIC].isin(known)
     methods = [spec for spec in records[METHOD].unique() if not is_control(str(spec))]
     chosen = records[kept & records[METHOD].isin(methods)]
-    table = summary.summarise(chosen, (METHOD, FAMILY, METRIC, SEVERITY))
+    keys = [METHOD, FAMILY, METRIC, SEVERITY]
+    table = summary.summarise(chosen, tuple(keys))
+    warped = records[METRIC].isin([name + PERFECT for name in known])
+    defined = records[warped & (records[STATUS] == Status.OK.value)]
+    best = defined.groupby(keys, observed=True)[VALUE].mean().to_dict()
     overall = calibrated[calibrated[FAMILY] == OVERALL]
     worths = {(row[METHOD], row[METRIC]): row for row in overall.to_dict("records")}
     scaled = {metric for _, metric in worths}
@@ -64,9 +71,12 @@ def severity_curves(
         if row[METRIC] in scaled:
             if worth is None or worth["verdict"] not in (calibration.OK, calibration.UNRESOLVABLE):
                 continue
-            perfect = known[row[METRIC]].identity or 0.0
-            room = abs(worth["null"] - perfect)
-            ends = [1 - abs(value - perfect) / room for value in ends]
+            alone = known[row[METRIC]].identity or 0.0
+            level = (row[METHOD], row[FAMILY], row[METRIC] + PERFECT, row[SEVERITY])
+            # Where the image was warped, maps that moved with it are not quite what they were.
+            cost = abs(best.get(level, alone) - alone)
+            room = abs(worth["null"] - alone) - cost
+            ends = [1 - (abs(value - alone) - cost) / room for value in ends]
         # A distance's larger value is a smaller score.
         low, high = np.sort(ends[1:])
         rows.append(

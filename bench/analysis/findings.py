@@ -22,10 +22,10 @@ from steadymap.bench.records.vocabulary import (
     METHOD,
     METRIC,
     NULLS,
-    RECOGNISED,
     REFERENCES,
     SEVERITY,
     STEPS,
+    base_metric,
     is_control,
 )
 from steadymap.metrics import METRICS, Metric
@@ -99,7 +99,7 @@ class Findings:
         """Return the metrics of the records of which nobody says how to read them."""
         counts = self.scan.counts
         plain = counts[counts[METHOD] != INPUT][METRIC].astype(str)
-        names = plain.str.removesuffix(RECOGNISED).unique().tolist()
+        names = list(dict.fromkeys(map(base_metric, plain.unique())))
         return [name for name in names if name not in self.known and name != STEPS]
 
     def family_metrics(self) -> list[str]:

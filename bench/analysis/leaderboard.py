@@ -207,12 +207,7 @@ def coverage(counts: pd.DataFrame, spec: str, metrics: Sequence[str]) -> float:
 
 
 def _null_line(findings: Findings, metrics: list[str], family: str) -> LeaderboardRow:
-    scores = {
-        metric: Score(
-            null_score(findings.calibrated, metric, family, findings.known[metric].identity)
-        )
-        for metric in metrics
-    }
+    scores = {metric: Score(null_score(findings.calibrated, metric, family)) for metric in metrics}
     return LeaderboardRow(
         f"control: {NULL_NAMES[family]}", "", control=True, scores=scores,
         ranks={}, recognised={}, completeness=None, coverage=math.nan,

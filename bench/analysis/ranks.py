@@ -11,7 +11,7 @@ from scipy.stats import friedmanchisquare, rankdata
 
 from steadymap.bench.analysis import calibration, intervals
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.records.vocabulary import FAMILY, METHOD, METRIC, NULLS, OVERALL
+from steadymap.bench.records.vocabulary import FAMILY, METHOD, METRIC, NULLS, OVERALL, PERFECT
 from steadymap.metrics import Metric
 
 COLUMNS = [METRIC, METHOD, "rank", "low", "high", "mean_rank", "images", "friedman_p"]
@@ -46,7 +46,8 @@ def rank_methods(
         if not methods:
             continue
         # Of one metric: which images are drawn hangs on how many have a value of it.
-        unstable = calibration.Instability.of(records[records[METRIC] == metric], metrics)
+        about = records[METRIC].isin((metric, metric + PERFECT))
+        unstable = calibration.Instability.of(records[about], metrics)
         samples = [_sample(unstable, method, metric) for method in methods]
         everyone = np.ones((1, samples[0].shape[1]))
         ranks = _ranks(samples, everyone)[0]

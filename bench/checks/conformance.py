@@ -28,8 +28,7 @@ def check_method(method: BoundMethod, engine: Engine = "own") -> dict[str, Findi
 
 
 def _carried_out(check: registry.Check, subject: Subject) -> Finding:
-    applies = subject.method.method.inapplicable
-    if reason := applies(NETWORKS[check.network]()):
+    if reason := subject.method.unfit(NETWORKS[check.network]()):
         return inapplicable(reason)
     try:
         return check.run(subject)

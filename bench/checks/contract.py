@@ -78,8 +78,8 @@ def shortcut(subject: Subject) -> Finding:
     """What a run reads off the pass that methods share, or off nested paths, is the map."""
     method = subject.method
     network, batch = known.convolutional(), batch_of(known.images(IMAGES))
-    if subject.engine == "own" and method.method.share is not None:
-        reads = [method.method.share.reads]
+    if subject.engine == "own" and method.share is not None:
+        reads = [method.share.reads]
         maps = method.read(shared_pass(network, batch.images, batch.targets, reads, 3))
     elif method.adaptive:
         path = method.nested(network, batch)

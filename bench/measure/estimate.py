@@ -88,7 +88,7 @@ def count(setup: Setup) -> Passes:
     cells = plan.cells()
     views = setup.view_count()
     applied = [m for m in methods if m.unfit(setup.classifier, plan.engine) is None]
-    alone = [m for m in applied if plan.engine == "captum" or m.method.share is None]
+    alone = [m for m in applied if plan.engine == "captum" or m.share is None]
     shared = len(alone) < len(applied)
     apart = views * sum(method.passes for method in alone)
     apart += sum(times * method.passes for method, times in setup.redraws().items())

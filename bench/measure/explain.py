@@ -28,7 +28,7 @@ def explain(worker: Worker, method: BoundMethod, view: View) -> Explained | Fail
     reason = unfit_for(method, view.classifier, worker.engine)
     if reason is not None:
         return replace(reason, size=size)
-    shares = method.method.share is not None and worker.engine == "own"
+    shares = method.share is not None and worker.engine == "own"
     if shares and view.failure is not None:
         return view.failure
 

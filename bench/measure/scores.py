@@ -12,7 +12,14 @@ from steadymap.bench.measure.view import Explained, Failure, View, failure_of, l
 from steadymap.bench.measure.worker import BASELINE_PART, Worker
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.network.memory import is_out_of_memory
-from steadymap.bench.perturbations.warp import Warp, in_common, maps_back, maps_inside, masks_inside
+from steadymap.bench.perturbations.warp import (
+    Warp,
+    in_common,
+    maps_back,
+    maps_inside,
+    maps_there_and_back,
+    masks_inside,
+)
 from steadymap.metrics import Maps, Metric, Scores, Status, TensorMaps, evaluate, recognise
 from steadymap.metrics.maps import Array, Flags
 
@@ -26,12 +33,15 @@ class Compared:
         current: those of the view.
         nulls: batches of unrelated maps, as large as the clean ones.
         evidence: what metrics of one map are held against.
+        equivariant: where things move, the clean maps as they would come back had they moved
+            exactly as the image did; None where nothing moves, or there are none.
     """
 
     clean: Explained | Failure
     current: Explained | Failure
     nulls: tuple[Maps | TensorMaps, ...]
     evidence: Mapping[str, Array | torch.Tensor]
+    equivariant: Explained | None = None
 
 
 def in_place(compared: Compared, warp: Warp) -> Compared:
@@ -48,7 +58,9 @@ def in_place(compared: Compared, warp: Warp) -> Compared:
         reason = f"a map of {height} x {width} has nothing in common with the clean one"
         return replace(compared, current=Failure(Status.SKIPPED, reason, len(current.maps)))
     clean, evidence = compared.clean, dict(compared.evidence)
+    equivariant = None
     if isinstance(clean, Explained):
+        equivariant = replace(clean, maps=maps_there_and_back(clean.maps, warp, window))
         clean = replace(clean, maps=maps_inside(clean.maps, window))
     if "mask" in evidence:
         evidence["mask"] = masks_inside(evidence["mask"], (height, width), window)
@@ -57,6 +69,7 @@ def in_place(compared: Compared, warp: Warp) -> Compared:
         replace(current, maps=maps_back(current.maps, warp, window)),
         tuple(maps_inside(maps, window) for maps in compared.nulls),
         evidence,
+        equivariant,
     )
 
 

@@ -285,6 +285,7 @@ class BatchScorer:
                     continue
                 pair = compared if metric.against == "delta" else placed
                 scores[name] = score(metric, pair.clean, pair.current, pair.evidence)
+            scores |= _perfect(metrics, placed)
             if self.setup.plan.nulls and not is_clean:
                 scores |= _recognised(metrics, scores, placed)
         if steps is not None:
@@ -354,6 +355,18 @@ def _placed(compared: Compared, view: View) -> Compared:
         return compared
     height, width = view.images.shape[2:]
     return in_place(compared, family.warp(view.cell.severity, (height, width)))
+
+
+def _perfect(metrics: Mapping[str, Metric], placed: Compared) -> dict[str, Scores]:
+    """Return the scores of maps that moved exactly as the image did; of nothing that stays put."""
+    best = placed.equivariant
+    if best is None:
+        return {}
+    return {
+        name + vocabulary.PERFECT: score(metric, placed.clean, best, {})
+        for name, metric in metrics.items()
+        if metric.against == "map" and metric.identity is not None
+    }
 
 
 def _recognised(

@@ -131,9 +131,9 @@ def look(
     if family is not None and family.compensated:
         classifier = classifier.shifted(shown.cell.severity)
     reads = {
-        method.method.share.reads
+        method.share.reads
         for method in worker.methods
-        if method.method.share and worker.engine == "own"
+        if method.share and worker.engine == "own"
         if unfit_for(method, classifier, worker.engine) is None
     } | set(also)
     with worker.clock(shown.cell, SHARED, len(shown.images)):

@@ -239,13 +239,15 @@ def _by_rule(
     return seen.need_gradient()
 
 
-def guided_grad_cam(classifier: Classifier, batch: Batch) -> torch.Tensor:
+def guided_grad_cam(
+    classifier: Classifier, batch: Batch, *, layer: str | None = None
+) -> torch.Tensor:
     """Guided backpropagation times Grad-CAM, signed: (B, 3, H, W).
 
     Grad-CAM is brought to the image's size by nearest neighbours, as captum does unless told
     otherwise; the paper does so bilinearly. Source: Selvaraju et al. 2017, section 3.2.
     """
-    coarse = cam.grad_cam(classifier, batch)
+    coarse = cam.grad_cam(classifier, batch, layer=layer)
     size = batch.images.shape[2:]
     return torch.nn.functional.interpolate(coarse, size) * guided_backprop(classifier, batch)
 
@@ -347,17 +349,17 @@ def _captum_rule(classifier: Classifier, batch: Batch, name: str) -> torch.Tenso
     return maps.detach()
 
 
-def captum_guided_grad_cam(classifier: Classifier, batch: Batch) -> torch.Tensor:
+def captum_guided_grad_cam(
+    classifier: Classifier, batch: Batch, *, layer: str | None = None
+) -> torch.Tensor:
     """Compute the same with captum's parts: the oracle of `guided_grad_cam`.
 
     In the rewritten network the layer of Grad-CAM may be no module any more.
     """
     captum = gradient.captum_attr()
-    coarse = captum.LayerGradCam(classifier.module, classifier.cam_module).attribute(
-        gradient.own_copy(batch.images), target=batch.targets, relu_attributions=True
-    )
+    coarse = cam.captum_grad_cam(classifier, batch, layer=layer)
     size = tuple(batch.images.shape[2:])
-    fine: torch.Tensor = captum.LayerAttribution.interpolate(coarse.detach(), size)
+    fine: torch.Tensor = captum.LayerAttribution.interpolate(coarse, size)
     return fine * captum_guided_backprop(classifier, batch)
 
 

@@ -94,7 +94,12 @@ def bind_method(spec: str, steps: Steps | None = None) -> BoundMethod:
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise ValueError(f"method {name}: {key}={value}: {reason}") from error
-    settings = ",".join(f"{key}={str(value).lower()}" for key, value in values.items())
+    # Names, of layers say, keep their capitals; what is not given has no text.
+    settings = ",".join(
+        f"{key}={value if isinstance(value, str) else str(value).lower()}"
+        for key, value in values.items()
+        if value is not None
+    )
     bound = BoundMethod(f"{name}:{settings}" if settings else name, method, tuple(values.items()))
     if name not in registry.METHODS:
         try:

@@ -1,4 +1,8 @@
-"""Grad-CAM and its relatives."""
+"""Grad-CAM and its relatives.
+
+All read the last feature map behind its activation (`models/layers.py` says which that is); with
+`layer=NAME` they read what the module of that name in the user's network puts out, as it is.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,14 @@ from steadymap.bench.network.passes import Pass
 from steadymap.models import Classifier
 
 
-def grad_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> torch.Tensor:
-    """Gradient-weighted activations of the last convolution: (B, 1, h, w), at its resolution.
+def grad_cam(
+    classifier: Classifier, batch: Batch, *, relu: bool = True, layer: str | None = None
+) -> torch.Tensor:
+    """Gradient-weighted activations of the last feature map: (B, 1, h, w), at its resolution.
 
     With `relu=false` negative evidence is kept. Source: Selvaraju et al. 2017, equations 1 and 2.
     """
-    return read_grad_cam(own_pass(classifier, batch, "layer"), relu=relu)
+    return read_grad_cam(own_pass(classifier.reading(layer), batch, "layer"), relu=relu)
 
 
 def read_grad_cam(seen: Pass, *, relu: bool = True) -> torch.Tensor:
@@ -26,13 +32,15 @@ def read_grad_cam(seen: Pass, *, relu: bool = True) -> torch.Tensor:
     return maps.relu() if relu else maps
 
 
-def hires_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> torch.Tensor:
-    """Gradient times activation at each place of the last convolution: (B, 1, h, w).
+def hires_cam(
+    classifier: Classifier, batch: Batch, *, relu: bool = True, layer: str | None = None
+) -> torch.Tensor:
+    """Gradient times activation at each place of the last feature map: (B, 1, h, w).
 
     Unlike Grad-CAM it does not average the gradient over places first. Source: Draelos and Carin
     2020, equation 3.
     """
-    return read_hires_cam(own_pass(classifier, batch, "layer"), relu=relu)
+    return read_hires_cam(own_pass(classifier.reading(layer), batch, "layer"), relu=relu)
 
 
 def read_hires_cam(seen: Pass, *, relu: bool = True) -> torch.Tensor:
@@ -42,12 +50,13 @@ def read_hires_cam(seen: Pass, *, relu: bool = True) -> torch.Tensor:
     return maps.relu() if relu else maps
 
 
-def layer_cam(classifier: Classifier, batch: Batch) -> torch.Tensor:
-    """Positive gradient times activation at each place of the last convolution: (B, 1, h, w).
+def layer_cam(classifier: Classifier, batch: Batch, *, layer: str | None = None) -> torch.Tensor:
+    """Positive gradient times activation at each place of the last feature map: (B, 1, h, w).
 
-    Source: Jiang et al. 2021, equations 5 to 7.
+    Activations must not be negative: of those below 0, positive gradients would keep what speaks
+    against the class. Source: Jiang et al. 2021, equations 5 to 7.
     """
-    return read_layer_cam(own_pass(classifier, batch, "layer"))
+    return read_layer_cam(own_pass(classifier.reading(layer), batch, "layer"))
 
 
 def read_layer_cam(seen: Pass) -> torch.Tensor:
@@ -56,13 +65,17 @@ def read_layer_cam(seen: Pass) -> torch.Tensor:
     return (gradient_there.relu() * activations).sum(dim=1, keepdim=True).relu()
 
 
-def grad_cam_plus_plus(classifier: Classifier, batch: Batch) -> torch.Tensor:
-    """Activations of the last convolution, weighted by weighted positive gradients: (B, 1, h, w).
+def grad_cam_plus_plus(
+    classifier: Classifier, batch: Batch, *, layer: str | None = None
+) -> torch.Tensor:
+    """Activations of the last feature map, weighted by weighted positive gradients: (B, 1, h, w).
 
-    Source: Chattopadhyay et al. 2018, equations 5, 10 and 19, for the logit's exponential. Places
-    whose weight is 0 over 0, where the gradient is 0, have none.
+    Source: Chattopadhyay et al. 2018, equations 5, 10 and 19, for the score exp(S) of a logit S.
+    The weights of places, alpha, do not depend on exp(S); the factor exp(S) that each gradient then
+    has is left out: it scales a whole map, and overflows float32 from a logit of 89 on. Activations
+    must not be negative: alpha is then in [0, 1/2], and 0 over 0, where the gradient is 0, is 0.
     """
-    return read_grad_cam_plus_plus(own_pass(classifier, batch, "layer"))
+    return read_grad_cam_plus_plus(own_pass(classifier.reading(layer), batch, "layer"))
 
 
 def read_grad_cam_plus_plus(seen: Pass) -> torch.Tensor:
@@ -77,20 +90,38 @@ def read_grad_cam_plus_plus(seen: Pass) -> torch.Tensor:
 
 def lacks_layer(classifier: Classifier) -> str | None:
     """Say why a network has no Grad-CAM; None where it has."""
-    return None if classifier.cam_layer else "the network has no convolution with a spatial output"
+    if classifier.cam is not None:
+        return None
+    return "the network has no convolution with a spatial output before tokens are made"
+
+
+def lacks_activation(classifier: Classifier) -> str | None:
+    """Say why a formula for activations of at least 0 fits no such network; None where it fits."""
+    lowest = None if classifier.cam is None else classifier.cam.lowest
+    if lowest is None or lowest >= 0:
+        return lacks_layer(classifier)
+    return (
+        f"its formula is for activations of at least 0, and {classifier.cam} puts out "
+        f"{lowest:.2g}; layer=NAME reads another layer"
+    )
 
 
 def captum_lacks_grid(classifier: Classifier) -> str | None:
     """Say why captum has no Grad-CAM of a network; None where it has."""
-    planes = classifier.cam_layout == "channels_first"
-    return None if planes else f"captum's Grad-CAM reads planes, not {classifier.cam_layout}"
+    layer = classifier.need_cam()
+    if layer.activated:
+        return f"captum's Grad-CAM reads modules, and a function activates {layer.path}"
+    planes = layer.layout == "channels_first"
+    return None if planes else f"captum's Grad-CAM reads planes, not {layer.layout}"
 
 
-def captum_grad_cam(classifier: Classifier, batch: Batch, *, relu: bool = True) -> torch.Tensor:
+def captum_grad_cam(
+    classifier: Classifier, batch: Batch, *, relu: bool = True, layer: str | None = None
+) -> torch.Tensor:
     """Compute the same with captum: the oracle of `grad_cam`."""
     maps: torch.Tensor = (
         captum_attr()
-        .LayerGradCam(classifier.module, classifier.cam_module)
+        .LayerGradCam(classifier.module, classifier.reading(layer).cam_module)
         .attribute(own_copy(batch.images), target=batch.targets, relu_attributions=relu)
     )
     return maps.detach()

@@ -83,6 +83,8 @@ class Method:
         start: from the parameters of a complete method, where its maps start.
         needs_references: from the parameters, whether it takes images of the data set.
         exempt: checks that cannot hold, by the nature of the method, each with the reason.
+        layered: whether its parameter `layer`, where it is not None, names the module that it reads
+            in place of the classifier's own layer for Grad-CAM.
         nested: where `steps` may be `auto`, the path that can be doubled further; called as
             `explain` is, without `steps`.
     """
@@ -103,6 +105,7 @@ class Method:
     start: Callable[[Parameters], Start] = one_baseline
     needs_references: Callable[[Parameters], bool] = _baseline_of_data
     exempt: Mapping[str, str] = field(default_factory=dict, hash=False)
+    layered: bool = False
     nested: Callable[..., NestedPath] | None = None
 
 
@@ -126,11 +129,27 @@ class BoundMethod:
         return (function or self.method.explain)(classifier, batch, **dict(self.parameters))
 
     def unfit(self, classifier: Classifier, engine: Engine = "own") -> str | None:
-        """Say why a classifier cannot be explained with it, or return None."""
+        """Say why a classifier cannot be explained with it, or return None.
+
+        Raises:
+            ModelError: the classifier has no such layer as the method shall read.
+        """
+        if self._layer is not None:
+            classifier = classifier.reading(self._layer)
         reason = self.method.inapplicable(classifier)
         if reason is None and engine == "captum" and self.method.captum is not None:
             reason = self.method.captum_inapplicable(classifier)
         return reason
+
+    @property
+    def _layer(self) -> str | None:
+        """The layer that it shall read in place of the classifier's own."""
+        return cast("str | None", dict(self.parameters)["layer"]) if self.method.layered else None
+
+    @property
+    def share(self) -> Share | None:
+        """How it takes part in the one pass of each view; None where it needs passes of its own."""
+        return None if self._layer is not None else self.method.share
 
     def read(self, seen: Pass) -> Tensor:
         """Return signed attributions (B, C, h, w) read off a pass.
@@ -138,9 +157,11 @@ class BoundMethod:
         Raises:
             TypeError: the method takes more than that.
         """
-        if self.method.share is None:
+        if self.share is None:
             raise TypeError(f"{self.spec} cannot be read off one pass")
-        return self.method.share.read(seen, **dict(self.parameters))
+        layered = self.method.layered
+        values = {k: v for k, v in self.parameters if not (layered and k == "layer")}
+        return self.share.read(seen, **values)
 
     @property
     def control(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from steadymap.models import Classifier
+from steadymap.models.layers import outputs_of
 
 Read = Literal["gradient", "layer", "activations"]
 
@@ -107,7 +108,10 @@ def _one_pass(
     points = images.detach().clone(memory_format=torch.channels_last)
     back = bool(reads - {"activations"})
     points.requires_grad_(back)
-    with torch.set_grad_enabled(back), _output_of_layer(classifier, reads) as seen:
+    layered = bool(reads & {"layer", "activations"})
+    layer = classifier.need_cam() if layered else None
+    outputs = outputs_of(classifier.module.network, layer)
+    with torch.set_grad_enabled(back), outputs as seen:
         logits = classifier(points)
     _check_logits(logits, (len(points), len(classifier.class_names)))
     chosen = logits.detach().argmax(dim=1) if targets is None else targets
@@ -135,28 +139,6 @@ def _check_logits(logits: object, shape: tuple[int, int]) -> None:
         raise LogitsError(
             f"the network returned logits of shape {tuple(logits.shape)}, expected {shape}"
         )
-
-
-@contextmanager
-def _output_of_layer(
-    classifier: Classifier, reads: frozenset[Read]
-) -> Iterator[list[torch.Tensor]]:
-    """Collect what the layer for Grad-CAM puts out, as long as the context lasts."""
-    seen: list[torch.Tensor] = []
-    if not {"layer", "activations"} & reads:
-        yield seen
-        return
-
-    def keep(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
-        seen.append(output)
-        # A layer behind it that works in place must not change what was seen.
-        return output.clone()
-
-    hook = classifier.cam_module.register_forward_hook(keep)
-    try:
-        yield seen
-    finally:
-        hook.remove()
 
 
 def _joined(parts: list[Pass]) -> Pass:

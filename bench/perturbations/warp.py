@@ -87,12 +87,13 @@ zoom = warping(enlarged)
 
 
 def warped(image: torch.Tensor, warp: Warp) -> torch.Tensor:
-    """Warp an image (3, H, W); what is not moved keeps its values exactly."""
-    places = _places(warp.size, warp.size)
+    """Warp an image (3, H, W), or maps of it (..., h, w); what is not moved keeps its values."""
+    height, width = image.shape[-2:]
+    places = _places((height, width), warp.size)
     (a, b), (c, d) = warp.matrix
     rows = a * places[0] + b * places[1] + warp.shift[0]
     columns = c * places[0] + d * places[1] + warp.shift[1]
-    return _sample(image, *_cells(rows, columns, warp.size, warp.size))
+    return _sample(image, *_cells(rows, columns, (height, width), warp.size))
 
 
 def _origins(warp: Warp, size: tuple[int, int]) -> tuple[Array, Array]:
@@ -203,6 +204,18 @@ def maps_back(maps: Maps | TensorMaps, warp: Warp, window: Window) -> Maps | Ten
     if isinstance(maps, TensorMaps):
         return TensorMaps(warped_back(maps.signed, warp, window))
     return Maps(warped_back(torch.from_numpy(maps.signed), warp, window).numpy())
+
+
+def maps_there_and_back(maps: Maps | TensorMaps, warp: Warp, window: Window) -> Maps | TensorMaps:
+    """Return clean maps warped as the image is and back again, inside the window.
+
+    So a method's maps would come back that move exactly as the image does (an equivariant one):
+    interpolated twice, not quite as they were. What is compared with it is the best to be had.
+    """
+    if isinstance(maps, TensorMaps):
+        return TensorMaps(warped_back(warped(maps.signed, warp), warp, window))
+    moved = warped(torch.from_numpy(maps.signed), warp)
+    return Maps(warped_back(moved, warp, window).numpy())
 
 
 def maps_inside(maps: Maps | TensorMaps, window: Window) -> Maps | TensorMaps:

@@ -19,7 +19,7 @@ from steadymap.bench.plan.blocks import ON_GPU, batches, block_size
 from steadymap.bench.plan.plan import Plan
 from steadymap.metrics import PROBES, Metric
 from steadymap.metrics.neighbours import NEIGHBOURS
-from steadymap.models import Classifier
+from steadymap.models import Classifier, ModelError
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Setup:
         return {
             method.spec: {
                 "each": None if method.adaptive else method.passes,
-                "shared": own and method.method.share is not None,
+                "shared": own and method.share is not None,
                 "forward_only": method.forward_only(self.classifier.input_size),
             }
             for method in self.methods
@@ -175,7 +175,9 @@ def prepare(
     _refuse_idle_metrics(setup)
     for method in setup.methods:
         try:
-            method.method.inapplicable(classifier)
+            method.unfit(classifier)
+        except ModelError as error:
+            raise errors.ConfigError(f"method {method.spec}: {error}") from error
         except Exception as error:  # a plug-in may raise anything; the line says what
             reason = errors.one_line(error)
             raise errors.ConfigError(f"method {method.spec}: does it apply? {reason}") from error

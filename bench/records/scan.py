@@ -67,9 +67,7 @@ class Scan:
 
     def metrics(self) -> list[str]:
         """Return the metrics of the records, those of the input among them."""
-        return list(
-            dict.fromkeys(name.removesuffix(vocabulary.RECOGNISED) for name in self._names())
-        )
+        return list(dict.fromkeys(vocabulary.base_metric(name) for name in self._names()))
 
     def as_one_image(self) -> pd.DataFrame:
         """Return records of one image that has a value of everything, in the order of the run."""
@@ -77,15 +75,12 @@ class Scan:
         return self.counts.assign(**values)
 
     def of(self, metric: str) -> pd.DataFrame:
-        """Return a metric's records, and those that say whether maps were recognised by it.
+        """Return a metric's records, and those that are about it: recognised, perfect.
 
         Raises:
             ConfigError: the file has been damaged since it was opened.
         """
-        names = [
-            name for name in self._names() if name.removesuffix(vocabulary.RECOGNISED) == metric
-        ]
-        return self.read(names)
+        return self.read([name for name in self._names() if vocabulary.base_metric(name) == metric])
 
     def _names(self) -> list[str]:
         return [str(name) for name in self.counts[vocabulary.METRIC].unique()]

@@ -50,6 +50,10 @@ OVERALL = "overall"
 # What is behind a metric's name where the record says whether a map was recognised by it.
 RECOGNISED = ".recognised"
 
+# Likewise where it is the value of a map that moved exactly as the image did: warped there and back
+# it is no longer quite itself.
+PERFECT = ".perfect"
+
 # Methods that are there to be beaten: they ignore the network or the image.
 CONTROLS = ("constant", "random", "edge", "centre_blob")
 
@@ -64,6 +68,11 @@ STEPS = "steps"
 
 # Names of parts of the work, beside the methods' specs.
 SHARED = "shared pass"
+
+
+def base_metric(name: str) -> str:
+    """Return the metric that a record is about, without what is behind its name."""
+    return name.removesuffix(RECOGNISED).removesuffix(PERFECT)
 
 
 def is_control(spec: str) -> bool:

@@ -35,6 +35,8 @@ from steadymap.bench.records.vocabulary import (
     NULLS,
     OTHER_IMAGE,
     OTHER_SEED,
+    OVERALL,
+    PERFECT,
     RANDOM_NETWORK,
     RECOGNISED,
     is_control,
@@ -79,6 +81,52 @@ def test_a_calibrated_score_is_what_is_left_of_the_way_to_a_perfect_one() -> Non
     assert row["calibrated"] == pytest.approx((0.7 - 0.4) / (1 - 0.4))
     assert row["verdict"] == OK
     assert (row[OTHER_IMAGE], row[RANDOM_NETWORK]) == (pytest.approx(0.2), pytest.approx(0.4))
+
+
+def warped(values: list[float], perfect: list[float], family: str = "rotation") -> list[Row]:
+    """Rows of one method: a score and the perfect score of each image under what moves things."""
+    return [
+        {"image_id": f"i{place}", "family": family, "value": value, "metric": metric}
+        for metric, column in (("ssim", values), ("ssim" + PERFECT, perfect))
+        for place, value in enumerate(column)
+    ]
+
+
+def test_where_things_are_warped_a_score_is_calibrated_by_its_images_own_perfect_score() -> None:
+    rows = scored([0.6, 0.8], [0.2, 0.4], [0.1, 0.1]) + warped([0.5, 0.6], [0.7, 0.9])
+    table = calibrate(frame(rows))
+    row = only(table, family="rotation")
+    assert row["score"] == pytest.approx(0.55)
+    assert row["null"] == pytest.approx(0.3)
+    assert row["perfect"] == pytest.approx(0.8)
+    assert row["calibrated"] == pytest.approx((0.55 - 0.3) / (0.8 - 0.3))
+    still = only(table, family="bias")
+    assert still["perfect"] == 1
+    assert still["calibrated"] == pytest.approx((0.7 - 0.3) / (1 - 0.3))
+    both = only(table, family=OVERALL)
+    assert both["perfect"] == pytest.approx(0.9)
+    assert both["calibrated"] == pytest.approx((0.625 - 0.3) / (0.9 - 0.3))
+    assert set(table["metric"]) == {"ssim"}
+
+
+def test_an_equivariant_method_is_calibrated_at_1_and_a_better_one_above() -> None:
+    nulls = scored([1.0] * 2, [0.2] * 2, [0.1] * 2)
+    for value, expected in ((0.7, 1.0), (0.75, 1.1), (0.2, 0.0)):
+        rows = nulls + warped([value] * 2, [0.7] * 2)
+        row = only(calibrate(frame(rows)), family="rotation")
+        assert row["calibrated"] == pytest.approx(expected)
+
+
+def test_a_warped_score_without_a_perfect_one_is_no_number() -> None:
+    rows = scored([1.0] * 2, [0.2] * 2, [0.1] * 2) + warped([0.5, 0.6], [0.7, math.nan])
+    row = only(calibrate(frame(rows)), family="rotation")
+    assert row["images"] == 1
+    assert row["calibrated"] == pytest.approx((0.5 - 0.2) / (0.7 - 0.2))
+
+
+def test_a_warp_that_leaves_no_room_above_unrelated_maps_says_nothing() -> None:
+    rows = scored([1.0] * 2, [0.6] * 2, [0.1] * 2) + warped([0.6] * 2, [0.64] * 2)
+    assert only(calibrate(frame(rows)), family="rotation")["verdict"] == UNINFORMATIVE
 
 
 def test_a_metric_that_is_better_when_low_is_calibrated_the_same_way() -> None:

@@ -6,13 +6,33 @@ import numpy as np
 import pandas as pd
 import pytest
 from finished import METHODS
-from support import image_set, linear_network, pick, small_plan, tiny
+from support import frame, image_set, linear_network, pick, small_plan, tiny
 
+from steadymap.bench.analysis.calibration import calibrate
 from steadymap.bench.analysis.curves import breaking_points, severity_curves
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.measure.runner import run
-from steadymap.bench.records.vocabulary import NULLS
+from steadymap.bench.records.vocabulary import NULLS, PERFECT
 from steadymap.bench.report.finished_run import FinishedRun
+
+
+def test_a_curve_of_what_is_warped_is_held_against_its_perfect_score() -> None:
+    levels = ((10.0, 0.6, 0.7), (20.0, 0.4, 0.6))
+    rows: list[dict[str, object]] = [
+        {"image_id": image, "family": "rotation", "severity": level, "metric": name, "value": value}
+        for image in ("i0", "i1")
+        for level, own, best in levels
+        for name, value in (("ssim", own), ("ssim" + PERFECT, best))
+    ]
+    rows += [
+        {"image_id": image, "family": null, "value": 0.2}
+        for image in ("i0", "i1")
+        for null in NULLS
+    ]
+    records = frame(rows)
+    curves = severity_curves(records, calibrate(records))
+    assert curves["metric"].tolist() == ["ssim", "ssim"]
+    assert curves["score"].tolist() == pytest.approx([(0.6 - 0.2) / 0.5, (0.4 - 0.2) / 0.4])
 
 
 def test_curves_are_means_over_images_at_each_severity(

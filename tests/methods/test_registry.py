@@ -85,8 +85,11 @@ def test_what_stands_in_for_a_method_takes_its_parameters(name: str) -> None:
     entry = METHODS[name]
     assert "explain" in on_demand(entry), "loaded with the table"
     own = parameters_of(entry.explain)
-    for function in (entry.captum, entry.share.read if entry.share else None):
-        assert function is None or parameters_of(function) == own
+    assert entry.captum is None or parameters_of(entry.captum) == own
+    if entry.share is not None:
+        # The pass has read the classifier's own layer.
+        layer = {"layer": None} if entry.layered else {}
+        assert parameters_of(entry.share.read) | layer == own
     if entry.nested is not None:
         assert parameters_of(entry.nested) | {"steps": own["steps"]} == own
     if entry.on_linear is not None:
@@ -177,13 +180,13 @@ def test_grad_cam_follows_its_two_equations(conv64: Classifier) -> None:
     network = conv64.module.network
     assert isinstance(network, nn.Sequential)
     images = IMAGES64.clone().requires_grad_()
-    activations = network[:4](images)
-    logits = network[4:](activations)
+    activations = network[:5](images)
+    logits = network[5:](activations)
     picked = logits.gather(1, batch_of(IMAGES64).targets[:, None]).sum()
     gradients = torch.autograd.grad(picked, activations)[0]
     weights = gradients.mean(dim=(2, 3), keepdim=True)
     raw = (weights * activations).sum(dim=1, keepdim=True)
-    assert conv64.cam_layer == "3"
+    assert conv64.cam_layer == "4"
     torch.testing.assert_close(explain("grad_cam", conv64, IMAGES64), raw.relu())
     torch.testing.assert_close(explain("grad_cam:relu=false", conv64, IMAGES64), raw)
     assert raw.shape == (4, 1, SIDE // 2, SIDE // 2)
@@ -243,7 +246,7 @@ def test_our_own_engine_gives_captum_s_maps(spec: str, steps: int, conv64: Class
 
 def test_our_own_engine_gives_captum_s_maps_in_single_precision() -> None:
     classifier = load_classifier("compact")
-    batch = batch_of(random_images(5, 64))
+    batch = batch_of(random_images(8, 64))
     for spec in CAPTUM:
         own = EVERY[spec].explain(classifier, batch)
         theirs = EVERY[spec].explain(classifier, batch, "captum")
@@ -412,7 +415,7 @@ def test_a_bad_spec_names_what_is_wrong(spec: str, message: str) -> None:
 def test_linear_network_has_no_layer_for_grad_cam() -> None:
     linear = make_classifier(linear_network(), (SIDE, SIDE))
     reason = METHODS["grad_cam"].inapplicable(linear)
-    assert reason == "the network has no convolution with a spatial output"
+    assert reason == "the network has no convolution with a spatial output before tokens are made"
 
 
 # --- noisy copies, and the family of Grad-CAM -----------------------------------------------------

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,16 +16,19 @@ import torch
 import torchvision
 from support import Command, random_images, seeded
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models import DenseNet, ResNet, SwinTransformer, VisionTransformer
 from torchvision.models.regnet import BlockParams
 from torchvision.models.resnet import BasicBlock
 
+from steadymap.bench.data.opening import open_images
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.cam import captum_grad_cam, grad_cam
 from steadymap.bench.network.passes import shared_pass
 from steadymap.models import CamLayer, Classifier, ModelError, load_classifier, make_classifier
 from steadymap.models.layers import TORCHVISION_LAYERS, last_plane, torchvision_layer
+from steadymap.models.networks import rps
 
 NAMES = torchvision.models.list_models(module=torchvision.models)
 TOKENS = CamLayer("encoder.layers.encoder_layer_1.ln_1", "tokens", 1)
@@ -102,7 +107,7 @@ def test_the_layer_is_the_last_of_its_kind(skeletons: dict[str, nn.Module]) -> N
         if name.startswith(("vgg", "alexnet", "mnasnet")):
             assert isinstance(part, nn.ReLU), name
         if name.startswith("densenet"):
-            assert isinstance(part, nn.BatchNorm2d), name
+            assert list(dict(part.named_children()))[-1] == "norm5", name
         if name.startswith(("vit", "swin")):
             assert isinstance(part, nn.LayerNorm), name
     assert paths["vgg16"] == "features.29"
@@ -273,14 +278,199 @@ def test_captum_s_grad_cam_does_not_apply_to_tokens() -> None:
     classifier, method = classifier_of(vit, TOKENS), bind_method("grad_cam")
     assert method.unfit(classifier) is None
     assert method.unfit(classifier, "captum") == "captum's Grad-CAM reads planes, not tokens"
-    assert bind_method("layer_cam").unfit(classifier, "captum") is None, "captum has none"
+    assert bind_method("hires_cam").unfit(classifier, "captum") is None, "captum has none"
     assert method.unfit(classifier_of(resnet, "layer2"), "captum") is None
 
 
-def test_the_last_plane_is_none_where_tokens_are_made_of_it() -> None:
-    assert last_plane(seeded(vit).eval(), (32, 32)) is None
-    assert last_plane(seeded(dense).eval(), (64, 64)) == CamLayer("features")
-    assert last_plane(seeded(swin).eval(), (32, 32)) == CamLayer("permute")
+# --- a network that nobody knows ------------------------------------------------------------------
+
+
+class Tutorial(nn.Module):
+    """The network of torch's own tutorial: ReLUs are functions, and one pooling serves twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 5)
+        self.pool = nn.MaxPool2d(2, 2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(16 * 5 * 5, 84)
+        self.fc2 = nn.Linear(84, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        inner = self.pool(functional.relu(self.conv1(images)))
+        inner = self.activate(self.conv2(inner))
+        logits: Tensor = self.fc2(functional.relu(self.fc1(self.pool(inner).flatten(1))))
+        return logits
+
+    def activate(self, inner: Tensor) -> Tensor:
+        return functional.relu(inner)
+
+
+class OneReLU(Tutorial):
+    """One module activates everything, the hidden layer too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        inner = self.pool(self.relu(self.conv1(images)))
+        inner = self.relu(self.conv2(inner))
+        logits: Tensor = self.fc2(self.relu(self.fc1(self.pool(inner).flatten(1))))
+        return logits
+
+
+class InPlace(Tutorial):
+    def activate(self, inner: Tensor) -> Tensor:
+        return functional.relu(input=inner, inplace=True)
+
+
+class OfTheTensor(Tutorial):
+    def activate(self, inner: Tensor) -> Tensor:
+        return inner.relu_()
+
+
+@pytest.mark.parametrize("build", [Tutorial, OneReLU, InPlace, OfTheTensor])
+def test_a_feature_map_is_read_behind_an_activation_that_is_no_layer(
+    build: type[nn.Module],
+) -> None:
+    classifier = make_classifier(seeded(build), (32, 32))
+    layer = CamLayer("conv2", activated=True)
+    assert classifier.cam == layer
+    assert classifier.need_cam().lowest == 0
+    assert classifier.cam_layer == "conv2, activated"
+    batch = batch_of_three(classifier)
+    # In two halves, the second with the feature map as its input.
+    plain: Any = classifier.module.network
+    inner = plain.pool(plain.conv1(batch.images).relu())
+    inner = plain.conv2(inner).relu().detach().requires_grad_()
+    logits = plain.fc2(plain.fc1(plain.pool(inner).flatten(1)).relu())
+    slope = torch.autograd.grad(logits.gather(1, batch.targets[:, None]).sum(), inner)[0]
+    expected = (slope.mean(dim=(2, 3), keepdim=True) * inner.detach()).sum(1, keepdim=True).relu()
+    maps = grad_cam(classifier, batch)
+    torch.testing.assert_close(maps, expected, rtol=0, atol=1e-4 * float(expected.max()))
+    before = grad_cam(classifier, batch, layer="conv2")
+    assert (before - maps).abs().max() > 0.1 * maps.max(), "in front of it is another map"
+    reason = bind_method("grad_cam").unfit(classifier, "captum")
+    assert reason == "captum's Grad-CAM reads modules, and a function activates conv2"
+
+
+def test_a_feature_map_is_read_behind_its_activation_and_before_the_pooling() -> None:
+    classifier = load_classifier("compact")
+    assert isinstance(classifier.cam_module, nn.ReLU)
+    seen = shared_pass(classifier, random_images(2, 64), None, ["layer"], 2)
+    assert seen.need_layer()[0].shape == (2, 32, 16, 16)
+    assert classifier.need_cam().lowest == 0
+    assert isinstance(make_classifier(seeded(rps), (150, 150)).cam_module, nn.ReLU)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet18", "densenet121", "squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v3_small"),
+        *("regnet_y_400mf", "mnasnet0_5", "googlenet"),
+    ],
+)
+def test_a_network_from_a_factory_is_read_where_it_is_by_name(name: str) -> None:
+    named = load_classifier(f"torchvision:{name}@random")
+    normalization = named.module.normalization
+    own = make_classifier(named.module.network, (96, 96), normalization=normalization)
+    images = random_images(1, 96)
+    expected, seen = (shared_pass(x, images, None, ["layer"], 1) for x in (named, own))
+    for mine, theirs in zip(seen.need_layer(), expected.need_layer(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_network_that_makes_tokens_of_its_convolution_has_no_layer() -> None:
+    for build in (vit, swin):
+        assert last_plane(seeded(build).eval(), (32, 32)) is None
+        classifier = make_classifier(seeded(build), (32, 32))
+        assert classifier.cam_layer is None
+        reason = "the network has no convolution with a spatial output before tokens are made"
+        for name in ("grad_cam", "grad_cam_plus_plus", "layer_cam", "hires_cam", "guided_grad_cam"):
+            assert bind_method(name).unfit(classifier) == reason
+    assert last_plane(seeded(dense).eval(), (64, 64)) == CamLayer("features", activated=True)
+
+
+def test_a_convolution_in_front_of_recurrent_cells_or_a_head_of_scores_is_no_patch() -> None:
+    columns = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(2), nn.AdaptiveAvgPool1d(8))
+    network = nn.Sequential(*columns, nn.Flatten(), nn.Linear(32, 3))
+    assert last_plane(network.eval(), (16, 16)) == CamLayer("1")
+    scores = nn.Sequential(*columns[:2], nn.Conv2d(4, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert last_plane(scores.eval(), (16, 16)) == CamLayer("1"), "the classes' scores are no map"
+
+
+def test_formulas_for_activations_of_at_least_0_do_not_apply_below() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 3), nn.ReLU()
+    )
+    classifier = make_classifier(seeded(lambda: network), (16, 16))
+    lowest = classifier.need_cam().lowest
+    assert lowest is not None
+    assert -0.28 < lowest < 0, "SiLU's own minimum is -0.278"
+    for name in ("grad_cam_plus_plus", "layer_cam"):
+        reason = bind_method(name).unfit(classifier)
+        assert reason is not None
+        assert reason.startswith("its formula is for activations of at least 0, and 1 puts out")
+    for name in ("grad_cam", "hires_cam"):
+        assert bind_method(name).unfit(classifier) is None
+
+
+def test_grad_cam_plus_plus_weighs_no_place_by_more_than_a_half() -> None:
+    """Its alphas, by equation 19, at the layer that is read; in front of the ReLU they burst."""
+    classifier = load_classifier("compact")
+    images = open_images("hands:60", classifier.framing, "all", 12).images(range(12))
+    spans = []
+    for layer in (None, "network.12"):
+        seen = shared_pass(classifier.reading(layer), images, None, ["layer"], len(images))
+        activations, slope = (part.double() for part in seen.need_layer())
+        below = 2 * slope**2 + activations.sum(dim=(2, 3), keepdim=True) * slope**3
+        alphas = (slope**2 / below)[slope > 0]
+        spans.append((float(alphas.min()), float(alphas.max())))
+    assert 0 < spans[0][0] < spans[0][1] <= 0.5
+    assert spans[1][0] < -1
+    assert spans[1][1] > 1
+
+
+# --- another layer, by its name -------------------------------------------------------------------
+
+
+def test_a_layer_is_read_by_its_name() -> None:
+    build = partial(ResNet, BasicBlock, [1, 1, 1, 1], num_classes=3)
+    classifier = make_classifier(seeded(build), (64, 64))
+    named = make_classifier(classifier.module.network, (64, 64), cam_layer="layer2")
+    batch = batch_of_three(classifier)
+    for name in ("grad_cam", "hires_cam", "layer_cam", "grad_cam_plus_plus", "guided_grad_cam"):
+        own, asked = bind_method(name), bind_method(f"{name}:layer=layer2")
+        assert "layer=" not in own.spec
+        assert asked.spec.endswith("layer=layer2")
+        assert asked.share is None
+        assert asked.unfit(classifier) is None
+        maps = asked.explain(classifier, batch)
+        torch.testing.assert_close(maps, own.explain(named, batch), rtol=0, atol=0)
+        if asked.method.captum is not None:
+            expected = asked.explain(classifier, batch, "captum")
+            atol = 1e-4 * float(expected.abs().max())
+            torch.testing.assert_close(maps, expected, rtol=0, atol=atol)
+
+
+def test_a_layer_keeps_its_capitals() -> None:
+    assert bind_method("grad_cam:layer=Mixed_7c").spec == "grad_cam:relu=true,layer=Mixed_7c"
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("network.99", "no layer is called 'network.99'"),
+        ("network.16", r"layer 'network.16' has no output of shape \(batch, channels"),
+    ],
+)
+def test_a_layer_that_cannot_be_read_is_refused_before_the_run(
+    layer: str, message: str, steadymap: Command
+) -> None:
+    done = steadymap("run", "--method", f"grad_cam:layer={layer}", "--limit", "2", "--nulls", "0")
+    assert done.code == 2
+    assert re.search(rf"method grad_cam:relu=true,layer={layer}: .*{message}", done.err)
 
 
 def test_randomised_networks_with_norms_have_signals_left() -> None:

@@ -13,6 +13,7 @@ from scipy.ndimage import affine_transform
 from support import CLASSES, SIDE, image_set, pick, random_images, small_plan
 from torch import Tensor, nn
 
+from steadymap.bench.analysis.calibration import calibrate
 from steadymap.bench.data.image_set import from_tensor
 from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods import registry as methods_module
@@ -35,7 +36,7 @@ from steadymap.bench.perturbations.warp import (
 )
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare, recognising
-from steadymap.bench.records.vocabulary import RECOGNISED
+from steadymap.bench.records.vocabulary import PERFECT, RECOGNISED
 from steadymap.metrics import METRICS, Maps, TensorMaps, evaluate
 from steadymap.metrics.single import area_average
 from steadymap.models import Classifier, make_classifier
@@ -366,3 +367,36 @@ def test_the_gradient_of_an_equivariant_network_moves_with_the_image() -> None:
     # The unrelated maps are cut, too: those of the other image, and of networks without knowledge.
     for name in recognising(METRICS):
         assert set(pick(rows, metric=name + RECOGNISED)["value"]) == {1.0}, name
+
+
+@pytest.mark.usefixtures("brightness")
+@pytest.mark.parametrize(
+    ("family", "severities"),
+    [("rotation", (20.0, -7.0)), ("zoom", (0.3, -0.2)), ("translation", (0.1,))],
+)
+def test_maps_that_move_as_the_image_does_have_the_perfect_score(
+    family: str, severities: tuple[float, ...], classifier: Classifier
+) -> None:
+    """Brightness is warped as the image is: interpolated, not as it was, and as good as any."""
+    records = run(classifier, image_set(), plan_of(family, *severities))
+    rows = pick(records, method="brightness", family=family)
+    costly = set()
+    for name in PAIRS:
+        own, best = pick(rows, metric=name), pick(rows, metric=name + PERFECT)
+        assert own["status"].tolist() == best["status"].tolist()
+        np.testing.assert_allclose(own["value"], best["value"], atol=1e-5, err_msg=name)
+        if (best["value"] - identity_of(name)).abs().max() > 0.01:
+            costly.add(name)
+        row = calibrate(records).query("method == 'brightness' and family == @family")
+        calibrated = row[row["metric"] == name].iloc[0]
+        assert calibrated["calibrated"] == pytest.approx(1, abs=1e-4) or np.isnan(
+            calibrated["calibrated"]
+        )
+    # Whole pixels are moved without a loss; what is turned or enlarged is not.
+    assert ("ssim" in costly) == (family != "translation")
+
+
+@pytest.mark.usefixtures("brightness")
+def test_nothing_else_has_a_perfect_score_of_its_own(classifier: Classifier) -> None:
+    records = run(classifier, image_set(), plan_of("bias", 0.2))
+    assert not records["metric"].str.endswith(PERFECT).any()

@@ -66,8 +66,8 @@ def make_work(network: str, images: int, workers: int) -> Work:
     shown = torch.rand(images, 3, size, size, generator=generator)
     targets = classifier(shown).argmax(dim=1)
     batch = Batch(shown, targets, tuple(map(str, range(images))), SEED, images_at_once(classifier))
-    assert classifier.cam_layer is not None
-    return Work(classifier, plain, plain.get_submodule(classifier.cam_layer), batch, workers)
+    layer = plain.get_submodule(classifier.need_cam().path)
+    return Work(classifier, plain, layer, batch, workers)
 
 
 # --- integrated gradients, 50 nodes, three baselines ----------------------------------------------
