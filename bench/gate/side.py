@@ -128,7 +128,7 @@ def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
     known = metric_registry.known_metrics(manifest)
     for name, values in scores.groupby(vocabulary.METRIC)[vocabulary.VALUE]:
         # A mean of no value at all is missing; any other is within the range of its values.
-        for value in values[values.notna()].agg(["min", "max"]):
+        for value in (values.min(), values.max()) if values.notna().any() else ():
             if wrong := read.beyond(str(name), float(value), known):
                 raise errors.ConfigError(
                     f"{folder / SCORES} is damaged: {wrong}; save the baseline again"

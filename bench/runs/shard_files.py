@@ -137,6 +137,8 @@ class Kept:
         for path in paths:
             try:
                 parts.append(self._part(path))
+            except errors.ConfigError:  # which says what is short, not what is damaged
+                raise
             except UNREADABLE as error:
                 self._leave_out(path, errors.message_of(error))
         return parts
@@ -317,6 +319,8 @@ def read_records(part: Part) -> pa.Table:
     try:
         table = pq.read_table(pa.BufferReader(_content(part.path)))
         return table.cast(PART_SCHEMA).replace_schema_metadata()
+    except errors.ConfigError:  # as above
+        raise
     except UNREADABLE as error:
         raise errors.ConfigError(
             f"{part.path} is damaged ({errors.message_of(error)}); the same command sets it aside "

@@ -11,6 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
+import pandas as pd
 import pytest
 from support import Command, call, seal_again
 
@@ -158,6 +159,33 @@ def test_without_a_run_the_newest_is_judged(
     done = steadymap("gate", "--baseline", "first", "--root", str(home / "results/baselines"))
     assert done.code == 2
     assert "no finished run below runs" in done.err
+
+
+def unvalued(home: Path, name: str, chosen: Callable[[pd.DataFrame], pd.Series]) -> None:
+    """Save the baseline once more without the values of some rows."""
+    root = home / "results/baselines"
+    side = open_baseline("first", root)
+    gone = chosen(side.scores)
+    scores = side.scores.assign(
+        value=side.scores["value"].mask(gone), valid=side.scores["valid"].mask(gone, 0)
+    )
+    write_side(replace(side, scores=scores), root / name)
+
+
+def test_a_gate_with_nothing_to_judge_is_no_pass(
+    steadymap: Command, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    unvalued(home, "hollow", lambda scores: scores["value"].notna())
+    for words in ([], ["--strict"]):
+        done = steadymap("gate", "runs/a", "--baseline", "hollow", "--output", "out", *words)
+        assert done.code == 5
+        assert done.err.splitlines()[-1] == "nothing to judge: hollow has no value at all"
+    heads = (tmp_path / "summary.md").read_text().splitlines()
+    assert heads[0] == "### steadymap: nothing to judge: hollow has no value at all"
+    # One value is enough to judge.
+    unvalued(home, "one", lambda scores: scores["metric"] != "ssim")
+    assert steadymap("gate", "runs/a", "--baseline", "one", "--output", "out").code == 0
 
 
 def test_compare_says_what_moved(steadymap: Command, home: Path, tmp_path: Path) -> None:
