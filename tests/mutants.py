@@ -781,8 +781,8 @@ MUTANTS = (
     Mutant(
         "an edited manifest believed",
         "bench/gate/side.py",
-        "    if digest != seal:",
-        "    if not seal:",
+        "    if digest != given:",
+        "    if not given:",
         COMPARISON_TESTS,
     ),
     Mutant(
