@@ -85,6 +85,7 @@ class Gate:
         from steadymap.bench.core.errors import ConfigError, NoBaselineError  # noqa: PLC0415 - large
         from steadymap.bench.gate import baseline_runs, comparison  # noqa: PLC0415 - large
         from steadymap.bench.gate.differences import differences  # noqa: PLC0415 - large
+        from steadymap.bench.gate.verdict import Verdict  # noqa: PLC0415 - large
 
         side = measure_side(classifier, images, plan)
         if self.extra_info is not None:
@@ -107,6 +108,8 @@ class Gate:
             reasons = "\n  ".join(differing.forbidding)
             pytest.fail(f"cannot be compared with {name!r}:\n  {reasons}", pytrace=False)
         rows = comparison.compare(before, side, margins)
+        if reason := Verdict(name, side.name, rows, differing).unjudged():
+            pytest.fail(f"nothing to judge by baseline {name!r}: {reason}", pytrace=False)
         failed = rows[rows["gate"] == comparison.FAIL]
         if len(failed):
             lines = [_failure(row, before, side) for row in failed.to_dict("records")]

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+import numpy as np
+
 from steadymap.metrics import faithfulness, neighbours, similarity, single
 from steadymap.metrics.evidence import Evidence
 from steadymap.metrics.faithfulness import Curve, Responses
-from steadymap.metrics.maps import Array, Maps
+from steadymap.metrics.maps import Array, Flags, Maps
 from steadymap.metrics.neighbours import NEIGHBOURS, RADIUS, Neighbours
 
 # What metrics of the clean image alone are against: it takes the network to make.
@@ -21,6 +23,24 @@ PROBES: dict[str, type[Evidence]] = {
     "deletion": Curve,
     "insertion": Curve,
 }
+
+
+Range = tuple[float | None, float | None]
+
+# Of correlations and likenesses; of shares; of distances and errors.
+SIGNED_UNIT: Range = (-1.0, 1.0)
+UNIT: Range = (0.0, 1.0)
+NOT_NEGATIVE: Range = (0.0, None)
+# How far a value may be beyond its range: sums are rounded, and a plug-in's may be in float32.
+ROUNDING = 1e-6
+
+
+def within(values: Array | float, ends: Range) -> Flags:
+    """Whether values are numbers within a range, but for rounding."""
+    lowest, highest = ends
+    least = -np.inf if lowest is None else lowest - ROUNDING
+    most = np.inf if highest is None else highest + ROUNDING
+    return np.isfinite(values) & (values >= least) & (values <= most)
 
 
 class Status(StrEnum):
@@ -72,6 +92,8 @@ class Metric:
         costly: whether it takes more of the network than the maps do; a plan has it by name alone.
         undefined: from one of `PROBES`, why the metric is undefined on each image, "" where it is
             not; such values are skipped.
+        range: the least and the largest value that it can have; None where there is no such end.
+            What is beyond is a fault of whatever made it.
         on_tensors: the same on `TensorMaps`, and deltas or masks as tensors; None sends the maps to
             the CPU.
         label: what sentences and figures call it; its name where that is "". From here on of our
@@ -97,6 +119,7 @@ class Metric:
     slow: bool = False
     costly: bool = False
     undefined: Callable[[Any], list[str]] | None = None
+    range: Range = (None, None)
     on_tensors: Callable[[Any, Any], Any] | None = None
     label: str = ""
     headline: bool = False
@@ -134,6 +157,7 @@ METRICS: dict[str, Metric] = {
         "higher",
         1.0,
         symmetric=True,
+        range=SIGNED_UNIT,
         summary="structural similarity of magnitudes (sigma 1.5, data range 1)",
         source="Wang et al. 2004",
         min_side=similarity.SSIM_WINDOW,
@@ -149,6 +173,7 @@ METRICS: dict[str, Metric] = {
         "higher",
         1.0,
         symmetric=True,
+        range=SIGNED_UNIT,
         summary="rank correlation of signed maps",
         source="Spearman 1904",
         on_tensors=OnTensors("spearman"),
@@ -163,6 +188,7 @@ METRICS: dict[str, Metric] = {
         "higher",
         1.0,
         symmetric=True,
+        range=SIGNED_UNIT,
         summary="rank correlation of magnitudes",
         source="Spearman 1904",
         on_tensors=OnTensors("spearman_magnitude"),
@@ -175,6 +201,7 @@ METRICS: dict[str, Metric] = {
         "higher",
         1.0,
         symmetric=True,
+        range=SIGNED_UNIT,
         summary="tau-b of signed maps",
         source="Kendall 1945",
         slow=True,
@@ -188,6 +215,7 @@ METRICS: dict[str, Metric] = {
         "higher",
         1.0,
         symmetric=True,
+        range=UNIT,
         summary="share of the strongest 5% of pixels in common",
         source="Ghorbani et al. 2019",
         on_tensors=OnTensors("top_k_intersection"),
@@ -200,6 +228,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         0.0,
         symmetric=False,
+        range=NOT_NEGATIVE,
         summary="distance of signed maps over the norm of the clean one",
         source="Euclid",
         on_tensors=OnTensors("relative_l2"),
@@ -212,6 +241,7 @@ METRICS: dict[str, Metric] = {
         "higher",
         1.0,
         symmetric=True,
+        range=SIGNED_UNIT,
         summary="cosine of the angle between signed maps",
         source="Euclid",
         on_tensors=OnTensors("cosine"),
@@ -224,6 +254,7 @@ METRICS: dict[str, Metric] = {
         "higher",
         1.0,
         symmetric=True,
+        range=SIGNED_UNIT,
         summary="Pearson's correlation of signed maps",
         source="Pearson 1895",
         on_tensors=OnTensors("pearson"),
@@ -236,6 +267,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         0.0,
         symmetric=True,
+        range=UNIT,
         summary="distance of the centres of mass of magnitudes over the diagonal",
         source="Ghorbani et al. 2019",
         on_tensors=OnTensors("centre_shift"),
@@ -250,6 +282,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         None,
         symmetric=False,
+        range=NOT_NEGATIVE,
         summary="|sum of attributions - (logit at image - logit at baseline)|, in logits",
         source="Sundararajan et al. 2017, proposition 1",
         on_tensors=OnTensors("completeness_error"),
@@ -263,6 +296,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         None,
         symmetric=False,
+        range=NOT_NEGATIVE,
         summary="completeness error over |logit at image - logit at baseline|",
         source="Sundararajan et al. 2017, proposition 1",
         min_delta=single.SMALL_DELTA,
@@ -276,6 +310,7 @@ METRICS: dict[str, Metric] = {
         "higher",
         None,
         symmetric=False,
+        range=UNIT,
         summary="share of the magnitude inside the object's mask",
         source="Arras, Osman and Samek 2022 (relevance mass accuracy)",
         on_tensors=OnTensors("mask_mass"),
@@ -288,6 +323,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         None,
         symmetric=False,
+        range=NOT_NEGATIVE,
         summary=f"largest change of the summed map over its norm, {_AROUND}",
         source="Yeh et al. 2019, definition 2; over the norm as in captum",
         costly=True,
@@ -301,6 +337,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         None,
         symmetric=False,
+        range=NOT_NEGATIVE,
         summary=f"largest change of the map over that of the image, a lower bound, {_AROUND}",
         source="Alvarez-Melis and Jaakkola 2018",
         costly=True,
@@ -315,6 +352,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         None,
         symmetric=False,
+        range=NOT_NEGATIVE,
         summary=f"largest relative change of the map over that of the image, {_AROUND}",
         source="Agarwal et al. 2022",
         costly=True,
@@ -327,6 +365,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         None,
         symmetric=False,
+        range=NOT_NEGATIVE,
         summary=f"largest relative change of the map over that of the logits, {_AROUND}",
         source="Agarwal et al. 2022",
         costly=True,
@@ -339,6 +378,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         None,
         symmetric=False,
+        range=NOT_NEGATIVE,
         summary=f"largest relative change of the map over that of Grad-CAM's layer, {_AROUND}",
         source="Agarwal et al. 2022",
         costly=True,
@@ -351,6 +391,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         None,
         symmetric=False,
+        range=NOT_NEGATIVE,
         summary=(
             "mean squared gap between noise times map, scaled best, and the logit's change "
             f"({faithfulness.NOISE_DRAWS} draws, grey, of standard deviation "
@@ -368,6 +409,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         None,
         symmetric=False,
+        range=UNIT,
         summary=(
             "area under the class's probability while pixels turn to the image's mean colour, the "
             f"highest signed value first ({faithfulness.STEPS} steps)"
@@ -383,6 +425,7 @@ METRICS: dict[str, Metric] = {
         "higher",
         None,
         symmetric=False,
+        range=UNIT,
         summary=(
             "area under the class's probability while pixels return to the image, blurred by "
             f"{faithfulness.BLUR_SHARE:g} of a side, the highest signed value first "

@@ -14,7 +14,7 @@ import numpy as np
 
 from steadymap.metrics.evidence import Evidence
 from steadymap.metrics.maps import Array, Checks, Flags, Maps, check
-from steadymap.metrics.registry import PROBES, Metric, Status
+from steadymap.metrics.registry import PROBES, Metric, Status, within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,8 @@ class Scores:
 def evaluate(metric: Metric, maps: Maps | TensorMaps, against: Against) -> Scores:
     """Apply a metric to a batch: a number where it is defined, a status where it is not.
 
-    Where the metric raises, or returns no number for each map, the status is `error`.
+    Where the metric raises, returns no number for each map, or one beyond its range, the status is
+    `error`.
 
     Args:
         metric: an entry of `METRICS`, or one of the same kind.
@@ -79,6 +80,10 @@ def evaluate(metric: Metric, maps: Maps | TensorMaps, against: Against) -> Score
             valid &= [reason is None for reason in reasons]
     for index in np.flatnonzero(valid & ~np.isfinite(values)):
         reasons[index] = (Status.NONFINITE, "the metric overflowed")
+        values[index] = np.nan
+    for index in np.flatnonzero(~np.isnan(values) & ~within(values, metric.range)):
+        reason = f"the metric returned {values[index]:g}, which is beyond its range {metric.range}"
+        reasons[index] = (Status.ERROR, reason)
         values[index] = np.nan
     return Scores(
         values,

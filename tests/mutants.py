@@ -534,8 +534,8 @@ MUTANTS = (
     Mutant(
         "a flipped bit believed",
         "bench/runs/shard_files.py",
-        "pq.read_table(part.path, page_checksum_verification=True)",
-        "pq.read_table(part.path)",
+        "if hashlib.sha256(content).hexdigest()[:KEY_LENGTH] != path.stem",
+        "if not content and path.stem",
         ENDURANCE_TESTS,
     ),
     Mutant(
@@ -781,8 +781,8 @@ MUTANTS = (
     Mutant(
         "an edited manifest believed",
         "bench/gate/side.py",
-        "    if digest != seal:",
-        "    if not seal:",
+        "    if digest != given:",
+        "    if not given:",
         COMPARISON_TESTS,
     ),
     Mutant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from steadymap.bench.commands.app import main
+from steadymap.bench.core.files import sha256_of
 from steadymap.bench.core.on_demand import OnDemand
 from steadymap.bench.data.image_set import ImageSet, from_tensor
 from steadymap.bench.measure.outcome import Outcome
@@ -28,6 +30,7 @@ from steadymap.bench.methods.batch import Batch
 from steadymap.bench.network.passes import count_passes
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import Setup
+from steadymap.bench.records.seal import FILES, sealed
 from steadymap.metrics import Evidence
 from steadymap.metrics.faithfulness import Curve, Responses
 from steadymap.metrics.neighbours import Neighbours
@@ -256,6 +259,14 @@ def finished_run(folder: Path, *arguments: str) -> Path:
         patch.chdir(folder)
         assert call(patch, "run", *arguments, "--output", "run") == 0
     return folder / "run"
+
+
+def seal_again(folder: Path) -> None:
+    """Seal a run whose files have been changed, as whoever changes one could."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    hashes = {name: sha256_of(folder / name) for name in manifest[FILES]}
+    path.write_text(json.dumps(sealed(manifest | {FILES: hashes})))
 
 
 def python(

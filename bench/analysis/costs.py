@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steadymap.bench.records import read, vocabulary
+from steadymap.bench.records import read, seal, vocabulary
 
 COLUMNS = [vocabulary.METHOD, "milliseconds", "passes", "shared", "forward_only"]
 
 
-def seconds_by_part(folder: Path) -> dict[str, float]:
+def seconds_by_part(folder: Path, manifest: Mapping[str, Any]) -> dict[str, float]:
     """Return the seconds an image of each part of a run, over the perturbed views; may be empty.
 
     Of several machines the one that did most counts: their timings are never pooled.
     """
-    path = folder / read.TIMINGS
-    if not path.is_file():
+    path = seal.trusted(folder, manifest, read.TIMINGS)
+    if path is None:
         return {}
     timings = read.read_csv(path, ("machine", vocabulary.FAMILY, "part", "images", "seconds"))
     if len(timings):
@@ -41,7 +41,7 @@ def method_costs(folder: Path, manifest: Mapping[str, Any]) -> pd.DataFrame:
         backward for one map; `shared`, whether that is the pass which other methods use, too;
         `forward_only`, how many times beside these it goes forward alone.
     """
-    spent = seconds_by_part(folder)
+    spent = seconds_by_part(folder, manifest)
     known = manifest.get("passes_by_method", {})
     rows = []
     for spec in manifest["methods"]:

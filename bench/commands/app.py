@@ -34,6 +34,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+# Of errors that are no mistake of whoever typed.
+EXIT_CODES: dict[type[Exception], int] = {
+    errors.IncompleteError: console.EXIT_CELLS_FAILED,
+    errors.NoBaselineError: console.EXIT_NO_BASELINE,
+}
+
+
 class CommandOnDemand(TyperCommand):
     """A command of which name and help are known, and the rest is loaded when it is called."""
 
@@ -109,8 +116,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(arguments)
     except (errors.ConfigError, errors.DataError, ModelError, errors.PluginError) as error:
         console.say(f"steadymap: {error}")
-        sys.exit(
-            console.EXIT_NO_BASELINE
-            if isinstance(error, errors.NoBaselineError)
-            else console.EXIT_USAGE
-        )
+        sys.exit(EXIT_CODES.get(type(error), console.EXIT_USAGE))

@@ -10,7 +10,7 @@ import typer
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core.console import EXIT_CELLS_FAILED, console_of, line, say
 from steadymap.bench.core.metric_registry import known_metrics
-from steadymap.bench.records.read import finished
+from steadymap.bench.records.read import MANIFEST, read_manifest
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.report.rank_diagrams import rank_diagrams, write_diagrams
 from steadymap.bench.report.terminal import footnotes, tables
@@ -70,5 +70,5 @@ def print_files(folder: Path) -> None:
     files = ", ".join(
         sorted(path.name for path in folder.iterdir() if path.name != shard_files.LOCK)
     )
-    seconds = finished(folder)["wall_seconds"]
+    seconds = read_manifest(folder / MANIFEST)["wall_seconds"]
     line(console_of(), f"{seconds:.0f} s; {folder}: {files}")

@@ -11,13 +11,13 @@ import typer
 
 from steadymap.bench.commands.baseline import ROOT_HELP, RUN_HELP
 from steadymap.bench.commands.compare import show_verdict, verdict_of
-from steadymap.bench.core.console import EXIT_CELLS_FAILED, EXIT_FAILED, RUNS, console_of, line, say
+from steadymap.bench.core import console
 from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.core.files import make_folder, refuse_links
+from steadymap.bench.core.files import listed, make_folder, refuse_links
 from steadymap.bench.gate import baseline_runs, comparison, formats, side
 from steadymap.bench.gate.margins import read_margins
 from steadymap.bench.gate.verdict import gate_line
-from steadymap.bench.records.read import RECORDS
+from steadymap.bench.records.read import LEDGER, RECORDS
 from steadymap.metrics import Status
 
 
@@ -41,33 +41,45 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     after = side.read_side(folder, before.manifest["baseline"]["metrics"])
     errors = int(after.manifest["statuses"].get(Status.ERROR.value, 0))
     verdict = replace(verdict_of(before, after, chosen), strict=strict, errors=errors)
-    console = console_of()
+    stdout = console.console_of()
     show_verdict(verdict)
     for case in verdict.cases():
         if case.result == comparison.FAIL:
-            line(console, f"FAIL {case.name}: {case.message}")
-    line(console, gate_line(verdict))
+            console.line(stdout, f"FAIL {case.name}: {case.message}")
+    console.line(stdout, gate_line(verdict))
     reports = output or folder / "gate"
     make_folder(reports)
     if output is None:
         refuse_links(folder)
     formats.write_outputs(verdict, reports)
-    line(console, f"{reports}")
+    console.line(stdout, f"{reports}")
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         try:
             formats.append_summary(verdict, Path(summary))
         except OSError as error:
-            say(f"cannot write the step summary {summary}: {error.strerror}")
+            console.say(f"cannot write the step summary {summary}: {error.strerror}")
     if errors:
-        say("the run itself had errors: see `detail` in its records")
-        raise typer.Exit(EXIT_CELLS_FAILED)
+        console.say("the run itself had errors: see `detail` in its records")
+        raise typer.Exit(console.EXIT_CELLS_FAILED)
     if any(case.result in verdict.failing() for case in verdict.cases()):
-        raise typer.Exit(EXIT_FAILED)
+        raise typer.Exit(console.EXIT_FAILED)
+    if reason := verdict.unjudged():
+        console.say(f"nothing to judge: {reason}")
+        raise typer.Exit(console.EXIT_NOTHING_JUDGED)
 
 
 def _newest_run() -> Path:
-    runs = sorted(RUNS.glob(f"*/{RECORDS}"), key=lambda path: path.stat().st_mtime)
-    if not runs:
-        raise ConfigError(f"run: no finished run below {RUNS}; give its folder")
-    return runs[-1].parent
+    """Return the folder of the run that was begun last, whether it has come to its end or not.
+
+    An older one in its place would be judged by mistake.
+    """
+    begun = [
+        path
+        for folder in listed(console.RUNS)
+        for path in (folder / LEDGER, folder / RECORDS)
+        if path.is_file()
+    ]
+    if not begun:
+        raise ConfigError(f"run: no finished run below {console.RUNS}; give its folder")
+    return max(begun, key=lambda path: path.stat().st_mtime).parent

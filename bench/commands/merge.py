@@ -16,7 +16,7 @@ from steadymap.bench.commands.finish import (
 )
 from steadymap.bench.core import console, errors, files
 from steadymap.bench.runs import folder as store
-from steadymap.bench.runs import shard_files, table
+from steadymap.bench.runs import shard_files
 from steadymap.bench.runs.ledger import not_the_same
 
 
@@ -35,19 +35,11 @@ def merge_command(
         ledger = replace(ledger, answers=other_ledger.answers | ledger.answers)
     files.make_folder(output)
     with shard_files.only_writer(output):
-        store.claim_folder(output, ledger)
+        store.claim_folder(output, ledger, console.say)
         store.begin(output, ledger, manifest, console.say)
         for folder in runs:
             if folder.resolve() != output.resolve():
                 store.take_over(folder, output, console.say)
-        lost, total = table.missing(ledger, shard_files.kept(output, console.say))
-        if lost:
-            console.say(
-                f"{lost} of {total} units are missing; {output} has the others: merge it "
-                "with the shards that are not there yet, or run the same experiment with "
-                f"--output {output}"
-            )
-            raise typer.Exit(console.EXIT_CELLS_FAILED)
         assembled = put_together(output, {})
         print_findings(output)
         print_files(output)

@@ -34,11 +34,10 @@ from steadymap.bench.plan.experiment import Experiment, make_experiment
 from steadymap.bench.plan.setup import Setup, prepare
 from steadymap.bench.report.page import write_report
 from steadymap.bench.runs import folder as store
-from steadymap.bench.runs import processes, shard_files
+from steadymap.bench.runs import processes, shard_files, table
 from steadymap.bench.runs.draw_up import draw_up
 from steadymap.bench.runs.manifest import make_manifest
 from steadymap.bench.runs.resume import Work
-from steadymap.bench.runs.table import Assembled
 from steadymap.models import Classifier, ModelError
 
 # Each job holds activations of its own.
@@ -118,7 +117,7 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
         store.claim_folder(folder, ledger)
     files.make_folder(folder)
     with shard_files.only_writer(folder):
-        store.claim_folder(folder, ledger)
+        store.claim_folder(folder, ledger, console.say)
         _announce(experiment, setup)
         store.begin(folder, ledger, _manifest(experiment, setup), console.say)
         if not resume:
@@ -136,24 +135,26 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
             )
             raise typer.Exit(console.EXIT_INTERRUPTED)
         if experiment.shard is not None:
+            kept = shard_files.kept(folder, console.say, is_ours=True)
+            store.see_complete(folder, table.missing(ledger, kept, experiment.is_mine))
             console.say(
                 f"shard {experiment.shard} is done; join them: steadymap merge {folder} ..."
             )
             return
-        table = _summarise(folder, setup, page=page)
-    finish.see_errors(table, experiment.allow_failed)
+        assembled = _summarise(folder, setup, page=page)
+    finish.see_errors(assembled, experiment.allow_failed)
 
 
-def _summarise(folder: Path, setup: Setup, *, page: bool) -> Assembled:
+def _summarise(folder: Path, setup: Setup, *, page: bool) -> table.Assembled:
     """Return the table of a run that is measured, with its findings printed."""
     try:
         with interrupts.summarising():
-            table = finish.put_together(
+            assembled = finish.put_together(
                 folder, machine.peak_memory(setup.classifier.module.mean.device)
             )
             findings, diagrams = finish.print_findings(folder)
             if page:
-                keep_witnesses(setup, findings.scan, folder)
+                store.seal_also(folder, keep_witnesses(setup, findings.scan, folder))
                 page_path = write_report(folder, findings, diagrams)
                 console.line(console.console_of(), f"the page to open: {page_path}")
             finish.print_files(folder)
@@ -162,7 +163,7 @@ def _summarise(folder: Path, setup: Setup, *, page: bool) -> Assembled:
             f"interrupted: all is measured, and in {folder}; the same command summarises it"
         )
         raise typer.Exit(console.EXIT_INTERRUPTED) from None
-    return table
+    return assembled
 
 
 def _manifest(experiment: Experiment, setup: Setup) -> dict[str, Any]:
@@ -350,17 +351,17 @@ def estimate_table(expected: Estimate) -> Table:
     """Return an estimate as a table for a terminal."""
     passes = expected.passes
     least = "at least " if passes.at_least else ""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
-    table.add_column("what")
-    table.add_column("how much", justify="right")
-    table.add_row("maps", f"{expected.maps:,}")
-    table.add_row("forward passes of an image", f"{least}{passes.forward:,}")
-    table.add_row("backward passes of an image", f"{least}{passes.backward:,}")
-    table.add_row("time in passes", f"{least}{expected.pass_seconds:.1f} s")
-    table.add_row("time in metrics", f"{expected.metric_seconds:.1f} s")
-    table.add_row("time for images", f"{expected.image_seconds:.1f} s")
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+    shown.add_column("what")
+    shown.add_column("how much", justify="right")
+    shown.add_row("maps", f"{expected.maps:,}")
+    shown.add_row("forward passes of an image", f"{least}{passes.forward:,}")
+    shown.add_row("backward passes of an image", f"{least}{passes.backward:,}")
+    shown.add_row("time in passes", f"{least}{expected.pass_seconds:.1f} s")
+    shown.add_row("time in metrics", f"{expected.metric_seconds:.1f} s")
+    shown.add_row("time for images", f"{expected.image_seconds:.1f} s")
     if expected.attack_seconds:
-        table.add_row("time in attacks", f"{least}{expected.attack_seconds:.1f} s")
-    table.add_row("time, summary not included", f"{least}{expected.seconds:.0f} s")
-    table.add_row("peak memory", f"{expected.memory / 2**20:,.0f} MiB")
-    return table
+        shown.add_row("time in attacks", f"{least}{expected.attack_seconds:.1f} s")
+    shown.add_row("time, summary not included", f"{least}{expected.seconds:.0f} s")
+    shown.add_row("peak memory", f"{expected.memory / 2**20:,.0f} MiB")
+    return shown

@@ -18,6 +18,10 @@ class NoBaselineError(ConfigError):
     """There is no baseline of that name."""
 
 
+class IncompleteError(ConfigError):
+    """Records of a run are not there: which, and what to do."""
+
+
 class DataError(ValueError):
     """Data that cannot be used, with what to do about it."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import uuid
@@ -75,27 +77,55 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
+class _Hashed(io.BufferedWriter):
+    """A file that is being written, and the hash of what was written into it so far."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        super().__init__(raw)
+        self.hash = hashlib.sha256()
+
+    def write(self, content: Any, /) -> int:  # noqa: ANN401 - bytes, or what has them
+        self.hash.update(content)
+        return super().write(content)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, which is never whole in memory.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> str:
     """Write a file under another name, wait until it is on the disk, and rename it.
 
-    Whoever looks sees the old file or the new one, even after a power cut.
+    Whoever looks sees the old file or the new one, even after a power cut. It is read once more
+    before it is renamed: what is there is what was written.
 
     Args:
         path: the file.
-        content: what is in it, or writes it into an open file.
+        content: what is in it, or writes it into an open file, from its beginning to its end.
+
+    Returns:
+        Its SHA-256.
 
     Raises:
         ConfigError: that cannot be done; what was there is as it was.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
-        with temporary.open("xb") as file:
+        with _Hashed(temporary.open("xb", buffering=0)) as file:
             if isinstance(content, bytes):
                 file.write(content)
             else:
                 content(file)
             file.flush()
             os.fsync(file.fileno())
+        digest = file.hash.hexdigest()
+        _see_whole(temporary, digest)
         temporary.replace(path)
         _sync(path.parent)
     except (OSError, pa.ArrowException) as error:
@@ -109,6 +139,36 @@ def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> N
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+    return digest
+
+
+def _see_whole(path: Path, digest: str) -> None:
+    """See that a file has this hash.
+
+    Raises:
+        OSError: it has another.
+    """
+    if sha256_of(path) != digest:
+        raise OSError("what is there is not what was written")
+
+
+def listed(folder: Path) -> list[Path]:
+    """Return what is in a folder, by name; of one that is not there, nothing.
+
+    `Path.glob` takes a folder that cannot be read for an empty one.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise errors.ConfigError(
+            f"{folder} cannot be read: {errors.cause_of(error)}; mend that, and give the same "
+            "command again"
+        ) from error
 
 
 def _sync(folder: Path) -> None:

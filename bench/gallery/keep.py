@@ -90,17 +90,20 @@ def _scored(records: pd.DataFrame, known: Mapping[str, Metric]) -> Instability:
     return Instability.of(records[~records[FAMILY].isin(REFERENCES)], known)
 
 
-def keep_witnesses(setup: Setup, records: pd.DataFrame | Scan, folder: Path) -> None:
+def keep_witnesses(setup: Setup, records: pd.DataFrame | Scan, folder: Path) -> tuple[str, ...]:
     """Explain the witnesses of a finished run once more, and keep what a report shows of them.
 
     Args:
         setup: of the run.
         records: of the run, or what scans them.
         folder: of the run; files go to its `witnesses`.
+
+    Returns:
+        The files that were written, as they lie in the folder.
     """
     kinds = choose_witnesses(records)
     if not kinds:
-        return
+        return ()
     home = folder / FOLDER
     files.refuse_links(folder)
     files.make_folder(home)
@@ -120,9 +123,12 @@ def keep_witnesses(setup: Setup, records: pd.DataFrame | Scan, folder: Path) -> 
     ]
     columns = [IMAGE_ID, FAMILY, SEVERITY, DRAW, "prediction", "confidence"]
     safe_csv.write_csv(pd.DataFrame(rows, columns=columns), home / PREDICTIONS)
+    written = [PICTURES, SCALES, CHOICE, PREDICTIONS]
     steps = completeness_by_steps(setup)
     if len(steps):
         safe_csv.write_csv(steps, home / STEPS)
+        written.append(STEPS)
+    return tuple(f"{FOLDER}/{name}" for name in written)
 
 
 def _write_pictures(home: Path, ids: Sequence[str], outcomes: Sequence[Outcome]) -> pd.DataFrame:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steadymap.bench.core import errors, files, machine, metric_registry, names, safe_csv
-from steadymap.bench.gate.side import DIGITS, KEPT_METRICS, SCORES, Side, read_side, seal_of
-from steadymap.bench.records import read, vocabulary
+from steadymap.bench.gate.side import DIGITS, KEPT_METRICS, SCORES, Side, read_side
+from steadymap.bench.records import read, seal, vocabulary
 
 BASELINES_FOLDER = Path("results") / "baselines"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -71,7 +71,7 @@ def save_baseline(
         raise errors.ConfigError(
             f"{run} holds no finished run ({read.RECORDS} and {read.MANIFEST})"
         )
-    named = metric_registry.known_metrics(read.finished(run))
+    named = metric_registry.known_metrics(read.read_manifest(run / read.MANIFEST))
     known = [*named, *(name + vocabulary.RECOGNISED for name in named)]
     for metric in metrics:
         if metric not in known:
@@ -91,7 +91,9 @@ def write_side(side: Side, folder: Path) -> None:
     files.make_folder(folder)
     files.refuse_links(folder)
     text = safe_csv.csv_text(side.scores, DIGITS).encode()
-    sealed = dict(side.manifest)
+    # The files of the run stay behind, and their hashes.
+    own = (seal.FILES, seal.SEAL)
+    sealed = {key: side.manifest[key] for key in side.manifest if key not in own}
     sealed["baseline"] = {
         "metrics": sorted(side.scores[vocabulary.METRIC].unique()),
         "scores_sha256": hashlib.sha256(text).hexdigest(),
@@ -100,6 +102,6 @@ def write_side(side: Side, folder: Path) -> None:
     }
     # As it will be read: tuples become lists, keys become text.
     sealed = json.loads(json.dumps(sealed))
-    sealed["baseline"]["manifest_sha256"] = seal_of(sealed)
+    sealed["baseline"]["manifest_sha256"] = seal.seal_of(sealed)
     (folder / SCORES).write_bytes(text)
     files.write_json(folder / read.MANIFEST, sealed)

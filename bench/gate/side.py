@@ -13,7 +13,7 @@ import pandas as pd
 
 from steadymap.bench.analysis.costs import seconds_by_part
 from steadymap.bench.core import errors, metric_registry, safe_csv
-from steadymap.bench.records import manifest_schema, read, vocabulary
+from steadymap.bench.records import manifest_schema, read, seal, vocabulary
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.records.schema import SCHEMA_VERSION
 from steadymap.metrics import METRICS, Metric, Status
@@ -111,7 +111,7 @@ def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
         if not any(part[vocabulary.VALUE].notna().any() for part in parts):
             raise errors.ConfigError(f"{folder}: the run has no scores to compare")
         scores = pd.concat(parts).sort_values(KEY, ignore_index=True)
-        ratios = _time_ratios(folder, manifest["methods"])
+        ratios = _time_ratios(folder, manifest)
         return Side(folder.name, scores, manifest, ratios)
     if not (folder / SCORES).is_file() or not (folder / read.MANIFEST).is_file():
         raise errors.ConfigError(
@@ -125,6 +125,14 @@ def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
             f"{folder / SCORES} is not what was saved (cut or edited): save the baseline again"
         )
     scores = _scores(folder / SCORES, text)
+    known = metric_registry.known_metrics(manifest)
+    for name, values in scores.groupby(vocabulary.METRIC)[vocabulary.VALUE]:
+        # A mean of no value at all is missing; any other is within the range of its values.
+        for value in (values.min(), values.max()) if values.notna().any() else ():
+            if wrong := read.beyond(str(name), float(value), known):
+                raise errors.ConfigError(
+                    f"{folder / SCORES} is damaged: {wrong}; save the baseline again"
+                )
     if metrics is not None:
         scores = scores[scores[vocabulary.METRIC].isin(metrics)].reset_index(drop=True)
     return Side(folder.name, scores, manifest, manifest["baseline"]["time_ratios"])
@@ -160,8 +168,8 @@ def _read_sealed(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         schema = manifest["schema_version"]
-        seal = manifest["baseline"].pop("manifest_sha256")
-        digest = seal_of(manifest)
+        given = manifest["baseline"].pop("manifest_sha256")
+        digest = seal.seal_of(manifest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise errors.ConfigError(f"{path} is no manifest of a baseline: save it again") from error
     if schema != SCHEMA_VERSION:
@@ -169,7 +177,7 @@ def _read_sealed(path: Path) -> dict[str, Any]:
             f"{path} has schema version {schema!r}, this steadymap writes {SCHEMA_VERSION}: "
             "save the baseline again"
         )
-    if digest != seal:
+    if digest != given:
         raise errors.ConfigError(
             f"{path} has been edited since it was saved: save the baseline again"
         )
@@ -178,17 +186,14 @@ def _read_sealed(path: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def seal_of(manifest: Mapping[str, Any]) -> str:
-    """Return the SHA-256 that a manifest is sealed with."""
-    text = json.dumps(manifest, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _time_ratios(folder: Path, specs: Sequence[str]) -> dict[str, float]:
+def _time_ratios(folder: Path, manifest: Mapping[str, Any]) -> dict[str, float]:
     """Return what each method costs beyond the shared pass, in units of that pass."""
-    per_image = seconds_by_part(folder)
+    per_image = seconds_by_part(folder, manifest)
     if not per_image.get(vocabulary.SHARED):
         return {}
-    ratios = {spec: per_image.get(spec, 0.0) / per_image[vocabulary.SHARED] for spec in specs}
+    ratios = {
+        spec: per_image.get(spec, 0.0) / per_image[vocabulary.SHARED]
+        for spec in manifest["methods"]
+    }
     # What is read off the shared pass costs next to nothing, and its time is noise.
     return {spec: float(ratio) for spec, ratio in ratios.items() if ratio >= 1}

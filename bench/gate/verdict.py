@@ -66,6 +66,22 @@ class Verdict:
         """Return the results that fail the gate."""
         return (FAIL, INCONCLUSIVE) if self.strict else (FAIL,)
 
+    def unjudged(self) -> str:
+        """Return why no score was judged; nothing where one was.
+
+        What maps cost says nothing of them: a gate of these alone has judged nothing.
+        """
+        rows = self.rows
+        if ((rows["gate"] == FAIL) | ((rows["gate"] != "") & (rows["images"] > 0))).any():
+            return ""
+        if not len(rows):
+            return "there is no method, family and metric to compare"
+        if rows["before"].isna().all():
+            return f"{self.before} has no value at all"
+        if not rows["images"].any():
+            return "no image has a value in both"
+        return "no metric with a margin has values in both"
+
     def word(self) -> str:
         """Return the verdict in a word or two."""
         counts = self.count()
@@ -73,6 +89,8 @@ class Verdict:
             return f"the run had errors ({self.errors} values)"
         if any(counts[result] for result in self.failing()):
             return "failed"
+        if reason := self.unjudged():
+            return f"nothing to judge: {reason}"
         return f"passed, {counts[INCONCLUSIVE]} inconclusive" if counts[INCONCLUSIVE] else "passed"
 
     def count(self) -> Counter[str]:

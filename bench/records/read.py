@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steadymap.bench.core import errors, names, safe_csv
-from steadymap.bench.records import manifest_schema, schema, vocabulary
+from steadymap.bench.core import console, errors, metric_registry, names, safe_csv
+from steadymap.bench.records import manifest_schema, schema, seal, vocabulary
+from steadymap.metrics import Metric, Status
+from steadymap.metrics.registry import UNIT, within
 
 RECORDS = "records.parquet"
 MANIFEST = "manifest.json"
 TIMINGS = "timings.csv"
+LEDGER = "ledger.json"
 
 # Columns of CSV files that hold names and identifiers.
 TEXTS = (
@@ -31,6 +35,8 @@ TEXTS = (
 )
 # Columns of the records that may be missing: classes, where there is none.
 NULLABLE = (vocabulary.LABEL, vocabulary.TARGET, vocabulary.PRED_CLEAN, vocabulary.PRED_PERTURBED)
+# Where a range has no end.
+FAR = (-np.inf, np.inf)
 # A row takes a byte or two; a file that unpacks to more than this would fill the memory.
 MOST_ROWS_A_BYTE = 1000
 
@@ -44,11 +50,15 @@ def read_run(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     manifest = finished(folder)
     with in_one_line(folder / RECORDS):
         frame = schema.to_frame(as_records(pq.read_table(folder / RECORDS)))
+        see_scores(frame, metric_registry.known_metrics(manifest))
     return frame, manifest
 
 
 def finished(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a finished run, whose records have not been looked at yet.
+    """Return the manifest of a finished run, whose records are those that were written.
+
+    They have not been looked at yet. Of a run from before there were checksums it is said that it
+    has none.
 
     Raises:
         ConfigError: no finished run there, one that is damaged or of another schema version, or a
@@ -58,6 +68,10 @@ def finished(folder: Path) -> dict[str, Any]:
     if not path.is_file() or not (folder / MANIFEST).is_file():
         raise errors.ConfigError(f"{folder} holds no finished run ({RECORDS} and {MANIFEST})")
     manifest = read_manifest(folder / MANIFEST)
+    if seal.FILES not in manifest:
+        console.say(f"{folder} carries no checksums: damage to its files would not be seen")
+    elif seal.trusted(folder, manifest, RECORDS) is None:
+        raise errors.ConfigError(f"{folder / MANIFEST} is damaged: it names no {RECORDS}")
     with in_one_line(path):
         whose = _run_of(path)
         rows, size = pq.read_metadata(path).num_rows, path.stat().st_size
@@ -94,10 +108,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         missing = [key for key in manifest_schema.NEEDED if key not in manifest]
+        is_sealed = seal.FILES in manifest or seal.SEAL in manifest
+        changed = is_sealed and not seal.is_whole(manifest)
         # Escapes of JSON can say what is no text, which no page could be written with.
         json.dumps(manifest, ensure_ascii=False).encode()
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise errors.ConfigError(f"{path} is damaged: {errors.message_of(error)}") from error
+    if changed:
+        raise errors.ConfigError(f"{path} {seal.CHANGED}; {seal.AGAIN}")
     if missing:
         raise errors.ConfigError(f"{path} is damaged: it lacks {', '.join(missing)}")
     if manifest["schema_version"] != schema.SCHEMA_VERSION:
@@ -131,6 +149,45 @@ def as_records(table: pa.Table) -> pa.Table:
     if missing:
         raise ValueError(f"values of {', '.join(missing)} are gone")
     return records
+
+
+def see_scores(records: pd.DataFrame, known: Mapping[str, Metric]) -> None:
+    """See that scores which count are numbers, each within the range of its metric.
+
+    Args:
+        records: of a run, or means of them.
+        known: the metrics whose ranges are known; of another any number will do.
+
+    Raises:
+        ValueError: one is not.
+    """
+    valid = records[records[vocabulary.STATUS] == Status.OK.value]
+    for name, values in valid.groupby(vocabulary.METRIC, observed=True)[vocabulary.VALUE]:
+        for value in (values.min(skipna=False), values.max(skipna=False)):
+            if wrong := beyond(str(name), float(value), known):
+                raise ValueError(f"{wrong}; {seal.AGAIN}")
+
+
+def beyond(name: str, value: float, known: Mapping[str, Metric]) -> str:
+    """Say of a value that its metric cannot have what it is; nothing of any other.
+
+    Args:
+        name: of the metric.
+        value: of it.
+        known: the metrics whose ranges are known; of another any number will do.
+    """
+    ends = vocabulary.INPUT_RANGES.get(name, (None, None))
+    if name.endswith(vocabulary.RECOGNISED):
+        ends = UNIT
+    elif name in known:
+        ends = known[name].range
+    if within(value, ends):
+        return ""
+    lowest, highest = (end if end is not None else far for end, far in zip(ends, FAR, strict=True))
+    return (
+        f"{names.printable(name)} is {value:g} somewhere, and its values are numbers from "
+        f"{lowest:g} to {highest:g}"
+    )
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -15,8 +15,9 @@ import pyarrow.dataset as ds
 from pandas.api.types import union_categoricals
 from pyarrow.fs import LocalFileSystem
 
+from steadymap.bench.core import metric_registry
 from steadymap.bench.records import schema, vocabulary
-from steadymap.bench.records.read import RECORDS, as_records, finished, in_one_line
+from steadymap.bench.records.read import RECORDS, as_records, finished, in_one_line, see_scores
 from steadymap.metrics import Status
 
 # Rows of a file that are looked at together.
@@ -103,7 +104,7 @@ def scan_run(folder: Path) -> tuple[Scan, dict[str, Any]]:
         ConfigError: no finished run there, or one that is damaged or of another schema version.
     """
     manifest = finished(folder)
-    path = folder / RECORDS
+    path, metrics = folder / RECORDS, metric_registry.known_metrics(manifest)
 
     def batches() -> Iterator[pd.DataFrame]:
         source = _dataset(path)
@@ -111,7 +112,9 @@ def scan_run(folder: Path) -> tuple[Scan, dict[str, Any]]:
         # Of a file without rows its columns are looked at.
         first = next(tables, source.schema.empty_table())
         for table in chain([first], tables):
-            yield schema.to_frame(as_records(table))
+            frame = schema.to_frame(as_records(table))
+            see_scores(frame, metrics)
+            yield frame
 
     def reader(known: dict[str, pd.CategoricalDtype]) -> Callable[[Sequence[str]], pd.DataFrame]:
         def read(names: Sequence[str]) -> pd.DataFrame:

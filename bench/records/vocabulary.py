@@ -63,6 +63,12 @@ INPUT_METRICS: dict[str, str] = {
     "saturated_share": "share of the perturbed image's values at or beyond black or white",
 }
 
+# What values of these can be, as `Metric.range` says of metrics of maps.
+INPUT_RANGES: dict[str, tuple[float | None, float | None]] = {
+    "input_change": (0.0, None),
+    "saturated_share": (0.0, 1.0),
+}
+
 # Of a method with steps=auto: points of the path at which a map took gradients.
 STEPS = "steps"
 

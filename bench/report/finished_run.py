@@ -64,7 +64,7 @@ class FinishedRun:
             scan, manifest = scan_run(folder)
             findings = Findings.of(scan, known_metrics(manifest))
         else:
-            manifest = read.finished(folder)
+            manifest = read.read_manifest(folder / read.MANIFEST)
         curves = curves_of(findings)
         return cls(
             findings,
@@ -72,8 +72,8 @@ class FinishedRun:
             curves,
             breaking_points(curves),
             method_costs(folder, manifest),
-            read_gallery(folder),
-            read_steps(folder),
+            read_gallery(folder, manifest),
+            read_steps(folder, manifest),
             rank_diagrams(findings) if diagrams is None else diagrams,
         )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from steadymap.bench.core.errors import ConfigError, message_of
-from steadymap.bench.records import read, vocabulary
+from steadymap.bench.records import read, seal, vocabulary
 
 FOLDER = "witnesses"
 CHOICE = "witnesses.csv"
@@ -47,14 +47,20 @@ class Gallery:
     known: Mapping[str, NDArray[np.bool_]]
 
 
-def read_gallery(folder: Path) -> Gallery | None:
+def read_gallery(folder: Path, manifest: Mapping[str, Any]) -> Gallery | None:
     """Read the witnesses of a run; None where none were kept.
+
+    Args:
+        folder: of the run.
+        manifest: of the run, which has the hashes of its files.
 
     Raises:
         ConfigError: a file of theirs is gone or damaged.
     """
     home = folder / FOLDER
-    if not home.is_dir():
+    names = (CHOICE, PREDICTIONS, SCALES, PICTURES)
+    kept = [seal.trusted(folder, manifest, f"{FOLDER}/{name}") for name in names]
+    if not any(kept):
         return None
     kinds = read.read_csv(home / CHOICE, (vocabulary.IMAGE_ID, "kind"))
     rows = read.read_csv(
@@ -131,10 +137,10 @@ def _belong_together(
     )
 
 
-def read_steps(folder: Path) -> pd.DataFrame:
-    """Read the completeness errors by number of steps; empty where none were kept."""
-    path = folder / FOLDER / STEPS
-    if not path.is_file():
+def read_steps(folder: Path, manifest: Mapping[str, Any]) -> pd.DataFrame:
+    """Read the completeness errors by number of steps, as `read_gallery`; empty without any."""
+    path = seal.trusted(folder, manifest, f"{FOLDER}/{STEPS}")
+    if path is None:
         return pd.DataFrame()
     return read.read_csv(
         path, (vocabulary.METHOD, "steps", vocabulary.IMAGE_ID, "completeness_error")

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from steadymap.bench.core.errors import ConfigError, message_of
-from steadymap.bench.core.files import make_folder, refuse_links, write_whole
-from steadymap.bench.records.read import MANIFEST, RECORDS, TIMINGS
-from steadymap.bench.runs import map_files, shard_files
+from steadymap.bench.core.errors import ConfigError, IncompleteError, cause_of, message_of
+from steadymap.bench.core.files import make_folder, refuse_links, sha256_of, write_whole
+from steadymap.bench.records import seal
+from steadymap.bench.records.read import LEDGER, MANIFEST, RECORDS, TIMINGS, read_manifest
+from steadymap.bench.runs import map_files, shard_files, table
 from steadymap.bench.runs.ledger import Ledger, answers_apart, different
-from steadymap.bench.runs.table import Assembled, assemble, write_timings
 
-LEDGER = "ledger.json"
 MAPS = "maps"
-# Names of files in a message.
+# Names of files, or of units, in a message.
 MANY = 3
+ANEW = "the command of the run writes it anew"
 
 
-def claim_folder(folder: Path, ledger: Ledger) -> None:
+def claim_folder(
+    folder: Path, ledger: Ledger, say: Callable[[str], None] = lambda _line: None
+) -> None:
     """See that a folder is empty, or holds a run that this one can go on with; by its only writer.
+
+    A ledger that is damaged stands in nobody's way: names of units say what they are of.
 
     Raises:
         ConfigError: the folder holds something else, or a link that leads out of it.
@@ -33,7 +37,13 @@ def claim_folder(folder: Path, ledger: Ledger) -> None:
         x.name for x in folder.iterdir() if x.name[0] != "." and x.name != shard_files.LOCK
     )
     if LEDGER in names:
-        held, _ = read_ledger(folder)
+        try:
+            held, _ = read_ledger(folder)
+        except ConfigError as error:
+            if shard_files.PARTS not in names:
+                raise
+            say(f"{error}; it is written anew")
+            held = ledger
         if differing := different(held, ledger):
             raise ConfigError(
                 f"output: {folder} holds {held.run_id}, which has another {', '.join(differing)} "
@@ -63,7 +73,10 @@ def begin(
         say: called with a line where shards are set aside.
     """
     if (folder / LEDGER).exists():
-        held, _ = read_ledger(folder)
+        try:
+            held, _ = read_ledger(folder)
+        except ConfigError:
+            held = ledger  # damaged, which `claim_folder` has said
         if reason := answers_apart(held, ledger):
             _set_aside(folder, reason, say)
         else:
@@ -71,7 +84,7 @@ def begin(
             ledger = replace(ledger, answers=ledger.answers | held.answers)
     make_folder(folder / shard_files.PARTS)
     shard_files.tidy(folder)
-    content = {"ledger": ledger.to_json(), "manifest": dict(manifest)}
+    content = seal.sealed({"ledger": ledger.to_json(), "manifest": dict(manifest)})
     write_whole(folder / LEDGER, json.dumps(content, ensure_ascii=False).encode())
 
 
@@ -97,11 +110,8 @@ def forget(folder: Path, ledger: Ledger, is_mine: Callable[[int], bool]) -> None
         ledger: what it consists of.
         is_mine: by the place of a block, whether it is to be computed here.
     """
-    files = shard_files.kept(folder)
-    for place, (block, views) in enumerate(ledger.pieces()):
-        # What is computed in other ways comes last, and belongs to the first block.
-        if not is_mine(place if place < len(ledger.blocks) else 0):
-            continue
+    files = shard_files.kept(folder, is_ours=True)
+    for block, views in ledger.pieces(is_mine):
         names = {name for view in views for name in ledger.grid(block, view).values()}
         for part in files.of(block):
             if names & set(part.about.units):
@@ -118,28 +128,31 @@ def read_ledger(folder: Path) -> tuple[Ledger, dict[str, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         ledger, manifest = content["ledger"], dict(content["manifest"])
-    except OSError as error:
+        changed = not seal.is_whole(content)
+    except FileNotFoundError as error:
         raise ConfigError(f"{folder} holds no run that can go on: no {LEDGER}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {cause_of(error)}") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ConfigError(f"{path} is damaged: {message_of(error)}") from error
+        raise ConfigError(f"{path} is damaged: {message_of(error)}; {ANEW}") from error
+    if changed:
+        raise ConfigError(f"{path} {seal.CHANGED}; {ANEW}")
     return Ledger.from_json(ledger, path), manifest
 
 
 def take_over(source: Path, folder: Path, say: Callable[[str], None]) -> None:
-    """Copy the shards of another folder of the same run, but for those that are there as good.
+    """Copy the shards of another folder of the same run; which are better is seen when joined.
+
+    Those that are damaged are left out, and it is said.
 
     Raises:
         ConfigError: one cannot be read, or not written.
     """
-    for paths in shard_files.kept(source).paths.values():
-        for part in shard_files.read_parts(paths, say):
-            target = folder / shard_files.PARTS / part.path.name
-            old = shard_files.read_parts([target], lambda _line: None) if target.exists() else []
-            if old and len(old[0].about.failed) <= len(part.about.failed):
-                continue
-            shard_files.read_records(part)
-            for path in (part.path.with_suffix(".safetensors"), part.path):
-                if path.is_file():
+    files = shard_files.kept(source, say)
+    for paths in files.paths.values():
+        for part in files.read(paths):
+            for path in (part.maps, part.path):
+                if path is not None:
                     write_whole(folder / shard_files.PARTS / path.name, path.read_bytes())
 
 
@@ -147,11 +160,12 @@ def finish(
     folder: Path,
     ledger: Ledger,
     say: Callable[[str], None],
-    describe: Callable[[Assembled], dict[str, Any]],
-) -> Assembled:
+    describe: Callable[[table.Assembled], dict[str, Any]],
+) -> table.Assembled:
     """Write the table of a run, put together from its shards, with its manifest; return it.
 
-    A table and a manifest that are there already stay until the new ones are whole.
+    What is planned is counted against what is there, unit by unit. A table and a manifest that are
+    there already stay until the new ones are whole.
 
     Args:
         folder: of the run.
@@ -160,17 +174,67 @@ def finish(
         describe: returns the manifest.
 
     Raises:
-        ConfigError: something cannot be written, or a shard is damaged.
+        IncompleteError: units are not there.
+        ConfigError: something cannot be written, or a shard is damaged meanwhile.
     """
-    coming, files = folder / f".{RECORDS}", shard_files.kept(folder, say)
-    table = assemble(coming, ledger, files)
-    write_timings(folder / TIMINGS, ledger, files)
-    if table.maps:
-        map_files.write_maps(folder / MAPS, ledger, files)
-    content = (json.dumps(describe(table), indent=2, ensure_ascii=False) + "\n").encode()
-    coming.replace(folder / RECORDS)
-    write_whole(folder / MANIFEST, content)
-    return table
+    kept = shard_files.kept(folder, say, is_ours=True)
+    hashes: dict[str, str] = {}
+    assembled, hashes[RECORDS] = table.assemble(_coming(folder, RECORDS), ledger, kept)
+    hashes[TIMINGS] = table.write_timings(_coming(folder, TIMINGS), ledger, kept, assembled.lost)
+    if assembled.lost:
+        for name in hashes:
+            _coming(folder, name).unlink()
+        see_complete(folder, assembled.lost)
+    if assembled.maps:
+        map_files.write_maps(folder / MAPS, ledger, kept)
+    manifest = seal.sealed(describe(assembled) | {seal.FILES: hashes})
+    for name in hashes:
+        _coming(folder, name).replace(folder / name)
+    _write_manifest(folder, manifest)
+    return assembled
+
+
+def see_complete(folder: Path, lost: Sequence[table.Unit]) -> None:
+    """See that all that is planned is there.
+
+    Raises:
+        IncompleteError: units are not.
+    """
+    if not lost:
+        return
+    units = list(dict.fromkeys(lost))
+    few = "; ".join(map(str, units[:MANY]))
+    more = f"; and {len(units) - MANY} more" if len(units) > MANY else ""
+    raise IncompleteError(
+        f"{len(units)} units are missing in {folder}: {few}{more}. The others are there: run the "
+        f"same experiment with --output {folder}, which computes these alone, or merge it with the "
+        "shards that are not there yet"
+    )
+
+
+def seal_also(folder: Path, names: Sequence[str]) -> None:
+    """Have the manifest of a finished run hold the hashes of more of its files.
+
+    Raises:
+        ConfigError: one cannot be read, or the manifest not be written.
+    """
+    manifest = read_manifest(folder / MANIFEST)
+    try:
+        hashes = {name: sha256_of(folder / name) for name in names}
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be read: {cause_of(error)}") from error
+    files = manifest[seal.FILES] | hashes
+    _write_manifest(folder, seal.sealed(manifest | {seal.FILES: files}))
+
+
+def _coming(folder: Path, name: str) -> Path:
+    """Return where a file is written before all of the run's are whole."""
+    return folder / f".{name}"
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    write_whole(folder / MANIFEST, content.encode())
 
 
 def _held_run(folder: Path) -> str | None:

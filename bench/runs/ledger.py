@@ -110,11 +110,19 @@ class Ledger:
             for spec, identity in (named | self.methods).items()
         }
 
-    def pieces(self) -> Iterator[tuple[tuple[str, ...], tuple[Cell, ...]]]:
-        """Yield the blocks with their views, in the order of the records."""
-        for block in self.blocks:
-            yield block, self.views
-        if self.numeric:
+    def pieces(
+        self, is_mine: Callable[[int], bool] = lambda _place: True
+    ) -> Iterator[tuple[tuple[str, ...], tuple[Cell, ...]]]:
+        """Yield the blocks with their views, in the order of the records.
+
+        Args:
+            is_mine: by the place of a block, whether it is looked at; left out, all are. What is
+                computed in other ways comes last, and belongs to the first block.
+        """
+        for place, block in enumerate(self.blocks):
+            if is_mine(place):
+                yield block, self.views
+        if self.numeric and is_mine(0):
             yield self.few, (NUMERIC,)
 
     def names(self, block: tuple[str, ...], shard: Shard) -> tuple[str, ...]:

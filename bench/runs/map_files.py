@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +31,12 @@ MAP = "map "
 DELTAS = "deltas "
 
 
-def write_part_maps(path: Path, outcome: Outcome) -> None:
-    """Write the maps of a shard.
+def write_part_maps(home: Path, stem: str, outcome: Outcome) -> str:
+    """Write the maps of a shard; return the hash of the file, which is in its name.
 
     Args:
-        path: the file, .safetensors.
+        home: folder of the shards.
+        stem: how the names of the shard's files begin.
         outcome: of the shard.
 
     Raises:
@@ -46,7 +48,10 @@ def write_part_maps(path: Path, outcome: Outcome) -> None:
     arrays = {
         name: tensor.numpy(force=True) for name, tensor in tensors.items() if tensor is not None
     }
-    _save(path, arrays, None)
+    content = _bytes(arrays, None)
+    digest = hashlib.sha256(content).hexdigest()
+    files.write_whole(shard_files.maps_path(home / f"{stem}-", digest), content)
+    return digest
 
 
 def write_maps(folder: Path, ledger: Ledger, kept: shard_files.Kept) -> None:
@@ -92,9 +97,12 @@ def _by_row(values: Array) -> Array:
 
 
 def _save(path: Path, arrays: Mapping[str, Array], metadata: dict[str, str] | None) -> None:
+    files.write_whole(path, _bytes(arrays, metadata))
+
+
+def _bytes(arrays: Mapping[str, Array], metadata: dict[str, str] | None) -> bytes:
     contiguous = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
-    content = save(contiguous, metadata=metadata)
-    files.write_whole(path, content)
+    return save(contiguous, metadata=metadata)
 
 
 def _pieces(
@@ -104,11 +112,10 @@ def _pieces(
     for block in ledger.blocks:
         unit = ledger.grid(block, CLEAN_CELL)[spec]
         part = table.providers([unit], kept.of(block)).get(unit)
-        path = None if part is None else part.path.with_suffix(".safetensors")
-        if path is None or not path.is_file():
+        if part is None or part.maps is None:
             yield len(block), None
             continue
-        with safe_open(path, framework="np") as file:
+        with safe_open(part.maps, framework="np") as file:
             has_it = name in file.keys()  # noqa: SIM118 - no dict
             yield len(block), file.get_tensor(name) if has_it else None
 

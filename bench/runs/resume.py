@@ -46,7 +46,7 @@ class Work:
             folder: of the run.
             say: called with a line on each file that is damaged, and on what is there.
         """
-        files = shard_files.kept(folder, say)
+        files = shard_files.kept(folder, say, is_ours=True)
         count = 0
 
         def complete_of(block: tuple[str, ...]) -> set[str]:
@@ -93,6 +93,10 @@ class Work:
         block = tuple(self.ledger.ids[index] for index in outcome.shard.indices)
         names = self.ledger.names(block, outcome.shard)
         bad = self._failed(block, outcome)
+        maps = ""
+        if outcome.images is not None:
+            stem = shard_files.part_stem(block, names)
+            maps = map_files.write_part_maps(folder / shard_files.PARTS, stem, outcome)
         about = shard_files.ShardInfo(
             names,
             tuple(name for name in names if name in bad),
@@ -101,11 +105,8 @@ class Work:
             seconds,
             outcome.at_once,
             outcome.halved,
-            maps=outcome.images is not None,
+            maps,
         )
-        if about.maps:
-            path = folder / shard_files.PARTS / f"{shard_files.part_name(block, names)}.safetensors"
-            map_files.write_part_maps(path, outcome)
         shard_files.write_part(folder, block, schema.to_part(outcome.records), about)
 
     def _failed(self, block: tuple[str, ...], outcome: Outcome) -> set[str]:

@@ -1,10 +1,14 @@
-"""The files in which the shards of a run are kept: written whole or not at all."""
+"""The files in which the shards of a run are kept: written whole or not at all.
+
+A file has the hash of its content in its name, so that whoever reads it sees whether it is whole.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -13,7 +17,6 @@ from typing import Any
 import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import SafetensorError, safe_open
 
 from steadymap.bench.core import errors, files
 from steadymap.bench.core.machine import fingerprint
@@ -24,7 +27,12 @@ LOCK = "run.lock"
 KEY = b"steadymap"
 KEY_LENGTH = 24
 
-UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError)
+ASIDE = ".damaged"
+
+UNREADABLE = (pa.ArrowException, ValueError, TypeError, KeyError)
+# A file that cannot be read for another reason than these two, being gone or a fault of the disk,
+# may be as whole as it was.
+LOST = (errno.ENOENT, errno.EIO)
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class ShardInfo:
         seconds: by the clock, since the shard before was written.
         at_once: the fewest images that went through the network together.
         halved: how many times that was halved because memory ran out.
-        maps: whether there is a file of maps beside it.
+        maps: the SHA-256 of the file of maps beside it; "" where there is none.
     """
 
     units: tuple[str, ...]
@@ -49,7 +57,7 @@ class ShardInfo:
     seconds: float = 0.0
     at_once: int = 0
     halved: int = 0
-    maps: bool = False
+    maps: str = ""
 
     @property
     def machine_id(self) -> str:
@@ -68,6 +76,11 @@ class Part:
 
     path: Path
     about: ShardInfo
+
+    @property
+    def maps(self) -> Path | None:
+        """The file of maps beside it."""
+        return maps_path(self.path, self.about.maps) if self.about.maps else None
 
 
 @contextmanager
@@ -101,22 +114,75 @@ class Kept:
     Attributes:
         paths: by the key of a block.
         say: called with a line on each file that is damaged.
+        is_ours: whether what is damaged is put under another name, out of the way.
+        seen: files of maps that have been found whole.
     """
 
     paths: Mapping[str, tuple[Path, ...]]
     say: Callable[[str], None]
+    is_ours: bool = False
+    seen: set[Path] = field(default_factory=set)
 
     def of(self, block: Sequence[str]) -> list[Part]:
-        """Return what there is of a block; a file that is damaged is left out, and it is said."""
-        return read_parts(self.paths.get(block_key(block), ()), self.say)
+        """Return what there is of a block; a file that is damaged is left out, and it is said.
+
+        Raises:
+            ConfigError: the system does not let one be read.
+        """
+        return self.read(self.paths.get(block_key(block), ()))
+
+    def read(self, paths: Sequence[Path]) -> list[Part]:
+        """Return what is known of shards, as `of` does."""
+        parts = []
+        for path in paths:
+            try:
+                parts.append(self._part(path))
+            except errors.ConfigError:  # which says what is short, not what is damaged
+                raise
+            except UNREADABLE as error:
+                self._leave_out(path, errors.message_of(error))
+        return parts
+
+    def _part(self, path: Path) -> Part:
+        """Return what is known of a shard, once its files are known to be whole.
+
+        Raises:
+            ValueError, ...: they are not.
+            ConfigError: the system does not let one be read.
+        """
+        part = Part(path, _about(path, _content(path)))
+        if part.maps and part.maps not in self.seen:
+            if _hash(part.maps) != part.about.maps:
+                raise ValueError(f"{part.maps.name} is not what was written")
+            self.seen.add(part.maps)
+        return part
+
+    def _leave_out(self, path: Path, reason: str) -> None:
+        if not self.is_ours:
+            self.say(f"{path} is damaged and left out: {reason}")
+            return
+        with suppress(FileNotFoundError):
+            path.replace(path.with_name(path.name + ASIDE))
+        self.say(f"{path.name} is damaged, set aside and will be computed again: {reason}")
 
 
-def kept(folder: Path, say: Callable[[str], None] | None = None) -> Kept:
-    """Return what files there are; nothing is read yet."""
+def kept(folder: Path, say: Callable[[str], None] | None = None, *, is_ours: bool = False) -> Kept:
+    """Return what files there are; nothing is read yet.
+
+    Args:
+        folder: of the run.
+        say: called with a line on each file that is damaged.
+        is_ours: whether this process writes into it, and puts damaged files aside.
+
+    Raises:
+        ConfigError: the folder cannot be read.
+    """
     by_block: dict[str, list[Path]] = {}
-    for path in sorted((folder / PARTS).glob("*.parquet")):
-        by_block.setdefault(path.name.partition("-")[0], []).append(path)
-    return Kept({key: tuple(paths) for key, paths in by_block.items()}, say or (lambda _line: None))
+    for path in files.listed(folder / PARTS):
+        if path.suffix == ".parquet" and not path.name.startswith("."):
+            by_block.setdefault(path.name.partition("-")[0], []).append(path)
+    paths = {key: tuple(paths) for key, paths in by_block.items()}
+    return Kept(paths, say or (lambda _line: None), is_ours)
 
 
 def block_key(block: Sequence[str]) -> str:
@@ -148,15 +214,29 @@ def write_part(folder: Path, block: Sequence[str], table: pa.Table, about: Shard
             "maps": about.maps,
         }
     )
-    described = table.replace_schema_metadata({KEY: text})
-    path = folder / PARTS / f"{part_name(block, about.units)}.parquet"
-    files.write_whole(path, lambda file: pq.write_table(described, file, write_page_checksum=True))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata({KEY: text}), sink)
+    content = sink.getvalue().to_pybytes()
+    stem = part_stem(block, about.units)
+    path = folder / PARTS / f"{stem}-{hashlib.sha256(content).hexdigest()[:KEY_LENGTH]}.parquet"
+    files.write_whole(path, content)
+    # What there was of the same units, and its maps.
+    current = {path, maps_path(path, about.maps)}
+    for old in files.listed(path.parent):
+        if old.name.startswith(f"{stem}-") and old not in current and old.suffix != ASIDE:
+            old.unlink()
     return path
 
 
-def part_name(block: Sequence[str], units: Sequence[str]) -> str:
-    """Return the name of a file: that of its block, and of its units together."""
+def part_stem(block: Sequence[str], units: Sequence[str]) -> str:
+    """Return how the names of a shard's files begin: with its block, and its units together."""
     return f"{block_key(block)}-{_digest(sorted(units))[:KEY_LENGTH]}"
+
+
+def maps_path(path: Path, digest: str) -> Path:
+    """Return the file of maps beside that of a shard's records, by the hash of its content."""
+    stem = path.name.rpartition("-")[0]
+    return path.with_name(f"{stem}-{digest[:KEY_LENGTH]}.safetensors")
 
 
 def _digest(names: Sequence[str]) -> str:
@@ -171,36 +251,61 @@ def tidy(folder: Path) -> None:
                 path.unlink()
 
 
-def read_parts(paths: Iterable[Path], say: Callable[[str], None]) -> list[Part]:
-    """Return what is known of shards; one that is damaged is left out, and it is said."""
-    parts = []
-    for path in paths:
-        try:
-            parts.append(Part(path, _about(path)))
-        except (*UNREADABLE, SafetensorError) as error:
-            say(f"{path.name} is damaged and will be computed again: {errors.message_of(error)}")
-    return parts
+def _content(path: Path) -> bytes:
+    """Return what is in the file of a shard, of which its name says the hash.
+
+    Raises:
+        ValueError: it is not that, or is gone.
+        ConfigError: the system does not let it be read.
+    """
+    with _reading(path):
+        content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest()[:KEY_LENGTH] != path.stem.rpartition("-")[2]:
+        raise ValueError("it is not what was written")
+    return content
 
 
-def _about(path: Path) -> ShardInfo:
-    schema = pq.read_schema(path)
+def _hash(path: Path) -> str:
+    """Return the SHA-256 of a file, as `_content` reads one."""
+    with _reading(path):
+        return files.sha256_of(path)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Tell a file that is lost from a system that lacks something, handles of files for example.
+
+    Raises:
+        ValueError: it is gone, or the disk has lost it.
+        ConfigError: anything else.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in LOST:
+            raise ValueError(f"{path.name}: {errors.cause_of(error)}") from error
+        raise errors.ConfigError(
+            f"{path} cannot be read: {errors.cause_of(error)}; mend that, and the same command "
+            "goes on"
+        ) from error
+
+
+def _about(path: Path, content: bytes) -> ShardInfo:
+    schema = pq.read_schema(pa.BufferReader(content))
     if not schema.equals(PART_SCHEMA):
         raise ValueError("its columns are not those of records")
-    content = json.loads((schema.metadata or {})[KEY])
+    known = json.loads((schema.metadata or {})[KEY])
     about = ShardInfo(
-        tuple(map(str, content["units"])),
-        tuple(map(str, content["failed"])),
-        tuple(map(tuple, content["timings"])),
-        dict(content["machine"]),
-        float(content["seconds"]),
-        int(content["at_once"]),
-        int(content["halved"]),
-        bool(content["maps"]),
+        tuple(map(str, known["units"])),
+        tuple(map(str, known["failed"])),
+        tuple(map(tuple, known["timings"])),
+        dict(known["machine"]),
+        float(known["seconds"]),
+        int(known["at_once"]),
+        int(known["halved"]),
+        str(known["maps"]),
     )
-    if about.maps:
-        with safe_open(path.with_suffix(".safetensors"), framework="np"):
-            pass  # its length is what its header says
-    if path.stem.partition("-")[2] != _digest(sorted(about.units))[:KEY_LENGTH]:
+    if path.stem.split("-")[1] != _digest(sorted(about.units))[:KEY_LENGTH]:
         raise ValueError("it is not the shard that its name says")
     return about
 
@@ -209,17 +314,17 @@ def read_records(part: Part) -> pa.Table:
     """Return the records of a shard.
 
     Raises:
-        ConfigError: the file is damaged; it is set aside, and missing from then on.
+        ConfigError: the file has been damaged since it was looked at.
     """
     try:
-        table = pq.read_table(part.path, page_checksum_verification=True)
+        table = pq.read_table(pa.BufferReader(_content(part.path)))
         return table.cast(PART_SCHEMA).replace_schema_metadata()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        with suppress(OSError):
-            part.path.replace(part.path.with_suffix(".damaged"))
+    except errors.ConfigError:  # as above
+        raise
+    except UNREADABLE as error:
         raise errors.ConfigError(
-            f"{part.path} is damaged ({errors.message_of(error)}) and set aside; the same command "
-            "computes it again"
+            f"{part.path} is damaged ({errors.message_of(error)}); the same command sets it aside "
+            "and computes it again"
         ) from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -38,6 +38,29 @@ TIMING_COLUMNS = [
 ]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Unit:
+    """A unit of a run, as people speak of it.
+
+    Attributes:
+        method: its spec, or what stands for the image itself.
+        view: what is looked at.
+        block: ids of the images.
+    """
+
+    method: str
+    view: Cell
+    block: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return it as messages have it."""
+        cell = self.view
+        return (
+            f"{self.method}, {cell.family} {cell.severity:g} (draw {cell.draw}), "
+            f"{len(self.block)} images from {self.block[0]}"
+        )
+
+
 @dataclass
 class Assembled:
     """What was put together.
@@ -49,6 +72,7 @@ class Assembled:
         at_once: the fewest images that went through the network together.
         halved: how many times that was halved because memory ran out.
         maps: whether maps are kept.
+        lost: the units that are planned and not there.
     """
 
     rows: int = 0
@@ -57,6 +81,7 @@ class Assembled:
     at_once: int = 0
     halved: int = 0
     maps: bool = False
+    lost: list[Unit] = field(default_factory=list)
 
     def take(self, about: ShardInfo) -> None:
         """Add what is known of a shard."""
@@ -64,7 +89,7 @@ class Assembled:
         facts["seconds"] = round(facts["seconds"] + about.seconds, 3)
         self.at_once = min(about.at_once or self.at_once, self.at_once or about.at_once)
         self.halved += about.halved
-        self.maps |= about.maps
+        self.maps |= bool(about.maps)
 
 
 def providers(names: Iterable[str], parts: Sequence[Part]) -> dict[str, Part]:
@@ -83,18 +108,22 @@ def providers(names: Iterable[str], parts: Sequence[Part]) -> dict[str, Part]:
     return {name: best[name] for name in names if name in best}
 
 
-def missing(ledger: Ledger, kept: Kept) -> tuple[int, int]:
-    """Return how many units are not there, and how many there should be."""
-    lost = total = 0
-    for block, views in ledger.pieces():
-        names = [name for view in views for name in ledger.grid(block, view).values()]
-        lost += len(names) - len(providers(names, kept.of(block)))
-        total += len(names)
-    return lost, total
+def missing(ledger: Ledger, kept: Kept, is_mine: Callable[[int], bool]) -> list[Unit]:
+    """Return the units that are planned and not there.
+
+    Args:
+        ledger: what is planned.
+        kept: what is there.
+        is_mine: by the place of a block, whether it is looked at.
+    """
+    lost: list[Unit] = []
+    for block, views in ledger.pieces(is_mine):
+        _used(ledger, kept, block, views, lost)
+    return lost
 
 
-def assemble(path: Path, ledger: Ledger, kept: Kept) -> Assembled:
-    """Write the table of a run and return what went into it.
+def assemble(path: Path, ledger: Ledger, kept: Kept) -> tuple[Assembled, str]:
+    """Write the table of a run; return what went into it, and the hash of the file.
 
     Block by block: memory does not grow with the number of images.
 
@@ -119,12 +148,21 @@ def assemble(path: Path, ledger: Ledger, kept: Kept) -> Assembled:
                 assembled.rows += len(records)
                 writer.write_table(records)
 
-    files.write_whole(path, write)
-    return assembled
+    digest = files.write_whole(path, write)
+    return assembled, digest
 
 
-def write_timings(path: Path, ledger: Ledger, kept: Kept) -> None:
+def write_timings(path: Path, ledger: Ledger, kept: Kept, lost: list[Unit]) -> str:
     """Write where the time went, one row a part of the work on one view of one shard.
+
+    Args:
+        path: the file, CSV.
+        ledger: what belongs into it.
+        kept: the shards.
+        lost: the units that are planned and not there are added to it.
+
+    Returns:
+        The hash of the file.
 
     Raises:
         ConfigError: it cannot be written.
@@ -134,19 +172,26 @@ def write_timings(path: Path, ledger: Ledger, kept: Kept) -> None:
         file.write(safe_csv.csv_text(pd.DataFrame(columns=TIMING_COLUMNS)).encode())
         batch = 0
         for block, views in ledger.pieces():
-            for part, _ in _used(ledger, kept, block, views):
+            for part, _ in _used(ledger, kept, block, views, lost):
                 rows = [(part.about.machine_id, batch, *row) for row in part.about.timings]
                 text = safe_csv.csv_text(pd.DataFrame(rows, columns=TIMING_COLUMNS), "%.6f")
                 file.write(text.partition("\n")[2].encode())
                 batch += bool(rows)
 
-    files.write_whole(path, write)
+    return files.write_whole(path, write)
 
 
 def _used(
-    ledger: Ledger, kept: Kept, block: tuple[str, ...], views: tuple[Cell, ...]
+    ledger: Ledger,
+    kept: Kept,
+    block: tuple[str, ...],
+    views: tuple[Cell, ...],
+    lost: list[Unit],
 ) -> list[tuple[Part, set[tuple[Cell, str]]]]:
-    """Return the shards that a block's records come from, and the views and methods of each."""
+    """Return the shards that a block's records come from, and the views and methods of each.
+
+    What is planned and not there is added to `lost`.
+    """
     parts = kept.of(block)
     by_path: dict[Path, set[tuple[Cell, str]]] = {}
     for view in views:
@@ -155,6 +200,8 @@ def _used(
         for spec, name in grid.items():
             if name in where:
                 by_path.setdefault(where[name].path, set()).add((view, spec))
+            else:
+                lost.append(Unit(spec, view, block))
     return [(part, by_path[part.path]) for part in parts if part.path in by_path]
 
 
@@ -173,7 +220,7 @@ def _together(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 def _blocks(ledger: Ledger, kept: Kept, assembled: Assembled) -> Iterator[pa.Table]:
     """Yield the records of each block in the order of the plan; count in what they came from."""
     for block, views in ledger.pieces():
-        used = _used(ledger, kept, block, views)
+        used = _used(ledger, kept, block, views, assembled.lost)
         for part, _ in used:
             assembled.take(part.about)
         pieces = [_chosen(read_records(part), entries) for part, entries in used]

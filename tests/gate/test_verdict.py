@@ -11,8 +11,9 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
+import pandas as pd
 import pytest
-from support import Command, call
+from support import Command, call, seal_again
 
 from steadymap.bench.gate.baseline_runs import open_baseline, write_side
 
@@ -61,11 +62,14 @@ def test_a_run_passes_its_own_gate(steadymap: Command, home: Path) -> None:
 
 
 def altered(home: Path, name: str, change: float, spread: float = 0.0) -> None:
-    """Save the baseline once more with other values of SSIM."""
+    """Save the baseline once more with other values of SSIM, and of completeness if spread."""
     root = home / "results/baselines"
     side = open_baseline("first", root)
-    noise = np.random.default_rng(0).normal(change, spread, len(side.scores))
-    moved = side.scores["value"] + noise * side.scores["metric"].eq("ssim")
+    moved = side.scores["value"] + change * side.scores["metric"].eq("ssim")
+    # An error has no upper end, so that it may be spread as far as it is to be.
+    noise = np.random.default_rng(0).lognormal(0.0, spread, len(side.scores))
+    moved *= np.where(side.scores["metric"].eq("completeness_error"), noise, 1.0)
+    moved = moved.where(~side.scores["metric"].eq("ssim"), moved.clip(upper=1.0))
     write_side(replace(side, scores=side.scores.assign(value=moved)), root / name)
 
 
@@ -91,7 +95,7 @@ def test_a_loss_beyond_doubt_fails_and_says_where(
 
 
 def test_what_is_inconclusive_fails_under_strict(steadymap: Command, home: Path) -> None:
-    altered(home, "noisy", 0.0, 0.2)
+    altered(home, "noisy", 0.0, 1.0)
     given = ["gate", "runs/a", "--baseline", "noisy", "--output", "out"]
     done = steadymap(*given)
     assert done.code == 0
@@ -136,16 +140,52 @@ def test_without_a_run_the_newest_is_judged(
     steadymap: Command, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for place, name in enumerate(("c", "empty", "b", "a")):
-        records = home / "runs" / name / "records.parquet"
-        if records.exists():
-            os.utime(records, (place, place))
+        for file in ("records.parquet", "ledger.json"):
+            path = home / "runs" / name / file
+            if path.exists():
+                os.utime(path, (place, place))
     done = steadymap("gate", "--baseline", "first")
     assert done.code == 0
     assert "first -> a" in done.out
+    # One that was begun later and did not come to its end is not passed over.
+    begun = home / "runs" / "begun"
+    begun.mkdir()
+    shutil.copy(home / "runs/a/ledger.json", begun)
+    done = steadymap("gate", "--baseline", "first")
+    assert done.code == 2
+    assert "runs/begun holds neither a finished run" in done.err
+    shutil.rmtree(begun)
     monkeypatch.chdir(tmp_path)
     done = steadymap("gate", "--baseline", "first", "--root", str(home / "results/baselines"))
     assert done.code == 2
     assert "no finished run below runs" in done.err
+
+
+def unvalued(home: Path, name: str, chosen: Callable[[pd.DataFrame], pd.Series]) -> None:
+    """Save the baseline once more without the values of some rows."""
+    root = home / "results/baselines"
+    side = open_baseline("first", root)
+    gone = chosen(side.scores)
+    scores = side.scores.assign(
+        value=side.scores["value"].mask(gone), valid=side.scores["valid"].mask(gone, 0)
+    )
+    write_side(replace(side, scores=scores), root / name)
+
+
+def test_a_gate_with_nothing_to_judge_is_no_pass(
+    steadymap: Command, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    unvalued(home, "hollow", lambda scores: scores["value"].notna())
+    for words in ([], ["--strict"]):
+        done = steadymap("gate", "runs/a", "--baseline", "hollow", "--output", "out", *words)
+        assert done.code == 5
+        assert done.err.splitlines()[-1] == "nothing to judge: hollow has no value at all"
+    heads = (tmp_path / "summary.md").read_text().splitlines()
+    assert heads[0] == "### steadymap: nothing to judge: hollow has no value at all"
+    # One value is enough to judge.
+    unvalued(home, "one", lambda scores: scores["metric"] != "ssim")
+    assert steadymap("gate", "runs/a", "--baseline", "one", "--output", "out").code == 0
 
 
 def test_compare_says_what_moved(steadymap: Command, home: Path, tmp_path: Path) -> None:
@@ -254,7 +294,7 @@ def test_a_run_and_its_baseline_are_compared_by_what_both_have(steadymap: Comman
 def test_the_words_of_a_verdict_are_those_of_its_exit_code(
     steadymap: Command, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    altered(home, "noisy", 0.0, 0.2)
+    altered(home, "noisy", 0.0, 1.0)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     given = ["gate", "runs/a", "--baseline", "noisy", "--output", str(tmp_path / "out")]
 
@@ -281,6 +321,7 @@ def test_the_words_of_a_verdict_are_those_of_its_exit_code(
     manifest = json.loads((tmp_path / "erring" / "manifest.json").read_text())
     manifest["statuses"]["error"] = 3
     (tmp_path / "erring" / "manifest.json").write_text(json.dumps(manifest))
+    seal_again(tmp_path / "erring")
     erring = ["gate", str(tmp_path / "erring"), "--baseline", "first"]
     assert steadymap(*erring, "--output", str(tmp_path / "out")).code == 3
     assert said()[0] == "### steadymap: the run had errors (3 values)"

@@ -126,7 +126,7 @@ def test_what_a_run_writes_as_it_goes_holds_no_formula(
         "witnesses/scales.csv",
     }  # fmt: skip
     assert not formulas(tmp_path)
-    gallery = read_gallery(tmp_path)
+    gallery = read_gallery(tmp_path, {})
     assert gallery is not None
     assert all(image_id.startswith(FORMULA) for image_id in gallery.kinds)
     index = read_csv(tmp_path / "maps" / "index.csv", ("row", "image_id"))

@@ -35,11 +35,12 @@ from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.core.safe_csv import write_csv
 from steadymap.bench.core.safe_yaml import read_config
 from steadymap.bench.gate.baseline_runs import write_side
-from steadymap.bench.gate.side import Side, image_scores, read_side, seal_of
+from steadymap.bench.gate.side import Side, image_scores, read_side
 from steadymap.bench.plan.experiment import make_experiment
 from steadymap.bench.records.read import read_run
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.records.schema import SCHEMA
+from steadymap.bench.records.seal import seal_of
 from steadymap.bench.report.finished_run import FinishedRun
 from steadymap.bench.report.gallery_files import read_gallery, read_steps
 from steadymap.bench.report.sections import gallery
@@ -179,7 +180,9 @@ def shown() -> FinishedRun:
 
 def witnesses_of(folder: Path) -> None:
     """Read the witnesses, and bring them to a page."""
-    page = dataclasses.replace(shown(), gallery=read_gallery(folder), steps=read_steps(folder))
+    page = dataclasses.replace(
+        shown(), gallery=read_gallery(folder, {}), steps=read_steps(folder, {})
+    )
     assert len(gallery.context(page)["witnesses"]) <= 1
     if len(page.steps):
         steps_drawing(page)

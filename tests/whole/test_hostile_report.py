@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from pages import Page, parsed
 from safetensors.numpy import load_file, save_file
-from support import finished_run
+from support import finished_run, seal_again
 
 from steadymap.bench.core.safe_csv import parse_csv, write_csv
 from steadymap.bench.records.read import TEXTS, read_run
+from steadymap.bench.records.seal import FILES
 from steadymap.bench.report.finished_run import FinishedRun
 from steadymap.bench.report.markdown import fragment, markdown
 from steadymap.bench.report.page import render, write_figures
@@ -68,6 +69,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     manifest["data"]["excluded"] = [{"name": "a name", "reason": "a reason"}]
     (run / "manifest.json").write_text(json.dumps(manifest))
+    seal_again(run)
     return run
 
 
@@ -139,7 +141,7 @@ def spoil(home: Path, folder: Path, turn: int) -> Path:
     plain.loc[reasons, "detail"] = PAYLOADS
     plain.loc[reasons, "status"] = "error"
     write_records(run, plain)
-    attacked = to.deep(manifest)
+    attacked = to.deep(manifest) | {FILES: manifest[FILES]}
     read = {key: manifest["own_metrics"][OWN][key] for key in ("reads", "against", "better")}
     for metric in attacked["own_metrics"].values():
         metric.update(read)
@@ -149,6 +151,7 @@ def spoil(home: Path, folder: Path, turn: int) -> Path:
         write_csv(to.columns(table, [name for name in TEXTS if name in table]), path)
     pictures = run / "witnesses" / "pictures.safetensors"
     save_file({to.tensor(name): one for name, one in load_file(pictures).items()}, pictures)
+    seal_again(run)
     return run
 
 

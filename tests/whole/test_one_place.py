@@ -93,7 +93,7 @@ def of_a_plugin() -> Metric:
 def test_manifests_describe_what_they_did() -> None:
     assert DESCRIBED == (
         "reads", "against", "better", "identity", "symmetric", "summary", "source", "min_side",
-        "min_delta", "slow", "costly", "undefined",
+        "min_delta", "slow", "costly", "undefined", "range",
     )  # fmt: skip
     described = json.loads(json.dumps(describe({"mine": of_a_plugin()})))
     assert tuple(described["mine"]) == DESCRIBED
