@@ -47,6 +47,6 @@ class Course:
 def unfit(method: BoundMethod, classifier: Classifier) -> str | None:
     """Return why a classifier cannot be explained with a method; None where it can."""
     try:
-        return method.method.inapplicable(classifier)
+        return method.unfit(classifier)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything; its row says what
         return f"does it apply? {one_line(error)}"

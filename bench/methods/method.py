@@ -127,10 +127,17 @@ class BoundMethod:
 
     def unfit(self, classifier: Classifier, engine: Engine = "own") -> str | None:
         """Say why a classifier cannot be explained with it, or return None."""
+        if self._goes_backward and not classifier.differentiable:
+            return "the network's logits have no gradient, as those of a quantised one have none"
         reason = self.method.inapplicable(classifier)
         if reason is None and engine == "captum" and self.method.captum is not None:
             reason = self.method.captum_inapplicable(classifier)
         return reason
+
+    @property
+    def _goes_backward(self) -> bool:
+        """Whether the method is known to take gradients; of others' that is not."""
+        return self.passes > 0 and not foreign(self.method)
 
     def read(self, seen: Pass) -> Tensor:
         """Return signed attributions (B, C, h, w) read off a pass.
