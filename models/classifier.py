@@ -342,9 +342,13 @@ def _probe_images(module: PixelNetwork, size: tuple[int, int]) -> torch.Tensor:
     return images.to(module.mean.device, module.mean.dtype)
 
 
-def _logits(module: PixelNetwork, size: tuple[int, int]) -> torch.Tensor:
-    with torch.no_grad():
-        logits: torch.Tensor = module(_probe_images(module, size))
+def _logits(module: PixelNetwork, size: tuple[int, int]) -> torch.Tensor | None:
+    """Return the logits of the images that a network is tried on; None where it refuses them."""
+    try:
+        with torch.no_grad():
+            logits: torch.Tensor = module(_probe_images(module, size))
+    except Exception:  # noqa: BLE001 - a network may raise anything; what a run shows it says what
+        return None
     return logits
 
 
@@ -377,8 +381,9 @@ def _probe(
         try:
             first, second, alone = module(images), module(images), module(images[:1])
         except Exception as error:  # a network may raise anything; the line below says where
+            hint = "; export it with dynamic_shapes" if of_fixed_mode(module.network) else ""
             raise ModelError(
-                f"{name} fails on images of {size[0]} x {size[1]} pixels: {error}"
+                f"{name} fails on images of {size[0]} x {size[1]} pixels: {error}{hint}"
             ) from error
         finally:
             for hook in hooks:
