@@ -410,7 +410,8 @@ def _probe(
     if (alone - first[:1]).abs().max() > BATCH_TOLERANCE * first.abs().max():
         raise ModelError(
             f"{name} depends on the rest of the batch: an image alone gave other logits; "
-            "look for batch statistics, such as BatchNorm2d(track_running_stats=False)"
+            "look for batch statistics, such as BatchNorm2d(track_running_stats=False), or "
+            "activations quantised by the range that a batch has"
         )
     return first, tuple(planes), has_gradient(module, images[:1])
 

@@ -56,6 +56,10 @@ def has_gradient(module: torch.nn.Module, image: torch.Tensor) -> bool:
     try:
         with torch.random.fork_rng(), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tensors that are read as numbers
-            return bool(module(image.clone().requires_grad_()).requires_grad)
-    except RuntimeError:  # what computes outside of torch may refuse such a tensor
+            given = image.clone().requires_grad_()
+            logits = module(given)
+            if logits.requires_grad:
+                torch.autograd.grad(logits.sum(), given, allow_unused=True)
+            return bool(logits.requires_grad)
+    except RuntimeError:  # what computes outside of torch refuses; some has no derivative
         return False

@@ -313,8 +313,7 @@ class Flat(nn.Module):
 
 def test_a_view_that_wants_contiguous_memory_is_what_flatten_is() -> None:
     view, flat = (
-        make_classifier(seeded(lambda view=view: Flat(view=view)), (SIDE, SIDE))
-        for view in (True, False)
+        make_classifier(seeded(partial(Flat, view=view)), (SIDE, SIDE)) for view in (True, False)
     )
     assert (view.module.channels_last, flat.module.channels_last) == (False, True)
     images = random_images(3)
@@ -392,7 +391,7 @@ def test_modules_that_are_none_of_the_network_s_are_refused(hold: str) -> None:
         make_classifier(Holding(HOLDS[hold]), (SIDE, SIDE))
     kept = make_classifier(Holding(lambda network: nn.ModuleList([network])), (SIDE, SIDE))
     # One that is held and does not run hurts nobody.
-    kept.module.network.teacher = [linear_network()]
+    vars(kept.module.network)["teacher"] = [linear_network()]
     assert make_classifier(kept.module.network, (SIDE, SIDE)).weights_hash() == kept.weights_hash()
 
 
@@ -428,7 +427,7 @@ def test_tensors_that_are_no_buffers_are_hashed_and_moved() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return images.flatten(1) @ self.weight.T * self.scale
 
-    one, other = (make_classifier(seeded(lambda w=w: Plain(w)), (SIDE, SIDE)) for w in (1.0, 2.0))
+    one, other = (make_classifier(seeded(partial(Plain, w)), (SIDE, SIDE)) for w in (1.0, 2.0))
     assert one.weights_hash() != other.weights_hash()
     assert one.weights_hash() == one.replica().weights_hash()
     moved = one.to(torch.device("cpu"), torch.float64)
@@ -445,8 +444,8 @@ def exported(network: nn.Module) -> nn.Module:
     return program.module()
 
 
-def quantised(network: nn.Module) -> nn.Module:
-    made: nn.Module = torch.ao.quantization.quantize_dynamic(network.eval(), {nn.Linear})
+def quantised(network: nn.Module, kind: torch.dtype = torch.float16) -> nn.Module:
+    made: nn.Module = torch.ao.quantization.quantize_dynamic(network.eval(), {nn.Linear}, kind)
     return made
 
 
@@ -464,7 +463,9 @@ LAYERED = ("grad_cam",)
 
 
 # torch says of quantisation and of TorchScript that others will take their place.
-OLD = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_tensor")
+OLD = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:torch.quantize_per_tensor"
+)
 
 
 @OLD
@@ -503,6 +504,8 @@ def test_two_quantised_networks_have_two_names() -> None:
         for seed in (0, 1)
     }
     assert len(names) == 2
+    with pytest.raises(ModelError, match=r"rest of the batch.*quantised by the range"):
+        make_classifier(quantised(seeded(conv_network), torch.qint8), (SIDE, SIDE))
 
 
 def test_what_is_no_module_is_refused_in_one_line() -> None:

@@ -168,12 +168,11 @@ HOOKED: dict[str, Callable[[Parted], object]] = {
     "before all": lambda net: net.register_forward_pre_hook(halved),
     "behind all": lambda net: net.register_forward_hook(doubled),
     "on the way back": lambda net: net.relu.register_full_backward_hook(
-        lambda _module, back, _out: (back[0] * 2,)
+        lambda _module, _back, out: (out[0] * 2,)  # type: ignore[index] # a tuple
     ),
 }
 CONTEXTS: dict[str, Callable[[Parted], object]] = {
     "no_grad": lambda net: setattr(net, "context", torch.no_grad),
-    "all in no_grad": lambda net: setattr(net, "forward", torch.no_grad()(net.forward)),
 }
 
 
@@ -182,9 +181,9 @@ def test_a_rewritten_network_that_is_another_function_is_refused(change: str) ->
     classifier = made(Parted)
     checked(classifier)
     (HOOKED | CONTEXTS)[change](classifier.module.network)  # type: ignore[arg-type] # it is one
-    with pytest.raises(UntraceableError, match=r"another|has no gradient"):
+    with pytest.raises(UntraceableError, match="another"):
         checked(classifier)
-    with pytest.raises(UntraceableError, match=r"another|has no gradient"):
+    with pytest.raises(UntraceableError, match="another"):
         structure(classifier)
 
 
@@ -282,7 +281,7 @@ def test_other_threads_run_their_networks_while_one_is_traced() -> None:
 
     class Slow(Parted):
         def forward(self, images: Tensor) -> Tensor:
-            if isinstance(images, torch.fx.Proxy):
+            if type(images) is not Tensor:  # what stands for them when they are traced
                 inside.set()
                 outcome.wait(10)
             return super().forward(images)
