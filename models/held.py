@@ -51,15 +51,24 @@ def freeze(network: object) -> None:
         parameter.requires_grad = False
 
 
+def is_quantised(part: torch.nn.Module) -> bool:
+    """Return whether a layer computes with whole numbers, on weights that are no parameters."""
+    return type(part).__module__.startswith("torch.ao.nn.quantized")
+
+
 def has_gradient(module: torch.nn.Module, image: torch.Tensor) -> bool:
     """Return whether the logits of an image (1, 3, H, W) depend on it in torch's own graph."""
+    # Beside one, autograd goes on without a word.
+    if any(map(is_quantised, module.modules())):
+        return False
     try:
         with torch.random.fork_rng(), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tensors that are read as numbers
             given = image.clone().requires_grad_()
             logits = module(given)
-            if logits.requires_grad:
-                torch.autograd.grad(logits.sum(), given, allow_unused=True)
-            return bool(logits.requires_grad)
+            if not logits.requires_grad:
+                return False
+            (slope,) = torch.autograd.grad(logits.sum(), given, allow_unused=True)
+            return slope is not None
     except RuntimeError:  # what computes outside of torch refuses; some has no derivative
         return False

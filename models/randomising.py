@@ -9,9 +9,10 @@ from types import FunctionType
 
 import torch
 
+from steadymap.models.held import is_quantised
+
 SETTLING_SEED = 20
 SETTLING_IMAGES = 4
-QUANTISED = "torch.ao.nn."
 
 # Said where other parameters leave the logits as they are.
 UNTOUCHED = (
@@ -77,7 +78,7 @@ def initialise(network: torch.nn.Module) -> None:
         ValueError: the network has parameters, and all are as they were; or it is quantised.
     """
     for path, part in network.named_modules():
-        if type(part).__module__.startswith(QUANTISED):
+        if is_quantised(part):
             raise ValueError(f"the weights of its quantised layer {path!r} are no parameters")
     before = {name: parameter.clone() for name, parameter in network.named_parameters()}
     with torch.no_grad():

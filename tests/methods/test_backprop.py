@@ -481,3 +481,18 @@ def test_a_residual_network_of_torchvision_is_explained() -> None:
     torch.testing.assert_close(
         lifted, delta.gather(1, batch.targets[:, None])[:, 0], rtol=1e-3, atol=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["alexnet", "densenet121", "googlenet", "mnasnet0_5", "shufflenet_v2_x0_5", "vgg11_bn"]
+)
+def test_networks_of_torchvision_with_relu_alone_are_explained(name: str) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    given = {"aux_logits": False} if name == "googlenet" else {}
+    network = seeded(lambda: torchvision.models.get_model(name, weights=None, **given))
+    classifier = make_classifier(network, (64, 64))
+    batch = batch_of(random_images(2, 64))
+    for spec in ("guided_backprop", "deconvolution", "deep_lift", "lrp"):
+        method = bind_method(spec)
+        assert method.unfit(classifier) is None
+        assert method.explain(classifier, batch).isfinite().all()

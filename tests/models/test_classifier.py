@@ -454,8 +454,25 @@ KINDS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "scripted": lambda network: torch.jit.script(network.eval()),
     "frozen": lambda network: torch.jit.freeze(torch.jit.script(network.eval())),
     "exported": exported,
-    "quantised": quantised,
+    "quantised": lambda _network: quantised(seeded(Ranged), torch.qint8),
 }
+
+
+class Ranged(nn.Module):
+    """Hands its linear layer values of the same range whatever the batch: 0 to 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4 * (SIDE - 2) ** 2 + 2, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = self.conv(images).flatten(1).clamp(0, 1)
+        ends = torch.tensor([0.0, 1.0]).expand(len(values), 2)
+        logits: Tensor = self.head(torch.cat([values, ends], dim=1))
+        return logits
+
+
 FORWARD = ("occlusion", "lime:samples=16", "kernel_shap:samples=16", "feature_ablation")
 BACKWARD = ("gradient", "integrated_gradients:steps=4", "smooth_grad:samples=2")
 REWRITTEN = ("guided_backprop", "lrp")
