@@ -488,7 +488,7 @@ def test_a_residual_network_of_torchvision_is_explained() -> None:
 )
 def test_networks_of_torchvision_with_relu_alone_are_explained(name: str) -> None:
     torchvision = pytest.importorskip("torchvision")
-    given = {"aux_logits": False} if name == "googlenet" else {}
+    given = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
     network = seeded(lambda: torchvision.models.get_model(name, weights=None, **given))
     classifier = make_classifier(network, (64, 64))
     batch = batch_of(random_images(2, 64))

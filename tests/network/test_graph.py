@@ -330,12 +330,12 @@ RELUS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
     "clamp": lambda x: x.clamp(min=0, max=6),
-    "clamp_": lambda x: x.clamp_(min=0.1),
+    "clamp_": lambda x: (x + 0).clamp_(min=0.1),
     "where": lambda x: torch.where(x > 0.01, x, 0),
     "mul": lambda x: x * torch.sigmoid(x),
     "_threshold": lambda x: nn.functional.threshold(x, 0.1, 0),
     "tanh_": lambda x: (x + 0).tanh_(),
-    "sigmoid_": lambda x: (torch.sigmoid_(x), x)[1],
+    "sigmoid_": lambda x: torch.sigmoid_(x + 0),
     "maximum": lambda x: torch.maximum(x, torch.tensor(-0.2)),
     "pow": lambda x: x**2,
     "abs": torch.abs,
