@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 from weakref import WeakKeyDictionary
 
 import torch
 
 from steadymap.models.errors import ModelError
+from steadymap.models.held import digest_into, freeze, has_gradient, of_fixed_mode, plain_tensors
 from steadymap.models.layers import CamLayer, last_plane, outputs_of
+from steadymap.models.randomising import initialise, see_difference, settle_norms, strangers
 
 PROBE_SEED = 20
 PROBE_IMAGES = 2
-SETTLING_IMAGES = 4
 LEAST_CLASSES = 2
 
 # Logits of an image alone and in a batch may differ by rounding, relative to the largest.
@@ -62,19 +64,36 @@ class PixelNetwork(torch.nn.Module):
         self.network = network
         self.normalization = normalization
         self.shift = shift
+        self.channels_last = True
         like = next(network.parameters(), torch.zeros(()))
         self.register_buffer("mean", like.new_tensor(normalization.mean).view(1, 3, 1, 1))
         self.register_buffer("std", like.new_tensor(normalization.std).view(1, 3, 1, 1))
-        self.train(network.training)
+        # Of itself alone: not every network can be told.
+        self.training = network.training
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, K)."""
+        if not self.channels_last:
+            images = images.contiguous()
         if self.shift:
             images = images - self.shift
         if self.normalization != Normalization():
             images = (images - self.mean) / self.std
         logits: torch.Tensor = self.network(images)
         return logits
+
+    def around(self, network: torch.nn.Module, further: float = 0.0) -> PixelNetwork:
+        """Return the same around a network that takes the place of this one, shifted further."""
+        other = PixelNetwork(network, self.normalization, self.shift + further)
+        other.mean, other.std, other.channels_last = self.mean, self.std, self.channels_last
+        return other
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Take along tensors that modules hold as plain attributes, which torch leaves behind."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call] # torch's own
+        for part, path, tensor in list(plain_tensors(self.network)):
+            vars(part)[path.rpartition(".")[2]] = fn(tensor)
+        return self
 
 
 @dataclass(frozen=True)
@@ -91,6 +110,7 @@ class Classifier:
         cam: the layer that Grad-CAM reads, its path below the user's network; None where nobody
             knows one.
         bounds: the smallest and largest value a pixel of a real picture has.
+        differentiable: whether logits have a gradient; those of a quantised network have none.
     """
 
     name: str
@@ -99,6 +119,7 @@ class Classifier:
     class_names: tuple[str, ...]
     cam: CamLayer | None
     bounds: tuple[float, float] = (0.0, 1.0)
+    differentiable: bool = True
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, K) of images (B, 3, H, W)."""
@@ -163,10 +184,7 @@ class Classifier:
 
         On images moved by `shift` it computes what this one computes on the images themselves.
         """
-        module = PixelNetwork(
-            self.module.network, self.module.normalization, self.module.shift + shift
-        )
-        return replace(self, module=module)
+        return replace(self, module=self.module.around(self.module.network, shift))
 
     def replica(self) -> Classifier:
         """Return a copy with the same weights in memory, for another thread.
@@ -176,7 +194,8 @@ class Classifier:
         Raises:
             ModelError: the network cannot be copied.
         """
-        tensors = [*self.module.parameters(), *self.module.buffers()]
+        plain = (tensor for _, _, tensor in plain_tensors(self.module))
+        tensors = [*self.module.parameters(), *self.module.buffers(), *plain]
         return self._copied({id(tensor): tensor for tensor in tensors})
 
     def copy(self) -> Classifier:
@@ -205,18 +224,21 @@ class Classifier:
         al. 2018, section 3.1 (all layers at once).
 
         Raises:
-            ModelError: the network cannot be copied, or not initialised.
+            ModelError: the network cannot be copied, or not initialised, or its logits do not
+                depend on its parameters.
         """
         device = self.module.mean.device
         try:
             module = copy.deepcopy(self.module).cpu()
+            trained = _logits(module, self.input_size)
             # On the CPU, so that a seed means the same weights on every device. Layers draw from
             # the global generator, which is put back.
             with torch.random.fork_rng(devices=[]):
                 # Not torch.manual_seed, which would seed the GPUs' generators, too.
                 torch.default_generator.manual_seed(seed)
-                _initialise(module.network)
+                initialise(module.network)
                 settle_norms(module.network, self.input_size)
+            see_difference(trained, _logits(module, self.input_size))
         except Exception as error:  # a module may hold anything; the line below says what failed
             raise ModelError(
                 f"{self.name}: no copy with randomised weights can be made ({error}); "
@@ -237,74 +259,18 @@ class Classifier:
         return replace(self, module=module)
 
     def weights_hash(self) -> str:
-        """SHA-256 over names, shapes, types and bytes of the network's parameters and buffers."""
+        """SHA-256 over names, shapes, types and bytes of all tensors that the network holds.
+
+        Those that a module makes of its others when it runs are left out.
+        """
+        network = self.module.network
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.module.network.state_dict().items()):
-            array = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {tuple(array.shape)} {array.dtype}\n".encode())
-            digest.update(array.flatten().view(torch.uint8).numpy().tobytes())
+        for name, value in sorted(network.state_dict().items()):
+            digest_into(digest, name, value)
+        for part, name, tensor in plain_tensors(network):
+            if not part._forward_pre_hooks:  # noqa: SLF001 - what an old `weight_norm` works with
+                digest_into(digest, name, tensor)
         return digest.hexdigest()
-
-
-def _initialise(network: torch.nn.Module) -> None:
-    """Draw all parameters anew from torch's global generator.
-
-    Raises:
-        ValueError: the network has parameters, and all are as they were.
-    """
-    before = {name: parameter.clone() for name, parameter in network.named_parameters()}
-    with torch.no_grad():
-        for part in network.modules():
-            reset = getattr(part, "reset_parameters", None)
-            if callable(reset):
-                reset()
-        # What no layer has touched: a parameter outside of layers, or a norm and a direction of
-        # which a layer's weight is made.
-        for name, parameter in network.named_parameters():
-            if torch.equal(parameter, before[name]):
-                shuffled = parameter.flatten()[torch.randperm(parameter.numel())]
-                parameter.copy_(shuffled.view_as(parameter))
-    if before and all(
-        torch.equal(parameter, before[name]) for name, parameter in network.named_parameters()
-    ):
-        raise ValueError("all its parameters are constants")
-
-
-def settle_norms(network: torch.nn.Module, size: tuple[int, int]) -> None:
-    """Let batch norms measure what passes through weights that know nothing.
-
-    Freshly initialised, they take everything for normal; in eval mode the signals of a deep network
-    then vanish or burst. One pass of noise gives them means and variances. A network without such
-    norms is left as it is. Its mode is put back.
-
-    Args:
-        network: takes images (B, 3, H, W), on the CPU.
-        size: height and width of its input.
-    """
-    norms = [
-        (part, part.momentum, part.training)
-        for part in network.modules()
-        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)  # noqa: SLF001 - torch names no other
-        and part.track_running_stats
-    ]
-    if not norms:
-        return
-    training = network.training
-    network.eval()
-    for norm, _, _ in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain average of what passes, not a moving one
-        norm.train()
-    generator = torch.Generator().manual_seed(PROBE_SEED)
-    noise = torch.randn(SETTLING_IMAGES, 3, *size, generator=generator)
-    try:
-        with torch.no_grad():
-            network(noise.to(next(network.parameters()).dtype))
-    finally:
-        network.train(training)
-        for norm, momentum, before in norms:
-            norm.momentum = momentum
-            norm.train(before)
 
 
 def make_classifier(
@@ -342,19 +308,22 @@ def make_classifier(
     ):
         raise ModelError(f"{name}: input_size must be (height, width) in pixels, got {size!r}")
     framing = input_size if isinstance(input_size, Framing) else Framing(input_size)
-    network.eval()
-    network.requires_grad_(requires_grad=False)
+    freeze(network)
     training = [path or name for path, part in network.named_modules() if part.training]
-    if training:
+    if training and not of_fixed_mode(network):
         raise ModelError(
             f"{name}: {training[0]} stays in train mode after .eval(); "
             "saliency maps need eval mode, where dropout is off and batch statistics are fixed"
         )
-    # On a CPU convolutions run up to twice as fast with channels last; the values stay the same.
-    module = PixelNetwork(network, normalization or Normalization()).to(
-        memory_format=torch.channels_last
-    )
-    logits = _probe(module, framing.size)
+    module = PixelNetwork(network, normalization or Normalization())
+    module.training = False
+    try:
+        # On a CPU convolutions run up to twice as fast with channels last; values stay the same.
+        logits = _probe(module.to(memory_format=torch.channels_last), framing.size)
+    except ModelError:
+        # A `view` may know one order of memory alone.
+        module.channels_last = False
+        logits = _probe(module.to(memory_format=torch.contiguous_format), framing.size)
     classes = logits.shape[1]
     if classes < LEAST_CLASSES:
         raise ModelError(
@@ -370,7 +339,8 @@ def make_classifier(
         cam = last_plane(network, framing.size)
     if cam is not None:
         cam = _looked_at(module, cam, framing.size)
-    return Classifier(name, module, framing, class_names, cam)
+    differentiable = has_gradient(module, _probe_images(module, framing.size)[:1])
+    return Classifier(name, module, framing, class_names, cam, differentiable=differentiable)
 
 
 def _probe_images(module: PixelNetwork, size: tuple[int, int]) -> torch.Tensor:
@@ -380,23 +350,45 @@ def _probe_images(module: PixelNetwork, size: tuple[int, int]) -> torch.Tensor:
     return images.to(module.mean.device, module.mean.dtype)
 
 
+def _logits(module: PixelNetwork, size: tuple[int, int]) -> torch.Tensor | None:
+    """Return the logits of the images that a network is tried on; None where it refuses them."""
+    try:
+        with torch.no_grad():
+            logits: torch.Tensor = module(_probe_images(module, size))
+    except Exception:  # noqa: BLE001 - a network may raise anything; what a run shows it says what
+        return None
+    return logits
+
+
 def _probe(module: PixelNetwork, size: tuple[int, int]) -> torch.Tensor:
     """Run the network on two images, twice together and once alone; return its checked logits."""
     name = type(module.network).__name__
     images = _probe_images(module, size)
+    first: torch.Tensor
+    written = images._version  # noqa: SLF001 - torch counts what is written into a tensor
     # A forward that draws random numbers must not move the caller's global state.
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad(), strangers(module) as outside:
         try:
             first, second, alone = module(images), module(images), module(images[:1])
         except Exception as error:  # a network may raise anything; the line below says where
+            hint = "; export it with dynamic_shapes" if of_fixed_mode(module.network) else ""
             raise ModelError(
-                f"{name} fails on images of {size[0]} x {size[1]} pixels: {error}"
+                f"{name} fails on images of {size[0]} x {size[1]} pixels: {error}{hint}"
             ) from error
-    if not isinstance(first, torch.Tensor) or first.ndim != 2 or first.shape[0] != PROBE_IMAGES:  # noqa: PLR2004 - (B, K)
-        got = tuple(first.shape) if isinstance(first, torch.Tensor) else type(first).__name__
-        raise ModelError(f"{name} must return logits of shape (batch, classes); it returns {got}")
-    if not torch.isfinite(first).all():
-        raise ModelError(f"{name} returns logits that are not finite on images in [0, 1]")
+    _see_logits(name, first)
+    if images._version != written:  # noqa: SLF001 - as above
+        raise ModelError(
+            f"{name} changes its input in place: whatever sees the image after it would see "
+            "another; let its forward begin with what makes a new tensor, x = x - m for x.sub_(m), "
+            "ReLU() for ReLU(inplace=True)"
+        )
+    if outside:
+        raise ModelError(
+            f"{name}: {type(outside[0]).__name__} runs in its forward and is none of its modules, "
+            "so that its weights are not in parameters() and can be neither hashed nor randomised: "
+            "hold it in torch.nn.ModuleList or ModuleDict, not in a plain list or dict, or name it "
+            "with register_module"
+        )
     if not torch.equal(first, second):
         raise ModelError(
             f"{name} is not deterministic: the same images gave different logits in eval mode; "
@@ -405,7 +397,8 @@ def _probe(module: PixelNetwork, size: tuple[int, int]) -> torch.Tensor:
     if (alone - first[:1]).abs().max() > BATCH_TOLERANCE * first.abs().max():
         raise ModelError(
             f"{name} depends on the rest of the batch: an image alone gave other logits; "
-            "look for batch statistics, such as BatchNorm2d(track_running_stats=False)"
+            "look for batch statistics, such as BatchNorm2d(track_running_stats=False), or "
+            "activations quantised by the range that a batch has"
         )
     return first
 
@@ -432,6 +425,14 @@ def _looked_at(module: PixelNetwork, layer: CamLayer, size: tuple[int, int]) -> 
             "which Grad-CAM needs"
         )
     return replace(layer, lowest=float(seen[-1].min()))
+
+
+def _see_logits(name: str, logits: object) -> None:
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[0] != PROBE_IMAGES:  # noqa: PLR2004 - (B, K)
+        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ModelError(f"{name} must return logits of shape (batch, classes); it returns {got}")
+    if not torch.isfinite(logits).all():
+        raise ModelError(f"{name} returns logits that are not finite on images in [0, 1]")
 
 
 def _is_plane(layer: CamLayer, output: object, size: tuple[int, int]) -> bool:

@@ -188,7 +188,7 @@ def last_plane(network: torch.nn.Module, size: tuple[int, int]) -> CamLayer | No
             lambda part, inputs, output, path=path: ends.append(_end(path, part, inputs, output))
         )
         for path, part in network.named_modules()
-        if path
+        if path and not isinstance(part, torch.jit.ScriptModule)  # which takes no hooks
     ]
     try:
         classes = _run_on_zeros(network, size).shape[1]

@@ -19,10 +19,10 @@ from steadymap.models.classifier import (
     Framing,
     Normalization,
     make_classifier,
-    settle_norms,
 )
 from steadymap.models.errors import ModelError, did_you_mean, one_line
 from steadymap.models.layers import CamLayer, hub_layer, timm_layer, torchvision_layer
+from steadymap.models.randomising import settle_norms
 from steadymap.models.weights import Weights, fit_weights, read_weights
 
 RANDOM = "random"

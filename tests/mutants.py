@@ -488,11 +488,25 @@ MUTANTS = (
         "tests/methods/test_baselines.py",
     ),
     Mutant(
-        "networks traced while others run",
-        "bench/measure/runner.py",
-        "            method.unfit(own)\n",
+        "networks of other threads that are traced along",
+        "bench/network/graph.py",
+        "            return forward(*args, **kwargs)\n",
         "            pass\n",
-        "tests/methods/test_backprop.py -k traced",
+        "tests/network/test_graph.py -k thread",
+    ),
+    Mutant(
+        "a rewritten network that nobody compares",
+        "bench/network/graph.py",
+        "    if traced.compared[size]:\n",
+        "    if not traced.compared:\n",
+        "tests/network/test_graph.py",
+    ),
+    Mutant(
+        "an edited network with its old graph",
+        "bench/network/graph.py",
+        "if known is None or not _equal(known.state, state):",
+        "if known is None:",
+        "tests/network/test_graph.py -k edited",
     ),
     # The run.
     Mutant(
@@ -583,7 +597,7 @@ MUTANTS = (
     Mutant(
         "a randomised network that is the trained one",
         "models/classifier.py",
-        "                _initialise(module.network)\n",
+        "                initialise(module.network)\n",
         "                pass\n",
         REFERENCE_TESTS,
     ),
@@ -824,7 +838,7 @@ MUTANTS = (
     Mutant(
         "curves that are not calibrated",
         "bench/analysis/curves.py",
-        "ends = [1 - abs(value - perfect) / room for value in ends]",
+        "ends = [1 - (abs(value - alone) - cost) / room for value in ends]",
         "ends = list(ends)",
         "tests/analysis/test_curves.py -k curves",
     ),

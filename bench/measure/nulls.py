@@ -20,6 +20,7 @@ from steadymap.bench.measure.view import Explained, Failure, ShownImages, View, 
 from steadymap.bench.measure.watch import Watch
 from steadymap.bench.measure.worker import Worker
 from steadymap.bench.methods.method import BoundMethod
+from steadymap.bench.network import passes
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.plan.blocks import cut
 from steadymap.bench.records.vocabulary import OTHER_IMAGE, OTHER_SEED, RANDOM_NETWORK
@@ -58,12 +59,13 @@ def randomised_twins(classifier: Classifier, count: int, seed: int) -> list[Clas
     """Return networks of the same architecture that know nothing.
 
     Raises:
-        ModelError: the network cannot be copied.
+        ModelError: the network cannot be copied or randomised.
     """
-    return [
-        classifier.randomised(int(generator(seed, RANDOM_NETWORK, draw).integers(2**62)))
-        for draw in range(count)
-    ]
+    with passes.aside():
+        return [
+            classifier.randomised(int(generator(seed, RANDOM_NETWORK, draw).integers(2**62)))
+            for draw in range(count)
+        ]
 
 
 def show(worker: Worker, images: ImageSet, indices: Sequence[int], seed: int) -> ShownImages:

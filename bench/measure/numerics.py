@@ -14,13 +14,10 @@ from steadymap.bench.measure.watch import Watch
 from steadymap.bench.measure.worker import Worker
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.network.memory import LIKE_A_CPU
+from steadymap.bench.network.passes import rounded
 from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.records.vocabulary import BATCH_OF_ONE, FLOAT64, ON_CPU, ROUNDED
 from steadymap.metrics import Status
-
-# No float32: moving an image by it and back rounds the image, as a perturbation does.
-THIRD = 1 / 3
-
 
 # --- the same, computed in another way ------------------------------------------------------------
 
@@ -35,14 +32,13 @@ def numerics(
         for place in range(len(shown.images))
     ]
     yield _joined(single)
-    there_and_back = (shown.on_device + THIRD) - THIRD
     yield all_methods(
         worker,
         # Rounded images are perturbed ones: what is read off the image itself stays.
         replace(
             shown,
             cell=Cell(ROUNDED, 0.0, 0),
-            on_device=there_and_back,
+            on_device=rounded(shown.on_device),
             clean=shown.on_device if shown.clean is None else shown.clean,
         ),
         targets,

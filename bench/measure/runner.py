@@ -180,9 +180,6 @@ def crew(setup: Setup) -> Iterator[Worker]:
         references = references.to(setup.classifier.module.mean.device)
 
     def worker(own: Classifier, twins: tuple[Worker, ...]) -> Worker:
-        # Some methods trace their network, once, during which no other thread may run one.
-        for method in methods:
-            method.unfit(own)
         return Worker(own, methods, plan.engine, setup.at_once, twins=twins, references=references)
 
     twins = randomised_twins(setup.classifier, plan.nulls, plan.seed)

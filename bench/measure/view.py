@@ -12,7 +12,7 @@ from steadymap.bench.core import errors, origin
 from steadymap.bench.measure.worker import ATTACK_PART, Worker
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.method import BoundMethod, Engine
-from steadymap.bench.network import guard, memory, passes
+from steadymap.bench.network import graph, guard, memory, passes
 from steadymap.bench.perturbations import apply, registry
 from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.records.vocabulary import SHARED
@@ -352,6 +352,8 @@ def explained(attributions: object, size: int) -> Explained | Failure:
 
 def failure_of(error: BaseException, size: int) -> Failure:
     """Return why a batch of so many images has no maps: what was raised."""
+    if isinstance(error, graph.UntraceableError):
+        return Failure(Status.SKIPPED, str(error), size)
     reason = str(error) if isinstance(error, guard.LeftChangedError) else _reason(error)
     return Failure(Status.ERROR, reason, size)
 

@@ -39,10 +39,6 @@ ELEMENTWISE = THROUGH_ZERO | {
 }
 # The largest of several values.
 POOLS = frozenset({"MaxPool2d", "max_pool2d", "AdaptiveMaxPool2d", "adaptive_max_pool2d"})
-OTHER_ACTIVATIONS = (ELEMENTWISE - {"ReLU"}) | {
-    *("PReLU", "RReLU", "GLU", "Softmax", "LogSoftmax", "MultiheadAttention"),
-    *("prelu", "rrelu", "glu", "softmax", "log_softmax", "scaled_dot_product_attention"),
-}
 # Differences and shares pass through these as gradients do.
 LINEAR = frozenset(
     {
@@ -53,12 +49,19 @@ LINEAR = frozenset(
         *("PixelShuffle", "PixelUnshuffle", "ChannelShuffle", "UpsamplingNearest2d"),
         *("UpsamplingBilinear2d",),
         *("add", "add_", "iadd", "sub", "sub_", "isub", "neg", "sum", "mean", "cat", "concat"),
-        *("stack", "chunk", "split", "unbind", "getitem", "getattr", "size", "dim", "flatten"),
+        *("stack", "chunk", "split", "unbind", "getitem", "flatten"),
         *("unflatten", "view", "reshape", "permute", "transpose", "movedim", "contiguous"),
-        *("squeeze", "unsqueeze", "expand", "clone", "to", "float", "pad", "narrow"),
+        *("squeeze", "unsqueeze", "expand", "clone", "to", "float", "pad", "narrow", "swapaxes"),
         *("dropout", "dropout2d", "alpha_dropout", "feature_alpha_dropout", "stochastic_depth"),
-        *("linear", "conv2d", "batch_norm", "avg_pool2d", "adaptive_avg_pool2d"),
-        *("pixel_shuffle", "channel_shuffle"),
+        *("avg_pool2d", "adaptive_avg_pool2d", "pixel_shuffle", "channel_shuffle", "T", "mT"),
+        *("Upsample", "interpolate"),
+    }
+)
+# No activations: a rule for ReLU leaves them to the gradient.
+NORMS = frozenset(
+    {
+        *("GroupNorm", "LayerNorm", "InstanceNorm2d", "LocalResponseNorm", "RMSNorm"),
+        *("group_norm", "layer_norm", "instance_norm", "local_response_norm", "rms_norm"),
     }
 )
 
@@ -72,7 +75,7 @@ def lacks_relu(classifier: Classifier) -> str | None:
         parts = graph.structure(classifier)
     except graph.UntraceableError as error:
         return str(error)
-    others = sorted(parts.names & OTHER_ACTIVATIONS)
+    others = sorted(parts.names - LINEAR - POOLS - NORMS - {"ReLU"})
     if others:
         return f"the rule is for ReLU alone, and the network has {', '.join(others)}"
     return None if torch.nn.ReLU in parts.modules else "the network has no ReLU"
@@ -234,6 +237,7 @@ def deconvolution(classifier: Classifier, batch: Batch) -> torch.Tensor:
 def _by_rule(
     classifier: Classifier, batch: Batch, rule: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
+    graph.check(classifier, batch.images, batch.targets, batch.at_once)
     changed = graph.rewritten(classifier, lambda: _Activation(torch.relu, rule))
     seen = passes.shared_pass(changed, batch.images, batch.targets, ["gradient"], batch.at_once)
     return seen.need_gradient()
@@ -282,6 +286,7 @@ def deep_lift_shap(
 
 
 def _lifted(classifier: Classifier, batch: Batch, starts: torch.Tensor) -> torch.Tensor:
+    graph.check(classifier, batch.images, batch.targets, batch.at_once)
     changed = graph.rewritten(classifier, lambda: _Rescaled(torch.relu, pool=False), _rescaling)
     attributions = []
     try:
@@ -309,6 +314,7 @@ def lrp(classifier: Classifier, batch: Batch) -> torch.Tensor:
     normalised image. Biases keep their share. Sources: Bach et al. 2015, equation 58; Ancona et al.
     2018, proposition 1.
     """
+    graph.check(classifier, batch.images, batch.targets, batch.at_once)
     changed = graph.rewritten(classifier, other=_sharing)
     seen = passes.shared_pass(changed, batch.images, batch.targets, ["gradient"], batch.at_once)
     module = classifier.module
@@ -343,6 +349,7 @@ def captum_deconvolution(classifier: Classifier, batch: Batch) -> torch.Tensor:
 
 
 def _captum_rule(classifier: Classifier, batch: Batch, name: str) -> torch.Tensor:
+    graph.check(classifier, batch.images, batch.targets, batch.at_once)
     method = getattr(gradient.captum_attr(), name)(graph.rewritten(classifier).module)
     with _without_notices():
         maps: torch.Tensor = method.attribute(gradient.own_copy(batch.images), target=batch.targets)
@@ -394,6 +401,7 @@ def captum_deep_lift_shap(
 
 
 def _captum_lifted(classifier: Classifier, batch: Batch, starts: torch.Tensor) -> torch.Tensor:
+    graph.check(classifier, batch.images, batch.targets, batch.at_once)
     apart = graph.rewritten(classifier, lambda: torch.nn.Sequential(torch.nn.ReLU(), _Clone()))
     method = gradient.captum_attr().DeepLift(apart.module)
     with _without_notices():

@@ -134,12 +134,19 @@ class BoundMethod:
         Raises:
             ModelError: the classifier has no such layer as the method shall read.
         """
+        if self._goes_backward and not classifier.differentiable:
+            return "the network's logits have no gradient, as those of a quantised one have none"
         if self._layer is not None:
             classifier = classifier.reading(self._layer)
         reason = self.method.inapplicable(classifier)
         if reason is None and engine == "captum" and self.method.captum is not None:
             reason = self.method.captum_inapplicable(classifier)
         return reason
+
+    @property
+    def _goes_backward(self) -> bool:
+        """Whether the method is known to take gradients; of others' that is not."""
+        return self.passes > 0 and not foreign(self.method)
 
     @property
     def _layer(self) -> str | None:

@@ -248,9 +248,8 @@ def _tensors(parts: list[_Part]) -> Iterator[tuple[str, torch.Tensor]]:
     seen: set[int] = set()
     for part in parts:
         for kind, word in (("_parameters", "weight"), ("_buffers", "buffer"), ("", "tensor")):
-            held = part.values[kind] if kind else part.values
-            if not isinstance(held, Mapping):
-                raise TypeError(f"{part.kind.__name__}.{kind} is no mapping")
+            # A scripted module keeps its own elsewhere.
+            held = getattr(part.module, kind) if kind else part.values
             for name, tensor in held.items():
                 if isinstance(tensor, torch.Tensor) and id(tensor) not in seen:
                     seen.add(id(tensor))
@@ -275,7 +274,8 @@ def _held(value: Any) -> Iterator[Any]:  # noqa: ANN401 - what a module holds ma
         yield from value
 
 
-def _same(before: object, current: object) -> bool:
+def same(before: object, current: object) -> bool:
+    """Return whether what a module holds is the same object, or a plain value that is equal."""
     return current is before or (
         type(current) is type(before) and isinstance(current, PLAIN) and current == before
     )
@@ -288,11 +288,11 @@ def _part_differences(part: _Part) -> Iterator[str]:
     own = vars(part.module)
     for name in {**part.values, **own}:
         before, current = part.values.get(name, part), own.get(name, part)
-        same = _same(before, current)
-        if same and name in part.held:
+        unchanged = same(before, current)
+        if unchanged and name in part.held:
             held, holds = part.held[name], tuple(_held(current))
-            same = len(held) == len(holds) and all(map(_same, held, holds))
-        if not same and name not in HARMLESS:
+            unchanged = len(held) == len(holds) and all(map(same, held, holds))
+        if not unchanged and name not in HARMLESS:
             yield from _in_words(part, name, own.get(name))
 
 

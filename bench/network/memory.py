@@ -57,7 +57,9 @@ def is_small(classifier: Classifier) -> bool:
 def activation_bytes(classifier: Classifier) -> int:
     """Return what the backward pass of one image keeps, in bytes, beside the weights."""
     weights = {
-        tensor.untyped_storage().data_ptr() for tensor in classifier.module.state_dict().values()
+        tensor.untyped_storage().data_ptr()
+        for tensor in classifier.module.state_dict().values()
+        if isinstance(tensor, torch.Tensor)
     }
     kept: dict[int, int] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -156,6 +157,15 @@ def _joined(parts: list[Pass]) -> Pass:
     )
 
 
+# No float32: moving an image by it and back rounds the image, as a perturbation does.
+THIRD = 1 / 3
+
+
+def rounded(images: torch.Tensor) -> torch.Tensor:
+    """Return images moved and moved back: other by rounding alone."""
+    return (images + THIRD) - THIRD
+
+
 # --- how many there were --------------------------------------------------------------------------
 
 
@@ -172,6 +182,19 @@ class Counts:
     backward: int = 0
 
 
+_aside = threading.local()
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Leave out of all counts what this thread sends through networks inside."""
+    _aside.now = True
+    try:
+        yield
+    finally:
+        _aside.now = False
+
+
 @contextmanager
 def count_passes(classifier: Classifier) -> Iterator[Counts]:
     """Count what passes through the network, or through one that shares it by `shifted`.
@@ -181,6 +204,8 @@ def count_passes(classifier: Classifier) -> Iterator[Counts]:
     counts = Counts()
 
     def note(_module: torch.nn.Module, _inputs: object, logits: torch.Tensor) -> None:
+        if getattr(_aside, "now", False):
+            return
         counts.forward += len(logits)
         if logits.requires_grad:
             logits.register_hook(_adds(counts))

@@ -6,10 +6,8 @@ ReLU's place, whose second derivative is zero).
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -23,9 +21,6 @@ STEPS = 10
 STEPS_TO_BOUND = 2
 # Of the softplus: large is close to ReLU, small is curved over more of its inputs.
 SHARPNESS = 100.0
-
-_lock = threading.Lock()
-_smoothed: WeakKeyDictionary[torch.nn.Module, Classifier] = WeakKeyDictionary()
 
 
 def away_from_gradient(
@@ -63,9 +58,10 @@ def away_from_gradient(
     reference = _gradient_map(classifier, image, target)[0]
     point = image + severity * random_signs(image[0], rng).to(image.device)[None]
     best, farthest = image.clone(), 0.0
+    smooth = smoothed(classifier)
     for step in range(STEPS + 1):
         if step:
-            slope = ascent(classifier, point, target, reference)
+            slope = ascent(smooth, point, target, reference)
             point = point + severity / STEPS_TO_BOUND * slope.sign()
             point = image + (point - image).clamp(-severity, severity)
         gradient_map, kept = _gradient_map(classifier, point, target)
@@ -94,14 +90,14 @@ def _cosine(gradient_map: torch.Tensor, reference: torch.Tensor) -> torch.Tensor
 
 
 def ascent(
-    classifier: Classifier, image: torch.Tensor, target: torch.Tensor, reference: torch.Tensor
+    smooth: Classifier, image: torch.Tensor, target: torch.Tensor, reference: torch.Tensor
 ) -> torch.Tensor:
-    """Return the gradient of 1 - cosine of the softplus network's map to another (1, H, W).
+    """Return the gradient of 1 - cosine of a softplus network's map to another (1, H, W).
 
     Zero where that map does not depend on the image, as with a network that cannot be traced.
     """
     point = image.detach().clone().requires_grad_()
-    logit = smoothed(classifier)(point).gather(1, target[:, None]).sum()
+    logit = smooth(point).gather(1, target[:, None]).sum()
     (slope,) = torch.autograd.grad(logit, point, create_graph=True)
     if not slope.requires_grad:
         return torch.zeros_like(image)
@@ -112,21 +108,11 @@ def ascent(
 
 
 def smoothed(classifier: Classifier) -> Classifier:
-    """Return the classifier with softplus in ReLU's place; itself where it cannot be traced.
-
-    Made once as long as the network lives. No other thread may run a network meanwhile: a run makes
-    them all before its workers start.
-    """
-    network = classifier.module.network
-    with _lock:
-        if network not in _smoothed:
-            try:
-                _smoothed[network] = graph.rewritten(
-                    classifier, lambda: torch.nn.Softplus(beta=SHARPNESS)
-                )
-            except graph.UntraceableError:
-                return classifier
-        return _smoothed[network]
+    """Return the classifier with softplus in ReLU's place; itself where it cannot be traced."""
+    try:
+        return graph.rewritten(classifier, lambda: torch.nn.Softplus(beta=SHARPNESS), watched=False)
+    except graph.UntraceableError:
+        return classifier
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from steadymap.bench.methods.batch import DATA_REFERENCES
 from steadymap.bench.methods.method import BoundMethod, foreign
 from steadymap.bench.network.memory import images_at_once
 from steadymap.bench.perturbations import apply, registry
-from steadymap.bench.perturbations.attack import differentiable_twice, smoothed
+from steadymap.bench.perturbations.attack import differentiable_twice
 from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.plan.blocks import ON_GPU, batches, block_size
 from steadymap.bench.plan.plan import Plan
@@ -49,11 +49,7 @@ class Setup:
             ModelError: there are several workers, and the network cannot be copied.
         """
         others = [self.another(self.classifier) for _ in range(1, self.plan.jobs)]
-        classifiers = [self.classifier, *others]
-        # Networks are traced now: none may run meanwhile.
-        for classifier in classifiers if self.attacks() else ():
-            smoothed(classifier)
-        return classifiers
+        return [self.classifier, *others]
 
     def another(self, classifier: Classifier) -> Classifier:
         """Return a classifier for one more worker.

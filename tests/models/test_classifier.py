@@ -5,13 +5,26 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from support import SIDE, conv_network, linear_network, random_images, seeded
+from support import (
+    SIDE,
+    batch_of,
+    conv_network,
+    image_set,
+    linear_network,
+    random_images,
+    seeded,
+)
 from torch import Tensor, nn
 
+from steadymap.bench.measure.runner import run
+from steadymap.bench.methods.binding import bind_method
+from steadymap.bench.plan.plan import Plan
 from steadymap.models import (
     MODELS,
     Framing,
@@ -277,3 +290,244 @@ def test_a_classifier_moves_to_the_gpu_whole() -> None:
     images = random_images(2, 64)
     expected = load_classifier("compact")(images)
     torch.testing.assert_close(classifier(images.cuda()).cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+# --- what networks may be, and what they hold -----------------------------------------------------
+
+
+class Flat(nn.Module):
+    """A convolution, and a `view` that knows one order of memory alone."""
+
+    def __init__(self, *, view: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4 * (SIDE - 2) ** 2, 3)
+        self.view = view
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = self.conv(images).relu()
+        flat = values.view(values.size(0), -1) if self.view else values.flatten(1)
+        logits: Tensor = self.head(flat)
+        return logits
+
+
+def test_a_view_that_wants_contiguous_memory_is_what_flatten_is() -> None:
+    view, flat = (
+        make_classifier(seeded(partial(Flat, view=view)), (SIDE, SIDE)) for view in (True, False)
+    )
+    assert (view.module.channels_last, flat.module.channels_last) == (False, True)
+    images = random_images(3)
+    moved = images.contiguous(memory_format=torch.channels_last)
+    copies = view, view.shifted(0.0), view.replica(), view.to(torch.device("cpu"), torch.float64)
+    for classifier in copies:
+        for shown in (images, moved):
+            found = classifier(shown.to(classifier.module.mean.dtype)).float()
+            torch.testing.assert_close(found, flat(images), rtol=1e-4, atol=1e-6)
+    other = view.randomised(0)
+    assert torch.isfinite(other(images)).all()
+    for spec in ("gradient", "guided_backprop", "integrated_gradients:steps=4", "lrp"):
+        maps = [bind_method(spec).explain(c, batch_of(images)) for c in (view, flat)]
+        torch.testing.assert_close(maps[0], maps[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "write", [lambda x: x.sub_(0.5), lambda x: x.clamp_(0, 1), nn.ReLU(inplace=True)]
+)
+def test_a_forward_that_writes_into_its_input_is_called_that(
+    write: Callable[[Tensor], Tensor],
+) -> None:
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = linear_network()
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.inner(write(images))
+            return logits
+
+    with pytest.raises(ModelError, match=r"Writing changes its input in place.*x = x - m"):
+        make_classifier(Writing(), (SIDE, SIDE))
+    # What the normalisation hands over is the network's own.
+    half = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    classifier = make_classifier(Writing(), (SIDE, SIDE), normalization=half)
+    images = random_images(2)
+    classifier(images)
+    assert torch.equal(images, random_images(2))
+
+
+class Holding(nn.Module):
+    """Holds its weights in some way of its own."""
+
+    def __init__(self, hold: Callable[[nn.Module], object]) -> None:
+        super().__init__()
+        self.held = hold(linear_network())
+
+    def forward(self, images: Tensor) -> Tensor:
+        held: Any = self.held
+        while isinstance(held, list | tuple | dict | nn.ModuleList):
+            held = held["net"] if isinstance(held, dict) else held[0]
+        logits: Tensor = held(images)
+        return logits
+
+
+def closing(network: nn.Module) -> Callable[[Tensor], object]:
+    def call(images: Tensor) -> object:
+        return network(images)
+
+    return call
+
+
+HOLDS: dict[str, Callable[[nn.Module], object]] = {
+    "list": lambda network: [network],
+    "dict of tuples": lambda network: {"net": (network,)},
+    "closure": closing,
+    "partial": lambda network: partial(closing(network)),
+}
+
+
+@pytest.mark.parametrize("hold", HOLDS)
+def test_modules_that_are_none_of_the_network_s_are_refused(hold: str) -> None:
+    with pytest.raises(ModelError, match=r"Linear runs in its forward.*ModuleList or ModuleDict"):
+        make_classifier(Holding(HOLDS[hold]), (SIDE, SIDE))
+    kept = make_classifier(Holding(lambda network: nn.ModuleList([network])), (SIDE, SIDE))
+    # One that is held and does not run hurts nobody.
+    vars(kept.module.network)["teacher"] = [linear_network()]
+    assert make_classifier(kept.module.network, (SIDE, SIDE)).weights_hash() == kept.weights_hash()
+
+
+def test_a_network_whose_weights_are_no_parameters_cannot_be_randomised() -> None:
+    weights = torch.rand(3, 3 * SIDE**2)
+
+    class Buffered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("weight", weights.clone())
+
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1) @ self.get_buffer("weight").T
+
+    class Closed(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1) @ weights.T
+
+    for network in (Buffered(), Closed()):
+        classifier = make_classifier(network, (SIDE, SIDE))
+        with pytest.raises(ModelError, match=r"logits stay the same.*ModuleList.*--nulls 0"):
+            run(classifier, image_set(), Plan(method=("gradient",), family=("bias",)))
+        assert len(run(classifier, image_set(), Plan(method=("gradient",), nulls=0))) > 0
+
+
+def test_tensors_that_are_no_buffers_are_hashed_and_moved() -> None:
+    class Plain(nn.Module):
+        def __init__(self, weight: float) -> None:
+            super().__init__()
+            self.weight = torch.full((3, 3 * SIDE**2), weight)
+            self.scale = nn.Parameter(torch.rand(3))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1) @ self.weight.T * self.scale
+
+    one, other = (make_classifier(seeded(partial(Plain, w)), (SIDE, SIDE)) for w in (1.0, 2.0))
+    assert one.weights_hash() != other.weights_hash()
+    assert one.weights_hash() == one.replica().weights_hash()
+    moved = one.to(torch.device("cpu"), torch.float64)
+    assert moved(random_images(1).double()).dtype == torch.float64
+    assert one.module.network.weight.dtype == torch.float32
+
+
+# --- networks of other kinds ----------------------------------------------------------------------
+
+
+def exported(network: nn.Module) -> nn.Module:
+    batch = {"input": {0: torch.export.Dim("batch", min=1, max=4096)}}
+    program = torch.export.export(network.eval(), (random_images(2),), dynamic_shapes=batch)
+    return program.module()
+
+
+def quantised(network: nn.Module, kind: torch.dtype = torch.float16) -> nn.Module:
+    made: nn.Module = torch.ao.quantization.quantize_dynamic(network.eval(), {nn.Linear}, kind)
+    return made
+
+
+KINDS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "traced": lambda network: torch.jit.trace(network.eval(), random_images(2)),
+    "scripted": lambda network: torch.jit.script(network.eval()),
+    "frozen": lambda network: torch.jit.freeze(torch.jit.script(network.eval())),
+    "exported": exported,
+    "quantised": lambda _network: quantised(seeded(Ranged), torch.qint8),
+}
+
+
+class Ranged(nn.Module):
+    """Hands its linear layer values of the same range whatever the batch: 0 to 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4 * (SIDE - 2) ** 2 + 2, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = self.conv(images).flatten(1).clamp(0, 1)
+        ends = torch.tensor([0.0, 1.0]).expand(len(values), 2)
+        logits: Tensor = self.head(torch.cat([values, ends], dim=1))
+        return logits
+
+
+FORWARD = ("occlusion", "lime:samples=16", "kernel_shap:samples=16", "feature_ablation")
+BACKWARD = ("gradient", "integrated_gradients:steps=4", "smooth_grad:samples=2")
+REWRITTEN = ("guided_backprop", "lrp")
+LAYERED = ("grad_cam",)
+
+
+# torch says of quantisation and of TorchScript that others will take their place.
+OLD = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:torch.quantize_per_tensor"
+)
+
+
+@OLD
+@pytest.mark.parametrize("kind", KINDS)
+def test_networks_of_other_kinds_are_explained_as_far_as_they_can_be(kind: str) -> None:
+    classifier = make_classifier(KINDS[kind](seeded(conv_network)), (SIDE, SIDE))
+    assert len(classifier.weights_hash()) == 64
+    assert classifier.differentiable == (kind != "quantised")
+    plan = Plan(
+        method=(*FORWARD, *BACKWARD, *REWRITTEN, *LAYERED),
+        family=("bias", "compensated_bias"),
+        severity=(0.1,),
+        metric=("relative_l2",),
+        controls=False,
+        nulls=0 if kind in ("frozen", "quantised") else 1,
+    )
+    records = run(classifier, image_set(2), plan)
+    of_methods = records[(records["method"] != "input") & (records["family"] != "float64")]
+    for spec, rows in of_methods.groupby("method"):
+        name = str(spec).partition(":")[0]
+        runs = {
+            part.partition(":")[0]
+            for part in (FORWARD if kind == "quantised" else FORWARD + BACKWARD)
+        }
+        assert set(rows["status"]) == ({"ok"} if name in runs else {"skipped"}), spec
+        assert all(rows["detail"].ne("") | rows["status"].eq("ok"))
+    if plan.nulls == 0:
+        with pytest.raises(ModelError, match="use --nulls 0"):
+            run(classifier, image_set(2), plan.model_copy(update={"nulls": 1}))
+
+
+@OLD
+def test_two_quantised_networks_have_two_names() -> None:
+    names = {
+        make_classifier(quantised(seeded(linear_network, seed)), (SIDE, SIDE)).weights_hash()
+        for seed in (0, 1)
+    }
+    assert len(names) == 2
+    with pytest.raises(ModelError, match=r"rest of the batch.*quantised by the range"):
+        make_classifier(quantised(seeded(conv_network), torch.qint8), (SIDE, SIDE))
+
+
+def test_what_is_no_module_is_refused_in_one_line() -> None:
+    program = torch.export.export(conv_network().eval(), (random_images(2),))
+    with pytest.raises(ModelError, match=r"not ExportedProgram; use its .module\(\)"):
+        make_classifier(program, (SIDE, SIDE))  # type: ignore[arg-type] # that is the test
+    with pytest.raises(ModelError, match=r"Guard failed.*; export it with dynamic_shapes"):
+        make_classifier(program.module(), (SIDE, SIDE))

@@ -301,7 +301,8 @@ def test_the_hub_offline_says_so_at_once(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_a_random_network_s_plane_is_the_image_s_shape() -> None:
-    wide = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Flatten(2))
+    first = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+    wide = nn.Sequential(first, nn.Flatten(2), nn.Linear(8 * 16, 3))
     assert last_plane(wide, (16, 32)) is None, "tokens are made of it"
     assert last_plane(wide[:1], (16, 32)) == CamLayer("0")
 

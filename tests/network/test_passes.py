@@ -150,9 +150,11 @@ def test_no_more_than_at_once_go_through_the_network(spec: str, conv64: Classifi
     method = EVERY.get(spec, AUTO)
     sizes: list[int] = []
     hook = conv64.module.network.register_forward_hook(lambda _m, _i, out: sizes.append(len(out)))
-    method.explain(conv64, replace(batch_of(IMAGES64), at_once=3))
+    for _ in range(2):
+        sizes.clear()  # the first time a rewritten network is compared with the network, too
+        method.explain(conv64, replace(batch_of(IMAGES64), at_once=3))
+        assert max(sizes) == 3
     hook.remove()
-    assert max(sizes) == 3
     if method.adaptive:
         return
     # All pieces of a round but the last are full: lines of a path share a piece.
