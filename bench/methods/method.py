@@ -151,7 +151,8 @@ class BoundMethod:
     @property
     def _layer(self) -> str | None:
         """The layer that it shall read in place of the classifier's own."""
-        return cast("str | None", dict(self.parameters)["layer"]) if self.method.layered else None
+        named = dict(self.parameters).get("layer") if self.method.layered else None
+        return cast("str | None", named)
 
     @property
     def share(self) -> Share | None:
