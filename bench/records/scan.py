@@ -30,6 +30,7 @@ COLUMNS = [
     vocabulary.METHOD,
     vocabulary.FAMILY,
     vocabulary.SEVERITY,
+    vocabulary.DRAW,
     vocabulary.METRIC,
     vocabulary.VALUE,
     vocabulary.STATUS,
@@ -71,8 +72,12 @@ class Scan:
         return list(dict.fromkeys(vocabulary.base_metric(name) for name in self._names()))
 
     def as_one_image(self) -> pd.DataFrame:
-        """Return records of one image that has a value of everything, in the order of the run."""
-        values: dict[str, Any] = {vocabulary.IMAGE_ID: "", vocabulary.VALUE: 0.0}
+        """Return records of one image that has a value of everything, in the order of the run.
+
+        All are of one severity and draw: what is paired by these finds its partner.
+        """
+        one: dict[str, Any] = {vocabulary.IMAGE_ID: "", vocabulary.SEVERITY: 0.0}
+        values = one | {vocabulary.DRAW: 0, vocabulary.VALUE: 0.0}
         return self.counts.assign(**values)
 
     def of(self, metric: str) -> pd.DataFrame:

@@ -109,6 +109,14 @@ def test_where_things_are_warped_a_score_is_calibrated_by_its_images_own_perfect
     assert set(table["metric"]) == {"ssim"}
 
 
+def test_what_is_derived_metric_by_metric_knows_the_perfect_scores_of_warped_maps() -> None:
+    rows = scored([0.6, 0.8], [0.2, 0.4], [0.1, 0.1]) + warped([0.5, 0.6], [0.7, 0.9])
+    records = frame(rows)
+    pd.testing.assert_frame_equal(Findings.of(records).calibrated, calibrate(records))
+    raw = records[~records["family"].isin(NULLS)]
+    assert set(Findings.of(raw).summary["family"]) == {"bias", "rotation", OVERALL}
+
+
 def test_an_equivariant_method_is_calibrated_at_1_and_a_better_one_above() -> None:
     nulls = scored([1.0] * 2, [0.2] * 2, [0.1] * 2)
     for value, expected in ((0.7, 1.0), (0.75, 1.1), (0.2, 0.0)):
