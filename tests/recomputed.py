@@ -40,7 +40,7 @@ def pixels(picture: Picture) -> NDArray[np.uint8]:
 
 def grey(picture: Picture) -> Picture:
     """Rec. 601 luma."""
-    luma: Picture = picture @ np.float32([0.2989, 0.587, 0.114])
+    luma: Picture = picture @ np.array([0.2989, 0.587, 0.114], dtype=np.float32)
     return luma
 
 
@@ -50,18 +50,21 @@ def away_from(picture: Picture, other: Picture | np.float32, share: float) -> Pi
 
 
 def on_channel(picture: Picture, severity: float, channel: int) -> Picture:
-    return picture + np.float32(severity) * np.eye(3, dtype=np.float32)[channel]
+    moved: Picture = picture + np.float32(severity) * np.eye(3, dtype=np.float32)[channel]
+    return moved
 
 
 def hue(picture: Picture, severity: float) -> Picture:
     turned = rgb2hsv(picture.astype(np.float64))
     turned[..., 0] = (turned[..., 0] + severity) % 1
-    return np.float32(hsv2rgb(turned))
+    back: Picture = hsv2rgb(turned).astype(np.float32)
+    return back
 
 
 def blurred(picture: Picture, severity: float) -> Picture:
     sigma = severity * min(picture.shape[:2])
-    return np.float32(ndimage.gaussian_filter(picture.astype(np.float64), (sigma, sigma, 0)))
+    smooth: Picture = ndimage.gaussian_filter(picture, (sigma, sigma, 0))
+    return smooth
 
 
 def pixelated(picture: Picture, severity: float) -> Picture:
@@ -90,7 +93,7 @@ class Motion:
 
     @property
     def back(self) -> Motion:
-        inverse = np.linalg.inv(self.matrix)
+        inverse: Array = np.linalg.inv(self.matrix).astype(np.float64)
         return Motion(inverse, -inverse @ self.shift)
 
     def applied(self, values: Array, side: int) -> Array:
@@ -105,14 +108,15 @@ class Motion:
         middle = (np.array(shape)[:, None, None] - 1) / 2
         places = (np.indices(shape) - middle) * cell
         there = np.einsum("ij,jhw->ihw", self.matrix, places) + self.shift[:, None, None]
-        return np.round(there / cell + middle, 9)
+        sources: Array = np.round(there / cell + middle, 9)
+        return sources
 
 
 def moving(picture: Picture, motion: Motion) -> Picture:
     planes = [
         motion.applied(plane, len(picture)) for plane in picture.transpose(2, 0, 1).astype(float)
     ]
-    return np.float32(np.stack(planes, axis=-1))
+    return np.stack(planes, axis=-1).astype(np.float32)
 
 
 def translation(severity: float, side: int) -> Motion:
@@ -544,7 +548,7 @@ def in_common(motion: Motion, shape: tuple[int, int], side: int) -> tuple[slice,
     """
     places = motion.sources(shape, side)
     last = np.array(shape)[:, None, None] - 1
-    seen: NDArray[np.bool_] = ((places >= 0) & (places <= last)).all(axis=0)
+    seen: NDArray[np.bool_] = np.logical_and.reduce((places >= 0) & (places <= last), axis=0)
     rows, columns = (np.flatnonzero(seen.any(axis=axis)) for axis in (1, 0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     areas = {

@@ -136,9 +136,9 @@ def compared(found: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
     return numbers
 
 
-# DeepLIFT is left out where rounding has a say in it. Of a constant picture the values in a window of
-# a pooling are equal but for rounding, which then says who takes the credit; and where a picture is
-# near its baseline, the slope of a smooth activation is one rounding over another.
+# DeepLIFT is left out where rounding has a say in it. Of a constant picture the values in a window
+# of a pooling are equal but for rounding, which then says who takes the credit; and where a picture
+# is near its baseline, the slope of a smooth activation is one rounding over another.
 BY_CHANCE = [("plain", "deep_lift:baseline=black"), ("smooth", "deep_lift:baseline=blur")]
 
 
