@@ -22,6 +22,7 @@ from steadymap.bench.records.schema import SCHEMA
 from steadymap.bench.records.vocabulary import (
     CONTROLS,
     INPUT_METRICS,
+    PERFECT,
     RECOGNISED,
     REFERENCES,
     STEPS,
@@ -190,7 +191,7 @@ def test_the_readme_has_every_command_and_experiment() -> None:
 
 def test_every_metric_is_explained_beside_the_results() -> None:
     explained = set(first_names(RESULTS, "metric"))
-    assert explained == {*METRICS, *INPUT_METRICS, STEPS, f"ssim{RECOGNISED}"}
+    assert explained == {*METRICS, *INPUT_METRICS, STEPS, f"ssim{RECOGNISED}", f"ssim{PERFECT}"}
 
 
 def test_every_column_status_and_family_of_records_is_explained_beside_the_results() -> None:
