@@ -235,7 +235,7 @@ def by_definition(classifier: Classifier, spec: str, index: int) -> dict[str, fl
         return norm([(a - b) / max(abs(a), least) for a, b in pairs])
 
     def layer(images: Tensor) -> Tensor:
-        below: Tensor = nn.Sequential(*list(classifier.module.network.children())[:4])(images)
+        below: Tensor = nn.Sequential(*list(classifier.module.network.children())[:5])(images)
         return below
 
     def apart(values: Tensor, others: Tensor) -> float:
@@ -703,7 +703,7 @@ def test_a_method_that_fails_on_a_neighbour_costs_its_neighbourhood_alone(
 def test_evidence_that_is_not_finite_costs_its_own_image(name: str) -> None:
     rng = np.random.default_rng(0)
     maps = Maps(rng.normal(size=(3, 4, 4)))
-    good = probe_evidence(METRICS[name].against, 3, lambda shape: rng.uniform(1, 2, shape))
+    good = probe_evidence(METRICS[name].against, 3, lambda shape: rng.uniform(0.5, 1, shape))
     expected = evaluate(METRICS[name], maps, good)
     for field, rows in good.arrays().items():
         if rows.dtype == bool:

@@ -384,7 +384,9 @@ def test_what_does_not_apply_is_skipped_with_the_reason() -> None:
     found = run(linear, image_set(), small_plan("grad_cam", "gradient"))
     skipped = pick(found, method="grad_cam:relu=true")
     assert set(skipped["status"]) == {"skipped"}
-    assert set(skipped["detail"]) == {"the network has no convolution with a spatial output"}
+    assert set(skipped["detail"]) == {
+        "the network has no convolution with a spatial output before tokens are made"
+    }
     assert set(pick(found, method="gradient")["status"]) == {"ok"}
 
 

@@ -45,7 +45,8 @@ def maps(count: int = 4, seed: int = 0) -> Maps:
 def against(metric: Metric, count: int = 4, seed: int = 1) -> Maps | Array | Evidence:
     rng = np.random.default_rng(seed)
     if metric.against in PROBES:
-        return probe_evidence(metric.against, count, lambda shape: rng.uniform(1, 2, shape))
+        # Curves are probabilities.
+        return probe_evidence(metric.against, count, lambda shape: rng.uniform(0.5, 1, shape))
     if metric.against == "delta":
         return rng.uniform(1, 2, count)
     if metric.against == "mask":
@@ -458,7 +459,10 @@ def test_a_map_is_recognised_if_its_own_is_strictly_closest(better: str) -> None
     metric = METRICS["spearman"]
     if better == "lower":
         metric = replace(
-            metric, better="lower", compute=lambda a, b: 1 - METRICS["spearman"].compute(a, b)
+            metric,
+            better="lower",
+            range=(0, 2),
+            compute=lambda a, b: 1 - METRICS["spearman"].compute(a, b),
         )
     clean = lined((1.0, 2.0, 3.0), (1.0, 2.0, 3.0), (1.0, 2.0, 3.0))
     perturbed = lined((1.0, 2.0, 4.0), (3.0, 2.0, 1.0), (1.0, 3.0, 2.0))

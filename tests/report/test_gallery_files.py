@@ -35,4 +35,5 @@ def test_damaged_witnesses_are_named(
     else:
         path.write_bytes(path.read_bytes()[: 0 if harm == "empty" else path.stat().st_size // 2])
     assert call(monkeypatch, "report", str(tmp_path / "run")) == 2
-    assert "is damaged" in capsys.readouterr().err
+    said = "cannot be read: No such file" if harm == "gone" else "is damaged"
+    assert f"{name} {said}" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from support import Done, call, plain
 from steadymap.bench.core.metric_registry import METRIC_SHELF
 from steadymap.bench.methods.binding import METHOD_SHELF
 from steadymap.bench.perturbations.registry import FAMILY_SHELF
+from steadymap.bench.records import seal
 from steadymap.bench.records.read import read_run
 from steadymap.bench.runs import folder as store
 
@@ -213,7 +214,7 @@ def test_shards_are_merged_within_rounding_and_refused_beyond(home: Path) -> Non
     for factor, code in ((1 + 1e-7, 0), (1.01, 2)):
         answers["logits"] = [[number * factor for number in image] for image in logits]
         content["ledger"]["answers"] = {key: answers}
-        path.write_text(json.dumps(content))
+        path.write_text(json.dumps(seal.sealed(content)))
         done = run(home, "merge", "a", "b")
         assert done.code == code, done.err
     said = " ".join(done.err.split())
