@@ -47,19 +47,25 @@ class Work:
             say: called with a line on each file that is damaged, and on what is there.
         """
         files = shard_files.kept(folder, say, is_ours=True)
-        count = 0
+        there: set[str] = set()
 
         def complete_of(block: tuple[str, ...]) -> set[str]:
-            nonlocal count
             parts = files.of(block)
             names = {name for part in parts for name in part.about.units}
             where = table.providers(names, parts)
             complete = {name for name, part in where.items() if name not in part.about.failed}
-            count += len(complete)
+            there.update(complete)
             return complete
 
         shards = self.ledger.missing(complete_of, self.experiment.is_mine)
-        if count:
+        # Beside them lie units of other code, say, which have other names.
+        planned = {
+            name
+            for block, views in self.ledger.pieces(self.experiment.is_mine)
+            for view in views
+            for name in self.ledger.grid(block, view).values()
+        }
+        if count := len(there & planned):
             say(f"going on: {count} units are there already")
         return within_memory(self.setup, shards)
 

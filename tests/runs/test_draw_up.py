@@ -165,6 +165,8 @@ def test_what_hangs_on_an_edited_helper_has_another_name(
         same = any(word in key.replace("own_tools.method.", "") for word in kept)
         assert (names == before[key]) == same, key
     assert (maps_made(done) == 0) == (name == "own_tools/unrelated.py")
+    said = re.search(r"going on: (\d+) units", done.err)
+    assert int(said[1] if said else 0) == sum(len(after[key] & before[key]) for key in after)
     records = plain(read_run(home / "here")[0])
     shutil.rmtree(home / "here")
     assert run(home).code == 0
