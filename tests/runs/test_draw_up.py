@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from support import Done, call, plain
+from support import Done, console, plain
 
-from steadymap.bench.core.metric_registry import METRIC_SHELF
-from steadymap.bench.methods.binding import METHOD_SHELF
-from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.records import seal
 from steadymap.bench.records.read import read_run
 from steadymap.bench.runs import folder as store
@@ -83,20 +76,12 @@ RUN = (
 
 
 def run(home: Path, *arguments: str) -> Done:
-    """Run a command in this process, which has loaded nothing of the user's yet."""
-    for name in [name for name in sys.modules if name.startswith("own_")]:
-        del sys.modules[name]
-    importlib.invalidate_caches()
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(home)
-        patch.setattr(sys, "path", [str(home), *sys.path])
-        patch.setattr(sys, "dont_write_bytecode", True)
-        for shelf in (METHOD_SHELF, FAMILY_SHELF, METRIC_SHELF):
-            patch.setattr(shelf, "_found", {})
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = call(patch, *(arguments or RUN), *OUTPUT[(arguments or RUN)[0]])
-    return Done(code, out.getvalue(), err.getvalue())
+    """Run a command in a process of its own, as a user does after an edit."""
+    named = arguments or RUN
+    # Edits follow each other within a second, which byte code would not see.
+    settings = {"PYTHONPATH": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = console(*named, *OUTPUT[named[0]], cwd=home, **settings)
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 OUTPUT = {"run": ("--output", "here"), "merge": ("--output", "here"), "baseline": (), "gate": ()}
