@@ -50,7 +50,8 @@ def severity_curves(
     Returns:
         One row a method, family, metric and severity, with the 95% interval of the mean;
         `calibrated` says whether the row is. Where the metric is calibrated, methods without a
-        calibrated number (`uninformative`, `uncalibrated`, or not one value) have no rows.
+        calibrated number (`uninformative`, `uncalibrated`, or not one value) have no rows, nor has
+        a severity at which the perfect score itself is as low as that of unrelated maps.
     """
     known = known_metrics() if metrics is None else metrics
     kept = ~records[FAMILY].isin((*REFERENCES, CLEAN)) & records[METRIC].isin(known)
@@ -76,6 +77,8 @@ def severity_curves(
             # Where the image was warped, maps that moved with it are not quite what they were.
             cost = abs(best.get(level, alone) - alone)
             room = abs(worth["null"] - alone) - cost
+            if room < calibration.LEAST_ROOM:
+                continue
             ends = [1 - (abs(value - alone) - cost) / room for value in ends]
         # A distance's larger value is a smaller score.
         low, high = np.sort(ends[1:])

@@ -17,7 +17,8 @@ from steadymap.bench.report.finished_run import FinishedRun
 
 
 def test_a_curve_of_what_is_warped_is_held_against_its_perfect_score() -> None:
-    levels = ((10.0, 0.6, 0.7), (20.0, 0.4, 0.6))
+    # At the last, unrelated maps score as high as maps that moved exactly with the image.
+    levels = ((10.0, 0.6, 0.7), (20.0, 0.4, 0.6), (90.0, 0.1, 0.22))
     rows: list[dict[str, object]] = [
         {"image_id": image, "family": "rotation", "severity": level, "metric": name, "value": value}
         for image in ("i0", "i1")
@@ -32,6 +33,7 @@ def test_a_curve_of_what_is_warped_is_held_against_its_perfect_score() -> None:
     records = frame(rows)
     curves = severity_curves(records, calibrate(records))
     assert curves["metric"].tolist() == ["ssim", "ssim"]
+    assert curves["severity"].tolist() == [10, 20]
     assert curves["score"].tolist() == pytest.approx([(0.6 - 0.2) / 0.5, (0.4 - 0.2) / 0.4])
 
 
