@@ -5,6 +5,8 @@ Whoever needs the words alone needs neither pandas nor Arrow.
 
 from __future__ import annotations
 
+import re
+
 # Columns. To rename one, change it here.
 RUN_ID = "run_id"
 MODEL = "model"
@@ -34,6 +36,8 @@ INPUT = "input"
 OTHER_IMAGE = "other_image"
 RANDOM_NETWORK = "random_network"
 NULLS = (OTHER_IMAGE, RANDOM_NETWORK)
+# The same image, explained for another class: the runner-up.
+OTHER_CLASS = "other_class"
 # The same image, other random numbers; of stochastic methods alone.
 OTHER_SEED = "other_seed"
 # The same image computed in another way, for a few images: what is smaller than that is rounding.
@@ -42,7 +46,13 @@ ROUNDED = "rounded_image"
 FLOAT64 = "float64"
 ON_CPU = "on_cpu"
 NUMERICS = (BATCH_OF_ONE, ROUNDED, FLOAT64, ON_CPU)
-REFERENCES = (*NULLS, OTHER_SEED, *NUMERICS)
+REFERENCES = (*NULLS, OTHER_CLASS, OTHER_SEED, *NUMERICS)
+
+# Families that tell whose fault a change is; nobody's pictures are changed so, and no headline
+# counts them. In the second the image stays, and the network computes f(x + severity).
+COMPENSATED = "compensated_bias"
+SHIFTED = "shifted_network"
+DIAGNOSIS = (COMPENSATED, SHIFTED)
 
 # In summaries: the mean over the families of perturbations, each counting the same.
 OVERALL = "overall"
@@ -50,9 +60,40 @@ OVERALL = "overall"
 # What is behind a metric's name where the record says whether a map was recognised by it.
 RECOGNISED = ".recognised"
 
+# Likewise where it is the place of the image's own clean map among those of its block, the closest
+# to the perturbed map first.
+RANK = ".rank"
+
+# Likewise where it is the score of a clean map that has nothing to do with the perturbed one: those
+# of the other images of the block, and of its predicted class; with `.partner` behind it, of this
+# image's clean map against the perturbed maps of the others; and those of randomised networks,
+# each with its number.
+MATCHED_IMAGE = ".other_image"
+MATCHED_CLASS = ".same_class"
+PARTNER = ".partner"
+MATCHED_NETWORK = ".random_network."
+
+# Likewise where the perturbed map was made with the draws of the clean one.
+COUPLED = ".coupled"
+
 # Likewise where it is the value of a map that moved exactly as the image did: warped there and back
 # it is no longer quite itself.
 PERFECT = ".perfect"
+
+_BEHIND = re.compile(
+    r"\.(recognised|rank|perfect|coupled|(other_image|same_class)(\.partner)?|random_network\.\d+)$"
+)
+
+# By how much deleting what a map marks hurts the class more than deleting in the order of another
+# map: how these names begin, and what the other map is of. In the second the order is by magnitude,
+# where a method declares none.
+MARGIN = "margin."
+MARGIN_OF_MAGNITUDE = "margin_magnitude."
+MARGINS = ("other_image", "same_class", "random_network", "other_class")
+# The area under the target's logit while pixels are deleted in a map's own order.
+DELETION_LOGIT = "deletion_logit"
+# The first margin again, where both maps are of perturbed images and the deletion of the clean one.
+EVIDENCE_KEPT = "evidence_kept"
 
 # Methods that are there to be beaten: they ignore the network or the image.
 CONTROLS = ("constant", "random", "edge", "centre_blob")
@@ -78,7 +119,7 @@ SHARED = "shared pass"
 
 def base_metric(name: str) -> str:
     """Return the metric that a record is about, without what is behind its name."""
-    return name.removesuffix(RECOGNISED).removesuffix(PERFECT)
+    return _BEHIND.sub("", name)
 
 
 def is_control(spec: str) -> bool:
