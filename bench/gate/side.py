@@ -13,7 +13,7 @@ import pandas as pd
 
 from steadymap.bench.analysis.costs import seconds_by_part
 from steadymap.bench.core import errors, metric_registry, safe_csv
-from steadymap.bench.records import manifest_schema, read, seal, vocabulary
+from steadymap.bench.records import manifest_schema, read, rules, seal, vocabulary
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.records.schema import SCHEMA_VERSION
 from steadymap.metrics import METRICS, Metric, Status
@@ -177,6 +177,7 @@ def _read_sealed(path: Path) -> dict[str, Any]:
             f"{path} has schema version {schema!r}, this steadymap writes {SCHEMA_VERSION}: "
             "save the baseline again"
         )
+    rules.refuse_others(manifest, path, f"steadymap baseline save RUN {path.parent.name}")
     if digest != given:
         raise errors.ConfigError(
             f"{path} has been edited since it was saved: save the baseline again"

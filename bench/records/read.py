@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steadymap.bench.core import console, errors, metric_registry, names, safe_csv
-from steadymap.bench.records import manifest_schema, schema, seal, vocabulary
+from steadymap.bench.records import manifest_schema, rules, schema, seal, vocabulary
 from steadymap.metrics import Metric, Status
 from steadymap.metrics.registry import UNIT, within
 
@@ -123,6 +123,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path} has schema version {manifest['schema_version']!r}, this steadymap "
             f"reads {schema.SCHEMA_VERSION}: run it again"
         )
+    rules.refuse_others(manifest, path, f"steadymap run EXPERIMENT --output {path.parent}")
     if wrong := manifest_schema.misshapen(manifest):
         raise errors.ConfigError(f"{path} is damaged: {wrong[: errors.MESSAGE_LENGTH]}")
     return dict(manifest)
