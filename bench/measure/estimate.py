@@ -97,7 +97,7 @@ def count(setup: Setup) -> Passes:
     size = setup.classifier.input_size
     forward = views + apart + views * sum(method.forward_only(size) for method in alone)
     forward += sum(times * method.forward_only(size) for method, times in setup.redraws().items())
-    shifts = {c.severity for c in cells if registry.FAMILY_SHELF.find(c.family).compensated} - {0.0}
+    shifts = {registry.FAMILY_SHELF.find(c.family).shift(c.severity) for c in cells} - {0.0}
     starts = {
         method.start
         for method, metrics in setup.methods.items()

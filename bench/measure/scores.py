@@ -228,7 +228,7 @@ def deltas(worker: Worker, method: BoundMethod, view: View) -> Array:
     """(B,), in logits: what complete attributions must add up to.
 
     The logits at a baseline are computed once a batch: no perturbation changes them, unless the
-    baseline is made of the image; but the shift of a compensated family does.
+    baseline is made of the image; but the shift of a network does.
     """
     start = method.start
     if start is None:
