@@ -97,11 +97,13 @@ class Panel:
     nothing but itself, and images that are added at the end change the last batch alone.
 
     Attributes:
+        ids: B image ids.
         blocks: the places of the images of each; those that the network has no logits of are left
             out.
         classes: B predicted classes; None of those left out.
     """
 
+    ids: tuple[str, ...]
     blocks: tuple[NDArray[np.int64], ...]
     classes: tuple[int | None, ...]
 
@@ -127,12 +129,14 @@ class Panel:
     def next_of(self) -> list[int]:
         """Return the place of the image that follows each in its block, the first after the last.
 
-        Its own where it is alone.
+        In the order of their ids, so that the order of the set says nothing; its own where an image
+        is alone.
         """
-        following = list(range(len(self.classes)))
+        following = list(range(len(self.ids)))
         for block in self.blocks:
-            for place, after in zip(block, np.roll(block, -1), strict=True):
-                following[place] = int(after)
+            ordered = sorted(block.tolist(), key=self.ids.__getitem__)
+            for place, after in zip(ordered, [*ordered[1:], ordered[0]], strict=True):
+                following[place] = after
         return following
 
 
@@ -148,7 +152,7 @@ def make_panel(view: View, size: int) -> Panel:
         np.array([place for place in block if classes[place] is not None], dtype=np.int64)
         for block in cut(len(classes), size)
     )
-    return Panel(tuple(block for block in blocks if len(block)), classes)
+    return Panel(view.batch.image_ids, tuple(block for block in blocks if len(block)), classes)
 
 
 # --- all of a batch -------------------------------------------------------------------------------
