@@ -109,8 +109,8 @@ _UNITS_BEFORE = {
     "zoom": "as a share of the size",
 }
 _IN_IMAGE_UNITS = (
-    "bias", "compensated_bias", "shifted_network", "gaussian_noise", "uniform_noise", "shot_noise",
-    "speckle_noise", "red_bias", "green_bias", "blue_bias", "adversarial", "random_sign",
+    "bias", "compensated_bias", "gaussian_noise", "uniform_noise", "shot_noise", "speckle_noise",
+    "red_bias", "green_bias", "blue_bias", "adversarial", "random_sign",
 )  # fmt: skip
 
 
