@@ -23,6 +23,7 @@ from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.network import passes
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.plan.blocks import cut
+from steadymap.bench.plan.shards import AGAIN
 from steadymap.bench.records.vocabulary import OTHER_IMAGE, OTHER_SEED, RANDOM_NETWORK
 from steadymap.metrics import Status
 from steadymap.models import Classifier
@@ -111,7 +112,7 @@ def make_panel(view: View, clean: Mapping[BoundMethod, Explained | Failure], siz
         clean: its maps.
         size: how many images that follow each other are held against each other.
     """
-    ids, labels = view.batch.image_ids, predictions(view)
+    ids, labels = view.image_ids, predictions(view)
     places = [place for place in range(len(ids)) if place not in view.refused]
     kept = {ids[place] for place in places}
     return Panel(
@@ -143,7 +144,7 @@ def references(worker: Worker, view: View, panel: Panel, watch: Watch) -> Iterat
         watch: who is told of maps just made.
     """
     count = len(worker.twins)
-    seed, ids = view.batch.seed, view.batch.image_ids
+    seed, ids = view.seed, view.image_ids
     partners = [panel.partners(image_id, count, seed) for image_id in ids]
     # A set of few images has fewer partners than were asked for.
     for draw in range(min(map(len, partners))):
@@ -157,17 +158,28 @@ def references(worker: Worker, view: View, panel: Panel, watch: Watch) -> Iterat
         cell = Cell(RANDOM_NETWORK, 0.0, draw)
         yield all_methods(twin, _reshown(view, cell), view.batch.targets, watch)
     drawing = [method for method in worker.methods if method.can("stochastic")]
-    for draw in range(count if drawing else 0):
-        other = replace(
-            view,
-            cell=Cell(OTHER_SEED, 0.0, draw),
-            batch=replace(view.batch, seed=other_seed(seed, draw)),
-        )
-        maps = {}
-        for method in drawing:
-            maps[method] = explain(worker, method, other)
-            watch.tell(len(ids))
-        yield Reference(other.cell, predictions(view), maps)
+    if drawing:
+        yield redrawn(worker, view, AGAIN, drawing, watch)
+
+
+def redrawn(
+    worker: Worker, view: View, cell: Cell, methods: Sequence[BoundMethod], watch: Watch
+) -> Reference:
+    """Return the maps that methods make of the clean view with another seed.
+
+    Args:
+        worker: who does it.
+        view: the clean one.
+        cell: `AGAIN` or `AGAIN_BY_ALL`, which have a seed each.
+        methods: which.
+        watch: who is told of maps just made.
+    """
+    other = replace(view.drawing(CLEAN_CELL, other_seed(view.seed, cell.draw)), cell=cell)
+    maps = {}
+    for method in methods:
+        maps[method] = explain(worker, method, other)
+        watch.tell(len(view.image_ids))
+    return Reference(cell, predictions(view), maps, view.refused)
 
 
 def other_seed(seed: int, draw: int) -> int:
@@ -182,8 +194,7 @@ def _gathered(maps: torch.Tensor | Failure, places: list[int]) -> Explained | Fa
 
 
 def _reshown(view: View, cell: Cell) -> ShownImages:
-    batch = view.batch
-    return ShownImages(cell, view.images, batch.images, batch.image_ids, batch.seed, batch.clean)
+    return ShownImages(cell, view.images, view.batch.images, view.image_ids, view.seed)
 
 
 def all_methods(
