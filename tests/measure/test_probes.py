@@ -561,11 +561,15 @@ def test_controls_are_judged_by_the_same(classifier: Classifier) -> None:
     found = run(classifier, image_set(), plan)
     constant = found[(found["method"] == "constant") & found["metric"].isin(COSTLY)]
     assert set(constant["status"]) == {"degenerate"}
-    for spec in ("random", "centre_blob"):
-        # The map does not look at the image: it stays.
-        np.testing.assert_array_equal(
-            pick(found, method=spec, metric="max_sensitivity")["value"], 0
-        )
+    moved = {
+        spec: pick(found, method=spec, metric="max_sensitivity")["value"]
+        for spec in ("random", "centre_blob")
+    }
+    # The map does not look at the image: it stays. Noise is drawn anew, and two draws are as far
+    # apart as the root of 2; the largest of several is a little beyond.
+    np.testing.assert_array_equal(moved["centre_blob"], 0)
+    np.testing.assert_allclose(moved["random"], 2**0.5, rtol=0, atol=0.2)
+    for spec in moved:
         assert (pick(found, method=spec, metric="infidelity")["value"] > 0).all()
 
 
@@ -725,7 +729,7 @@ def test_evidence_of_another_kind_is_refused() -> None:
         evaluate(METRICS["completeness_error"], ANY, curve)
 
 
-def test_with_steps_auto_both_maps_of_a_pair_take_the_same_nodes(classifier: Classifier) -> None:
+def test_with_steps_auto_each_map_takes_the_nodes_that_it_needs(classifier: Classifier) -> None:
     spec = "integrated_gradients:baseline=black,steps=auto"
     plan = PLAN.model_copy(update={"method": (spec,), "metric": ("local_lipschitz",)})
     found = run(classifier, image_set(), plan)
@@ -737,8 +741,7 @@ def test_with_steps_auto_both_maps_of_a_pair_take_the_same_nodes(classifier: Cla
         expected = 0.0
         for place in range(NEIGHBOURS):
             path: NestedPath = method.nested(classifier, near.part(slice(place, place + 1)))
-            levels = [max(clean.settled[0], path.settled[0])]
-            apart = (path.at(levels) - clean.at(levels)).sum(dim=1).norm()
+            apart = (path.at(path.settled) - clean.at(clean.settled)).sum(dim=1).norm()
             moved = (near.images[place] - batch.images[index]).norm()
             expected = max(expected, float(apart / moved))
         assert value(found, spec, "local_lipschitz", index) == pytest.approx(expected, rel=1e-3)

@@ -232,8 +232,8 @@ def test_expected_gradients_are_complete_in_expectation() -> None:
     before = torch.stack([network(one[None]) for one in references]).mean(dim=0)
     delta = (network(batch.images) - before).gather(1, batch.targets[:, None])[:, 0]
     found = [
-        explain("expected_gradients:samples=50", network, replace(batch, seed=seed))
-        for seed in range(20)
+        explain("expected_gradients:samples=50", network, batch.redrawn(number))
+        for number in range(20)
     ]
     sums = torch.stack(found).sum(dim=(2, 3, 4))
     error = (sums.mean(dim=0) - delta).abs() / (sums.std(dim=0) / 20**0.5)
