@@ -74,7 +74,8 @@ def _mean_of_known(rows: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     known = np.isfinite(table)
     totals, counts = np.where(known, table, 0.0).sum(axis=0), known.sum(axis=0)
     mean: NDArray[np.float64] = np.full(len(totals), np.nan)
-    return np.divide(totals, counts, out=mean, where=counts > 0)
+    np.divide(totals, counts, out=mean, where=counts > 0)
+    return mean
 
 
 def _beyond(distance: float, floor: float) -> bool:

@@ -11,6 +11,7 @@ import torch
 from support import COUNT, SIDE, batch_of, image_set, pick, random_images, small_plan
 from torch import Tensor
 
+from steadymap.bench.analysis.dice import seed_moves, seed_share, wrong_declarations
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import registry as methods_module
@@ -147,6 +148,32 @@ def test_only_what_draws_is_coupled(classifier: Classifier) -> None:
             assert row == pytest.approx(similarity(*maps), abs=1e-4)
 
 
+def test_a_method_that_draws_and_does_not_say_so_is_named_by_a_run(
+    monkeypatch: pytest.MonkeyPatch, classifier: Classifier
+) -> None:
+    quiet = Method(dice, "", "")
+    monkeypatch.setitem(
+        methods_module.METHODS, "loud", Method(_gradient, "", "", DICE.capabilities)
+    )
+    monkeypatch.setitem(methods_module.METHODS, "own", quiet)
+    plan = small_plan("own", "loud", "gradient", "lime:samples=9", nulls=1, **FAMILIES)
+    records = run(classifier, image_set(), plan)
+    assert wrong_declarations(seed_moves(records)) == {
+        "own": "own is declared deterministic, and another seed moves its map",
+        "loud": "loud is declared stochastic, and another seed does not move its map",
+    }
+
+
+def test_a_map_of_dice_alone_owes_them_all_that_it_moves(
+    monkeypatch: pytest.MonkeyPatch, classifier: Classifier
+) -> None:
+    shares = seed_share(run_with(monkeypatch, classifier, DICE, nulls=1))
+    spearman = shares[shares["metric"] == "spearman"]
+    assert set(spearman["family"]) == {"bias", "gaussian_noise", "overall"}
+    # Of 5 images of 256 pixels: a mean correlation strays from 0 by .03.
+    np.testing.assert_allclose(spearman["seed_share"], 1, rtol=0, atol=0.15)
+
+
 # --- what a method is told ------------------------------------------------------------------------
 
 
@@ -195,6 +222,10 @@ def test_what_a_batch_no_longer_has_is_replaced_in_a_sentence(
     assert set(maps["status"]) == {"error"}
     details = maps["detail"].astype(str)
     assert details.str.contains(f"AttributeError: {sentence}", regex=False).all()
+
+
+def _gradient(network: Classifier, batch: Batch) -> Tensor:
+    return METHODS["gradient"].explain(network, batch)
 
 
 def remembering(into: list[Tensor]) -> Callable[[Classifier, Batch], Tensor]:
