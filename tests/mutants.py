@@ -46,6 +46,7 @@ class Mutant:
 
 GUARD_TESTS = "tests/network/test_guard.py"
 COALITION_TESTS = "tests/methods/test_coalitions.py"
+DRAWS_TESTS = "tests/measure/test_draws.py"
 IG = "integrated_gradients:baseline=black"
 WHITE = "integrated_gradients:baseline=white"
 RANDOM = "integrated_gradients:baseline=random"
@@ -119,18 +120,46 @@ MUTANTS = (
         "check gradient",
     ),
     Mutant(
-        "superpixels of the perturbed image",
-        "bench/methods/coalitions.py",
-        "clean = batch.images if batch.clean is None else batch.clean",
-        "clean = batch.images",
-        f"{COALITION_TESTS} -k clean_one",
+        "draws held fixed between the maps of a pair",
+        "bench/measure/shard.py",
+        "ids, setup.plan.seed, cell, failed)",
+        "ids, setup.plan.seed, CLEAN_CELL, failed)",
+        f"{DRAWS_TESTS} -k every_view",
     ),
     Mutant(
-        "views that forget their clean images",
-        "bench/measure/view.py",
-        "clean=None if shown.clean is None else _standing_in(shown.clean, refused),",
-        "clean=None,",
-        f"{COALITION_TESTS} -k every_view",
+        "rounding that draws anew",
+        "bench/measure/numerics.py",
+        "cell=Cell(ROUNDED, 0.0, 0), on_device",
+        "cell=Cell(ROUNDED, 0.0, 0), drawn=Cell(ROUNDED, 0.0, 0), on_device",
+        f"{DRAWS_TESTS} -k rounding",
+    ),
+    Mutant(
+        "coupled maps with draws of their own",
+        "bench/measure/shard.py",
+        "self._explain(method, view.drawing(CLEAN_CELL))",
+        "self._explain(method, view)",
+        f"{DRAWS_TESTS} -k coupled",
+    ),
+    Mutant(
+        "images in the run's order",
+        "bench/measure/explain.py",
+        "return sorted(range(len(keys)), key=keys.__getitem__)",
+        "return list(range(len(keys)))",
+        f"{DRAWS_TESTS} -k order",
+    ),
+    Mutant(
+        "maps that stay where the shuffled images were",
+        "bench/measure/explain.py",
+        "back[places] = attributions",
+        "back[:] = attributions",
+        f"{DRAWS_TESTS} -k own_image",
+    ),
+    Mutant(
+        "images of the data set for whoever wants them",
+        "bench/measure/explain.py",
+        "if not method.needs_references:",
+        "if False:",
+        f"{DRAWS_TESTS} -k asks",
     ),
     Mutant(
         "sums of weights by column alone",
@@ -245,24 +274,24 @@ MUTANTS = (
         "check gradient",
     ),
     Mutant(
-        "a random baseline that belongs to the place in the batch",
+        "a random baseline that belongs to the size of the batch",
         "bench/methods/baseline_images.py",
-        "draws = [generator(batch.seed, image_id, purpose)",
-        "draws = [generator(batch.seed, batch.image_ids.index(image_id), purpose)",
+        "for rng in batch.generators(purpose)]",
+        "for rng in batch.redrawn(len(batch.images)).generators(purpose)]",
         f"check {RANDOM}",
     ),
     Mutant(
-        "a random baseline without the seed",
-        "bench/methods/baseline_images.py",
-        "generator(batch.seed, image_id, purpose)",
-        "generator(0, image_id, purpose)",
+        "draws without the seed",
+        "bench/methods/batch.py",
+        'randomness.key_of("draws", seed, image_id, *view)',
+        'randomness.key_of("draws", image_id, *view)',
         f"check {RANDOM}",
     ),
     Mutant(
         "one random baseline for all images",
         "bench/methods/baseline_images.py",
-        "generator(batch.seed, image_id, purpose)",
-        "generator(batch.seed, purpose)",
+        "for rng in batch.generators(purpose)]",
+        "for rng in batch.part([0] * len(batch.images)).generators(purpose)]",
         "tests/methods/test_registry.py -k baselines_are_what",
     ),
     Mutant(
@@ -469,8 +498,8 @@ MUTANTS = (
     Mutant(
         "one draw of the baseline for all",
         "bench/methods/baselines.py",
-        "replace(batch, seed=draw_seed(batch.seed, draw))",
-        "batch",
+        ".make(batch.redrawn(draw))",
+        ".make(batch)",
         "tests/methods/test_baselines.py",
     ),
     Mutant(
@@ -483,7 +512,7 @@ MUTANTS = (
     Mutant(
         "the baseline of the clean image for all views",
         "bench/measure/scores.py",
-        "view.cell if start.of_image else None",
+        "view.cell if start.of_view else None",
         "None",
         "tests/methods/test_baselines.py",
     ),
@@ -618,8 +647,8 @@ MUTANTS = (
     Mutant(
         "the other seed is the run's own",
         "bench/measure/nulls.py",
-        "batch=replace(view.batch, seed=other_seed(seed, draw)),",
-        "batch=view.batch,",
+        "other_seed(view.seed, cell.draw))",
+        "view.seed)",
         REFERENCE_TESTS,
     ),
     Mutant(

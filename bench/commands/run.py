@@ -239,6 +239,13 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     nulls: Annotated[
         int | None, typer.Option(help="Unrelated maps of either kind to calibrate by; 0 for none.")
     ] = None,
+    coupled: Annotated[
+        bool | None,
+        typer.Option(
+            "--coupled/--no-coupled",
+            help="Score stochastic methods with shared draws, too; off unless told.",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="How many images at most.")] = None,
     draws: Annotated[int | None, typer.Option(help="Draws of a stochastic family.")] = None,
     steps: Annotated[str | None, typer.Option(help="Steps of path methods, or auto.")] = None,
@@ -288,6 +295,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
         "metric": metric or None,
         "controls": controls,
         "nulls": nulls,
+        "coupled": coupled,
         "limit": limit,
         "draws": draws,
         "steps": steps,

@@ -47,7 +47,8 @@ KINDS = ("steadiest", "typical", "least steady")
 
 # Of a plan whose maps alone are looked at: a metric is asked for because a plan must have one.
 MAPS_ALONE = {
-    "metric": ("relative_l2",), "nulls": 0, "controls": False, "draws": 1, "jobs": 1,
+    "metric": ("relative_l2",), "nulls": 0, "coupled": False, "controls": False, "draws": 1,
+    "jobs": 1,
 }  # fmt: skip
 
 

@@ -92,11 +92,12 @@ def count(setup: Setup) -> Passes:
     alone = [m for m in applied if plan.engine == "captum" or m.share is None]
     shared = len(alone) < len(applied)
     apart = views * sum(method.passes for method in alone)
-    apart += sum(times * method.passes for method, times in setup.redraws().items())
+    redraws = {method: times for method, times in setup.redraws().items() if method in alone}
+    apart += sum(times * method.passes for method, times in redraws.items())
     backward = views * shared + apart
     size = setup.classifier.input_size
     forward = views + apart + views * sum(method.forward_only(size) for method in alone)
-    forward += sum(times * method.forward_only(size) for method, times in setup.redraws().items())
+    forward += sum(times * method.forward_only(size) for method, times in redraws.items())
     shifts = {registry.FAMILY_SHELF.find(c.family).shift(c.severity) for c in cells} - {0.0}
     starts = {
         method.start
@@ -105,12 +106,12 @@ def count(setup: Setup) -> Passes:
     }
     for start in filter(None, starts):
         # Of the clean image, and of what changes them: every cell, or a shift alone.
-        others = len(cells) if start.of_image else len(shifts)
+        others = len(cells) if start.of_view else len(shifts)
         forward += len(setup.images) * start.draws * (1 + others)
     forward += probes.probe_passes(wanted(setup.methods), len(setup.images), len(applied))
     adaptive = [method for method in alone if method.adaptive]
     # Both ends of a path, for the logit difference that its sum is held against.
-    redrawn = sum(times for method, times in setup.redraws().items() if method.adaptive)
+    redrawn = sum(times for method, times in redraws.items() if method.adaptive)
     forward += 2 * (views * len(adaptive) + redrawn)
     attacking = len(setup.images) * sum(
         registry.FAMILY_SHELF.find(c.family).passes for c in setup.attacks()

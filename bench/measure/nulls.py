@@ -28,6 +28,7 @@ from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.network import passes
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.plan.blocks import cut
+from steadymap.bench.plan.shards import AGAIN
 from steadymap.bench.records.vocabulary import (
     OTHER_CLASS,
     OTHER_IMAGE,
@@ -152,7 +153,7 @@ def make_panel(view: View, size: int) -> Panel:
         np.array([place for place in block if classes[place] is not None], dtype=np.int64)
         for block in cut(len(classes), size)
     )
-    return Panel(view.batch.image_ids, tuple(block for block in blocks if len(block)), classes)
+    return Panel(view.image_ids, tuple(block for block in blocks if len(block)), classes)
 
 
 # --- all of a batch -------------------------------------------------------------------------------
@@ -176,7 +177,6 @@ def references(
         panel: which images are held against which.
         watch: who is told of maps just made.
     """
-    seed, ids, count = view.batch.seed, view.batch.image_ids, len(worker.twins)
     places = panel.next_of()
     yield Reference(
         Cell(OTHER_IMAGE, 0.0, 0),
@@ -189,17 +189,28 @@ def references(
         yield all_methods(twin, _reshown(view, cell), view.batch.targets, watch)
     yield all_methods(worker, _reshown(view, Cell(OTHER_CLASS, 0.0, 0)), runner_up(view), watch)
     drawing = [method for method in worker.methods if method.can("stochastic")]
-    for draw in range(count if drawing else 0):
-        other = replace(
-            view,
-            cell=Cell(OTHER_SEED, 0.0, draw),
-            batch=replace(view.batch, seed=other_seed(seed, draw)),
-        )
-        maps = {}
-        for method in drawing:
-            maps[method] = explain(worker, method, other)
-            watch.tell(len(ids))
-        yield Reference(other.cell, predictions(view), maps)
+    if drawing:
+        yield redrawn(worker, view, AGAIN, drawing, watch)
+
+
+def redrawn(
+    worker: Worker, view: View, cell: Cell, methods: Sequence[BoundMethod], watch: Watch
+) -> Reference:
+    """Return the maps that methods make of the clean view with another seed.
+
+    Args:
+        worker: who does it.
+        view: the clean one.
+        cell: `AGAIN` or `AGAIN_BY_ALL`, which have a seed each.
+        methods: which.
+        watch: who is told of maps just made.
+    """
+    other = replace(view.drawing(CLEAN_CELL, other_seed(view.seed, cell.draw)), cell=cell)
+    maps = {}
+    for method in methods:
+        maps[method] = explain(worker, method, other)
+        watch.tell(len(view.image_ids))
+    return Reference(cell, predictions(view), maps, view.refused)
 
 
 def runner_up(view: View) -> torch.Tensor:
@@ -220,8 +231,7 @@ def _gathered(maps: Explained | Failure, places: list[int]) -> Explained | Failu
 
 
 def _reshown(view: View, cell: Cell) -> ShownImages:
-    batch = view.batch
-    return ShownImages(cell, view.images, batch.images, batch.image_ids, batch.seed, batch.clean)
+    return ShownImages(cell, view.images, view.batch.images, view.image_ids, view.seed)
 
 
 def all_methods(

@@ -14,11 +14,12 @@ from steadymap.bench.data.image_set import Picture
 from steadymap.bench.measure.scores import matched_names
 from steadymap.bench.measure.view import Failure
 from steadymap.bench.measure.worker import Timing
+from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.plan.setup import Setup, calibrated
 from steadymap.bench.plan.shards import NULL_VIEWS, NUMERIC, Shard, recorded_as
 from steadymap.bench.records import schema, vocabulary
-from steadymap.metrics import PROBES, Metric, Scores, Status
+from steadymap.metrics import PROBES, Scores, Status
 
 NO_LOGITS = (math.nan, Status.NONFINITE, "the network's logits are not finite")
 
@@ -164,7 +165,13 @@ def failed(setup: Setup, shard: Shard, reason: str) -> Outcome:
     nothing = Failure(Status.ERROR, reason, size).scores()
     nulls = setup.plan.nulls
 
-    def of(metrics: Mapping[str, Metric], view: Cell) -> dict[str, Scores]:
+    def of(method: BoundMethod, view: Cell) -> dict[str, Scores]:
+        metrics = methods[method]
+        coupled = [
+            name + vocabulary.COUPLED
+            for name, metric in metrics.items()
+            if metric.against == "map" and setup.couples(method)
+        ]
         if view == CLEAN_CELL:
             names = [name for name, metric in metrics.items() if metric.against != "map"]
         elif view.family in vocabulary.MUST_DIFFER:
@@ -178,11 +185,12 @@ def failed(setup: Setup, shard: Shard, reason: str) -> Outcome:
                 for name in (calibrated(metrics, setup.plan) if nulls else ())
                 for behind in matched_names(metrics[name], nulls)
             ]
+            names += coupled
         return dict.fromkeys(names, nothing)
 
     scored = [ScoredView(CLEAN_CELL, [None] * size, {})] if CLEAN_CELL not in shard.views else []
     for view in _families_of(setup, shard):
-        rows = {method.spec: of(metrics, view) for method, metrics in methods.items()}
+        rows = {method.spec: of(method, view) for method in methods}
         if view in shard.cells and vocabulary.INPUT in shard.methods:
             rows = {vocabulary.INPUT: dict.fromkeys(vocabulary.INPUT_METRICS, nothing)} | rows
         scored.append(ScoredView(view, [None] * size, rows, dict.fromkeys(range(size), reason)))

@@ -228,12 +228,12 @@ def deltas(worker: Worker, method: BoundMethod, view: View) -> Array:
     """(B,), in logits: what complete attributions must add up to.
 
     The logits at a baseline are computed once a batch: no perturbation changes them, unless the
-    baseline is made of the image; but the shift of a network does.
+    baseline is made of the image or drawn; but the shift of a network does.
     """
     start = method.start
     if start is None:
         raise TypeError(f"{method.spec} is not complete: it has no baseline")
-    key = (start, view.classifier.module.shift, view.cell if start.of_image else None)
+    key = (start, view.classifier.module.shift, view.cell if start.of_view else None)
     if key not in worker.baseline_logits:
         with worker.clock(view.cell, BASELINE_PART, len(view.images)):
             total = torch.zeros_like(view.logits, dtype=torch.float64)

@@ -12,13 +12,14 @@ import torch
 
 from steadymap.bench.core.errors import one_line
 from steadymap.bench.data.image_set import Frame
-from steadymap.bench.measure.explain import Adaptive, explain, same_size
+from steadymap.bench.measure.explain import explain, explain_as_needed, same_size
 from steadymap.bench.measure.nulls import (
     Panel,
     Reference,
     comparable,
     make_panel,
     predictions,
+    redrawn,
     references,
     show,
 )
@@ -97,6 +98,9 @@ def measure_shard(
             for method in chosen.methods:
                 scorer.score(method, view)
                 watch.tell(len(view.images))
+                if view.cell != CLEAN_CELL and chosen.couples(method):
+                    scorer.score_coupled(method, view)
+                    watch.tell(len(view.images))
             if view.cell == CLEAN_CELL:
                 if CLEAN_CELL in shard.views:
                     scorer.take_probes(view, watch)
@@ -132,10 +136,9 @@ def _numerics(setup: Setup, worker: Worker, shard: shards.Shard, watch: Watch) -
         clean[method] = explain(worker, method, view)
         watch.tell(len(shard.indices))
     scored = [ScoredView(CLEAN_CELL, predictions(view), {}, refused=view.refused)]
-    scored += [
-        _held_against(setup, clean, reference)
-        for reference in numerics(worker, shown, view.batch.targets, watch)
-    ]
+    ways = numerics(worker, shown, view.batch.targets, watch)
+    again = redrawn(worker, view, shards.AGAIN_BY_ALL, worker.methods, watch)
+    scored += [_held_against(setup, clean, reference) for reference in (*ways, again)]
     return _outcome(worker, shard, list(records_of(setup, shard, scored)))
 
 
@@ -200,10 +203,8 @@ def _shown(
                     for attempted, image in zip(attempts, images, strict=True)
                 ]
             )
-        # Where things move, what was cut into parts has moved, too.
-        origin = clean if family.warp is None else None
         on_device = _moved(perturbed, device, stream)
-        yield ShownImages(cell, perturbed, on_device, ids, setup.plan.seed, origin, failed)
+        yield ShownImages(cell, perturbed, on_device, ids, setup.plan.seed, cell, failed)
 
 
 def _moved(
@@ -256,9 +257,6 @@ class BatchScorer:
         self.panel: Panel | None = None
         self.twins: dict[BoundMethod, list[Explained | Failure]] = {m: [] for m in setup.methods}
         self.other_class: dict[BoundMethod, Explained | Failure] = {}
-        self.adaptive = {
-            method: Adaptive(worker, method) for method in setup.methods if method.adaptive
-        }
         self.scored: list[ScoredView] = []
         self.images: list[torch.Tensor] = []
         self.attributions: dict[str, list[torch.Tensor | None]] = {
@@ -283,7 +281,8 @@ class BatchScorer:
         """Explain the view in hand with a method, and score the maps."""
         metrics = self.setup.methods[method]
         is_clean = view is self.clean_view
-        reference, explanation, steps = self._explain(method, view)
+        explanation, steps = self._explain(method, view)
+        reference = self.clean.setdefault(method, explanation)
         current = same_size(reference, explanation)
         evidence = {} if self.masks is None else {"mask": self.masks}
         if any(metric.against == "delta" for metric in metrics.values()):
@@ -314,9 +313,25 @@ class BatchScorer:
                 None if maps is None else without_failed(maps, {**view.failed, **view.refused})
             )
 
+    def score_coupled(self, method: BoundMethod, view: View) -> None:
+        """Explain the view in hand once more, with the clean view's random numbers, and score it.
+
+        That method and noise are the same for both maps of a pair flatters the method, and never
+        happens to who runs it twice: a score beside the score.
+        """
+        clean = self.clean[method]
+        coupled, _ = self._explain(method, view.drawing(CLEAN_CELL))
+        with self.worker.clock(view.cell, METRICS_PART, len(view.images)):
+            pair = _placed(Compared(clean, same_size(clean, coupled), (), {}), view)
+            self.scored[-1].scores[method.spec] |= {
+                name + vocabulary.COUPLED: score(metric, pair.clean, pair.current, {})
+                for name, metric in self.setup.methods[method].items()
+                if metric.against == "map"
+            }
+
     def take_probes(self, view: View, watch: Watch) -> None:
         """Score the clean maps by the metrics that need the network, too."""
-        subject = CleanBatch(self.worker, view, self.clean, self._explain, watch)
+        subject = CleanBatch(self.worker, view, self.clean, watch)
         for spec, scores in probe(subject, self.setup.methods).items():
             self.scored[0].scores[spec].update(scores)
 
@@ -348,17 +363,15 @@ class BatchScorer:
 
     def _explain(
         self, method: BoundMethod, view: View
-    ) -> tuple[Explained | Failure, Explained | Failure, Scores | None]:
-        """Return the clean maps, the view's, and with steps=auto how many steps they took."""
-        if method not in self.adaptive:
-            current = explain(self.worker, method, view)
-            return self.clean.setdefault(method, current), current, None
-        reference, current, points = self.adaptive[method].explain(view)
-        self.clean.setdefault(method, current)
-        if isinstance(current, Failure):
-            return reference, current, current.scores()
+    ) -> tuple[Explained | Failure, Scores | None]:
+        """Return the maps of a view, and with steps=auto how many steps they took."""
+        if not method.adaptive:
+            return explain(self.worker, method, view), None
+        maps, points = explain_as_needed(self.worker, method, view)
+        if isinstance(maps, Failure):
+            return maps, maps.scores()
         size = len(points)
-        return reference, current, Scores(points, (Status.OK,) * size, ("",) * size)
+        return maps, Scores(points, (Status.OK,) * size, ("",) * size)
 
     def outcome(self, shard: shards.Shard) -> Outcome:
         """Return what the batch came to."""

@@ -43,6 +43,9 @@ class Plan(BaseModel):
         controls: whether the controls run, too.
         nulls: how many randomised networks' maps each map is held against, beside those of the
             other images of its block; 0 leaves out both, and scores uncalibrated.
+        coupled: whether stochastic methods explain perturbed images once more with the clean
+            image's draws: a score of its own beside the headline, which has draws of its own for
+            every view.
         steps: number of steps of path methods whose spec does not set it.
         seed: of everything random.
         batch_size: images that are looked at together, but never less than those whose maps are
@@ -63,6 +66,7 @@ class Plan(BaseModel):
     draws: Annotated[int, Field(ge=1, le=MOST_DRAWS)] = 1
     controls: bool = True
     nulls: Annotated[int, Field(ge=0, le=MOST_NULLS)] = 3
+    coupled: bool = False
     steps: Steps | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1)] | None = None

@@ -85,10 +85,25 @@ class Setup:
         device = self.classifier.module.mean.device
         return own + views_beside(self.blocks(), self.plan.nulls, device)
 
+    def couples(self, method: BoundMethod) -> bool:
+        """Whether perturbed images are explained once more, with the clean image's draws."""
+        return self.plan.coupled and method.can("stochastic")
+
     def redraws(self) -> dict[BoundMethod, int]:
-        """Return how many maps each stochastic method makes under other seeds."""
-        count = len(self.images) * self.plan.nulls
-        return {method: count for method in self.methods if method.can("stochastic")}
+        """Return how many maps each method makes of views that it has explained already.
+
+        With another seed, of a few images, or of all where it is declared stochastic; and with the
+        clean image's draws, of every perturbed one.
+        """
+        images = len(self.images)
+        few = min(len(self.blocks()[0]), NUMERIC_IMAGES) if self.plan.nulls else 0
+        every = images if self.plan.nulls else 0
+        return {
+            method: few
+            + every * method.can("stochastic")
+            + images * len(self.plan.cells()) * self.couples(method)
+            for method in self.methods
+        }
 
     def map_count(self) -> int:
         """Return how many maps the run makes: what `advance` adds up to."""

@@ -45,10 +45,11 @@ def map_count(setup: Setup, shard: Shard) -> int:
     count = len(shard.indices)
     if shard.views == (NUMERIC,):
         ways = 4 if setup.classifier.module.mean.device.type == "cpu" else 5
-        return len(chosen) * count * ways
+        return len(chosen) * count * (ways + 1)
     near = NEIGHBOURS if CLEAN_CELL in shard.views and "neighbours" in wanted(setup.methods) else 0
     drawing = sum(method.can("stochastic") for method in chosen)
     nulls = setup.plan.nulls
     # Of each randomised network, and for another class.
     views = 1 + len(shard.cells) + near + (nulls + 1 if nulls else 0)
-    return count * (len(chosen) * views + drawing * setup.plan.nulls)
+    coupled = len(shard.cells) if setup.plan.coupled else 0
+    return count * (len(chosen) * views + drawing * (bool(nulls) + coupled))

@@ -38,8 +38,11 @@ RANDOM_NETWORK = "random_network"
 NULLS = (OTHER_IMAGE, RANDOM_NETWORK)
 # The same image, explained for another class: the runner-up.
 OTHER_CLASS = "other_class"
-# The same image, other random numbers; of stochastic methods alone.
+# The same image, other random numbers. Its draw says of which methods: of all images those that are
+# declared stochastic; of a few images every method, to see which are.
 OTHER_SEED = "other_seed"
+OF_STOCHASTIC = 0
+OF_EVERY_METHOD = 1
 # The same image computed in another way, for a few images: what is smaller than that is rounding.
 BATCH_OF_ONE = "batch_of_one"
 ROUNDED = "rounded_image"

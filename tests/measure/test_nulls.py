@@ -44,7 +44,7 @@ from steadymap.bench.measure.watch import Watch
 from steadymap.bench.measure.worker import Worker
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.baselines import BASELINES
-from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.batch import Batch, draws_of
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import Method
 from steadymap.bench.perturbations.registry import PERTURBATIONS
@@ -97,7 +97,7 @@ def one_image(classifier: Classifier, index: int, seed: int = 0) -> Batch:
     images = image_set()
     image = images.images([index])
     target, name = classifier(image).argmax(dim=1), images.pictures[index].image_id
-    return replace(batch_of(image, seed), targets=target, image_ids=(name,))
+    return replace(batch_of(image), targets=target, draws=draws_of(seed, [name]))
 
 
 def explained(spec: str, classifier: Classifier, batch: Batch) -> Maps:
@@ -127,7 +127,8 @@ def test_every_reference_has_its_rows(records: pd.DataFrame) -> None:
         OTHER_IMAGE: COUNT * methods,
         RANDOM_NETWORK: COUNT * methods * 2,
         OTHER_CLASS: COUNT * methods,
-        OTHER_SEED: COUNT * 2 * len(pairs) * 2,  # the random baseline, and the random control
+        # Once for the random baseline and the random control, once for every method.
+        OTHER_SEED: COUNT * (2 + methods) * len(pairs),
         BATCH_OF_ONE: COUNT * methods * len(pairs),
         ROUNDED: COUNT * methods * len(pairs),
         FLOAT64: COUNT * methods * len(pairs),
@@ -422,7 +423,11 @@ def test_another_seed_is_another_draw_of_the_same_method(
         expected = evaluate(METRICS["spearman"], *both).values[0]
         found = value(records, IG, 2, family=OTHER_SEED, draw=draw, metric="spearman")
         assert found == pytest.approx(expected, abs=1e-4)
-    assert set(pick(records, family=OTHER_SEED)["method"]) == {IG, "random"}
+    declared, everyone = (pick(records, family=OTHER_SEED, draw=draw) for draw in (0, 1))
+    assert set(declared["method"]) == {IG, "random"}
+    assert set(everyone["method"]) == set(pick(records, family=FLOAT64)["method"])
+    still = pick(everyone, method="gradient", metric="relative_l2")
+    assert still["value"].eq(0).all(), "what draws nothing is the same to the bit"
     first, second = (
         BASELINES["random"].make(batch_of(random_images(1), other_seed(0, draw))) for draw in (0, 1)
     )

@@ -32,7 +32,7 @@ from steadymap.bench.measure.estimate import count
 from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.baselines import BASELINES
-from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.batch import Batch, draws_of
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import Method
 from steadymap.bench.methods.registry import METHODS
@@ -164,11 +164,12 @@ def test_values_are_those_of_the_parts_put_together_by_hand(
     clean = images.read(2).image[None]
     nudged = perturb(clean[0], cell, picture.image_id, 0)[None]
     target = classifier(clean).argmax(dim=1)
-    batch = Batch(clean, target, (picture.image_id,), 0)
-    maps = [
-        Maps.from_attributions(method.explain(classifier, replace(batch, images=seen)).numpy())
-        for seen in (clean, nudged)
+    views = (("clean", 0.0, 0), ("gaussian_noise", 0.1, 1))
+    batches = [
+        Batch(seen, target, draws_of(0, [picture.image_id], view))
+        for seen, view in zip((clean, nudged), views, strict=True)
     ]
+    maps = [Maps.from_attributions(method.explain(classifier, batch).numpy()) for batch in batches]
     row = {"image_id": picture.image_id, "method": method.spec, "family": cell.family, "draw": 1}
     for name, metric in METRICS.items():
         if metric.against == "map":
@@ -176,7 +177,7 @@ def test_values_are_those_of_the_parts_put_together_by_hand(
             found = pick(records, **row, metric=name)["value"].item()
             assert found == pytest.approx(expected, abs=1e-4), name
     assert method.baseline_name == "random"
-    baseline = BASELINES["random"].make(batch)
+    baseline = BASELINES["random"].make(batches[1])
     delta = (classifier(nudged) - classifier(baseline))[0, target].item()
     found = pick(records, **row, metric="completeness_error")["value"].item()
     assert found == pytest.approx(abs(maps[1].signed.sum() - delta), abs=1e-4)
@@ -199,7 +200,7 @@ def test_where_the_prediction_changes_both_maps_explain_the_clean_one(
     by_id = {picture.image_id: index for index, picture in enumerate(images.pictures)}
     for row in changed:
         clean = images.images([by_id[row["image_id"]]])
-        batch = Batch(clean, classifier(clean).argmax(dim=1), (row["image_id"],), 0)
+        batch = Batch(clean, classifier(clean).argmax(dim=1), draws_of(0, [row["image_id"]]))
         maps = [
             Maps.from_attributions(METHODS["gradient"].explain(classifier, seen).numpy())
             for seen in (batch, replace(batch, images=clean + row["severity"]))

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from steadymap.bench.checks.conformance import check_method, registered
 from steadymap.bench.checks.registry import CHECKS
-from steadymap.bench.core.randomness import generator
 from steadymap.bench.methods.baselines import BASELINES
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.binding import bind_method
@@ -138,10 +137,11 @@ def test_baselines_are_what_they_are_called() -> None:
 def test_the_random_baseline_belongs_to_the_image_and_the_seed() -> None:
     batch = batch_of(IMAGES)
     noise = BASELINES["random"].make(batch)
-    # The perturbed image of a pair, alone and in another place, has the clean one's baseline.
-    alone = replace(batch, images=IMAGES[2:3] + 0.3, image_ids=batch.image_ids[2:3])
-    assert torch.equal(BASELINES["random"].make(alone), noise[2:3])
-    assert not torch.equal(BASELINES["random"].make(replace(batch, seed=1)), noise)
+    # Alone, in another place, and asked again it has the same baseline.
+    assert torch.equal(BASELINES["random"].make(batch.part([2])), noise[2:3])
+    assert torch.equal(BASELINES["random"].make(batch.part([2, 0])), noise[[2, 0]])
+    assert torch.equal(BASELINES["random"].make(batch), noise)
+    assert not torch.equal(BASELINES["random"].make(batch_of(IMAGES, seed=1)), noise)
 
 
 def test_gradients_agree_with_finite_differences() -> None:
@@ -448,8 +448,7 @@ def noisy_gradients(classifier: Classifier, images: Tensor, samples: int, noise:
     """Take gradients one image and one copy at a time: (samples, B, 3, H, W)."""
     batch = batch_of(images)
     found = []
-    for place, image_id in enumerate(batch.image_ids):
-        rng = generator(batch.seed, image_id, "smoothing")
+    for place, rng in enumerate(batch.generators("smoothing")):
         copies = []
         for _ in range(samples):
             drawn = torch.from_numpy(rng.standard_normal(tuple(images.shape[1:])))

@@ -463,7 +463,7 @@ def test_what_a_method_writes_into_its_batch_nobody_else_sees(
 ) -> None:
     def scribbler(network: Classifier, batch: Batch) -> Tensor:
         maps = explained(network, batch)
-        for one in (batch.images, batch.clean, batch.references, batch.targets):
+        for one in (batch.images, batch.references, batch.targets):
             if one is not None:
                 one.fill_(1)
         return maps
