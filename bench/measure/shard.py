@@ -12,6 +12,7 @@ import torch
 
 from steadymap.bench.core.errors import one_line
 from steadymap.bench.data.image_set import Frame
+from steadymap.bench.measure import deletion
 from steadymap.bench.measure.explain import Adaptive, explain, same_size
 from steadymap.bench.measure.nulls import (
     Reference,
@@ -251,6 +252,7 @@ class BatchScorer:
             m.spec: [] for m in setup.methods
         }
         self.deltas: dict[str, list[Array]] = {}
+        self.deletion: deletion.Deletion | None = None
 
     def begin(self, view: View) -> None:
         """Take the next view, whose maps are scored from now on."""
@@ -288,6 +290,9 @@ class BatchScorer:
             scores |= _perfect(metrics, placed)
             if self.setup.plan.nulls and not is_clean:
                 scores |= _recognised(metrics, scores, placed)
+        family = view.cell.family
+        if self.deletion and view.cell == deletion.kept_cell(self.setup.plan, family):
+            scores |= deletion.kept_scores(self.deletion, method, view, current)
         if steps is not None:
             scores[vocabulary.STEPS] = steps
         self.scored[-1].scores[method.spec] = scores
@@ -309,7 +314,9 @@ class BatchScorer:
         if not nulls or not self.setup.methods:
             return
         panel = make_panel(view, self.clean, blocks.block_size(nulls))
+        held: dict[Cell, Mapping[BoundMethod, Explained | Failure]] = {}
         for reference in references(self.worker, view, panel, watch):
+            held[reference.cell] = reference.maps
             with self.worker.clock(reference.cell, METRICS_PART, len(reference.predictions)):
                 self.scored.append(_held_against(self.setup, self.clean, reference))
             if reference.cell.family in vocabulary.NULLS:
@@ -317,6 +324,21 @@ class BatchScorer:
                     null = comparable(self.clean[method], explanation)
                     if isinstance(null, Explained):
                         self.nulls[method].append(null.maps)
+        self._take_margins(view, held)
+
+    def _take_margins(
+        self, view: View, held: Mapping[Cell, Mapping[BoundMethod, Explained | Failure]]
+    ) -> None:
+        """Hold what the clean maps know of their images against what the references' maps know."""
+        plan = self.setup.plan
+        if not deletion.wanted(plan):
+            return
+        self.deletion = deletion.deletion_of(plan, self.worker, view)
+        if not any(cell.family == vocabulary.OTHER_CLASS for cell in held):
+            held = {**held, **deletion.runner_up(self.worker, view)}
+        margins = deletion.clean_scores(self.deletion, plan, self.clean, held)
+        for spec, scores in margins.items():
+            self.scored[0].scores[spec].update(scores)
 
     def _explain(
         self, method: BoundMethod, view: View

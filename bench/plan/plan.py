@@ -25,6 +25,8 @@ MOST_THREADS = 1024
 MOST_SHOWN = 200
 # Each image is held against as many others, and they make blocks of twice as many.
 MOST_NULLS = 60
+# Larger cells than that leave no order worth the name: four by four of them.
+MOST_CELL_SHARE = 0.25
 
 
 class Plan(BaseModel):
@@ -43,6 +45,10 @@ class Plan(BaseModel):
         controls: whether the controls run, too.
         nulls: how many unrelated maps of either kind (another image's, a randomised network's) each
             map is held against; 0 leaves scores uncalibrated.
+        admission: whether it is measured if a map knows more about its image than the method's
+            maps of other images and of randomised networks do; takes `nulls`.
+        cell_share: for that, how large a cell of pixels is that is deleted as a whole, as a share
+            of the image's shorter side.
         steps: number of steps of path methods whose spec does not set it.
         seed: of everything random.
         batch_size: images that are looked at together, but never less than those whose maps are
@@ -63,6 +69,8 @@ class Plan(BaseModel):
     draws: Annotated[int, Field(ge=1, le=MOST_DRAWS)] = 1
     controls: bool = True
     nulls: Annotated[int, Field(ge=0, le=MOST_NULLS)] = 3
+    admission: bool = True
+    cell_share: Annotated[float, Field(gt=0, le=MOST_CELL_SHARE)] = 1 / 14
     steps: Steps | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1)] | None = None

@@ -90,6 +90,8 @@ _BEHIND = re.compile(
 MARGIN = "margin."
 MARGIN_OF_MAGNITUDE = "margin_magnitude."
 MARGINS = ("other_image", "same_class", "random_network", "other_class")
+# The margins of plain gradient, with every method of a run that does not have it: the yardstick.
+GRADIENT_MARGIN = "gradient_margin."
 # The area under the target's logit while pixels are deleted in a map's own order.
 DELETION_LOGIT = "deletion_logit"
 # The first margin again, where both maps are of perturbed images and the deletion of the clean one.
