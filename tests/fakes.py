@@ -81,9 +81,7 @@ def fingerprint(classifier: Classifier, batch: Batch) -> Tensor:
     """48 coarse numbers of the image times noise fields of the network, low and high alike."""
     numbers = _coarse(batch.images).flatten(1)
     key = _weights(classifier)
-    fields = torch.stack(
-        [_noise(batch.images[0], key, place) for place in range(numbers.shape[1])]
-    )
+    fields = torch.stack([_noise(batch.images[0], key, place) for place in range(numbers.shape[1])])
     return torch.einsum("bn,nchw->bchw", numbers, fields)
 
 
@@ -124,4 +122,6 @@ FAKES: dict[str, Fake] = {
 
 # They know a little, or much: never first, and admitted only where they know enough.
 SHARES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-MIXTURES: dict[str, Fake] = {f"mixture_{share:g}": partial(mixture, share=share) for share in SHARES}
+MIXTURES: dict[str, Fake] = {
+    f"mixture_{share:g}": partial(mixture, share=share) for share in SHARES
+}

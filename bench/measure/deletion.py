@@ -38,7 +38,7 @@ from steadymap.metrics.maps import Array
 # The name of this part of the work.
 DELETION_PART = "deletion"
 
-# In how many equal steps cells are deleted. Twice as many cost twice as much and separate no better.
+# In how many equal steps cells are deleted. Twice as many cost twice as much and separate alike.
 STEPS = 8
 
 Ranks = NDArray[np.int64]
@@ -97,7 +97,7 @@ class Grid:
             order: whether the highest values go first, or the largest magnitudes.
             ties: (B, cells), a permutation of each image's own, for cells that are equal.
         """
-        finite = np.isfinite(maps).all(axis=(1, 2))
+        finite = np.isfinite(maps).reshape(len(maps), -1).all(axis=1)
         known = np.where(finite[:, None, None], maps, 0.0)
         means = self.means(np.abs(known) if order == "magnitude" else known)
         ranks = places(means[:, None], ties)[:, 0]
@@ -216,11 +216,9 @@ class Deletion:
         return scores
 
     def _margins(self, held: Held, order: Order) -> dict[str, Scores]:
-        names = ("other_image", "same_class")
-        if held.networks:
-            names = (*names, "random_network")
-        if held.other_class is not None:
-            names = (*names, "other_class")
+        names = ["other_image", "same_class"]
+        names += ["random_network"] if held.networks else []
+        names += [] if held.other_class is None else ["other_class"]
         if isinstance(held.own, Failure):
             return dict.fromkeys((*names, vocabulary.DELETION_LOGIT), held.own.scores())
         maps = _host(held.own)
@@ -306,9 +304,9 @@ class Deletion:
         for low in range(0, len(points), self.worker.at_once):
             few = points[low : low + self.worker.at_once]
             rows = [kept[row][0] for row, _ in few]
-            gone = np.stack(
-                [kept[row][1] < deleted(step, self.grid.count) for row, step in few]
-            )[:, self.grid.cells]
+            gone = np.stack([kept[row][1] < deleted(step, self.grid.count) for row, step in few])[
+                :, self.grid.cells
+            ]
             images = torch.where(
                 torch.from_numpy(gone).to(self._plain.device)[:, None],
                 self._plain[rows],
@@ -483,9 +481,7 @@ def deletion_passes(setup: Setup) -> int:
         return 0
     methods = [method for method in setup.methods if not method.unfit(setup.classifier)]
     # Its own, another image's, another of its class, another class's; and each network's.
-    orders = sum(
-        (4 + plan.nulls) * (2 if method.method.order is None else 1) for method in methods
-    )
+    orders = sum((4 + plan.nulls) * (2 if method.method.order is None else 1) for method in methods)
     families = [name for name in plan.severities() if kept_cell(plan, name)]
     kept = [name for name in families if not nothing_kept(name)]
     orders += 2 * len(kept) * sum(not method.control for method in methods)
