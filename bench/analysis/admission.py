@@ -271,11 +271,12 @@ def _by_margins(margins: Margins, gradient: float) -> tuple[Verdict, str, int | 
     if not unbeaten:
         return "admitted", "", None
     worst = max(unbeaten, key=lambda kind: means[kind].p)
-    reason = f"{GATES[worst]} does as well (p = {means[worst].p:.2g})"
+    chance = f"as well (p = {means[worst].p:.2g})"
     least = min(unbeaten, key=lambda kind: means[kind].mean)
     # Refused is who is shown to know little, not who was not shown to know.
     if means[least].high <= REFUSED_SHARE * gradient:
-        return "refused", reason, None
+        return "refused", f"{GATES[worst]} does {chance}", None
+    reason = f"{GATES[worst]} may do {chance}"
     wanted = [images_needed(margins.values[kind], margins.level) for kind in unbeaten]
     known = [count for count in wanted if count is not None]
     if len(known) < len(wanted):

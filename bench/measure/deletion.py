@@ -100,7 +100,7 @@ class Grid:
         finite = np.isfinite(maps).reshape(len(maps), -1).all(axis=1)
         known = np.where(finite[:, None, None], maps, 0.0)
         means = self.means(np.abs(known) if order == "magnitude" else known)
-        ranks = places(means[:, None], ties)[:, 0]
+        ranks: Ranks = places(means[:, None], ties)[:, 0]
         ranks[~finite] = NO_ORDER
         return ranks
 
