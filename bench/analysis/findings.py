@@ -19,6 +19,7 @@ from steadymap.bench.records.vocabulary import (
     CLEAN,
     FAMILY,
     INPUT,
+    MARGIN_NAMES,
     METHOD,
     METRIC,
     NULLS,
@@ -100,7 +101,11 @@ class Findings:
         counts = self.scan.counts
         plain = counts[counts[METHOD] != INPUT][METRIC].astype(str)
         names = list(dict.fromkeys(map(base_metric, plain.unique())))
-        return [name for name in names if name not in self.known and name != STEPS]
+        return [
+            name
+            for name in names
+            if name not in self.known and name != STEPS and not name.startswith(MARGIN_NAMES)
+        ]
 
     def family_metrics(self) -> list[str]:
         """Return those of them that have values by family of perturbations."""

@@ -246,6 +246,17 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
             help="Score stochastic methods with shared draws, too; off unless told.",
         ),
     ] = None,
+    admission: Annotated[
+        bool | None,
+        typer.Option(
+            "--admission/--no-admission",
+            help="Measure whether maps know their own image, too; on unless told.",
+        ),
+    ] = None,
+    cell_share: Annotated[
+        float | None,
+        typer.Option(help="For that: side of a deleted cell, as a share of the shorter side."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="How many images at most.")] = None,
     draws: Annotated[int | None, typer.Option(help="Draws of a stochastic family.")] = None,
     steps: Annotated[str | None, typer.Option(help="Steps of path methods, or auto.")] = None,
@@ -296,6 +307,8 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
         "controls": controls,
         "nulls": nulls,
         "coupled": coupled,
+        "admission": admission,
+        "cell_share": cell_share,
         "limit": limit,
         "draws": draws,
         "steps": steps,

@@ -32,6 +32,8 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Differen
             "seed": ("seed",),
             "draws": ("configuration", "draws"),
             "null maps": ("configuration", "nulls"),
+            "admission": ("configuration", "admission"),
+            "cells of deletion": ("configuration", "cell_share"),
             "masks": ("configuration", "mask"),
         }.items()
         if value_at(before, *path) != value_at(after, *path)

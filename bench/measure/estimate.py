@@ -13,7 +13,7 @@ import torch
 
 from steadymap.bench.core.machine import peak_memory
 from steadymap.bench.data.image_set import ImageSet
-from steadymap.bench.measure import probes, scores, view
+from steadymap.bench.measure import deletion, probes, scores, view
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.network.memory import TIMES_HELD, activation_bytes
 from steadymap.bench.network.passes import Pass, Read, shared_pass
@@ -44,12 +44,14 @@ class Passes:
         at_least: whether that is a lower bound, because a method takes what it needs, or an attack
             finds no such copy.
         attacks: how many of both an attack sends.
+        deletions: how many of those that go forward alone have cells deleted, at most.
     """
 
     forward: int
     backward: int
     at_least: bool
     attacks: int = 0
+    deletions: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def count(setup: Setup) -> Passes:
         # Of the clean image, and of what changes them: every cell, or a shift alone.
         others = len(cells) if start.of_view else len(shifts)
         forward += len(setup.images) * start.draws * (1 + others)
+    forward += (deletions := deletion.deletion_passes(setup))
     forward += probes.probe_passes(wanted(setup.methods), len(setup.images), len(applied))
     adaptive = [method for method in alone if method.adaptive]
     # Both ends of a path, for the logit difference that its sum is held against.
@@ -118,7 +121,7 @@ def count(setup: Setup) -> Passes:
     )
     unknown = bool(attacking) and smoothed(setup.classifier) is setup.classifier
     return Passes(
-        forward + attacking, backward + attacking, bool(adaptive) or unknown, attacks=attacking
+        forward + attacking, backward + attacking, bool(adaptive) or unknown, attacking, deletions
     )
 
 

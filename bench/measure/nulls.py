@@ -186,8 +186,8 @@ def references(
     )
     for draw, twin in enumerate(worker.twins):
         cell = Cell(RANDOM_NETWORK, 0.0, draw)
-        yield all_methods(twin, _reshown(view, cell), view.batch.targets, watch)
-    yield all_methods(worker, _reshown(view, Cell(OTHER_CLASS, 0.0, 0)), runner_up(view), watch)
+        yield all_methods(twin, reshown(view, cell), view.batch.targets, watch)
+    yield all_methods(worker, reshown(view, Cell(OTHER_CLASS, 0.0, 0)), runner_up(view), watch)
     drawing = [method for method in worker.methods if method.can("stochastic")]
     if drawing:
         yield redrawn(worker, view, AGAIN, drawing, watch)
@@ -230,7 +230,8 @@ def _gathered(maps: Explained | Failure, places: list[int]) -> Explained | Failu
     return Explained(maps.attributions[places], maps.maps.take(places))
 
 
-def _reshown(view: View, cell: Cell) -> ShownImages:
+def reshown(view: View, cell: Cell) -> ShownImages:
+    """Return the images of a view once more, for another cell."""
     return ShownImages(cell, view.images, view.batch.images, view.image_ids, view.seed)
 
 

@@ -12,6 +12,7 @@ import torch
 
 from steadymap.bench.core.errors import one_line
 from steadymap.bench.data.image_set import Frame
+from steadymap.bench.measure import deletion
 from steadymap.bench.measure.explain import explain, explain_as_needed, same_size
 from steadymap.bench.measure.nulls import (
     Panel,
@@ -256,7 +257,7 @@ class BatchScorer:
         # What clean maps are held against, for whoever judges by it: see `take_references`.
         self.panel: Panel | None = None
         self.twins: dict[BoundMethod, list[Explained | Failure]] = {m: [] for m in setup.methods}
-        self.other_class: dict[BoundMethod, Explained | Failure] = {}
+        self.deletion: deletion.Deletion | None = None
         self.scored: list[ScoredView] = []
         self.images: list[torch.Tensor] = []
         self.attributions: dict[str, list[torch.Tensor | None]] = {
@@ -304,6 +305,9 @@ class BatchScorer:
                 for name in calibrated(metrics, self.setup.plan):
                     found = matched(metrics[name], placed, beside)
                     scores |= {name + behind: values for behind, values in found.items()}
+        family = view.cell.family
+        if self.deletion and view.cell == deletion.kept_cell(self.setup.plan, family):
+            scores |= deletion.kept_scores(self.deletion, method, view, current)
         if steps is not None:
             scores[vocabulary.STEPS] = steps
         self.scored[-1].scores[method.spec] = scores
@@ -338,21 +342,34 @@ class BatchScorer:
     def take_references(self, view: View, watch: Watch) -> None:
         """Hold the clean maps against others, and keep those that perturbed maps are held against.
 
-        These are, beside the clean maps themselves, the maps of randomised networks (`twins`); and
-        those for another class are kept, too (`other_class`). `panel` says who stands beside whom.
+        These are, beside the clean maps themselves, the maps of randomised networks (`twins`).
+        `panel` says who stands beside whom.
         """
         if not self.setup.plan.nulls or not self.setup.methods:
             return
         self.panel = make_panel(view, blocks.BLOCK)
+        held: dict[Cell, Mapping[BoundMethod, Explained | Failure]] = {}
         for reference in references(self.worker, view, self.clean, self.panel, watch):
+            held[reference.cell] = reference.maps
             with self.worker.clock(reference.cell, METRICS_PART, len(reference.predictions)):
                 self.scored.append(_held_against(self.setup, self.clean, reference))
             for method, explanation in reference.maps.items():
                 other = _without(comparable(self.clean[method], explanation), reference.refused)
                 if reference.cell.family == vocabulary.RANDOM_NETWORK:
                     self.twins[method].append(other)
-                elif reference.cell.family == vocabulary.OTHER_CLASS:
-                    self.other_class[method] = other
+        self._take_margins(view, held)
+
+    def _take_margins(
+        self, view: View, held: Mapping[Cell, Mapping[BoundMethod, Explained | Failure]]
+    ) -> None:
+        """Hold what the clean maps know of their images against what the references' maps know."""
+        plan = self.setup.plan
+        if not deletion.wanted(plan):
+            return
+        self.deletion = deletion.deletion_of(plan, self.worker, view)
+        margins = deletion.clean_scores(self.deletion, plan, self.clean, held)
+        for spec, scores in margins.items():
+            self.scored[0].scores[spec].update(scores)
 
     def _beside(self, panel: Panel) -> Beside:
         """Return who stands beside whom in the view in hand."""

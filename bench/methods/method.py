@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from steadymap.models import Classifier
 
 Engine = Literal["own", "captum"]
+# In which order pixels matter by a map: the highest values first, or the largest magnitudes.
+Order = Literal["signed", "magnitude"]
 
 # What a method promises, and `steadymap check` holds it to:
 #   complete         attributions add up to the logit at the image minus the logit at the baseline
@@ -87,6 +89,9 @@ class Method:
             in place of the classifier's own layer for Grad-CAM.
         nested: where `steps` may be `auto`, the path that can be doubled further; called as
             `explain` is, without `steps`.
+        order: in which order pixels matter by its maps: signed where a value says how much the
+            pixel speaks for the class, magnitude where it says how much the logit hangs on it;
+            None where nobody says.
     """
 
     explain: Callable[..., Tensor]
@@ -107,6 +112,7 @@ class Method:
     exempt: Mapping[str, str] = field(default_factory=dict, hash=False)
     layered: bool = False
     nested: Callable[..., NestedPath] | None = None
+    order: Order | None = None
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ METHODS: dict[str, Method] = {
         on_linear=lambda weights, _batch: weights,
         captum=_ours("gradient:captum_gradient"),
         share=Share("gradient", _ours("gradient:read_gradient")),
+        order="magnitude",
     ),
     "gradient_x_input": Method(
         _ours("gradient:gradient_x_input"),
@@ -64,6 +65,7 @@ METHODS: dict[str, Method] = {
         on_linear=lambda weights, batch: weights * batch.images,
         captum=_ours("gradient:captum_gradient_x_input"),
         share=Share("gradient", _ours("gradient:read_gradient_x_input")),
+        order="signed",
     ),
     "integrated_gradients": Method(
         _ours("integrated_gradients:integrated_gradients"),
@@ -73,6 +75,7 @@ METHODS: dict[str, Method] = {
         captum=_ours("integrated_gradients:captum_integrated_gradients"),
         passes=_ours("integrated_gradients:points_of"),
         nested=_ours("integrated_gradients:nested_path"),
+        order="signed",
     ),
     "grad_cam": Method(
         _ours("cam:grad_cam"),
@@ -84,6 +87,7 @@ METHODS: dict[str, Method] = {
         captum=_ours("cam:captum_grad_cam"),
         captum_inapplicable=_ours("cam:captum_lacks_grid"),
         share=Share("layer", _ours("cam:read_grad_cam")),
+        order="signed",
     ),
     "grad_cam_plus_plus": Method(
         _ours("cam:grad_cam_plus_plus"),
@@ -94,6 +98,7 @@ METHODS: dict[str, Method] = {
         layered=True,
         inapplicable=_ours("cam:lacks_activation"),
         share=Share("layer", _ours("cam:read_grad_cam_plus_plus")),
+        order="signed",
     ),
     "hires_cam": Method(
         _ours("cam:hires_cam"),
@@ -103,6 +108,7 @@ METHODS: dict[str, Method] = {
         layered=True,
         inapplicable=_ours("cam:lacks_layer"),
         share=Share("layer", _ours("cam:read_hires_cam")),
+        order="signed",
     ),
     "layer_cam": Method(
         _ours("cam:layer_cam"),
@@ -112,6 +118,7 @@ METHODS: dict[str, Method] = {
         layered=True,
         inapplicable=_ours("cam:lacks_activation"),
         share=Share("layer", _ours("cam:read_layer_cam")),
+        order="signed",
     ),
     "smooth_grad": Method(
         _ours("smooth_grad:smooth_grad"),
@@ -120,6 +127,7 @@ METHODS: dict[str, Method] = {
         always("shift_invariant", "signed", "stochastic"),
         on_linear=lambda weights, _batch: weights,
         passes=_samples,
+        order="magnitude",
     ),
     "smooth_grad_squared": Method(
         _ours("smooth_grad:smooth_grad_squared"),
@@ -129,6 +137,7 @@ METHODS: dict[str, Method] = {
         on_linear=lambda weights, _batch: weights.square(),
         degree=2,
         passes=_samples,
+        order="magnitude",
     ),
     "var_grad": Method(
         _ours("smooth_grad:var_grad"),
@@ -138,6 +147,7 @@ METHODS: dict[str, Method] = {
         on_linear=_ours("smooth_grad:var_grad_on_linear"),
         degree=2,
         passes=_samples,
+        order="magnitude",
     ),
     "integrated_gradients_averaged": Method(
         _ours("expected_gradients:integrated_gradients_averaged"),
@@ -146,6 +156,7 @@ METHODS: dict[str, Method] = {
         complete_from(),
         passes=_ours("expected_gradients:averaged_points"),
         start=_drawn_baselines,
+        order="signed",
     ),
     "expected_gradients": Method(
         _ours("expected_gradients:expected_gradients"),
@@ -154,6 +165,7 @@ METHODS: dict[str, Method] = {
         always("signed", "stochastic"),
         passes=_samples,
         needs_references=_every,
+        order="signed",
     ),
     "gradient_shap": Method(
         _ours("expected_gradients:gradient_shap"),
@@ -162,6 +174,7 @@ METHODS: dict[str, Method] = {
         always("signed", "stochastic"),
         passes=_samples,
         needs_references=_every,
+        order="signed",
     ),
     "guided_backprop": Method(
         _ours("backprop:guided_backprop"),
@@ -170,6 +183,7 @@ METHODS: dict[str, Method] = {
         always("shift_invariant", "signed"),
         inapplicable=_ours("backprop:lacks_relu"),
         captum=_ours("backprop:captum_guided_backprop"),
+        order="magnitude",
     ),
     "deconvolution": Method(
         _ours("backprop:deconvolution"),
@@ -178,6 +192,7 @@ METHODS: dict[str, Method] = {
         always("shift_invariant", "signed"),
         inapplicable=_ours("backprop:lacks_relu"),
         captum=_ours("backprop:captum_deconvolution"),
+        order="magnitude",
     ),
     "guided_grad_cam": Method(
         _ours("backprop:guided_grad_cam"),
@@ -190,6 +205,7 @@ METHODS: dict[str, Method] = {
         captum=_ours("backprop:captum_guided_grad_cam"),
         captum_inapplicable=_ours("cam:captum_lacks_grid"),
         passes=lambda _parameters: 2,
+        order="magnitude",
     ),
     "deep_lift": Method(
         _ours("backprop:deep_lift"),
@@ -199,6 +215,7 @@ METHODS: dict[str, Method] = {
         inapplicable=_ours("backprop:lacks_differences"),
         captum=_ours("backprop:captum_deep_lift"),
         forward_only=lambda _parameters, _size: 1,
+        order="signed",
     ),
     "deep_lift_shap": Method(
         _ours("backprop:deep_lift_shap"),
@@ -211,6 +228,7 @@ METHODS: dict[str, Method] = {
         forward_only=lambda parameters, _size: _baselines(parameters),
         start=lambda parameters: Start(None, _baselines(parameters)),
         needs_references=_every,
+        order="signed",
     ),
     "lrp": Method(
         _ours("backprop:lrp"),
@@ -221,6 +239,7 @@ METHODS: dict[str, Method] = {
         on_linear=lambda weights, batch: weights * batch.images,
         inapplicable=_ours("backprop:lacks_shares"),
         exempt={"normalisation": "what is shared out reaches the normalised image, not the image"},
+        order="signed",
     ),
     "occlusion": Method(
         _ours("occlusion:occlusion"),
@@ -231,6 +250,7 @@ METHODS: dict[str, Method] = {
         captum=_ours("occlusion:captum_occlusion"),
         passes=_none,
         forward_only=_ours("occlusion:occlusion_passes"),
+        order="signed",
     ),
     "feature_ablation": Method(
         _ours("occlusion:feature_ablation"),
@@ -241,6 +261,7 @@ METHODS: dict[str, Method] = {
         captum=_ours("occlusion:captum_feature_ablation"),
         passes=_none,
         forward_only=_ours("occlusion:feature_ablation_passes"),
+        order="signed",
     ),
     "shapley_sampling": Method(
         _ours("coalitions:shapley_sampling"),
@@ -250,6 +271,7 @@ METHODS: dict[str, Method] = {
         on_linear=_ours("coalitions:sums_on_linear"),
         passes=_none,
         forward_only=_ours("coalitions:shapley_sampling_passes"),
+        order="signed",
     ),
     "lime": Method(
         _ours("surrogates:lime"),
@@ -259,6 +281,7 @@ METHODS: dict[str, Method] = {
         on_linear=_ours("surrogates:lime_on_linear"),
         passes=_none,
         forward_only=_ours("surrogates:lime_passes"),
+        order="signed",
     ),
     "kernel_shap": Method(
         _ours("surrogates:kernel_shap"),
@@ -268,6 +291,7 @@ METHODS: dict[str, Method] = {
         on_linear=_ours("surrogates:kernel_shap_on_linear"),
         passes=_none,
         forward_only=_ours("surrogates:kernel_shap_passes"),
+        order="signed",
     ),
     "constant": Method(
         _ours("controls:constant"),
@@ -276,6 +300,7 @@ METHODS: dict[str, Method] = {
         always("shift_invariant"),
         control=True,
         passes=_none,
+        order="signed",
     ),
     "random": Method(
         _ours("controls:random"),
@@ -284,6 +309,7 @@ METHODS: dict[str, Method] = {
         always("shift_invariant", "signed", "stochastic"),
         control=True,
         passes=_none,
+        order="signed",
     ),
     "edge": Method(
         _ours("controls:edge"),
@@ -292,6 +318,7 @@ METHODS: dict[str, Method] = {
         always("shift_invariant"),
         control=True,
         passes=_none,
+        order="signed",
     ),
     "centre_blob": Method(
         _ours("controls:centre_blob"),
@@ -300,6 +327,7 @@ METHODS: dict[str, Method] = {
         always("shift_invariant"),
         control=True,
         passes=_none,
+        order="signed",
     ),
 }
 

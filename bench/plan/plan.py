@@ -25,6 +25,8 @@ MOST_THREADS = 1024
 MOST_SHOWN = 200
 # Each makes a map of every image and method, which is kept while its block is in hand.
 MOST_NULLS = 60
+# Larger cells than that leave no order worth the name: four by four of them.
+MOST_CELL_SHARE = 0.25
 
 
 class Plan(BaseModel):
@@ -43,6 +45,10 @@ class Plan(BaseModel):
         controls: whether the controls run, too.
         nulls: how many randomised networks' maps each map is held against, beside those of the
             other images of its block; 0 leaves out both, and scores uncalibrated.
+        admission: whether it is measured if a map knows more about its image than the method's
+            maps of other images and of randomised networks do; takes `nulls`.
+        cell_share: for that, how large a cell of pixels is that is deleted as a whole, as a share
+            of the image's shorter side.
         coupled: whether stochastic methods explain perturbed images once more with the clean
             image's draws: a score of its own beside the headline, which has draws of its own for
             every view.
@@ -67,6 +73,8 @@ class Plan(BaseModel):
     controls: bool = True
     nulls: Annotated[int, Field(ge=0, le=MOST_NULLS)] = 3
     coupled: bool = False
+    admission: bool = True
+    cell_share: Annotated[float, Field(gt=0, le=MOST_CELL_SHARE)] = 1 / 14
     steps: Steps | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1)] | None = None

@@ -68,6 +68,9 @@ class _Manifest(_Shape):
     statuses: dict[str, int]
     metrics: dict[str, str] = {}
     plugins: dict[str, str] = {}
+    orders: dict[str, str | None] = {}
+    unsigned: list[str] = []
+    checks: dict[str, str] = {}
     own_metrics: dict[str, dict[str, Any]] = {}
     passes: _Passes | None = None
     passes_by_method: dict[str, _Cost] = {}

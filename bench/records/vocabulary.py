@@ -98,10 +98,15 @@ _BEHIND = re.compile(
 MARGIN = "margin."
 MARGIN_OF_MAGNITUDE = "margin_magnitude."
 MARGINS = ("other_image", "same_class", "random_network", "other_class")
+# The margins of plain gradient, with every method of a run that does not have it: the yardstick.
+GRADIENT_MARGIN = "gradient_margin."
 # The area under the target's logit while pixels are deleted in a map's own order.
 DELETION_LOGIT = "deletion_logit"
 # The first margin again, where both maps are of perturbed images and the deletion of the clean one.
 EVIDENCE_KEPT = "evidence_kept"
+
+# How the names of all of these begin: metrics of records that stand for no way to compare two maps.
+MARGIN_NAMES = (MARGIN, MARGIN_OF_MAGNITUDE, GRADIENT_MARGIN, DELETION_LOGIT, EVIDENCE_KEPT)
 
 # Methods that are there to be beaten: they ignore the network or the image.
 CONTROLS = ("constant", "random", "edge", "centre_blob")
@@ -127,7 +132,7 @@ SHARED = "shared pass"
 
 def base_metric(name: str) -> str:
     """Return the metric that a record is about, without what is behind its name."""
-    return _BEHIND.sub("", name)
+    return name if name.startswith(MARGIN_NAMES) else _BEHIND.sub("", name)
 
 
 def is_control(spec: str) -> bool:

@@ -67,6 +67,8 @@ def draw_up(setup: Setup, run_id: str, split: str, *, maps: bool = False) -> led
     others = {
         "nulls": plan.nulls,
         "coupled": plan.coupled,
+        "admission": plan.admission,
+        "cell_share": plan.cell_share,
         "metrics": {name: what(metric_registry.METRIC_SHELF, name) for name in plan.metrics()},
         "classifier": _network_code(classifier),
         "class_names": list(classifier.class_names),

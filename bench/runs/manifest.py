@@ -44,6 +44,13 @@ def make_manifest(
         # Names, not where things lie on this machine; hashes say what they were.
         | {"data": images.name, "weights": experiment.weights and experiment.weights.name},
         "methods": [method.spec for method in experiment.bound_methods()],
+        # What those must know who judge whether a method is admitted.
+        "orders": {method.spec: method.method.order for method in experiment.bound_methods()},
+        "unsigned": [
+            method.spec
+            for method in experiment.bound_methods()
+            if method.method.capabilities is not None and not method.can("signed")
+        ],
         "severities": experiment.severities(),
         "units": {family: FAMILY_SHELF.find(family).unit for family in experiment.severities()},
         "seed": experiment.seed,
