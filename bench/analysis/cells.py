@@ -46,6 +46,12 @@ KINDS = (*OTHERS, RANDOM)
 OUT_OF = "of "
 
 
+def is_unrelated(name: str) -> bool:
+    """Return whether a metric's name is that of scores of unrelated maps."""
+    behind = name.removeprefix(base_metric(name)).removesuffix(PARTNER)
+    return behind in OTHERS.values() or behind.startswith(MATCHED_NETWORK)
+
+
 @dataclass(frozen=True)
 class Cells:
     """Pairs of a clean and a perturbed map by one metric, in no order that means anything.

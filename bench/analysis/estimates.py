@@ -110,11 +110,7 @@ def estimate(averages: Averages, method: int, families: Sequence[int]) -> Estima
         families: their places; those of which the method has no pair are left out.
     """
     shares = averages.vanished[method, list(families)]
-    known = [
-        family
-        for family, row in zip(families, shares, strict=True)
-        if np.isfinite(row).any()
-    ]
+    known = [family for family, row in zip(families, shares, strict=True) if np.isfinite(row).any()]
     shares = averages.vanished[method, known]
     images = int(np.isfinite(shares).any(axis=0).sum())
     count = averages.networks.shape[0]
@@ -217,5 +213,3 @@ def _mean_of_known(rows: Floats, axis: int) -> Floats:
     total = np.where(known, rows, 0.0).sum(axis=axis)
     mean: Floats = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
     return mean
-
-

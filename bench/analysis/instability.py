@@ -1,4 +1,4 @@
-"""How far maps moved, image by image: distances from a perfect score, before they are calibrated."""
+"""How far maps moved, image by image: distances from a perfect score, not calibrated."""
 
 from __future__ import annotations
 

@@ -131,9 +131,7 @@ def left_out(values: Floats) -> Floats:
     total, count = filled.sum(axis=-1, keepdims=True), known.sum(axis=-1, keepdims=True)
     totals = np.concatenate([total, total - filled], axis=-1)
     counts = np.concatenate([count, count - known], axis=-1)
-    mean: Floats = np.divide(
-        totals, counts, out=np.full(totals.shape, np.nan), where=counts > 0
-    )
+    mean: Floats = np.divide(totals, counts, out=np.full(totals.shape, np.nan), where=counts > 0)
     return mean
 
 

@@ -225,9 +225,7 @@ def differences(field: Field) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=PAIRS[1:])
 
 
-def rank_sets(
-    methods: Sequence[str], compared: pd.DataFrame
-) -> tuple[cells.Floats, cells.Floats]:
+def rank_sets(methods: Sequence[str], compared: pd.DataFrame) -> tuple[cells.Floats, cells.Floats]:
     """Return the first and the last rank that each method may have, (M,) each.
 
     Before a method are at least those that are surely better; behind it, those surely worse.

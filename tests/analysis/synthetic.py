@@ -111,8 +111,7 @@ def _mean(table: Floats, axis: int) -> Floats:
 
 
 def _records(method: str, suffix: str, distances: Floats) -> pd.DataFrame:
-    families, images = distances.shape
-    family, image = np.divmod(np.arange(distances.size), images)
+    family, image = np.divmod(np.arange(distances.size), distances.shape[1])
     known = np.isfinite(distances.ravel())
     return pd.DataFrame(
         {
