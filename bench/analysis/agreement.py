@@ -28,7 +28,7 @@ LEAST = 2
 def agreement_row(metric: str, among: str, scores: NDArray[np.float64]) -> dict[str, object]:
     """Say how far raters agree in the order of methods.
 
-    `kendall_w` is Kendall's coefficient of concordance, corrected for ties (Kendall and Smith 1939):
+    `kendall_w` is Kendall's coefficient of concordance, corrected for ties (Kendall, Smith 1939):
     1 where all orders are the same, 0 where they have nothing in common; `mean_correlation` is the
     mean rank correlation of two raters, (m W - 1) / (m - 1); `alpha` is Krippendorff's, of ordinal
     data: 1 for the same ranks, 0 for what chance makes. Missing with fewer than two raters or

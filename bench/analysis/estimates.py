@@ -117,7 +117,7 @@ def estimate(averages: Averages, method: int, families: Sequence[int]) -> Estima
     deletions = count if count > 1 else 0
     size = shares.shape[-1]
     if not known:
-        nothing = Replicates(np.float64(np.nan), np.full(size, np.nan), np.full(deletions, np.nan))
+        nothing = Replicates(np.array(np.nan), np.full(size, np.nan), np.full(deletions, np.nan))
         gone = np.full(size, np.nan)
         return Estimate(0, np.nan, np.nan, np.full(len(KINDS), np.nan), 0, np.nan, nothing, gone)
     distances = averages.distance[method, known]
@@ -142,11 +142,13 @@ def estimate(averages: Averages, method: int, families: Sequence[int]) -> Estima
         int(defined[best]),
         float(without[0]),
         Replicates(
-            np.float64(calibrated[0]),
+            np.array(calibrated[0]),
             calibrated[1 : 1 + size],
             calibrated[1 + size :],
         ),
-        _mean_of_known(moved / _room(means) + shares, axis=0),
+        _mean_of_known(moved / _room(means) + shares, axis=0)
+        if _room(means) > 0
+        else np.full(size, np.nan),
     )
 
 

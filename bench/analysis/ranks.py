@@ -84,9 +84,9 @@ class Field:
             ).dropna(),
         )
 
-    def places(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """Return the ranks (M,), 1 the steadiest, ties averaged."""
-        ranks: np.ndarray[tuple[int], np.dtype[np.float64]] = rankdata(-self.scores.whole)
+    def places(self) -> list[float]:
+        """Return the ranks, 1 the steadiest, ties averaged."""
+        ranks: list[float] = rankdata(-self.scores.whole).tolist()
         return ranks
 
     def friedman(self) -> float:
@@ -143,7 +143,7 @@ def rank_methods(
         low, high = rank_sets(field.methods, compared)
         ranks, within = field.places(), field.within
         tested = len(methods) >= LEAST_METHODS and len(within) >= LEAST_IMAGES
-        mean_ranks = rankdata(within, axis=1).mean(axis=0) if tested else [np.nan] * len(methods)
+        mean_ranks = within.rank(axis=1).mean().tolist() if tested else [np.nan] * len(methods)
         friedman = field.friedman()
         rows += [
             {
@@ -204,11 +204,11 @@ def differences(field: Field) -> pd.DataFrame:
     same = certain & (np.abs(between.whole) <= ROUNDING)
     known = np.isfinite(error) & (field.scores.images.shape[-1] >= LEAST_IMAGES)
     divisor = np.where(certain | ~known, 1.0, error)
-    size = norm.isf(student.sf(np.abs(between.whole) / divisor, freedom))
+    size = np.asarray(norm.isf(student.sf(np.abs(between.whole) / divisor, freedom)))
     largest = _largest(field.scores, known & ~certain)
     # As likely to be exceeded by a pair's own Student's t as the largest of all by its quantile.
     level = norm.sf(np.quantile(largest, intervals.CONFIDENCE))
-    reach = np.where(certain, 0.0, student.isf(level, freedom) * divisor)
+    reach: cells.Floats = np.where(certain, 0.0, student.isf(level, freedom) * divisor)
     wilcoxon = _wilcoxon(field.within)
     rows = []
     for one, other in pairs:

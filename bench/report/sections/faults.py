@@ -12,16 +12,9 @@ from steadymap.bench.core.names import file_name
 from steadymap.bench.records.vocabulary import COMPENSATED, METHOD, METRIC, SEVERITY, SHIFTED
 from steadymap.bench.report import answer, figures, finished_run, grid
 
-# What is shown of a method, and how its columns are called, the first and the last apart.
-PARTS = ("total", COMPENSATED, SHIFTED, "own", "network", "interaction")
-COLUMN_NAMES = (
-    "image alone",
-    "network alone",
-    "method's own",
-    "network's",
-    "interaction",
-    "network's share",
-)
+# What is shown of a method, whose fourth cell is 0; and the names of the columns but the first.
+PARTS = ("total", COMPENSATED, SHIFTED)
+COLUMN_NAMES = ("image alone", "network alone", "network's share")
 
 
 def context(run: finished_run.FinishedRun) -> dict[str, Any]:
@@ -84,7 +77,7 @@ def fault_grid(findings: Findings) -> grid.Grid | None:
     totals = {f"{answer.metric_name(metric)}: total": f"{metric}\ntotal" for metric in metrics}
     return grid.Grid(
         f"Instability ({distance_words(findings)}) under bias; where the image alone is shifted "
-        "(compensated bias), the network alone; and the halves that each adds",
+        "(compensated bias), and where the network alone is",
         (
             "method",
             *(column for total in totals for column in (total, *COLUMN_NAMES)),
@@ -93,7 +86,7 @@ def fault_grid(findings: Findings) -> grid.Grid | None:
             (grid.name_cell(name), *(cell for metric in metrics for cell in cells(spec, metric)))
             for spec, name in finished_run.method_names(findings).items()
         ),
-        heads=totals | {"network's": "the\nnetwork's"},
+        heads=totals | {name: name.replace(" ", "\n") for name in COLUMN_NAMES},
     )
 
 
