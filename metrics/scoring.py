@@ -14,7 +14,7 @@ import numpy as np
 
 from steadymap.metrics.evidence import Evidence
 from steadymap.metrics.maps import Array, Checks, Flags, Maps, check
-from steadymap.metrics.registry import PROBES, Metric, Status, within
+from steadymap.metrics.registry import PERTURBED_CONSTANT, PROBES, Metric, Status, within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -227,7 +227,10 @@ def _reasons(
         if not finite[index]:
             reasons.append((Status.NONFINITE, "a map or what it is held against is not finite"))
         elif constant[index]:
-            reasons.append((Status.DEGENERATE, "a map or mask is constant"))
+            # Told apart: a map that vanished, and one that never said anything.
+            vanished = metric.against == "map" and not own.constant[index]
+            why = PERTURBED_CONSTANT if vanished else "a map or mask is constant"
+            reasons.append((Status.DEGENERATE, why))
         elif small[index]:
             reasons.append((Status.SMALL_DELTA, f"|delta| is below {metric.min_delta} logits"))
         elif lacking[index]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from steadymap.bench.analysis.calibration import Instability, calibrate, order
-from steadymap.bench.analysis.ranks import rank_methods
+from steadymap.bench.analysis import agreement, cells
+from steadymap.bench.analysis.calibration import calibrate, order
+from steadymap.bench.analysis.instability import Instability
+from steadymap.bench.analysis.ranks import Field, rank_methods, ranked_methods
 from steadymap.bench.analysis.summary import full_summary
 from steadymap.bench.analysis.whose_fault import whose_fault
 from steadymap.bench.core import files, metric_registry, safe_csv
@@ -22,7 +24,6 @@ from steadymap.bench.records.vocabulary import (
     MARGIN_NAMES,
     METHOD,
     METRIC,
-    NULLS,
     REFERENCES,
     SEVERITY,
     STEPS,
@@ -43,6 +44,8 @@ class Findings:
         summary: see `full_summary`.
         calibrated: see `calibrate`; empty where the run has no null maps.
         ranks: see `rank_methods`; empty likewise.
+        pairs: see `differences`: each pair of methods that are ranked; empty likewise.
+        agreement: see `agreement_row`: among metrics, families and images; empty likewise.
         faults: see `whose_fault`; empty without both families.
         known: the metrics whose values can be read.
     """
@@ -51,12 +54,17 @@ class Findings:
     summary: pd.DataFrame
     calibrated: pd.DataFrame
     ranks: pd.DataFrame
+    pairs: pd.DataFrame
+    agreement: pd.DataFrame
     faults: pd.DataFrame
     known: Mapping[str, Metric]
 
     @classmethod
     def of(
-        cls, records: pd.DataFrame | Scan, metrics: Mapping[str, Metric] | None = None
+        cls,
+        records: pd.DataFrame | Scan,
+        metrics: Mapping[str, Metric] | None = None,
+        admitted: Collection[str] | None = None,
     ) -> Findings:
         """Derive everything, metric by metric, in the order of the records.
 
@@ -64,24 +72,29 @@ class Findings:
             records: of a run, or what scans them.
             metrics: those whose values can be read (see `known_metrics`); left out, ours and those
                 that are loaded.
+            admitted: the methods that may be ranked; left out, all but controls.
         """
         known = metric_registry.known_metrics() if metrics is None else metrics
         scan = as_scan(records)
         # What is derived of one image that has a value of everything has all rows, in their order.
         everything = scan.as_one_image()
         compared = Instability.of(everything, known)
-        has_nulls = bool(scan.counts[FAMILY].isin(NULLS).any())
+        has_nulls = any(map(cells.is_unrelated, map(str, scan.counts[METRIC].unique())))
         families = compared.families() if has_nulls else None
-        parts = [_derived(scan.of(name), known, families) for name in scan.metrics()]
-        summary, calibrated, ranks, faults = map(joined, zip(*parts, strict=True))
-        pairs = pd.DataFrame(compared.pairs(), columns=[METHOD, METRIC])
-        calibrated = _in_order(calibrated, pairs)
+        parts = [_derived(scan.of(name), known, families, admitted) for name in scan.metrics()]
+        summary, calibrated, ranks, pairs, agreed, faults = map(joined, zip(*parts, strict=True))
+        names = pd.DataFrame(compared.pairs(), columns=[METHOD, METRIC])
+        calibrated = _in_order(calibrated, names)
+        by_metric = calibrated[[METRIC]].drop_duplicates()
+        ranks = _in_order(_in_order(ranks, names), by_metric)
         return cls(
             scan,
             _in_order(summary, full_summary(everything)[SUMMARISED]),
             calibrated,
-            _in_order(_in_order(ranks, pairs), calibrated[[METRIC]].drop_duplicates()),
-            _in_order(faults, pairs).sort_values(
+            ranks,
+            _in_order(pairs, by_metric),
+            joined([_among_metrics(calibrated, ranks), _in_order(agreed, by_metric)]),
+            _in_order(faults, names).sort_values(
                 SEVERITY, na_position="first", kind="stable", ignore_index=True
             ),
             known,
@@ -145,6 +158,8 @@ class Findings:
             "summary": self.summary,
             "calibrated": self.calibrated,
             "ranks": self.ranks,
+            "pairs": self.pairs,
+            "agreement": self.agreement,
             "whose_fault": self.faults,
         }
         for name, frame in named.items():
@@ -153,18 +168,46 @@ class Findings:
 
 
 def _derived(
-    records: pd.DataFrame, known: Mapping[str, Metric], families: Sequence[str] | None
+    records: pd.DataFrame,
+    known: Mapping[str, Metric],
+    families: Sequence[str] | None,
+    admitted: Collection[str] | None,
 ) -> tuple[pd.DataFrame, ...]:
-    """Return summary, calibrated scores, ranks and faults of a metric's records.
+    """Return summary, calibrated scores, ranks, pairs, agreement and faults of a metric's records.
 
     Args:
         records: of the metric.
         known: the metrics whose values can be read.
         families: of perturbations, of the run; None where it has no null maps.
+        admitted: the methods that may be ranked; None for all but controls.
     """
     calibrated = calibrate(records.iloc[:0] if families is None else records, known, families)
-    ranks = rank_methods(records, calibrated, known)
-    return full_summary(records), calibrated, ranks, whose_fault(records, known)
+    ranks, pairs = rank_methods(records, calibrated, known, admitted)
+    agreed: list[dict[str, object]] = []
+    for metric in dict.fromkeys(ranks[METRIC]):
+        methods = ranked_methods(calibrated, metric, admitted)
+        by_family = agreement.among_families(calibrated, metric, methods).to_numpy()
+        # Less is steadier: the order is the same seen from the other end.
+        by_image = Field.of(records, methods, metric, known).within.to_numpy()
+        agreed += [
+            agreement.agreement_row(metric, agreement.FAMILIES_AGREE, by_family),
+            agreement.agreement_row(metric, agreement.IMAGES_AGREE, by_image),
+        ]
+    agreements = pd.DataFrame(agreed, columns=agreement.COLUMNS)
+    faults = whose_fault(records, known)
+    return full_summary(records), calibrated, ranks, pairs, agreements, faults
+
+
+def _among_metrics(calibrated: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:
+    """Return how far the headlines agree in the order of the methods that all of them rank."""
+    headlines = [name for name in metric_registry.HEADLINES if name in set(ranks[METRIC])]
+    ranked = [set(ranks[ranks[METRIC] == name][METHOD]) for name in headlines]
+    if not ranked:
+        return pd.DataFrame([], columns=agreement.COLUMNS)
+    methods = [name for name in ranks[METHOD].unique() if all(name in some for some in ranked)]
+    table = agreement.among_metrics(calibrated, headlines, methods)
+    row = agreement.agreement_row("", agreement.METRICS_AGREE, table.to_numpy())
+    return pd.DataFrame([row], columns=agreement.COLUMNS)
 
 
 def joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -18,7 +18,6 @@ from steadymap.bench.records.vocabulary import (
     FAMILY,
     METHOD,
     METRIC,
-    NULLS,
     OVERALL,
     REFERENCES,
     STATUS,
@@ -26,7 +25,11 @@ from steadymap.bench.records.vocabulary import (
 )
 from steadymap.metrics import METRICS, Status
 
-NULL_NAMES = dict(zip(NULLS, ("another image's map", "randomised network's map"), strict=True))
+NULL_NAMES = {
+    "other_image": "another image's map",
+    "same_class": "another's of its class",
+    "random_network": "randomised network's map",
+}
 
 PROBES_TITLE = (
     "at the clean image, raw means: a metric by which a control is as good says little alone"
@@ -85,7 +88,9 @@ def leaderboard(findings: Findings) -> list[LeaderboardRow]:
     names = short_names([*methods, *controls])
     lines = [_line(findings, metrics, spec, names[spec]) for spec in [*methods, *controls]]
     if findings.calibrates(metrics[0]):
-        lines += [_null_line(findings, metrics, family) for family in NULLS]
+        nulls = [_null_line(findings, metrics, kind) for kind in NULL_NAMES]
+        # One that no method's scores could be held against is no line of the board.
+        lines += [line for line in nulls if any(np.isfinite(s.value) for s in line.scores.values())]
     return lines
 
 

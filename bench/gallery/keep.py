@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from steadymap.bench.analysis.calibration import Instability
+from steadymap.bench.analysis.instability import Instability
 from steadymap.bench.core import files, metric_registry, safe_csv
 from steadymap.bench.gallery.steps import completeness_by_steps, subset_of
 from steadymap.bench.measure.outcome import Outcome

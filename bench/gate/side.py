@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def image_scores(
         records[vocabulary.METHOD] != vocabulary.INPUT
     )
     kept &= ~records[vocabulary.METHOD].astype(str).map(vocabulary.is_control)
-    chosen = records[kept].astype(dict.fromkeys(KEY, str))
+    chosen = _recognitions(records[kept].astype(dict.fromkeys(KEY, str)))
     readable = metric_registry.known_metrics() if readable is None else readable
     known = chosen[vocabulary.METRIC].str.removesuffix(vocabulary.RECOGNISED).isin(readable)
     chosen = chosen[known if metrics is None else chosen[vocabulary.METRIC].isin(metrics)]
@@ -88,6 +89,17 @@ def image_scores(
     # As they will be written, so that a run compared with its own baseline has not changed.
     table[vocabulary.VALUE] = table[vocabulary.VALUE].map(lambda value: float(DIGITS % value))
     return table.reset_index()[COLUMNS]
+
+
+def _recognitions(records: pd.DataFrame) -> pd.DataFrame:
+    """Turn the places of own maps into whether they are the first: whether maps are recognised."""
+    ranked = records[vocabulary.METRIC].str.endswith(vocabulary.RANK)
+    names = records[vocabulary.METRIC].str.replace(
+        rf"{re.escape(vocabulary.RANK)}$", vocabulary.RECOGNISED, regex=True
+    )
+    first = (records[vocabulary.VALUE] == 1).astype(float)
+    values = records[vocabulary.VALUE].where(~ranked, first)
+    return records.assign(**{vocabulary.METRIC: names, vocabulary.VALUE: values})
 
 
 def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:

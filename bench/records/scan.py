@@ -34,6 +34,7 @@ COLUMNS = [
     vocabulary.METRIC,
     vocabulary.VALUE,
     vocabulary.STATUS,
+    vocabulary.DETAIL,
 ]
 KINDS = [
     vocabulary.METHOD,
