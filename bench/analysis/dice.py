@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steadymap.bench.analysis.calibration import Instability
+from steadymap.bench.analysis.instability import Instability
 from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.records.vocabulary import (
     DIAGNOSIS,

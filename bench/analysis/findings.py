@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 
 from steadymap.bench.analysis import agreement, cells
+from steadymap.bench.analysis.admission import Facts, admissions
 from steadymap.bench.analysis.calibration import calibrate, order
+from steadymap.bench.analysis.dice import seed_share
+from steadymap.bench.analysis.evidence import evidence_kept
 from steadymap.bench.analysis.instability import Instability
 from steadymap.bench.analysis.ranks import Field, rank_methods, ranked_methods
 from steadymap.bench.analysis.summary import full_summary
@@ -46,6 +49,10 @@ class Findings:
         ranks: see `rank_methods`; empty likewise.
         pairs: see `differences`: each pair of methods that are ranked; empty likewise.
         agreement: see `agreement_row`: among metrics, families and images; empty likewise.
+        admission: see `admissions`: who is ranked, and why not; empty where the run measured no
+            margins.
+        evidence: see `evidence_kept`; empty likewise.
+        dice: see `seed_share`; empty without a method that draws.
         faults: see `whose_fault`; empty without both families.
         known: the metrics whose values can be read.
     """
@@ -56,6 +63,9 @@ class Findings:
     ranks: pd.DataFrame
     pairs: pd.DataFrame
     agreement: pd.DataFrame
+    admission: pd.DataFrame
+    evidence: pd.DataFrame
+    dice: pd.DataFrame
     faults: pd.DataFrame
     known: Mapping[str, Metric]
 
@@ -64,7 +74,7 @@ class Findings:
         cls,
         records: pd.DataFrame | Scan,
         metrics: Mapping[str, Metric] | None = None,
-        admitted: Collection[str] | None = None,
+        facts: Facts | None = None,
     ) -> Findings:
         """Derive everything, metric by metric, in the order of the records.
 
@@ -72,7 +82,7 @@ class Findings:
             records: of a run, or what scans them.
             metrics: those whose values can be read (see `known_metrics`); left out, ours and those
                 that are loaded.
-            admitted: the methods that may be ranked; left out, all but controls.
+            facts: what the records do not say of the methods; left out, nothing.
         """
         known = metric_registry.known_metrics() if metrics is None else metrics
         scan = as_scan(records)
@@ -81,8 +91,17 @@ class Findings:
         compared = Instability.of(everything, known)
         has_nulls = any(map(cells.is_unrelated, map(str, scan.counts[METRIC].unique())))
         families = compared.families() if has_nulls else None
-        parts = [_derived(scan.of(name), known, families, admitted) for name in scan.metrics()]
-        summary, calibrated, ranks, pairs, agreed, faults = map(joined, zip(*parts, strict=True))
+        admission, evidence = admissions(scan, facts), evidence_kept(scan)
+        # Without margins nobody can say who knows what: then all are ranked, and the run says so.
+        admitted = set(admission[METHOD][admission["ranked"]]) if len(admission) else None
+        parts = [
+            _derived(scan.of(name), known, families, admitted)
+            for name in scan.metrics()
+            if not name.startswith(MARGIN_NAMES)
+        ]
+        summary, calibrated, ranks, pairs, agreed, dice, faults = map(
+            joined, zip(*parts, strict=True)
+        )
         names = pd.DataFrame(compared.pairs(), columns=[METHOD, METRIC])
         calibrated = _in_order(calibrated, names)
         by_metric = calibrated[[METRIC]].drop_duplicates()
@@ -94,6 +113,9 @@ class Findings:
             ranks,
             _in_order(pairs, by_metric),
             joined([_among_metrics(calibrated, ranks), _in_order(agreed, by_metric)]),
+            admission,
+            evidence,
+            dice,
             _in_order(faults, names).sort_values(
                 SEVERITY, na_position="first", kind="stable", ignore_index=True
             ),
@@ -130,6 +152,13 @@ class Findings:
         present = set(self.summary[METRIC])
         return [name for name, metric in METRICS.items() if metric.probes and name in present]
 
+    def ranked(self, method: str) -> bool:
+        """Whether a method may be ranked: it was admitted, or nobody has asked."""
+        if self.admission.empty:
+            return not is_control(method)
+        rows = self.admission[self.admission[METHOD] == method]
+        return bool(rows["ranked"].any())
+
     def calibrates(self, metric: str) -> bool:
         """Whether a metric has calibrated scores."""
         return metric in set(self.calibrated[METRIC])
@@ -140,11 +169,15 @@ class Findings:
         return [name for name in names if name not in (*REFERENCES, CLEAN)]
 
     def methods(self, metric: str) -> tuple[list[str], list[str]]:
-        """Return methods and controls that have a metric, the steadiest first where it is known."""
+        """Return methods and controls that have a metric, the steadiest first where it is known.
+
+        Methods that are not ranked come after those that are.
+        """
         rows = self.scan.counts[self.scan.counts[METRIC] == metric]
         specs = [str(spec) for spec in rows[METHOD].unique()]
         if self.calibrates(metric):
             specs = order(self.calibrated, metric, specs)
+        specs.sort(key=lambda spec: not self.ranked(spec))
         return [s for s in specs if not is_control(s)], [s for s in specs if is_control(s)]
 
     def write(self, folder: Path) -> None:
@@ -160,6 +193,9 @@ class Findings:
             "ranks": self.ranks,
             "pairs": self.pairs,
             "agreement": self.agreement,
+            "admission": self.admission,
+            "evidence_kept": self.evidence,
+            "seed_share": self.dice,
             "whose_fault": self.faults,
         }
         for name, frame in named.items():
@@ -173,7 +209,7 @@ def _derived(
     families: Sequence[str] | None,
     admitted: Collection[str] | None,
 ) -> tuple[pd.DataFrame, ...]:
-    """Return summary, calibrated scores, ranks, pairs, agreement and faults of a metric's records.
+    """Return summary, calibrated scores, ranks, pairs, agreement, dice and faults of a metric.
 
     Args:
         records: of the metric.
@@ -195,7 +231,8 @@ def _derived(
         ]
     agreements = pd.DataFrame(agreed, columns=agreement.COLUMNS)
     faults = whose_fault(records, known)
-    return full_summary(records), calibrated, ranks, pairs, agreements, faults
+    dice = seed_share(records, known)
+    return full_summary(records), calibrated, ranks, pairs, agreements, dice, faults
 
 
 def _among_metrics(calibrated: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from steadymap.bench.analysis.admission import Facts
 from steadymap.bench.analysis.dice import seed_moves, wrong_declarations
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core.console import EXIT_CELLS_FAILED, console_of, line, say
@@ -53,7 +54,7 @@ def print_findings(folder: Path) -> tuple[Findings, dict[str, Figure]]:
         The findings, and the rank diagrams that were written.
     """
     scan, manifest = scan_run(folder)
-    findings = Findings.of(scan, known_metrics(manifest))
+    findings = Findings.of(scan, known_metrics(manifest), Facts.of(manifest))
     findings.write(folder)
     diagrams = rank_diagrams(findings)
     write_diagrams(diagrams, folder)
