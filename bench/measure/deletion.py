@@ -304,8 +304,10 @@ class Deletion:
         for low in range(0, len(points), self.worker.at_once):
             few = points[low : low + self.worker.at_once]
             rows = [kept[row][0] for row, _ in few]
-            gone = np.stack([kept[row][1] < deleted(step, self.grid.count) for row, step in few])
-            gone = gone[:, self.grid.cells]
+            gone: NDArray[np.bool_] = np.stack(
+                [kept[row][1] < deleted(step, self.grid.count) for row, step in few]
+            )
+            gone = np.take(gone, self.grid.cells, axis=1)
             images = torch.where(
                 torch.from_numpy(gone).to(self._plain.device)[:, None],
                 self._plain[rows],

@@ -184,8 +184,8 @@ def _notes_on_calibration(findings: Findings) -> list[str]:
     verdicts = set(chosen["verdict"])
     notes = [
         (
-            "null: the closest of unrelated clean maps to the perturbed one: other images', others' "
-            "of its class, randomised networks'; raw: overall, before that"
+            "null: the closest of unrelated clean maps to the perturbed one: other images', "
+            "others' of its class, randomised networks'; raw: overall, before that"
         ),
     ]
     for name in leaderboard.board_metrics(findings):
