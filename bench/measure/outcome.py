@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from steadymap.bench.data.image_set import Picture
 from steadymap.bench.measure.view import Failure
 from steadymap.bench.measure.worker import Timing
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
+from steadymap.bench.plan.admitting import names_of
 from steadymap.bench.plan.setup import Setup, recognising
 from steadymap.bench.plan.shards import NULL_VIEWS, NUMERIC, Shard, recorded_as
 from steadymap.bench.records import schema, vocabulary
@@ -163,9 +164,10 @@ def failed(setup: Setup, shard: Shard, reason: str) -> Outcome:
     nothing = Failure(Status.ERROR, reason, size).scores()
     calibrated = setup.plan.nulls > 0
 
-    def of(metrics: Mapping[str, Metric], view: Cell) -> dict[str, Scores]:
+    def of(metrics: Mapping[str, Metric], margins: Sequence[str], view: Cell) -> dict[str, Scores]:
         if view == CLEAN_CELL:
             names = [name for name, metric in metrics.items() if metric.against != "map"]
+            names += margins
         elif view.family in vocabulary.REFERENCES:
             names = [name for name, metric in metrics.items() if metric.against == "map"]
         else:
@@ -175,7 +177,10 @@ def failed(setup: Setup, shard: Shard, reason: str) -> Outcome:
 
     scored = [ScoredView(CLEAN_CELL, [None] * size, {})] if CLEAN_CELL not in shard.views else []
     for view in _families_of(setup, shard):
-        rows = {method.spec: of(metrics, view) for method, metrics in methods.items()}
+        rows = {
+            method.spec: of(metrics, names_of(method, setup), view)
+            for method, metrics in methods.items()
+        }
         if view in shard.cells and vocabulary.INPUT in shard.methods:
             rows = {vocabulary.INPUT: dict.fromkeys(vocabulary.INPUT_METRICS, nothing)} | rows
         scored.append(ScoredView(view, [None] * size, rows, dict.fromkeys(range(size), reason)))

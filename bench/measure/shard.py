@@ -46,7 +46,7 @@ from steadymap.bench.measure.worker import METRICS_PART, Worker
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.perturbations import apply, registry
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
-from steadymap.bench.plan import blocks, shards
+from steadymap.bench.plan import admitting, blocks, shards
 from steadymap.bench.plan.setup import Setup, recognising, wanted
 from steadymap.bench.records import schema, vocabulary
 from steadymap.metrics import PROBES, Maps, Metric, Scores, Status, TensorMaps
@@ -291,7 +291,7 @@ class BatchScorer:
             if self.setup.plan.nulls and not is_clean:
                 scores |= _recognised(metrics, scores, placed)
         family = view.cell.family
-        if self.deletion and view.cell == deletion.kept_cell(self.setup.plan, family):
+        if self.deletion and view.cell == admitting.kept_cell(self.setup.plan, family):
             scores |= deletion.kept_scores(self.deletion, method, view, current)
         if steps is not None:
             scores[vocabulary.STEPS] = steps
@@ -331,7 +331,7 @@ class BatchScorer:
     ) -> None:
         """Hold what the clean maps know of their images against what the references' maps know."""
         plan = self.setup.plan
-        if not deletion.wanted(plan):
+        if not admitting.wanted(plan):
             return
         self.deletion = deletion.deletion_of(plan, self.worker, view)
         if not any(cell.family == vocabulary.OTHER_CLASS for cell in held):
