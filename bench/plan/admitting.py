@@ -9,9 +9,9 @@ from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import Setup
 from steadymap.bench.records import vocabulary
 
-# In how many equal steps cells are deleted: for seven methods on 48 hands of no experiment, 6, 8 and
-# 16 steps separate no better. And of how many others' maps a margin is the mean: a second one counts
-# (occlusion's p goes from 1e-4 to 1e-6), a third hardly.
+# In how many equal steps cells are deleted, and of how many others' maps a margin is the mean. For
+# seven methods on 48 hands of no experiment 6, 8 and 16 steps separate no better; a second other
+# counts (occlusion's p goes from 1e-4 to 1e-6), a third hardly.
 STEPS = 4
 PARTNERS = 2
 
