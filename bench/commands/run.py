@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from steadymap.bench.checks import conformance
 from steadymap.bench.commands import finish, interrupts
 from steadymap.bench.core import console, errors, files, machine, names, safe_yaml
 from steadymap.bench.data import forms, labelled, masks, opening
@@ -29,7 +30,7 @@ from steadymap.bench.gallery.keep import keep_witnesses
 from steadymap.bench.measure.estimate import Estimate, count, estimate
 from steadymap.bench.measure.watch import Watch
 from steadymap.bench.network import devices, loading, memory
-from steadymap.bench.plan import identity, packaged_experiments, sharding
+from steadymap.bench.plan import admitting, identity, packaged_experiments, sharding
 from steadymap.bench.plan.experiment import Experiment, make_experiment
 from steadymap.bench.plan.setup import Setup, prepare
 from steadymap.bench.report.page import write_report
@@ -170,7 +171,9 @@ def _manifest(experiment: Experiment, setup: Setup) -> dict[str, Any]:
     """Return the manifest of a run that has not been made yet."""
     manifest = make_manifest(experiment, setup.classifier, setup.images)
     passes = {"passes": asdict(count(setup)), "passes_by_method": setup.passes()}
-    return manifest | {"metrics": setup.metrics(), **passes, "git": machine.git_state()}
+    checks = conformance.outcomes(setup.methods) if admitting.wanted(setup.plan) else {}
+    also = {"metrics": setup.metrics(), "checks": checks, "git": machine.git_state()}
+    return manifest | passes | also
 
 
 def _jobs(classifier: Classifier, images: int) -> int:

@@ -10,13 +10,12 @@ lie and how images are cropped, cancels. Deletion: Petsiuk, Das and Saenko 2018,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from steadymap.bench.core import randomness
 from steadymap.bench.measure.explain import explain
@@ -24,90 +23,29 @@ from steadymap.bench.measure.nulls import predictions, reshown
 from steadymap.bench.measure.view import Explained, Failure, View, logits_of, look
 from steadymap.bench.measure.worker import Worker
 from steadymap.bench.methods.binding import bind_method
-from steadymap.bench.methods.method import BoundMethod, Order
-from steadymap.bench.perturbations import registry
+from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.perturbations.cell import Cell
-from steadymap.bench.plan import blocks
+from steadymap.bench.plan import admitting, blocks
 from steadymap.bench.plan.plan import Plan
-from steadymap.bench.plan.setup import Setup
 from steadymap.bench.records import vocabulary
 from steadymap.metrics import Scores, Status, TensorMaps
-from steadymap.metrics.faithfulness import enlarge, places
-from steadymap.metrics.maps import Array
+from steadymap.metrics.cells import NO_ORDER, Grid, Order, Ranks
+from steadymap.metrics.maps import Array, Flags
 
 # The name of this part of the work.
 DELETION_PART = "deletion"
 
-# In how many equal steps cells are deleted. Twice as many cost twice as much and separate alike.
-STEPS = 8
-
-Ranks = NDArray[np.int64]
-
-# In place of an order, where a map has none.
-NO_ORDER = -1
 NO_OTHER = "no other image of the block can be explained"
 NO_OTHER_OF_CLASS = "no other image of the block is predicted as the same class"
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Square cells that cover an image; the last of a row or column take in what is left over.
-
-    Attributes:
-        size: height and width of the image.
-        side: of a cell, in pixels.
-    """
-
-    size: tuple[int, int]
-    side: int
-
-    @classmethod
-    def of(cls, size: tuple[int, int], share: float) -> Grid:
-        """Cut an image of (H, W) into cells of about so large a share of its shorter side."""
-        return cls(size, max(1, round(share * min(size))))
-
-    @cached_property
-    def cells(self) -> Ranks:
-        """(H, W), the number of each pixel's cell, row by row."""
-        down, across = (
-            np.minimum(np.arange(length) // self.side, max(1, length // self.side) - 1)
-            for length in self.size
-        )
-        numbers: Ranks = down[:, None] * (across[-1] + 1) + across
-        return numbers
-
-    @property
-    def count(self) -> int:
-        """How many cells there are."""
-        return int(self.cells[-1, -1]) + 1
-
-    def means(self, maps: Array) -> Array:
-        """Return the means (B, cells) of maps (B, h, w), brought to the image's size first."""
-        whole = enlarge(maps, self.size).reshape(len(maps), -1)
-        places_of = self.cells.ravel()
-        sizes = np.bincount(places_of, minlength=self.count)
-        sums = [np.bincount(places_of, row, self.count) for row in whole]
-        return np.stack(sums) / sizes
-
-    def ranks(self, maps: Array, order: Order, ties: Ranks) -> Ranks:
-        """Rank the cells of maps (B, h, w), 0 for the one that goes first: (B, cells).
-
-        Args:
-            maps: signed; a row that is not finite has no order.
-            order: whether the highest values go first, or the largest magnitudes.
-            ties: (B, cells), a permutation of each image's own, for cells that are equal.
-        """
-        finite = np.isfinite(maps).reshape(len(maps), -1).all(axis=1)
-        known = np.where(finite[:, None, None], maps, 0.0)
-        means = self.means(np.abs(known) if order == "magnitude" else known)
-        ranks: Ranks = places(means[:, None], ties)[:, 0]
-        ranks[~finite] = NO_ORDER
-        return ranks
-
-
 def deleted(step: int, cells: int) -> int:
     """Return how many cells are gone after a step of `STEPS`."""
-    return round(step * cells / STEPS)
+    return round(step * cells / admitting.STEPS)
+
+
+# Places of B images.
+Places = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -115,12 +53,13 @@ class Others:
     """The images that each of a batch is held against: the next of its block, and of its class.
 
     Attributes:
-        any_image: B places; the image's own where there is no other.
-        same_class: likewise.
+        any_image: `PARTNERS` times B places; fewer others are repeated, and the image's own place
+            stands where there is none.
+        same_class: likewise, of those with the same predicted class.
     """
 
-    any_image: tuple[int, ...]
-    same_class: tuple[int, ...]
+    any_image: tuple[Places, ...]
+    same_class: tuple[Places, ...]
 
     @classmethod
     def of(cls, predictions: Sequence[int | None], size: int) -> Others:
@@ -136,9 +75,21 @@ class Others:
                 after = [*range(place + 1, block.stop), *range(block.start, place)]
                 others = [other for other in after if predictions[other] is not None]
                 alike = [other for other in others if predictions[other] == predictions[place]]
-                any_image.append(next(iter(others), place))
-                same_class.append(next(iter(alike), place))
-        return cls(tuple(any_image), tuple(same_class))
+                any_image.append(_first(others or [place]))
+                same_class.append(_first(alike or [place]))
+        return cls(tuple(zip(*any_image, strict=True)), tuple(zip(*same_class, strict=True)))
+
+    def without(self, lost: Collection[int]) -> tuple[Places, ...]:
+        """Return the places of any other image, less those that are lost in a view."""
+        rows = []
+        for place, others in enumerate(zip(*self.any_image, strict=True)):
+            rows.append(_first([other for other in others if other not in lost] or [place]))
+        return tuple(zip(*rows, strict=True))
+
+
+def _first(others: Sequence[int]) -> list[int]:
+    """Return the first `PARTNERS` of some places, over again where they are fewer."""
+    return [others[draw % len(others)] for draw in range(admitting.PARTNERS)]
 
 
 @dataclass(frozen=True)
@@ -222,10 +173,11 @@ class Deletion:
         if isinstance(held.own, Failure):
             return dict.fromkeys((*names, vocabulary.DELETION_LOGIT), held.own.scores())
         maps = _host(held.own)
-        orders = {
-            "own": self.grid.ranks(maps, order, self.ties),
-            "other_image": self.grid.ranks(maps[list(self.others.any_image)], order, self.ties),
-            "same_class": self.grid.ranks(maps[list(self.others.same_class)], order, self.ties),
+        orders = {"own": self.grid.ranks(maps, order, self.ties)}
+        orders |= {
+            f"{kind}.{draw}": self.grid.ranks(maps[list(places_of)], order, self.ties)
+            for kind, draws in self._partners.items()
+            for draw, places_of in enumerate(draws)
         }
         further = {f"random_network.{k}": x for k, x in enumerate(held.networks)}
         if held.other_class is not None:
@@ -235,12 +187,11 @@ class Deletion:
                 orders[name] = self.grid.ranks(_host(explanation), order, self.ties)
         areas = dict(zip(orders, self.areas(list(orders.values())), strict=True))
         own = areas.pop("own")
-        scores = {
-            "other_image": _paired(areas["other_image"] - own, self.others.any_image, NO_OTHER),
-            "same_class": _paired(
-                areas["same_class"] - own, self.others.same_class, NO_OTHER_OF_CLASS
-            ),
-        }
+        scores = {}
+        for kind, reason in (("other_image", NO_OTHER), ("same_class", NO_OTHER_OF_CLASS)):
+            draws = self._partners[kind]
+            area = np.mean([areas[f"{kind}.{draw}"] for draw in range(len(draws))], axis=0)
+            scores[kind] = _paired(area - own, draws[0], reason)
         twins = [name for name in further if name.startswith("random_network.")]
         for name, parts in (("random_network", twins), ("other_class", ["other_class"])):
             if name not in names:
@@ -264,15 +215,15 @@ class Deletion:
         """
         if isinstance(maps, Failure):
             return maps.scores()
-        lost = {*view.failed, *view.refused}
-        places_of = [
-            place if other in lost else other for place, other in enumerate(self.others.any_image)
-        ]
         signed = _host(maps)
-        own = self.grid.ranks(signed, order, self.ties)
-        other = self.grid.ranks(signed[places_of], order, self.ties)
-        areas = self.areas([own, other])
-        return _paired(areas[1] - areas[0], places_of, NO_OTHER)
+        draws = self.others.without({*view.failed, *view.refused})
+        orders = [signed, *(signed[list(places_of)] for places_of in draws)]
+        own, *others = self.areas([self.grid.ranks(x, order, self.ties) for x in orders])
+        return _paired(np.mean(others, axis=0) - own, draws[0], NO_OTHER)
+
+    @property
+    def _partners(self) -> dict[str, tuple[Places, ...]]:
+        return {"other_image": self.others.any_image, "same_class": self.others.same_class}
 
     def areas(self, orders: Sequence[Ranks]) -> list[Array]:
         """Return, for each order (B, cells), the areas (B,) under the targets' logits.
@@ -295,16 +246,16 @@ class Deletion:
                 where[row, place] = known[key]
         between = self._between(kept).sum(axis=1)
         inner = np.append(between, np.nan)[where]
-        return list((inner + (first + last) / 2) / STEPS)
+        return list((inner + (first + last) / 2) / admitting.STEPS)
 
     def _between(self, kept: Sequence[tuple[int, Ranks]]) -> Array:
         """(n, STEPS - 1), the targets' logits of n images, each with its order, at inner steps."""
-        curves = np.empty((len(kept), STEPS - 1))
-        points = [(row, step) for row in range(len(kept)) for step in range(1, STEPS)]
+        curves = np.empty((len(kept), admitting.STEPS - 1))
+        points = [(row, step) for row in range(len(kept)) for step in range(1, admitting.STEPS)]
         for low in range(0, len(points), self.worker.at_once):
             few = points[low : low + self.worker.at_once]
             rows = [kept[row][0] for row, _ in few]
-            gone: NDArray[np.bool_] = np.stack(
+            gone: Flags = np.stack(
                 [kept[row][1] < deleted(step, self.grid.count) for row, step in few]
             )
             gone = np.take(gone, self.grid.cells, axis=1)
@@ -333,13 +284,6 @@ class Deletion:
 
 # By view (other networks', another class's), and by method: the maps of the clean images.
 MapsOf = Mapping[Cell, Mapping[BoundMethod, Explained | Failure]]
-
-YARDSTICK = "gradient"
-
-
-def wanted(plan: Plan) -> bool:
-    """Return whether a run measures margins: without null maps there is nothing to beat."""
-    return plan.admission and plan.nulls > 0
 
 
 def deletion_of(plan: Plan, worker: Worker, view: View) -> Deletion:
@@ -372,7 +316,7 @@ def clean_scores(
             method.spec: deletion.margins(_held(method, maps, held), method.method.order)
             for method, maps in clean.items()
         }
-        if all(method.spec != YARDSTICK for method in plan.bound_methods()):
+        if all(method.spec != admitting.YARDSTICK for method in plan.bound_methods()):
             measured = _yardstick(deletion)
             scores = {spec: by_metric | measured for spec, by_metric in scores.items()}
     return scores
@@ -388,7 +332,7 @@ def _held(method: BoundMethod, own: Explained | Failure, held: MapsOf) -> Held:
 
 def _yardstick(deletion: Deletion) -> dict[str, Scores]:
     """Return the margins of plain gradient; none where the network has no gradient."""
-    method = bind_method(YARDSTICK)
+    method = bind_method(admitting.YARDSTICK)
     view, worker = deletion.view, deletion.worker
     if method.unfit(view.classifier):
         return {}
@@ -405,15 +349,6 @@ def _yardstick(deletion: Deletion) -> dict[str, Scores]:
     }
 
 
-def kept_cell(plan: Plan, family: str) -> Cell | None:
-    """Return where it is asked what maps still know: the middle severity of those that are not 0.
-
-    None where there is no other.
-    """
-    levels = [level for level in plan.severities()[family] if level]
-    return Cell(family, levels[len(levels) // 2], 0) if levels else None
-
-
 def kept_scores(
     deletion: Deletion, method: BoundMethod, view: View, maps: Explained | Failure
 ) -> dict[str, Scores]:
@@ -427,53 +362,12 @@ def kept_scores(
     """
     if method.control:
         return {}
-    if reason := nothing_kept(view.cell.family):
+    if reason := admitting.nothing_kept(view.cell.family):
         skipped = Failure(Status.SKIPPED, reason, len(view.images))
         return {vocabulary.EVIDENCE_KEPT: skipped.scores()}
     with deletion.worker.clock(view.cell, DELETION_PART, len(view.images)):
         order = method.method.order or "signed"
         return {vocabulary.EVIDENCE_KEPT: deletion.evidence_kept(view, maps, order)}
-
-
-def nothing_kept(family: str) -> str:
-    """Return why maps under a family say nothing of the clean image's pixels; or nothing."""
-    if family in vocabulary.DIAGNOSIS:
-        return "the family is there for the diagnosis"
-    entry = registry.FAMILY_SHELF.known(family)
-    if entry is not None and entry.warp is not None:
-        return "the family moves things: what the map marks is elsewhere on the clean image"
-    return ""
-
-
-def names_of(method: BoundMethod, setup: Setup) -> list[str]:
-    """Return the names of the margins that a method has on clean images."""
-    if not wanted(setup.plan):
-        return []
-    begins = [vocabulary.MARGIN]
-    if method.method.order is None:
-        begins.append(vocabulary.MARGIN_OF_MAGNITUDE)
-    names = [beginning + kind for beginning in begins for kind in vocabulary.MARGINS]
-    return [*names, vocabulary.DELETION_LOGIT]
-
-
-def deletion_passes(setup: Setup) -> int:
-    """Return how many times images go forward for deletions, at most.
-
-    Less where two orders of an image are the same, or no other image is predicted as its class.
-    """
-    plan = setup.plan
-    if not wanted(plan):
-        return 0
-    methods = [method for method in setup.methods if not method.unfit(setup.classifier)]
-    # Its own, another image's, another of its class, another class's; and each network's.
-    orders = sum((4 + plan.nulls) * (2 if method.method.order is None else 1) for method in methods)
-    families = [name for name in plan.severities() if kept_cell(plan, name)]
-    kept = [name for name in families if not nothing_kept(name)]
-    orders += 2 * len(kept) * sum(not method.control for method in methods)
-    count = orders * (STEPS - 1) + 1
-    if all(method.spec != YARDSTICK for method in setup.methods):
-        count += (3 + plan.nulls) * (STEPS - 1)
-    return len(setup.images) * count
 
 
 def _numbers(values: Array) -> Scores:

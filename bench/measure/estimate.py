@@ -13,13 +13,14 @@ import torch
 
 from steadymap.bench.core.machine import peak_memory
 from steadymap.bench.data.image_set import ImageSet
-from steadymap.bench.measure import deletion, probes, scores, view
+from steadymap.bench.measure import probes, scores, view
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.network.memory import TIMES_HELD, activation_bytes
 from steadymap.bench.network.passes import Pass, Read, shared_pass
 from steadymap.bench.network.torch_settings import float32, threads_each
 from steadymap.bench.perturbations import apply, registry
 from steadymap.bench.perturbations.attack import differentiable_twice, smoothed
+from steadymap.bench.plan.admitting import deletion_passes
 from steadymap.bench.plan.blocks import BLOCK
 from steadymap.bench.plan.setup import Setup, calibrated, wanted
 from steadymap.metrics import PROBES
@@ -110,7 +111,7 @@ def count(setup: Setup) -> Passes:
         # Of the clean image, and of what changes them: every cell, or a shift alone.
         others = len(cells) if start.of_view else len(shifts)
         forward += len(setup.images) * start.draws * (1 + others)
-    forward += (deletions := deletion.deletion_passes(setup))
+    forward += (deletions := deletion_passes(setup))
     forward += probes.probe_passes(wanted(setup.methods), len(setup.images), len(applied))
     adaptive = [method for method in alone if method.adaptive]
     # Both ends of a path, for the logit difference that its sum is held against.

@@ -16,6 +16,7 @@ from steadymap.bench.measure.view import Failure
 from steadymap.bench.measure.worker import Timing
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
+from steadymap.bench.plan.admitting import names_of
 from steadymap.bench.plan.setup import Setup, calibrated
 from steadymap.bench.plan.shards import NULL_VIEWS, NUMERIC, Shard, recorded_as
 from steadymap.bench.records import schema, vocabulary
@@ -174,6 +175,7 @@ def failed(setup: Setup, shard: Shard, reason: str) -> Outcome:
         ]
         if view == CLEAN_CELL:
             names = [name for name, metric in metrics.items() if metric.against != "map"]
+            names += names_of(method, setup)
         elif view.family in vocabulary.MUST_DIFFER:
             names = [vocabulary.REACTS_BY]
         elif view.family in vocabulary.REFERENCES:

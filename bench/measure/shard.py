@@ -58,7 +58,7 @@ from steadymap.bench.measure.worker import METRICS_PART, Worker
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.perturbations import apply, registry
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
-from steadymap.bench.plan import blocks, shards
+from steadymap.bench.plan import admitting, blocks, shards
 from steadymap.bench.plan.setup import Setup, calibrated, wanted
 from steadymap.bench.records import schema, vocabulary
 from steadymap.metrics import METRICS, PROBES, Metric, Scores, Status
@@ -306,7 +306,7 @@ class BatchScorer:
                     found = matched(metrics[name], placed, beside)
                     scores |= {name + behind: values for behind, values in found.items()}
         family = view.cell.family
-        if self.deletion and view.cell == deletion.kept_cell(self.setup.plan, family):
+        if self.deletion and view.cell == admitting.kept_cell(self.setup.plan, family):
             scores |= deletion.kept_scores(self.deletion, method, view, current)
         if steps is not None:
             scores[vocabulary.STEPS] = steps
@@ -364,7 +364,7 @@ class BatchScorer:
     ) -> None:
         """Hold what the clean maps know of their images against what the references' maps know."""
         plan = self.setup.plan
-        if not deletion.wanted(plan):
+        if not admitting.wanted(plan):
             return
         self.deletion = deletion.deletion_of(plan, self.worker, view)
         margins = deletion.clean_scores(self.deletion, plan, self.clean, held)

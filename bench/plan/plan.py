@@ -74,7 +74,7 @@ class Plan(BaseModel):
     nulls: Annotated[int, Field(ge=0, le=MOST_NULLS)] = 3
     coupled: bool = False
     admission: bool = True
-    cell_share: Annotated[float, Field(gt=0, le=MOST_CELL_SHARE)] = 1 / 14
+    cell_share: Annotated[float, Field(gt=0, le=MOST_CELL_SHARE)] = 1 / 16
     steps: Steps | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1)] | None = None

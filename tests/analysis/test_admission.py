@@ -260,7 +260,7 @@ def test_margins_are_names_of_their_own() -> None:
     assert base_metric("spearman.other_image") == "spearman"
 
 
-# --- numbers ----------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------
 
 
 def test_above_zero_is_students_t_where_nothing_leans() -> None:

@@ -30,11 +30,13 @@ from steadymap.bench.measure.nulls import show
 from steadymap.bench.measure.runner import crew, run
 from steadymap.bench.measure.view import Explained, Failure, View, explained, look
 from steadymap.bench.network.passes import count_passes
+from steadymap.bench.plan import admitting
 from steadymap.bench.plan.setup import Setup, prepare
 from steadymap.metrics import Status
+from steadymap.metrics.cells import NO_ORDER, Grid
 from steadymap.metrics.faithfulness import enlarge
 
-GRID = deletion.Grid((SIDE, SIDE), 4)
+GRID = Grid((SIDE, SIDE), 4)
 
 
 def clean(setup: Setup, share: float = 0.25) -> deletion.Deletion:
@@ -56,26 +58,26 @@ def as_maps(values: np.ndarray) -> Explained:
 
 
 def test_cells_are_square_and_the_last_take_in_what_is_left_over() -> None:
-    grid = deletion.Grid((7, 5), 2)
+    grid = Grid((7, 5), 2)
     down, across = [0, 0, 1, 1, 2, 2, 2], [0, 0, 1, 1, 1]
     expected = [[row * 2 + column for column in across] for row in down]
     np.testing.assert_array_equal(grid.cells, expected)
     assert grid.count == 6
-    assert deletion.Grid.of((150, 100), 1 / 14).side == 7
-    assert deletion.Grid.of((8, 8), 1 / 64).side == 1
-    assert deletion.Grid((3, 9), 4).count == 2  # one row of cells, though they are not square
+    assert Grid.of((150, 100), 1 / 14).side == 7
+    assert Grid.of((8, 8), 1 / 64).side == 1
+    assert Grid((3, 9), 4).count == 2  # one row of cells, though they are not square
 
 
 def test_a_cell_is_worth_the_mean_of_its_pixels() -> None:
     maps = np.random.default_rng(0).normal(size=(2, 3, 4))
-    grid = deletion.Grid((7, 9), 2)
+    grid = Grid((7, 9), 2)
     whole = enlarge(maps, (7, 9))
     slowly = [[m[grid.cells == cell].mean() for cell in range(grid.count)] for m in whole]
     np.testing.assert_allclose(grid.means(maps), slowly, rtol=1e-12)
 
 
 def test_orders() -> None:
-    grid = deletion.Grid((2, 4), 2)
+    grid = Grid((2, 4), 2)
     ties = np.array([[1, 0]])
     left_low = np.array([[[-3.0, -3.0, 1.0, 1.0]] * 2])
     assert grid.ranks(left_low, "signed", ties).tolist() == [[1, 0]]
@@ -85,22 +87,22 @@ def test_orders() -> None:
     assert grid.ranks(mixed, "magnitude", ties).tolist() == [[0, 1]]
     assert grid.ranks(np.ones((1, 2, 4)), "signed", ties).tolist() == [[1, 0]]
     broken = np.full((1, 2, 4), np.nan)
-    assert grid.ranks(broken, "signed", ties).tolist() == [[deletion.NO_ORDER] * 2]
+    assert grid.ranks(broken, "signed", ties).tolist() == [[NO_ORDER] * 2]
 
 
 def slow_area(setup: Setup, image: torch.Tensor, ranks: np.ndarray, target: int) -> float:
     """Return the area under the target's logit, as the definition has it, image by image."""
     plain = image.mean(dim=(1, 2), keepdim=True)
     logits = []
-    for step in range(deletion.STEPS + 1):
-        gone = ranks < round(step * GRID.count / deletion.STEPS)
+    for step in range(admitting.STEPS + 1):
+        gone = ranks < round(step * GRID.count / admitting.STEPS)
         shown = image.clone()
         for cell in np.flatnonzero(gone):
             where = torch.from_numpy(GRID.cells == cell)
             shown[:, where] = plain[:, 0].expand(-1, int(where.sum()))
         logits.append(float(setup.classifier(shown[None])[0, target]))
     halves = [(first + second) / 2 for first, second in pairwise(logits)]
-    return sum(halves) / deletion.STEPS
+    return sum(halves) / admitting.STEPS
 
 
 def test_margins_are_those_of_the_definition() -> None:
@@ -119,11 +121,10 @@ def test_margins_are_those_of_the_definition() -> None:
 
     for place in range(5):
         mine = area(place, own)
-        partner = own[[*range(place + 1, 5), *range(place)]][0]
-        of_partner = np.broadcast_to(partner, own.shape)
+        of_others = [area(place, np.broadcast_to(own[(place + k) % 5], own.shape)) for k in (1, 2)]
         expected = {
             "deletion_logit": mine,
-            "margin.other_image": area(place, of_partner) - mine,
+            "margin.other_image": sum(of_others) / 2 - mine,
             "margin.random_network": (area(place, twins) + area(place, twins[::-1])) / 2 - mine,
             "margin.other_class": area(place, second) - mine,
         }
@@ -176,8 +177,10 @@ def test_a_method_that_declares_no_order_is_tried_in_both() -> None:
 
 def test_others_are_the_next_of_the_block_and_of_its_class() -> None:
     others = deletion.Others.of([0, 1, None, 0, 1, 1], 3)
-    assert others.any_image == (1, 0, 0, 4, 5, 3)
-    assert others.same_class == (0, 1, 2, 3, 5, 4)
+    assert others.any_image == ((1, 0, 0, 4, 5, 3), (1, 0, 1, 5, 3, 4))
+    assert others.same_class == ((0, 1, 2, 3, 5, 4), (0, 1, 2, 3, 5, 4))
+    # Of the view in hand the fifth is lost, and the fourth has its first other to look at alone.
+    assert others.without({4}) == ((1, 0, 0, 5, 5, 3), (1, 0, 1, 5, 3, 3))
 
 
 def test_who_has_no_other_is_skipped_and_who_is_broken_says_so() -> None:
@@ -189,8 +192,8 @@ def test_who_has_no_other_is_skipped_and_who_is_broken_says_so() -> None:
     maps[2] = np.nan
     found = clean(of_plan("gradient"))
     margins = found.margins(deletion.Held(as_maps(maps), [], None), "signed")
-    # The third has no order of its own, and the second is held against the third.
-    broken = [Status.OK, Status.NONFINITE, Status.NONFINITE, Status.OK, Status.OK]
+    # The third has no order of its own, and the two before it are held against it.
+    broken = [Status.NONFINITE, Status.NONFINITE, Status.NONFINITE, Status.OK, Status.OK]
     assert list(margins["margin.other_image"].statuses) == broken
     lost = Failure(Status.ERROR, "it raised", 5)
     margins = found.margins(deletion.Held(lost, [lost], None), "signed")
@@ -206,7 +209,7 @@ def test_equal_orders_are_deleted_once() -> None:
     found.ends  # noqa: B018 - computed once, and not counted here
     with count_passes(found.worker.classifier) as counts:
         areas = found.areas([first, second, first])
-    assert counts.forward == (deletion.STEPS - 1) * (5 + 4)
+    assert counts.forward == (admitting.STEPS - 1) * (5 + 4)
     np.testing.assert_array_equal(areas[0], areas[2])
     assert (areas[0] == areas[1]).tolist() == [True, False, False, False, False]
 
@@ -219,14 +222,14 @@ def test_the_estimate_counts_what_there_can_be_at_most() -> None:
     setup = prepare(one_class, images, plan)
     without = replace(setup, plan=plan.model_copy(update={"admission": False}))
     runner_up = 4 * 2  # until it is among the references
-    # The next image and the next of the class are one where all are of one class.
-    same = 4 * 2 * (deletion.STEPS - 1)
+    # The next images and the next of the class are the same where all are of one class.
+    same = 4 * 2 * admitting.PARTNERS * (admitting.STEPS - 1)
     (forward, _), _, _ = measured(setup)
     (plain, _), _, _ = measured(without)
-    assert forward - plain - runner_up == deletion.deletion_passes(setup) - same
-    assert deletion.deletion_passes(setup) == 4 * ((6 + 6 + 2 * 2) * 7 + 1)
-    assert deletion.deletion_passes(without) == 0
-    assert estimate.count(setup).deletions == deletion.deletion_passes(setup)
+    assert forward - plain - runner_up == admitting.deletion_passes(setup) - same
+    assert admitting.deletion_passes(setup) == 4 * ((8 + 8 + 2 * 3) * 3 + 1)
+    assert admitting.deletion_passes(without) == 0
+    assert estimate.count(setup).deletions == admitting.deletion_passes(setup)
 
 
 def values_of(records: pd.DataFrame, metric: str, **where: object) -> np.ndarray:
