@@ -519,8 +519,8 @@ MUTANTS = (
     Mutant(
         "the network is not told of the compensated shift",
         "bench/measure/view.py",
-        "if family is not None and family.compensated:",
-        "if family is not None and family.compensated and not shown:",
+        "if family is not None and family.network_shift:",
+        "if family is not None and family.network_shift and not shown:",
         "tests/measure/test_runner.py",
     ),
     Mutant(

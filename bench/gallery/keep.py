@@ -164,7 +164,7 @@ def predictions(
     rows: list[tuple[object, ...]] = []
     for cell, picture in zip(cells, pictures, strict=True):
         family = FAMILY_SHELF.known(cell.family)
-        seen = classifier.shifted(cell.severity) if family and family.compensated else classifier
+        seen = classifier.shifted(family.shift(cell.severity)) if family else classifier
         device = classifier.module.mean.device
         chances = seen(picture[None].to(device)).softmax(dim=1)[0].cpu()
         best = int(chances.argmax())

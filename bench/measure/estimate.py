@@ -20,7 +20,8 @@ from steadymap.bench.network.passes import Pass, Read, shared_pass
 from steadymap.bench.network.torch_settings import float32, threads_each
 from steadymap.bench.perturbations import apply, registry
 from steadymap.bench.perturbations.attack import differentiable_twice, smoothed
-from steadymap.bench.plan.setup import Setup, wanted
+from steadymap.bench.plan.blocks import BLOCK
+from steadymap.bench.plan.setup import Setup, calibrated, wanted
 from steadymap.metrics import PROBES
 from steadymap.models import Classifier
 
@@ -28,7 +29,7 @@ from steadymap.models import Classifier
 PASS_SHARE = 0.6
 METRIC_SHARE = 0.25
 IMAGE_SHARE = 0.15
-METRIC_IMAGES = 4
+METRIC_IMAGES = BLOCK
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def count(setup: Setup) -> Passes:
     size = setup.classifier.input_size
     forward = views + apart + views * sum(method.forward_only(size) for method in alone)
     forward += sum(times * method.forward_only(size) for method, times in setup.redraws().items())
-    shifts = {c.severity for c in cells if registry.FAMILY_SHELF.find(c.family).compensated} - {0.0}
+    shifts = {registry.FAMILY_SHELF.find(c.family).shift(c.severity) for c in cells} - {0.0}
     starts = {
         method.start
         for method, metrics in setup.methods.items()
@@ -220,6 +221,9 @@ def _metric_work(classifier: Classifier, setup: Setup) -> Callable[[], int]:
 
     applied = {m: x for m, x in setup.methods.items() if not m.unfit(classifier)}
     known = {method: view.explained(attributions(method, clean), count) for method in applied}
+    everyone = np.arange(count)
+    others = ~np.eye(count, dtype=bool)
+    beside = scores.Beside((everyone,), others, others)
 
     def work() -> int:
         for method, metrics in applied.items():
@@ -228,6 +232,10 @@ def _metric_work(classifier: Classifier, setup: Setup) -> Callable[[], int]:
                 if metric.against in PROBES:
                     continue  # their passes are counted; the rest is little beside them
                 scores.score(metric, known[method], current, evidence)
+            twins = (known[method],) * setup.plan.nulls
+            placed = scores.Compared(known[method], current, twins, evidence)
+            for name in calibrated(metrics, setup.plan) if setup.plan.nulls else ():
+                scores.matched(metrics[name], placed, beside)
         return count
 
     return work

@@ -11,10 +11,11 @@ import torch
 
 from steadymap.bench.data import labelled
 from steadymap.bench.data.image_set import Picture
+from steadymap.bench.measure.scores import matched_names
 from steadymap.bench.measure.view import Failure
 from steadymap.bench.measure.worker import Timing
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
-from steadymap.bench.plan.setup import Setup, recognising
+from steadymap.bench.plan.setup import Setup, calibrated
 from steadymap.bench.plan.shards import NULL_VIEWS, NUMERIC, Shard, recorded_as
 from steadymap.bench.records import schema, vocabulary
 from steadymap.metrics import PROBES, Metric, Scores, Status
@@ -161,16 +162,22 @@ def failed(setup: Setup, shard: Shard, reason: str) -> Outcome:
     methods = {m: x for m, x in setup.methods.items() if m.spec in shard.methods}
     size = len(shard.indices)
     nothing = Failure(Status.ERROR, reason, size).scores()
-    calibrated = setup.plan.nulls > 0
+    nulls = setup.plan.nulls
 
     def of(metrics: Mapping[str, Metric], view: Cell) -> dict[str, Scores]:
         if view == CLEAN_CELL:
             names = [name for name, metric in metrics.items() if metric.against != "map"]
+        elif view.family in vocabulary.MUST_DIFFER:
+            names = [vocabulary.REACTS_BY]
         elif view.family in vocabulary.REFERENCES:
             names = [name for name, metric in metrics.items() if metric.against == "map"]
         else:
             names = [name for name, metric in metrics.items() if metric.against not in PROBES]
-            names += [name + vocabulary.RECOGNISED for name in recognising(metrics) if calibrated]
+            names += [
+                name + behind
+                for name in (calibrated(metrics, setup.plan) if nulls else ())
+                for behind in matched_names(metrics[name], nulls)
+            ]
         return dict.fromkeys(names, nothing)
 
     scored = [ScoredView(CLEAN_CELL, [None] * size, {})] if CLEAN_CELL not in shard.views else []
@@ -186,8 +193,10 @@ def _families_of(setup: Setup, shard: Shard) -> Iterator[Cell]:
     """Yield the cells that a shard has records of, as far as they are known beforehand."""
     for view in shard.views:
         if view == NULL_VIEWS:
-            for family in (vocabulary.OTHER_IMAGE, vocabulary.RANDOM_NETWORK):
-                yield from (Cell(family, 0.0, draw) for draw in range(setup.plan.nulls))
+            yield Cell(vocabulary.OTHER_IMAGE, 0.0, 0)
+            for draw in range(setup.plan.nulls):
+                yield Cell(vocabulary.RANDOM_NETWORK, 0.0, draw)
+            yield Cell(vocabulary.OTHER_CLASS, 0.0, 0)
         elif view == NUMERIC:
             yield Cell(vocabulary.BATCH_OF_ONE, 0.0, 0)
         else:

@@ -14,6 +14,7 @@ from steadymap.bench.core.errors import one_line
 from steadymap.bench.data.image_set import Frame
 from steadymap.bench.measure.explain import Adaptive, explain, same_size
 from steadymap.bench.measure.nulls import (
+    Panel,
     Reference,
     comparable,
     make_panel,
@@ -32,23 +33,33 @@ from steadymap.bench.measure.outcome import (
 )
 from steadymap.bench.measure.probes import CleanBatch, probe, reads
 from steadymap.bench.measure.scores import (
+    Beside,
     Compared,
     deltas,
     in_place,
     input_scores,
-    recognised,
+    matched,
     score,
+    skipped,
 )
-from steadymap.bench.measure.view import Explained, Failure, ShownImages, View, attacked, look
+from steadymap.bench.measure.view import (
+    Explained,
+    Failure,
+    ShownImages,
+    View,
+    attacked,
+    explained,
+    look,
+)
 from steadymap.bench.measure.watch import Watch
 from steadymap.bench.measure.worker import METRICS_PART, Worker
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.perturbations import apply, registry
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.plan import blocks, shards
-from steadymap.bench.plan.setup import Setup, recognising, wanted
+from steadymap.bench.plan.setup import Setup, calibrated, wanted
 from steadymap.bench.records import schema, vocabulary
-from steadymap.metrics import PROBES, Maps, Metric, Scores, Status, TensorMaps
+from steadymap.metrics import METRICS, PROBES, Metric, Scores, Status
 from steadymap.metrics.maps import Array
 from steadymap.models import ModelError
 
@@ -241,7 +252,10 @@ class BatchScorer:
         self.keep_maps = keep_maps
         self.clean_view: View | None = None
         self.clean: dict[BoundMethod, Explained | Failure] = {}
-        self.nulls: dict[BoundMethod, list[Maps | TensorMaps]] = {m: [] for m in setup.methods}
+        # What clean maps are held against, for whoever judges by it: see `take_references`.
+        self.panel: Panel | None = None
+        self.twins: dict[BoundMethod, list[Explained | Failure]] = {m: [] for m in setup.methods}
+        self.other_class: dict[BoundMethod, Explained | Failure] = {}
         self.adaptive = {
             method: Adaptive(worker, method) for method in setup.methods if method.adaptive
         }
@@ -276,7 +290,7 @@ class BatchScorer:
             evidence["delta"] = delta = deltas(self.worker, method, view)
             if self.keep_maps:
                 self.deltas.setdefault(method.spec, []).append(delta)
-        compared = Compared(reference, current, tuple(self.nulls[method]), evidence)
+        compared = Compared(reference, current, tuple(self.twins[method]), evidence)
         scores: dict[str, Scores] = {}
         with self.worker.clock(view.cell, METRICS_PART, len(view.images)):
             placed = _placed(compared, view)
@@ -286,8 +300,11 @@ class BatchScorer:
                 pair = compared if metric.against == "delta" else placed
                 scores[name] = score(metric, pair.clean, pair.current, pair.evidence)
             scores |= _perfect(metrics, placed)
-            if self.setup.plan.nulls and not is_clean:
-                scores |= _recognised(metrics, scores, placed)
+            if self.panel is not None and not is_clean:
+                beside = self._beside(self.panel)
+                for name in calibrated(metrics, self.setup.plan):
+                    found = matched(metrics[name], placed, beside)
+                    scores |= {name + behind: values for behind, values in found.items()}
         if steps is not None:
             scores[vocabulary.STEPS] = steps
         self.scored[-1].scores[method.spec] = scores
@@ -304,19 +321,30 @@ class BatchScorer:
             self.scored[0].scores[spec].update(scores)
 
     def take_references(self, view: View, watch: Watch) -> None:
-        """Hold the clean maps against others, and keep the unrelated ones for recognition."""
-        nulls = self.setup.plan.nulls
-        if not nulls or not self.setup.methods:
+        """Hold the clean maps against others, and keep those that perturbed maps are held against.
+
+        These are, beside the clean maps themselves, the maps of randomised networks (`twins`); and
+        those for another class are kept, too (`other_class`). `panel` says who stands beside whom.
+        """
+        if not self.setup.plan.nulls or not self.setup.methods:
             return
-        panel = make_panel(view, self.clean, blocks.block_size(nulls))
-        for reference in references(self.worker, view, panel, watch):
+        self.panel = make_panel(view, blocks.BLOCK)
+        for reference in references(self.worker, view, self.clean, self.panel, watch):
             with self.worker.clock(reference.cell, METRICS_PART, len(reference.predictions)):
                 self.scored.append(_held_against(self.setup, self.clean, reference))
-            if reference.cell.family in vocabulary.NULLS:
-                for method, explanation in reference.maps.items():
-                    null = comparable(self.clean[method], explanation)
-                    if isinstance(null, Explained):
-                        self.nulls[method].append(null.maps)
+            for method, explanation in reference.maps.items():
+                other = _without(comparable(self.clean[method], explanation), reference.refused)
+                if reference.cell.family == vocabulary.RANDOM_NETWORK:
+                    self.twins[method].append(other)
+                elif reference.cell.family == vocabulary.OTHER_CLASS:
+                    self.other_class[method] = other
+
+    def _beside(self, panel: Panel) -> Beside:
+        """Return who stands beside whom in the view in hand."""
+        view = self.scored[-1]
+        lost = {place for place, label in enumerate(view.predictions) if label is None}
+        others = panel.others(lost | set(view.failed))
+        return Beside(panel.blocks, others, panel.of_same_class(others))
 
     def _explain(
         self, method: BoundMethod, view: View
@@ -369,28 +397,30 @@ def _perfect(metrics: Mapping[str, Metric], placed: Compared) -> dict[str, Score
     }
 
 
-def _recognised(
-    metrics: Mapping[str, Metric], scores: Mapping[str, Scores], placed: Compared
-) -> dict[str, Scores]:
-    """Return whether each map is closer to its clean self than to every unrelated map."""
-    return {
-        name + vocabulary.RECOGNISED: recognised(
-            metrics[name], scores[name], placed.nulls, placed.current
-        )
-        for name in recognising(metrics)
-    }
+def _without(maps: Explained | Failure, refused: Mapping[int, str]) -> Explained | Failure:
+    """Return maps, none of images that a network has no logits of."""
+    if isinstance(maps, Failure) or not refused:
+        return maps
+    return explained(without_failed(maps.attributions, refused), len(maps.attributions))
 
 
 def _held_against(
     setup: Setup, clean: Mapping[BoundMethod, Explained | Failure], reference: Reference
 ) -> ScoredView:
-    """Return the scores of clean maps against a reference's, by all metrics of two maps."""
+    """Return the scores of clean maps against a reference's: by all metrics of two maps.
+
+    Against maps that they must differ from, by one alone, whatever the plan has: how far they do
+    says `REACTS_BY`.
+    """
     by_method: dict[str, dict[str, Scores]] = {}
     for method, explanation in reference.maps.items():
         other = comparable(clean[method], explanation)
+        metrics: Mapping[str, Metric] = setup.methods[method]
+        if reference.cell.family in vocabulary.MUST_DIFFER:
+            metrics = {vocabulary.REACTS_BY: METRICS[vocabulary.REACTS_BY]}
         by_method[method.spec] = {
-            name: score(metric, clean[method], other, {})
-            for name, metric in setup.methods[method].items()
+            name: skipped(score(metric, clean[method], other, {}), reference.skipped)
+            for name, metric in metrics.items()
             if metric.against == "map"
         }
     return ScoredView(reference.cell, reference.predictions, by_method, refused=reference.refused)

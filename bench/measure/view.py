@@ -80,7 +80,7 @@ class View:
         cell: the perturbation.
         images: (B, 3, H, W) on the CPU.
         batch: the same for the methods.
-        classifier: the one to explain; the shifted one in a compensated family.
+        classifier: the one to explain; the shifted one where a family shifts it.
         seen: the pass that methods share, with the logits (B, K).
         failure: why the pass has no more than its logits; None where it has.
         failed: as in `ShownImages`.
@@ -128,8 +128,8 @@ def look(
     """
     classifier = worker.classifier
     family = registry.FAMILY_SHELF.known(shown.cell.family)
-    if family is not None and family.compensated:
-        classifier = classifier.shifted(shown.cell.severity)
+    if family is not None and family.network_shift:
+        classifier = classifier.shifted(family.shift(shown.cell.severity))
     reads = {
         method.share.reads
         for method in worker.methods

@@ -23,7 +23,7 @@ MOST_DRAWS = 1000
 MOST_THREADS = 1024
 # Of a value that is wrong, in a message.
 MOST_SHOWN = 200
-# Each image is held against as many others, and they make blocks of twice as many.
+# Each makes a map of every image and method, which is kept while its block is in hand.
 MOST_NULLS = 60
 
 
@@ -41,8 +41,8 @@ class Plan(BaseModel):
             their own.
         draws: draws of each stochastic family at each severity.
         controls: whether the controls run, too.
-        nulls: how many unrelated maps of either kind (another image's, a randomised network's) each
-            map is held against; 0 leaves scores uncalibrated.
+        nulls: how many randomised networks' maps each map is held against, beside those of the
+            other images of its block; 0 leaves out both, and scores uncalibrated.
         steps: number of steps of path methods whose spec does not set it.
         seed: of everything random.
         batch_size: images that are looked at together, but never less than those whose maps are

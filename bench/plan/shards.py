@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
-from steadymap.bench.records.vocabulary import NULLS, OTHER_SEED, REFERENCES
+from steadymap.bench.records.vocabulary import MUST_DIFFER, OTHER_SEED, REFERENCES
 
 # What a shard is asked for beside perturbations: all that clean maps are held against; and, of a
 # few images, their maps computed in other ways.
@@ -39,4 +39,4 @@ def recorded_as(cell: Cell) -> Cell:
     """Return the view of a shard that the records of a cell belong to."""
     if cell.family not in REFERENCES:
         return cell
-    return NULL_VIEWS if cell.family in (*NULLS, OTHER_SEED) else NUMERIC
+    return NULL_VIEWS if cell.family in (*MUST_DIFFER, OTHER_SEED) else NUMERIC

@@ -177,10 +177,13 @@ def beyond(name: str, value: float, known: Mapping[str, Metric]) -> str:
         known: the metrics whose ranges are known; of another any number will do.
     """
     ends = vocabulary.INPUT_RANGES.get(name, (None, None))
-    if name.endswith(vocabulary.RECOGNISED):
+    about = known.get(name) or known.get(vocabulary.base_metric(name))
+    if name not in known and name.endswith(vocabulary.RECOGNISED):
         ends = UNIT
-    elif name in known:
-        ends = known[name].range
+    elif name not in known and name.endswith(vocabulary.RANK):
+        ends = (1.0, None)
+    elif about is not None:
+        ends = about.range
     if within(value, ends):
         return ""
     lowest, highest = (end if end is not None else far for end, far in zip(ends, FAR, strict=True))

@@ -47,6 +47,11 @@ FLOAT64 = "float64"
 ON_CPU = "on_cpu"
 NUMERICS = (BATCH_OF_ONE, ROUNDED, FLOAT64, ON_CPU)
 REFERENCES = (*NULLS, OTHER_CLASS, OTHER_SEED, *NUMERICS)
+# Of these a clean map must differ, if it says anything of image, network and class. By how much is
+# told in signed maps: with two classes the runner-up's map is often the target's with its sign
+# turned, and magnitudes are equal.
+MUST_DIFFER = (*NULLS, OTHER_CLASS)
+REACTS_BY = "spearman"
 
 # Families that tell whose fault a change is; nobody's pictures are changed so, and no headline
 # counts them. In the second the image stays, and the network computes f(x + severity).

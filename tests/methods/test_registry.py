@@ -229,6 +229,29 @@ def test_a_compensated_bias_is_a_shifted_baseline(baseline: str, conv64: Classif
     assert same == near == BASELINES[baseline].moves_along
 
 
+# --- the fourth cell: the image stays, and the network computes f(x + shift) ---------------------
+
+
+@pytest.mark.parametrize("spec", ["gradient", "grad_cam", "grad_cam:relu=false", "layer_cam"])
+def test_a_shifted_network_s_gradient_and_grad_cam_are_those_of_the_moved_image(
+    spec: str, conv64: Classifier
+) -> None:
+    shifted = explain(spec, conv64.shifted(-SHIFT), IMAGES64)
+    torch.testing.assert_close(shifted, explain(spec, conv64, IMAGES64 + SHIFT), rtol=0, atol=1e-12)
+
+
+def test_a_shifted_network_s_gradient_x_input_takes_the_image_as_it_is(conv64: Classifier) -> None:
+    shifted = explain("gradient_x_input", conv64.shifted(-SHIFT), IMAGES64)
+    slope = explain("gradient", conv64, IMAGES64 + SHIFT)
+    torch.testing.assert_close(shifted, slope * IMAGES64, rtol=0, atol=1e-12)
+    # So the three differences add up but for the slope's own change times the shift.
+    clean, moved = (explain("gradient_x_input", conv64, x) for x in (IMAGES64, IMAGES64 + SHIFT))
+    still = explain("gradient", conv64, IMAGES64)
+    compensated = explain("gradient_x_input", conv64.shifted(SHIFT), IMAGES64 + SHIFT)
+    interaction = (moved - clean) - (shifted - clean) - (compensated - clean)
+    torch.testing.assert_close(interaction, (slope - still) * SHIFT, rtol=0, atol=1e-12)
+
+
 # --- our own paths against captum's ---------------------------------------------------------------
 
 
