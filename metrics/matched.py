@@ -65,7 +65,8 @@ class Table:
     def ranks(self, metric: Metric, others: Flags, none: str) -> Scores:
         """Return the place of each perturbed map's own clean map among those of its block.
 
-        1 is the closest to the perturbed map. One that is as close as its own counts as closer.
+        1 is the closest to the perturbed map. One that is as close as its own counts as closer. The
+        detail of a place says among how many maps it is: `of 8`.
 
         Args:
             metric: what closeness is measured by.
@@ -91,7 +92,13 @@ class Table:
                 strict=True,
             )
         ]
-        return _scores(1.0 + closer.sum(axis=0), reasons)
+        found = _scores(1.0 + closer.sum(axis=0), reasons)
+        among = 1 + (others & np.isfinite(self.values)).sum(axis=0)
+        details = [
+            f"of {size}" if status is Status.OK else detail
+            for size, status, detail in zip(among, found.statuses, found.details, strict=True)
+        ]
+        return Scores(found.values, found.statuses, tuple(details))
 
 
 def tabulate(

@@ -16,6 +16,9 @@ METRICS_AGREE = "metrics"
 FAMILIES_AGREE = "families"
 IMAGES_AGREE = "images"
 
+# In the column of the metric, where the raters are the headline metrics themselves.
+HEADLINES = "headlines"
+
 COLUMNS = [METRIC, "among", "raters", "methods", "kendall_w", "mean_correlation", "alpha"]
 
 # Two orders that agree less than halfway, on average, are two orders.
@@ -35,7 +38,7 @@ def agreement_row(metric: str, among: str, scores: NDArray[np.float64]) -> dict[
     methods, or where no rater tells methods apart.
 
     Args:
-        metric: of which the scores are; "" where the raters are metrics.
+        metric: of which the scores are; `HEADLINES` where the raters are metrics.
         among: what the raters are.
         scores: (raters, methods); a rater that lacks a method is left out.
     """

@@ -224,7 +224,8 @@ def _recognition(table: cells.Cells) -> dict[str, cells.Floats]:
     among = table.candidates
     last = float(np.nanmax(among)) if np.isfinite(among).any() else np.nan
     rank = np.where(table.vanished, last, table.rank)
-    known = np.isfinite(table.rank) | table.vanished
+    # A metric that does not recognise has no places at all.
+    known = np.isfinite(table.rank) | (table.vanished & np.isfinite(last))
     first = np.where(known, (table.rank == 1).astype(float), np.nan)
     # Of r equally likely places the mean of 1 / place is the harmonic number of r over r.
     harmonic = {size: np.mean(1 / np.arange(1, size + 1)) for size in _sizes(among)}

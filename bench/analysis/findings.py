@@ -243,7 +243,7 @@ def _among_metrics(calibrated: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFram
         return pd.DataFrame([], columns=agreement.COLUMNS)
     methods = [name for name in ranks[METHOD].unique() if all(name in some for some in ranked)]
     table = agreement.among_metrics(calibrated, headlines, methods)
-    row = agreement.agreement_row("", agreement.METRICS_AGREE, table.to_numpy())
+    row = agreement.agreement_row(agreement.HEADLINES, agreement.METRICS_AGREE, table.to_numpy())
     return pd.DataFrame([row], columns=agreement.COLUMNS)
 
 

@@ -214,7 +214,8 @@ def differences(field: Field) -> pd.DataFrame:
     for one, other in pairs:
         p_value = np.nan
         if known[one, other]:
-            p_value = float((largest >= size[one, other]).mean())
+            # The difference itself is one of the draws, so that no p-value is 0 for want of draws.
+            p_value = float((1 + (largest >= size[one, other]).sum()) / (1 + DRAWS))
             if certain[one, other]:
                 p_value = 1.0 if same[one, other] else 0.0
         width = reach[one, other] if known[one, other] else np.nan

@@ -11,6 +11,7 @@ from support import frame
 from steadymap.bench.analysis.agreement import (
     COLUMNS,
     FAMILIES_AGREE,
+    HEADLINES,
     IMAGES_AGREE,
     METRICS_AGREE,
     agreement_row,
@@ -58,7 +59,7 @@ def test_findings_say_how_far_metrics_families_and_images_agree() -> None:
                 rows += scored(values, [0.1] * 12, [0.0] * 12, name=name, **fixed)
     findings = Findings.of(frame(rows))
     table = findings.agreement.set_index(["metric", "among"])
-    assert table.loc[("", METRICS_AGREE), "mean_correlation"] == pytest.approx(0.5)
+    assert table.loc[(HEADLINES, METRICS_AGREE), "mean_correlation"] == pytest.approx(0.5)
     for metric in ("ssim", "spearman"):
         assert table.loc[(metric, FAMILIES_AGREE), "kendall_w"] == pytest.approx(1)
         assert table.loc[(metric, FAMILIES_AGREE), "raters"] == 2
@@ -70,7 +71,10 @@ def test_findings_say_how_far_metrics_families_and_images_agree() -> None:
 
 def test_there_may_be_a_winner_where_orders_agree() -> None:
     agreement = pd.DataFrame(
-        [["", METRICS_AGREE, 2, 3, 0.9, 0.8, 0.8], ["ssim", FAMILIES_AGREE, 4, 3, 0.8, 0.7, 0.7]],
+        [
+            [HEADLINES, METRICS_AGREE, 2, 3, 0.9, 0.8, 0.8],
+            ["ssim", FAMILIES_AGREE, 4, 3, 0.8, 0.7, 0.7],
+        ],
         columns=COLUMNS,
     )
     ranks = pd.DataFrame(

@@ -116,7 +116,9 @@ def test_a_pair_is_compared_by_the_difference_of_the_very_scores() -> None:
         "Tukey's of three, 39 degrees, over 1.414"
     )
     assert alone["p_adjusted"] > 0.05
-    assert (pairs[pairs["method"] == "gradient"]["p_adjusted"] == 0).all()
+    # Beyond all 10000 draws.
+    surely = pairs[pairs["method"] == "gradient"]["p_adjusted"].tolist()
+    assert surely == pytest.approx([1 / 10001] * 2)
     plain = wilcoxon(scores["gradient_x_input"], scores["grad_cam:relu=true"]).pvalue
     assert alone["wilcoxon_p"] == pytest.approx(plain, rel=0.05), "the largest stays after Holm"
 
