@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from steadymap.bench.analysis.paired import Ratio, ratio_of_means
+from steadymap.bench.analysis.intervals import Ratio, ratio_of_means
 from steadymap.bench.records import vocabulary
 from steadymap.bench.records.scan import Scan
 from steadymap.metrics import Status
