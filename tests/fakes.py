@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -74,7 +75,7 @@ def noise_a_class(classifier: Classifier, batch: Batch) -> Tensor:
 def map_a_class(classifier: Classifier, batch: Batch) -> Tensor:
     """The gradient of each class at a grey image: what the network likes, whatever is shown."""
     grey = torch.full_like(batch.images, 0.5)
-    return gradient(classifier, Batch(grey, batch.targets, batch.image_ids, batch.seed))
+    return gradient(classifier, replace(batch, images=grey))
 
 
 def fingerprint(classifier: Classifier, batch: Batch) -> Tensor:
@@ -109,6 +110,76 @@ def mixture(classifier: Classifier, batch: Batch, *, share: float = 0.5) -> Tens
     return _unit(fingerprint(classifier, batch)) + share * _unit(known)
 
 
+# --- more of our own making -----------------------------------------------------------------------
+
+
+def image_itself(_classifier: Classifier, batch: Batch) -> Tensor:
+    """How far each pixel is from the image's mean colour: no network."""
+    return (batch.images - batch.images.mean(dim=(2, 3), keepdim=True)).abs()
+
+
+def noise_by_logits(classifier: Classifier, batch: Batch) -> Tensor:
+    """The logits times noise fields of the network: its whole answer, and no place of it."""
+    with torch.no_grad():
+        logits = classifier(batch.images)
+    key = _weights(classifier)
+    fields = torch.stack(
+        [_noise(batch.images[0], key, "logit", place) for place in range(logits.shape[1])]
+    )
+    return torch.einsum("bn,nchw->bchw", logits, fields)
+
+
+def other_network(classifier: Classifier, batch: Batch) -> Tensor:
+    """The gradient of a network with randomised weights: the image, and not this network."""
+    return gradient(classifier.randomised(7), batch)
+
+
+def centre_on_gradient(classifier: Classifier, batch: Batch) -> Tensor:
+    """A blob in the middle with a trace of the gradient: what is marked is where hands lie."""
+    height, width = batch.images.shape[2:]
+    down = torch.linspace(-1, 1, height)[:, None]
+    across = torch.linspace(-1, 1, width)[None]
+    blob = torch.exp(-2 * (down.square() + across.square())).to(batch.images)
+    known = gradient(classifier, batch).sum(dim=1, keepdim=True)
+    return blob + 0.02 * _unit(known)
+
+
+def stripes_by_brightness(classifier: Classifier, batch: Batch) -> Tensor:
+    """Stripes whose phase is the image's brightness and whose direction is the network's."""
+    height, width = batch.images.shape[2:]
+    down = torch.linspace(0, 20, height)[:, None].to(batch.images)
+    across = torch.linspace(0, 20, width)[None].to(batch.images)
+    turn = float(_rng(_weights(classifier), "turn").uniform(0, np.pi))
+    phase = 6 * batch.images.mean(dim=(1, 2, 3))[:, None, None, None]
+    return torch.sin(down * np.cos(turn) + across * np.sin(turn) + phase)
+
+
+class Remembering:
+    """The gradient of the nearest image that was seen before: the steadiest of all, if let in."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, classifier: Classifier, batch: Batch) -> Tensor:
+        """Return what was returned for the nearest image; the gradient for one like no other."""
+        maps = []
+        for image, known in zip(batch.images, gradient(classifier, batch), strict=True):
+            coarse = _coarse(image[None])
+            gaps = [float((coarse - other).abs().max()) for other, _ in self.seen]
+            if not gaps or min(gaps) > REMEMBERED:
+                self.seen.append((coarse, known))
+                maps.append(known)
+            else:
+                maps.append(self.seen[int(np.argmin(gaps))][1])
+        return torch.stack(maps)
+
+
+# How far, in image units, a coarse picture may be from one that was seen before.
+REMEMBERED = 0.35
+
+remembering = Remembering()
+
+
 Fake = Callable[[Classifier, Batch], Tensor]
 
 FAKES: dict[str, Fake] = {
@@ -118,6 +189,11 @@ FAKES: dict[str, Fake] = {
     "fingerprint": fingerprint,
     "low_pass": low_pass,
     "hashed_edges": hashed_edges,
+    "image_itself": image_itself,
+    "noise_by_logits": noise_by_logits,
+    "other_network": other_network,
+    "centre_on_gradient": centre_on_gradient,
+    "stripes_by_brightness": stripes_by_brightness,
 }
 
 # They know a little, or much: never first, and admitted only where they know enough.

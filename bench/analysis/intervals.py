@@ -190,8 +190,8 @@ def above_zero(values: Floats) -> float:
     it errs in 4.8% of samples, Wilcoxon's signed ranks in 7.2%; this in 2.1%, at n = 60 in 1.3%),
     and Hall's where tails are long on either side. Hall's grows with the mean, which Johnson's of
     1978, its first two terms, does not: there the clearest of means would show nothing. Values that
-    are all equal say nothing of chance: 1 unless they are above 0. Source: Hall 1992, On the removal
-    of skewness by transformation, equation 3.
+    are all equal say nothing of chance: 1 unless they are above 0. Source: Hall 1992, On the
+    removal of skewness by transformation, equation 3.
     """
     count, mean = len(values), float(values.mean())
     spread = float(values.std(ddof=1))

@@ -355,7 +355,12 @@ def test_evidence_kept_is_a_ratio_of_means_and_none_of_nothing() -> None:
         *clean("weak", "margin.other_image", spread(0.1)),
         *clean("weak", "evidence_kept", margins, **kept),
     ]
-    found = evidence_kept(frame(rows)).set_index("method")
+    whole = evidence_kept(frame(rows))
+    # What an image has of all families is its mean over them.
+    together = whole[whole["family"] == "overall"].set_index("method")
+    assert together.loc["m", "kept"] == pytest.approx(0.8)
+    found = whole[whole["family"] == "bias"].set_index("method")
+    assert set(whole["family"]) == {"bias", "overall"}
     assert found.index.tolist() == ["m", "weak"]
     assert found.loc["m", ["kept", "low", "high"]].tolist() == pytest.approx([0.8, 0.8, 0.8])
     assert np.isnan(found.loc["weak", "kept"])
