@@ -275,6 +275,9 @@ def test_above_zero_is_students_t_where_nothing_leans() -> None:
         stats.ttest_1samp(-tail, 0.0, alternative="greater").pvalue
     )
     assert (above_zero(np.zeros(9)), above_zero(np.ones(9))) == (1.0, 0.0)
+    # However far above 0, a tail on the low side does not turn it back.
+    far = 1 - 1e-3 * np.random.default_rng(0).exponential(size=40)
+    assert above_zero(far) < 1e-12
 
 
 @pytest.mark.parametrize(
