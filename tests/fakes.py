@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -74,7 +75,7 @@ def noise_a_class(classifier: Classifier, batch: Batch) -> Tensor:
 def map_a_class(classifier: Classifier, batch: Batch) -> Tensor:
     """The gradient of each class at a grey image: what the network likes, whatever is shown."""
     grey = torch.full_like(batch.images, 0.5)
-    return gradient(classifier, Batch(grey, batch.targets, batch.image_ids, batch.seed))
+    return gradient(classifier, replace(batch, images=grey))
 
 
 def fingerprint(classifier: Classifier, batch: Batch) -> Tensor:
