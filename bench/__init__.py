@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from steadymap.bench.core.randomness import generator
     from steadymap.bench.data.image_set import ImageSet, from_tensor
     from steadymap.bench.data.opening import open_images
-    from steadymap.bench.methods.batch import Batch
+    from steadymap.bench.methods.batch import Batch, draws_of
     from steadymap.bench.methods.method import Method
     from steadymap.bench.methods.registry import METHODS
     from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
@@ -40,6 +40,7 @@ _HOMES = {
     "Method": "methods.method",
     "Perturbation": "perturbations.registry",
     "Plan": "plan.plan",
+    "draws_of": "methods.batch",
     "from_tensor": "data.image_set",
     "full_summary": "analysis.summary",
     "generator": "core.randomness",
@@ -61,6 +62,7 @@ __all__ = [
     "Perturbation",
     "Plan",
     "__version__",
+    "draws_of",
     "from_tensor",
     "full_summary",
     "generator",

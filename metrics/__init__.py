@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from steadymap.metrics.evidence import Evidence
     from steadymap.metrics.maps import Maps, magnitude
+    from steadymap.metrics.matched import Table, tabulate
     from steadymap.metrics.registry import METRICS, PROBES, Metric, Status
-    from steadymap.metrics.scoring import Scores, evaluate, recognise
+    from steadymap.metrics.scoring import Scores, evaluate
     from steadymap.metrics.tensors import TensorMaps
 
 # Loaded when first asked for: whoever reads the results of a run needs no torch.
@@ -19,10 +20,11 @@ _HOMES = {
     "Metric": "registry",
     "Scores": "scoring",
     "Status": "registry",
+    "Table": "matched",
     "TensorMaps": "tensors",
     "evaluate": "scoring",
     "magnitude": "maps",
-    "recognise": "scoring",
+    "tabulate": "matched",
 }
 
 __all__ = [
@@ -33,10 +35,11 @@ __all__ = [
     "Metric",
     "Scores",
     "Status",
+    "Table",
     "TensorMaps",
     "evaluate",
     "magnitude",
-    "recognise",
+    "tabulate",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -83,11 +84,12 @@ class Maps:
 
     @cached_property
     def centre(self) -> Array:
-        """(2, B): row and column of the magnitudes' centres of mass, in pixels."""
+        """(B, 2): row and column of the magnitudes' centres of mass, in pixels."""
         rows, columns = (np.arange(size) for size in self.magnitude.shape[1:])
         down = (self.magnitude.sum(axis=2) * rows).sum(axis=1)
         across = (self.magnitude.sum(axis=1) * columns).sum(axis=1)
-        centres: Array = np.stack([down, across]) / self.magnitude.sum(axis=(1, 2))
+        totals = self.magnitude.sum(axis=(1, 2))[:, None]
+        centres: Array = np.stack([down, across], axis=1) / totals
         return centres
 
     @cached_property
@@ -113,6 +115,10 @@ class Maps:
     def select(self, chosen: Flags) -> Maps:
         """Return some of the maps; all of them keep what has been derived from them."""
         return self if chosen.all() else Maps(self.signed[chosen])
+
+    def take(self, places: Sequence[int]) -> Maps:
+        """Return the maps at these places, in this order."""
+        return Maps(self.signed[list(places)])
 
 
 def magnitude(signed: Array) -> Array:
@@ -220,8 +226,8 @@ def window_matrix(size: int) -> Array:
 
 
 def window_mean(maps: Array) -> Array:
-    """Average maps (B, h, w) in Gaussian windows that lie inside: (B, h - 10, w - 10)."""
-    rows, columns = window_matrix(maps.shape[1]), window_matrix(maps.shape[2])
+    """Average maps (..., h, w) in Gaussian windows that lie inside: (..., h - 10, w - 10)."""
+    rows, columns = window_matrix(maps.shape[-2]), window_matrix(maps.shape[-1])
     means: Array = rows @ maps @ columns.T
     return means
 

@@ -54,6 +54,11 @@ class Status(StrEnum):
     ERROR = "error"
 
 
+# Why a metric of two maps is undefined where the first, of the clean image, is as it should be: the
+# other says nothing any more.
+PERTURBED_CONSTANT = "the map that it is held against is constant"
+
+
 @dataclass(frozen=True)
 class OnTensors:
     """A function of `steadymap.metrics.tensors`, which is loaded, with torch, at the first call.
@@ -87,8 +92,10 @@ class Metric:
         source: paper, equation or library.
         min_side: the smallest height and width of a map that it is defined on, in pixels.
         min_delta: the smallest |delta| that it is defined on, in logits.
-        slow: whether it takes milliseconds a pair; recognition, which takes several comparisons a
-            map, leaves it out.
+        slow: whether it takes milliseconds a pair. Nulls and recognition take as many comparisons a
+            map as a block has images: nulls leave it out unless a plan names it, recognition does.
+        pairwise: whether `compute` and `on_tensors` take maps with one axis more, (C, 1, h, w)
+            beside (1, B, h, w), and return (C, B): all pairs at once.
         costly: whether it takes more of the network than the maps do; a plan has it by name alone.
         undefined: from one of `PROBES`, why the metric is undefined on each image, "" where it is
             not; such values are skipped.
@@ -117,6 +124,7 @@ class Metric:
     min_side: int = 1
     min_delta: float = 0.0
     slow: bool = False
+    pairwise: bool = False
     costly: bool = False
     undefined: Callable[[Any], list[str]] | None = None
     range: Range = (None, None)
@@ -161,6 +169,7 @@ METRICS: dict[str, Metric] = {
         summary="structural similarity of magnitudes (sigma 1.5, data range 1)",
         source="Wang et al. 2004",
         min_side=similarity.SSIM_WINDOW,
+        pairwise=True,
         on_tensors=OnTensors("ssim"),
         label="SSIM",
         headline=True,
@@ -176,6 +185,7 @@ METRICS: dict[str, Metric] = {
         range=SIGNED_UNIT,
         summary="rank correlation of signed maps",
         source="Spearman 1904",
+        pairwise=True,
         on_tensors=OnTensors("spearman"),
         label="rank correlation",
         headline=True,
@@ -191,6 +201,7 @@ METRICS: dict[str, Metric] = {
         range=SIGNED_UNIT,
         summary="rank correlation of magnitudes",
         source="Spearman 1904",
+        pairwise=True,
         on_tensors=OnTensors("spearman_magnitude"),
         margin=0.05,
     ),
@@ -218,6 +229,7 @@ METRICS: dict[str, Metric] = {
         range=UNIT,
         summary="share of the strongest 5% of pixels in common",
         source="Ghorbani et al. 2019",
+        pairwise=True,
         on_tensors=OnTensors("top_k_intersection"),
         margin=0.05,
     ),
@@ -231,6 +243,7 @@ METRICS: dict[str, Metric] = {
         range=NOT_NEGATIVE,
         summary="distance of signed maps over the norm of the clean one",
         source="Euclid",
+        pairwise=True,
         on_tensors=OnTensors("relative_l2"),
         relative_margin=0.2,
     ),
@@ -244,6 +257,7 @@ METRICS: dict[str, Metric] = {
         range=SIGNED_UNIT,
         summary="cosine of the angle between signed maps",
         source="Euclid",
+        pairwise=True,
         on_tensors=OnTensors("cosine"),
         margin=0.05,
     ),
@@ -257,6 +271,7 @@ METRICS: dict[str, Metric] = {
         range=SIGNED_UNIT,
         summary="Pearson's correlation of signed maps",
         source="Pearson 1895",
+        pairwise=True,
         on_tensors=OnTensors("pearson"),
         margin=0.05,
     ),
@@ -270,6 +285,7 @@ METRICS: dict[str, Metric] = {
         range=UNIT,
         summary="distance of the centres of mass of magnitudes over the diagonal",
         source="Ghorbani et al. 2019",
+        pairwise=True,
         on_tensors=OnTensors("centre_shift"),
         # Of the diagonal: on the embedded hands unrelated maps have their centres 0.03 to 0.1
         # apart.

@@ -6,7 +6,7 @@ Maps and what they are held against are NumPy's or torch's; torch is loaded wher
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from steadymap.metrics.evidence import Evidence
 from steadymap.metrics.maps import Array, Checks, Flags, Maps, check
-from steadymap.metrics.registry import PROBES, Metric, Status, within
+from steadymap.metrics.registry import PERTURBED_CONSTANT, PROBES, Metric, Status, within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,36 +92,13 @@ def evaluate(metric: Metric, maps: Maps | TensorMaps, against: Against) -> Score
     )
 
 
-def recognise(
-    metric: Metric,
-    own: Scores,
-    nulls: Sequence[Maps | TensorMaps],
-    perturbed: Maps | TensorMaps,
-) -> Scores:
-    """Say whether each perturbed map is closer to its own clean map than to every null map.
-
-    Args:
-        metric: what closeness is measured by; it compares two maps.
-        own: its scores of the clean maps against the perturbed ones.
-        nulls: batches of maps that have nothing to do with these images, or with the network.
-        perturbed: the maps.
-
-    Returns:
-        1 where its own is strictly closest, 0 elsewhere. Null maps on which the metric is undefined
-        are left out; where none is left, the status is `skipped`.
-    """
-    sign = 1.0 if metric.better == "higher" else -1.0
-    others = np.array([sign * evaluate(metric, null, perturbed).values for null in nulls])
-    others = others.reshape(len(nulls), len(perturbed))
-    known = np.isfinite(others)
-    nearest = np.where(known, others, -np.inf).max(axis=0, initial=-np.inf)
-    statuses, details = list(own.statuses), list(own.details)
-    for index in np.flatnonzero(~known.any(axis=0)):
-        if statuses[index] == Status.OK:
-            statuses[index], details[index] = Status.SKIPPED, "no null map is defined"
-    valid = np.array([status == Status.OK for status in statuses], dtype=bool)
-    values = np.where(valid, (sign * own.values > nearest).astype(np.float64), np.nan)
-    return Scores(values, tuple(statuses), tuple(details))
+def too_small(metric: Metric, maps: Maps | TensorMaps) -> str:
+    """Return why a metric is undefined on maps of that size; nothing where it is defined."""
+    height, width = maps.signed.shape[1:]
+    if min(height, width) >= metric.min_side:
+        return ""
+    side = metric.min_side
+    return f"a map of {height} x {width} is smaller than the window of {side} x {side}"
 
 
 def _is_tensor(values: object) -> TypeIs[Tensor]:
@@ -237,10 +214,7 @@ def _reasons(
     metric: Metric, maps: Maps | TensorMaps, against: Against
 ) -> list[tuple[Status, str] | None]:
     """For each map, why the metric is undefined on it; None where it is defined."""
-    height, width = maps.signed.shape[1:]
-    if min(height, width) < metric.min_side:
-        side = metric.min_side
-        reason = f"a map of {height} x {width} is smaller than the window of {side} x {side}"
+    if reason := too_small(metric, maps):
         return [(Status.SKIPPED, reason)] * len(maps)
     own, other = _checks(metric, maps), _checks(metric, against)
     finite = own.finite & other.finite
@@ -253,7 +227,10 @@ def _reasons(
         if not finite[index]:
             reasons.append((Status.NONFINITE, "a map or what it is held against is not finite"))
         elif constant[index]:
-            reasons.append((Status.DEGENERATE, "a map or mask is constant"))
+            # Told apart: a map that vanished, and one that never said anything.
+            vanished = metric.against == "map" and not own.constant[index]
+            why = PERTURBED_CONSTANT if vanished else "a map or mask is constant"
+            reasons.append((Status.DEGENERATE, why))
         elif small[index]:
             reasons.append((Status.SMALL_DELTA, f"|delta| is below {metric.min_delta} logits"))
         elif lacking[index]:

@@ -2,6 +2,8 @@
 
 Each takes two batches of finite maps, none of them constant, and returns (B,). What is derived from
 the clean maps (ranks, local moments) is derived once, however many perturbed ones they meet.
+All but Kendall's take maps with more axes in front, too, (C, 1, h, w) beside (1, B, h, w), and
+return (C, B): see `steadymap.metrics.matched`.
 """
 
 from __future__ import annotations
@@ -28,19 +30,19 @@ def ssim(clean: Maps, perturbed: Maps) -> Array:
     contrast = (2 * covariance + SSIM_C2) / (
         clean.window_variance + perturbed.window_variance + SSIM_C2
     )
-    similarity: Array = (luminance * contrast).mean(axis=(1, 2))
+    similarity: Array = (luminance * contrast).mean(axis=(-2, -1))
     return similarity
 
 
 def spearman(clean: Maps, perturbed: Maps) -> Array:
     """Spearman's rank correlation of signed maps, ties averaged, in [-1, 1]; 1 for equal order."""
-    correlation: Array = (clean.ranks * perturbed.ranks).sum(axis=1)
+    correlation: Array = (clean.ranks * perturbed.ranks).sum(axis=-1)
     return correlation
 
 
 def spearman_magnitude(clean: Maps, perturbed: Maps) -> Array:
     """Spearman's rank correlation of magnitudes, ties averaged, in [-1, 1]; 1 for equal order."""
-    correlation: Array = (clean.magnitude_ranks * perturbed.magnitude_ranks).sum(axis=1)
+    correlation: Array = (clean.magnitude_ranks * perturbed.magnitude_ranks).sum(axis=-1)
     return correlation
 
 
@@ -67,21 +69,22 @@ def top_k_intersection(clean: Maps, perturbed: Maps) -> Array:
     Pixels that tie at the threshold share the places left, so the order of equal values decides
     nothing; unrelated maps share 5% on average. Source: Ghorbani, Abid and Zou 2019, section 2.
     """
-    count = top_count(clean.signed[0].size)
-    shared: Array = np.minimum(clean.strongest, perturbed.strongest).sum(axis=1) / count
+    height, width = clean.signed.shape[-2:]
+    count = top_count(height * width)
+    shared: Array = np.minimum(clean.strongest, perturbed.strongest).sum(axis=-1) / count
     return shared
 
 
 def relative_l2(clean: Maps, perturbed: Maps) -> Array:
     """Euclidean distance of the signed maps over the norm of the clean one; 0 for equal maps."""
-    difference = np.sqrt(((perturbed.signed - clean.signed) ** 2).sum(axis=(1, 2)))
-    distance: Array = difference / np.sqrt((clean.signed**2).sum(axis=(1, 2)))
+    difference = np.sqrt(((perturbed.signed - clean.signed) ** 2).sum(axis=(-2, -1)))
+    distance: Array = difference / np.sqrt((clean.signed**2).sum(axis=(-2, -1)))
     return distance
 
 
 def cosine(clean: Maps, perturbed: Maps) -> Array:
     """Cosine of the angle between signed maps, in [-1, 1]; 1 where they differ in scale alone."""
-    similarity: Array = (clean.unit * perturbed.unit).sum(axis=1)
+    similarity: Array = (clean.unit * perturbed.unit).sum(axis=-1)
     return similarity
 
 
@@ -90,7 +93,7 @@ def pearson(clean: Maps, perturbed: Maps) -> Array:
 
     Source: Pearson 1895.
     """
-    correlation: Array = (clean.centred_unit * perturbed.centred_unit).sum(axis=1)
+    correlation: Array = (clean.centred_unit * perturbed.centred_unit).sum(axis=-1)
     return correlation
 
 
@@ -99,7 +102,7 @@ def centre_shift(clean: Maps, perturbed: Maps) -> Array:
 
     Source: Ghorbani, Abid and Zou 2019, section 2.
     """
-    height, width = clean.signed.shape[1:]
+    height, width = clean.signed.shape[-2:]
     apart = clean.centre - perturbed.centre
-    shift: Array = np.hypot(*apart) / np.hypot(height, width)
+    shift: Array = np.hypot(apart[..., 0], apart[..., 1]) / np.hypot(height, width)
     return shift

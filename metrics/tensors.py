@@ -7,6 +7,7 @@ what it is; the tests hold the two to 1e-9 of each other. Everything is in doubl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, reduce
 
@@ -112,6 +113,10 @@ class TensorMaps:
         """Return some of the maps; all of them keep what has been derived from them."""
         return self if chosen.all() else TensorMaps(select(self.signed, chosen))
 
+    def take(self, places: Sequence[int]) -> TensorMaps:
+        """Return the maps at these places, in this order."""
+        return TensorMaps(self.signed[list(places)])
+
 
 def on_device(values: Array | torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return values on a device, in double precision."""
@@ -166,8 +171,8 @@ def _window(size: int, device: torch.device) -> torch.Tensor:
 
 
 def window_mean(maps: torch.Tensor) -> torch.Tensor:
-    """Average maps (B, h, w) in Gaussian windows that lie inside: (B, h - 10, w - 10)."""
-    height, width = maps.shape[1:]
+    """Average maps (..., h, w) in Gaussian windows that lie inside: (..., h - 10, w - 10)."""
+    height, width = maps.shape[-2:]
     return _window(height, maps.device) @ maps @ _window(width, maps.device).T
 
 
@@ -179,17 +184,17 @@ def ssim(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
     contrast = (2 * covariance + SSIM_C2) / (
         clean.window_variance + perturbed.window_variance + SSIM_C2
     )
-    return (luminance * contrast).mean(dim=(1, 2))
+    return (luminance * contrast).mean(dim=(-2, -1))
 
 
 def spearman(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
     """Spearman's rank correlation of signed maps."""
-    return (clean.ranks * perturbed.ranks).sum(dim=1)
+    return (clean.ranks * perturbed.ranks).sum(dim=-1)
 
 
 def spearman_magnitude(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
     """Spearman's rank correlation of magnitudes."""
-    return (clean.magnitude_ranks * perturbed.magnitude_ranks).sum(dim=1)
+    return (clean.magnitude_ranks * perturbed.magnitude_ranks).sum(dim=-1)
 
 
 def kendall(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
@@ -215,8 +220,10 @@ def kendall(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
 
 def top_k_intersection(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
     """Share of the 5% of pixels of largest magnitude that both maps have in common."""
-    count = top_count(clean.signed[0].numel())
-    return torch.minimum(clean.strongest, perturbed.strongest).sum(dim=1) / count
+    height, width = clean.signed.shape[-2:]
+    return torch.minimum(clean.strongest, perturbed.strongest).sum(dim=-1) / top_count(
+        height * width
+    )
 
 
 def membership(maps: torch.Tensor, count: int) -> torch.Tensor:
@@ -230,8 +237,8 @@ def membership(maps: torch.Tensor, count: int) -> torch.Tensor:
 
 def relative_l2(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
     """Euclidean distance of the signed maps over the norm of the clean one."""
-    difference = ((perturbed.signed - clean.signed) ** 2).sum(dim=(1, 2)).sqrt()
-    return difference / (clean.signed**2).sum(dim=(1, 2)).sqrt()
+    difference = ((perturbed.signed - clean.signed) ** 2).sum(dim=(-2, -1)).sqrt()
+    return difference / (clean.signed**2).sum(dim=(-2, -1)).sqrt()
 
 
 def cosine(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
@@ -242,33 +249,33 @@ def cosine(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
 def pearson(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
     """Pearson's correlation of signed maps."""
     first, second = (
-        maps.signed - maps.signed.mean(dim=(1, 2), keepdim=True) for maps in (clean, perturbed)
+        maps.signed - maps.signed.mean(dim=(-2, -1), keepdim=True) for maps in (clean, perturbed)
     )
     return _cosine(first, second)
 
 
 def _cosine(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    both = (first * second).sum(dim=(1, 2))
-    return both / ((first**2).sum(dim=(1, 2)).sqrt() * (second**2).sum(dim=(1, 2)).sqrt())
+    both = (first * second).sum(dim=(-2, -1))
+    return both / ((first**2).sum(dim=(-2, -1)).sqrt() * (second**2).sum(dim=(-2, -1)).sqrt())
 
 
 def centre_shift(clean: TensorMaps, perturbed: TensorMaps) -> torch.Tensor:
     """Distance between the centres of mass of magnitudes, as a share of the diagonal."""
-    height, width = clean.signed.shape[1:]
+    height, width = clean.signed.shape[-2:]
     apart = _centre(clean.magnitude) - _centre(perturbed.magnitude)
     shift: torch.Tensor = torch.hypot(*apart) / (height**2 + width**2) ** 0.5
     return shift
 
 
 def _centre(magnitude: torch.Tensor) -> torch.Tensor:
-    """Return row and column of the centres of mass, (2, B), in pixels."""
+    """Return row and column of the centres of mass, (2, ...), in pixels."""
     rows, columns = (
         torch.arange(size, device=magnitude.device).to(magnitude.dtype)
-        for size in magnitude.shape[1:]
+        for size in magnitude.shape[-2:]
     )
-    down = (magnitude.sum(dim=2) * rows).sum(dim=1)
-    across = (magnitude.sum(dim=1) * columns).sum(dim=1)
-    return torch.stack([down, across]) / magnitude.sum(dim=(1, 2))
+    down = (magnitude.sum(dim=-1) * rows).sum(dim=-1)
+    across = (magnitude.sum(dim=-2) * columns).sum(dim=-1)
+    return torch.stack([down, across]) / magnitude.sum(dim=(-2, -1))
 
 
 def completeness_error(maps: TensorMaps, deltas: torch.Tensor) -> torch.Tensor:

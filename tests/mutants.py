@@ -46,6 +46,7 @@ class Mutant:
 
 GUARD_TESTS = "tests/network/test_guard.py"
 COALITION_TESTS = "tests/methods/test_coalitions.py"
+DRAWS_TESTS = "tests/measure/test_draws.py"
 IG = "integrated_gradients:baseline=black"
 WHITE = "integrated_gradients:baseline=white"
 RANDOM = "integrated_gradients:baseline=random"
@@ -55,6 +56,7 @@ PATHS = "bench/methods/paths.py"
 PASSES = "bench/network/passes.py"
 SIMILARITY = "metrics/similarity.py"
 METRIC_TESTS = "tests/metrics/test_registry.py"
+MATCHED_TESTS = "tests/metrics/test_matched.py"
 CALIBRATION_TESTS = "tests/analysis/test_calibration.py"
 ENDURANCE_TESTS = "tests/runs/test_resume.py"
 REFERENCE_TESTS = "tests/measure/test_nulls.py"
@@ -119,18 +121,74 @@ MUTANTS = (
         "check gradient",
     ),
     Mutant(
-        "superpixels of the perturbed image",
-        "bench/methods/coalitions.py",
-        "clean = batch.images if batch.clean is None else batch.clean",
-        "clean = batch.images",
-        f"{COALITION_TESTS} -k clean_one",
+        "draws held fixed between the maps of a pair",
+        "bench/measure/shard.py",
+        "ids, setup.plan.seed, cell, failed)",
+        "ids, setup.plan.seed, CLEAN_CELL, failed)",
+        f"{DRAWS_TESTS} -k every_view",
     ),
     Mutant(
-        "views that forget their clean images",
-        "bench/measure/view.py",
-        "clean=None if shown.clean is None else _standing_in(shown.clean, refused),",
-        "clean=None,",
-        f"{COALITION_TESTS} -k every_view",
+        "rounding that draws anew",
+        "bench/measure/numerics.py",
+        "cell=Cell(ROUNDED, 0.0, 0), on_device",
+        "cell=Cell(ROUNDED, 0.0, 0), drawn=Cell(ROUNDED, 0.0, 0), on_device",
+        f"{DRAWS_TESTS} -k rounding",
+    ),
+    Mutant(
+        "coupled maps with draws of their own",
+        "bench/measure/shard.py",
+        "self._explain(method, view.drawing(CLEAN_CELL))",
+        "self._explain(method, view)",
+        f"{DRAWS_TESTS} -k coupled",
+    ),
+    Mutant(
+        "a share of the dice over different images",
+        "bench/analysis/dice.py",
+        "both = np.isfinite(redrawn) & np.isfinite(moved)",
+        "both = np.isfinite(moved)",
+        "tests/analysis/test_dice.py -k only_one",
+    ),
+    Mutant(
+        "a share of what rounding moves",
+        "bench/analysis/dice.py",
+        "return distance > (0.0 if np.isnan(floor) else floor)",
+        "return distance > 0.0",
+        "tests/analysis/test_dice.py -k rounding",
+    ),
+    Mutant(
+        "a second seed for nobody",
+        "bench/measure/shard.py",
+        "redrawn(worker, view, shards.AGAIN_BY_ALL, worker.methods, watch)",
+        "redrawn(worker, view, shards.AGAIN_BY_ALL, (), watch)",
+        f"{DRAWS_TESTS} -k not_say_so",
+    ),
+    Mutant(
+        "coupled maps that the plan forgets",
+        "bench/plan/setup.py",
+        "+ images * len(self.plan.cells()) * self.couples(method)",
+        "",
+        "tests/measure/test_worker.py -k counts_the_passes_exactly",
+    ),
+    Mutant(
+        "images in the run's order",
+        "bench/measure/explain.py",
+        "return sorted(range(len(keys)), key=keys.__getitem__)",
+        "return list(range(len(keys)))",
+        f"{DRAWS_TESTS} -k order",
+    ),
+    Mutant(
+        "maps that stay where the shuffled images were",
+        "bench/measure/explain.py",
+        "back[places] = attributions",
+        "back[:] = attributions",
+        f"{DRAWS_TESTS} -k own_image",
+    ),
+    Mutant(
+        "images of the data set for whoever wants them",
+        "bench/measure/explain.py",
+        "if not method.needs_references:",
+        "if False:",
+        f"{DRAWS_TESTS} -k asks",
     ),
     Mutant(
         "sums of weights by column alone",
@@ -245,24 +303,24 @@ MUTANTS = (
         "check gradient",
     ),
     Mutant(
-        "a random baseline that belongs to the place in the batch",
+        "a random baseline that belongs to the size of the batch",
         "bench/methods/baseline_images.py",
-        "draws = [generator(batch.seed, image_id, purpose)",
-        "draws = [generator(batch.seed, batch.image_ids.index(image_id), purpose)",
+        "for rng in batch.generators(purpose)]",
+        "for rng in batch.redrawn(len(batch.images)).generators(purpose)]",
         f"check {RANDOM}",
     ),
     Mutant(
-        "a random baseline without the seed",
-        "bench/methods/baseline_images.py",
-        "generator(batch.seed, image_id, purpose)",
-        "generator(0, image_id, purpose)",
+        "draws without the seed",
+        "bench/methods/batch.py",
+        'randomness.key_of("draws", seed, image_id, *view)',
+        'randomness.key_of("draws", image_id, *view)',
         f"check {RANDOM}",
     ),
     Mutant(
         "one random baseline for all images",
         "bench/methods/baseline_images.py",
-        "generator(batch.seed, image_id, purpose)",
-        "generator(batch.seed, purpose)",
+        "for rng in batch.generators(purpose)]",
+        "for rng in batch.part([0] * len(batch.images)).generators(purpose)]",
         "tests/methods/test_registry.py -k baselines_are_what",
     ),
     Mutant(
@@ -399,8 +457,8 @@ MUTANTS = (
     Mutant(
         "rank correlation of magnitudes where signs are asked for",
         SIMILARITY,
-        "(clean.ranks * perturbed.ranks).sum(axis=1)",
-        "(clean.magnitude_ranks * perturbed.magnitude_ranks).sum(axis=1)",
+        "(clean.ranks * perturbed.ranks).sum(axis=-1)",
+        "(clean.magnitude_ranks * perturbed.magnitude_ranks).sum(axis=-1)",
         METRIC_TESTS,
     ),
     Mutant(
@@ -413,8 +471,8 @@ MUTANTS = (
     Mutant(
         "the distance over the perturbed map's norm",
         SIMILARITY,
-        "difference / np.sqrt((clean.signed**2).sum(axis=(1, 2)))",
-        "difference / np.sqrt((perturbed.signed**2).sum(axis=(1, 2)))",
+        "difference / np.sqrt((clean.signed**2).sum(axis=(-2, -1)))",
+        "difference / np.sqrt((perturbed.signed**2).sum(axis=(-2, -1)))",
         METRIC_TESTS,
     ),
     Mutant(
@@ -469,8 +527,8 @@ MUTANTS = (
     Mutant(
         "one draw of the baseline for all",
         "bench/methods/baselines.py",
-        "replace(batch, seed=draw_seed(batch.seed, draw))",
-        "batch",
+        ".make(batch.redrawn(draw))",
+        ".make(batch)",
         "tests/methods/test_baselines.py",
     ),
     Mutant(
@@ -483,7 +541,7 @@ MUTANTS = (
     Mutant(
         "the baseline of the clean image for all views",
         "bench/measure/scores.py",
-        "view.cell if start.of_image else None",
+        "view.cell if start.of_view else None",
         "None",
         "tests/methods/test_baselines.py",
     ),
@@ -519,8 +577,8 @@ MUTANTS = (
     Mutant(
         "the network is not told of the compensated shift",
         "bench/measure/view.py",
-        "if family is not None and family.compensated:",
-        "if family is not None and family.compensated and not shown:",
+        "if family is not None and family.network_shift:",
+        "if family is not None and family.network_shift and not shown:",
         "tests/measure/test_runner.py",
     ),
     Mutant(
@@ -590,9 +648,58 @@ MUTANTS = (
     Mutant(
         "an image held against itself",
         "bench/measure/nulls.py",
-        "for other in block if other != image_id)",
-        "for other in block)",
+        "np.fill_diagonal(beside, val=False)",
+        "np.fill_diagonal(beside, val=True)",
         REFERENCE_TESTS,
+    ),
+    Mutant(
+        "the image that could not be made is a partner",
+        "bench/measure/shard.py",
+        "others = panel.others(lost | set(view.failed))",
+        "others = panel.others(lost)",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "images of any class are of the same one",
+        "bench/measure/nulls.py",
+        "alike: Flags = others & (classes[:, None] == classes)",
+        "alike: Flags = others & (classes == classes)",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "a perturbed map's partners for a clean one's",
+        "metrics/matched.py",
+        "return _means(self.values, chosen, self.clean, none)",
+        "return _means(self.values.T, chosen.T, self.clean, none)",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "unrelated maps of networks left uncut where things move",
+        "bench/measure/scores.py",
+        "        tuple(twins),\n",
+        "        compared.twins,\n",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "the class that comes second is the first",
+        "bench/measure/nulls.py",
+        "view.batch.targets[:, None], -torch.inf)",
+        "view.batch.targets[:, None], torch.inf)",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "another class's map explained for the same",
+        "bench/measure/nulls.py",
+        "Cell(OTHER_CLASS, 0.0, 0)), runner_up(view), watch)",
+        "Cell(OTHER_CLASS, 0.0, 0)), view.batch.targets, watch)",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "the fourth cell's network shifted the other way",
+        "bench/perturbations/registry.py",
+        "        network_shift=-1,\n",
+        "        network_shift=1,\n",
+        "tests/measure/test_runner.py",
     ),
     Mutant(
         "a randomised network that is the trained one",
@@ -618,8 +725,8 @@ MUTANTS = (
     Mutant(
         "the other seed is the run's own",
         "bench/measure/nulls.py",
-        "batch=replace(view.batch, seed=other_seed(seed, draw)),",
-        "batch=view.batch,",
+        "other_seed(view.seed, cell.draw))",
+        "view.seed)",
         REFERENCE_TESTS,
     ),
     Mutant(
@@ -631,17 +738,17 @@ MUTANTS = (
     ),
     Mutant(
         "a tie counts as recognised",
-        "metrics/scoring.py",
-        "(sign * own.values > nearest)",
-        "(sign * own.values >= nearest)",
-        REFERENCE_TESTS,
+        "metrics/matched.py",
+        "(sign * self.values >= sign * own)",
+        "(sign * self.values > sign * own)",
+        MATCHED_TESTS,
     ),
     Mutant(
         "recognition takes a distance for a similarity",
-        "metrics/scoring.py",
+        "metrics/matched.py",
         'sign = 1.0 if metric.better == "higher" else -1.0',
         "sign = 1.0",
-        METRIC_TESTS,
+        MATCHED_TESTS,
     ),
     # Summary, calibration, faults, ranks.
     Mutant(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -141,6 +142,7 @@ MOTIONS: Mapping[str, Callable[[float, int], Motion]] = {
 FAMILIES: Mapping[str, Callable[[Picture, float], Picture]] = {
     "bias": lambda x, s: x + np.float32(s),
     "compensated_bias": lambda x, s: x + np.float32(s),
+    "shifted_network": lambda x, _: x,
     "red_bias": lambda x, s: on_channel(x, s, 0),
     "green_bias": lambda x, s: on_channel(x, s, 1),
     "blue_bias": lambda x, s: on_channel(x, s, 2),
@@ -591,11 +593,23 @@ Row = dict[str, Any]
 
 
 def records(
-    network: Network, pictures: list[Picture], cells: list[tuple[str, float]], methods: list[str]
+    network: Network,
+    pictures: list[Picture],
+    cells: list[tuple[str, float]],
+    methods: list[str],
+    *,
+    beside: bool = False,
 ) -> Iterator[Row]:
     """Yield the records of a run over pictures and perturbations: image by its place in the list.
 
     `kink` is the least of `from_kinks` of the images that a value depends on.
+
+    Args:
+        network: in eval mode.
+        pictures: one block of them.
+        cells: families and severities.
+        methods: specs.
+        beside: whether to yield what the clean maps of other pictures score, too.
     """
     explainer = Explainer(network, STEPS)
     clean = seen_as(pictures, "clean", 0.0)
@@ -612,20 +626,24 @@ def records(
             rows = [row for row in rows if row["metric"].startswith("completeness")]
         else:
             rows += of_input(clean, view)
+            rows += of_others(explainer, before, view, family, severity) if beside else []
         for row in rows:
             image, method = row["image"], row["method"]
+            seen = [kinks[method][image], nearest[method][image]]
+            if beside:
+                seen = [*kinks[method], *nearest[method]]
             yield row | {
                 "family": family,
                 "severity": severity,
                 "target": int(clean.targets[image]),
                 "pred_perturbed": int(predicted[image]),
-                "kink": min(kinks[method][image], nearest[method][image]),
+                "kink": min(seen),
             }
 
 
 def seen_as(pictures: list[Picture], family: str, severity: float) -> Seen:
     images = torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2)).double()
-    shift = severity if family == "compensated_bias" else 0.0
+    shift = {"compensated_bias": severity, "shifted_network": -severity}.get(family, 0.0)
     return Seen(images, torch.zeros(len(pictures), dtype=torch.long), shift)
 
 
@@ -659,14 +677,75 @@ def of_maps(
             yield from (row_of(image, spec, scored) for scored in found)
 
 
-def of_pair(clean: Array, other: Array, family: str, severity: float) -> Iterator[Scored]:
-    """Yield what is said of two maps; of moved things in the part that both images show."""
+# Metrics that compare two maps quickly and in the same unit whatever the maps.
+RECOGNISING = [name for name in (*SIGNED, *MAGNITUDES) if name not in ("kendall", "relative_l2")]
+
+
+def of_others(
+    explainer: Explainer, clean: Mapping[str, Array], view: Seen, family: str, severity: float
+) -> Iterator[Row]:
+    """Yield what is said of perturbed maps and clean ones of other images, each pair by itself."""
+    classes = view.targets.tolist()
+    everyone = range(len(classes))
+    for spec, before in clean.items():
+        after = explainer.attributions(METHODS[spec][0], view).numpy().sum(axis=1)
+        cut = [
+            [in_place(own, other, family, severity) for other in after]
+            for own in before.sum(axis=1)
+        ]
+        pairs = {(j, i): dict(said(*cut[j][i])) for j in everyone for i in everyone}
+        clean_alone = [dict(said(cut[j][0][0], cut[j][0][0])) for j in everyone]
+        moved_alone = [dict(said(cut[0][i][1], cut[0][i][1])) for i in everyone]
+        for image, name in itertools.product(everyone, RECOGNISING):
+            others = [other for other in everyone if other != image]
+            alike = [other for other in others if classes[other] == classes[image]]
+            for behind, chosen in (("other_image", others), ("same_class", alike)):
+                towards = [pairs[other, image][name] for other in chosen]
+                status = moved_alone[image][name][1]
+                yield row_of(image, spec, mean_of(f"{name}.{behind}", towards, status))
+                away = [pairs[image, other][name] for other in chosen]
+                status = clean_alone[image][name][1]
+                yield row_of(image, spec, mean_of(f"{name}.{behind}.partner", away, status))
+            own, status = pairs[image, image][name]
+            sign = -1 if name == "centre_shift" else 1
+            values = [pairs[other, image][name] for other in others]
+            known = [value for value, other_status in values if other_status == "ok"]
+            if status == "ok" and not known:
+                status = "skipped"
+            rank = 1.0 + sum(sign * value >= sign * own for value in known)
+            yield row_of(
+                image, spec, (f"{name}.rank", rank if status == "ok" else math.nan, status)
+            )
+
+
+def said(clean: Array, other: Array) -> Iterator[tuple[str, tuple[float, str]]]:
+    for name, value, status in compared(clean, other):
+        yield name, (value, status)
+
+
+def mean_of(name: str, pairs: list[tuple[float, str]], alone: str) -> Scored:
+    """The mean over the pairs that are defined; `alone` is the status of what they share."""
+    known = [value for value, status in pairs if status == "ok"]
+    if alone != "ok":
+        return name, math.nan, alone
+    return (name, float(np.mean(known)), "ok") if known else (name, math.nan, "skipped")
+
+
+def in_place(clean: Array, other: Array, family: str, severity: float) -> tuple[Array, Array]:
+    """What is compared of two maps: of moved things the part that both images show."""
     if family not in MOTIONS:
-        yield from compared(clean, other)
-        return
+        return clean, other
     motion = MOTIONS[family](severity, SIDE)
     window = in_common(motion, (clean.shape[0], clean.shape[1]), SIDE)
-    yield from compared(clean[window], motion.back.applied(other, SIDE)[window])
-    there_and_back = motion.back.applied(motion.applied(clean, SIDE), SIDE)
-    for name, value, status in compared(clean[window], there_and_back[window]):
-        yield f"{name}.perfect", value, status
+    return clean[window], motion.back.applied(other, SIDE)[window]
+
+
+def of_pair(clean: Array, other: Array, family: str, severity: float) -> Iterator[Scored]:
+    """Yield what is said of two maps; of moved things in the part that both images show."""
+    own, moved = in_place(clean, other, family, severity)
+    yield from compared(own, moved)
+    if family in MOTIONS:
+        motion = MOTIONS[family](severity, SIDE)
+        moved = motion.applied(clean, SIDE)
+        for name, value, status in compared(*in_place(clean, moved, family, severity)):
+            yield f"{name}.perfect", value, status

@@ -11,7 +11,7 @@ METHODS = ("gradient", "integrated_gradients:baseline=black,steps=4")
 
 def manifest() -> dict[str, Any]:
     return {
-        "schema_version": 1, "run_id": "hands-compact-00000000", "complete": True,
+        "schema_version": 1, "rules": 2, "run_id": "hands-compact-00000000", "complete": True,
         "configuration": {"method": list(METHODS), "draws": 1, "nulls": 1, "seed": 0},
         "methods": list(METHODS), "severities": {"bias": [-0.1, 0.3]}, "seed": 0, "plugins": {},
         "own_metrics": {"own": {

@@ -26,7 +26,7 @@ from steadymap.bench.core.on_demand import OnDemand
 from steadymap.bench.data.image_set import ImageSet, from_tensor
 from steadymap.bench.measure.outcome import Outcome
 from steadymap.bench.measure.runner import measure
-from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.batch import Batch, draws_of
 from steadymap.bench.network.passes import count_passes
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import Setup
@@ -135,7 +135,7 @@ def batch_of(images: Tensor, seed: int = 0) -> Batch:
     ids = tuple(f"id-{index}" for index in range(count))
     targets = torch.arange(count) % len(CLASSES)
     references = random_images(4, images.shape[-1], seed=9).to(images)
-    return Batch(images, targets, ids, seed, references=references)
+    return Batch(images, targets, draws_of(seed, ids), references=references)
 
 
 def global_numpy_state() -> NDArray[np.uint32]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from steadymap.bench.analysis.paired import Floats, Mean, images_needed, mean_of
+from steadymap.bench.analysis.intervals import Floats, Mean, images_needed, mean_of
 from steadymap.bench.analysis.reactions import Reaction, react
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.records import vocabulary

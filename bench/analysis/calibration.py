@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from steadymap.bench.analysis.intervals import ratio_intervals
+from steadymap.bench.analysis import cells, estimates
+from steadymap.bench.analysis.instability import Instability
+from steadymap.bench.analysis.jackknife import interval_of
 from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.records.vocabulary import (
-    CLEAN,
-    DRAW,
+    DIAGNOSIS,
     FAMILY,
-    IMAGE_ID,
     METHOD,
     METRIC,
-    NULLS,
-    NUMERICS,
-    OTHER_IMAGE,
     OTHER_SEED,
     OVERALL,
-    PERFECT,
-    RECOGNISED,
-    REFERENCES,
-    SEVERITY,
-    STATUS,
-    VALUE,
-    base_metric,
     is_control,
 )
-from steadymap.metrics import Metric, Status
+from steadymap.metrics import Metric
 
 # Where unrelated maps are this close to a perfect score, the score says nothing.
 LEAST_ROOM = 0.05
-
-# A null that is defined on a smaller share of the images is none.
-LEAST_SHARE = 0.2
 
 # Verdicts on a calibrated score.
 OK = "ok"
@@ -53,156 +37,30 @@ COLUMNS = [
     METRIC,
     "control",
     "images",
+    "coverage",
+    "vanished",
     "score",
     "null",
     "perfect",
     "null_of",
     "null_images",
-    *NULLS,
+    *cells.KINDS,
     "calibrated",
     "low",
     "high",
     "interval",
     "verdict",
+    "without_vanished",
+    "all_pairs",
+    "kept_pairs",
+    "changed_pairs",
     "floor",
     "other_seed",
     "recognised",
     "chance",
+    "reciprocal_rank",
+    "chance_reciprocal_rank",
 ]
-
-
-@dataclass(frozen=True)
-class Instability:
-    """How far scores of maps are from a perfect one: 0 is a map that did not move.
-
-    Attributes:
-        by_image: index (method, metric, family), a column an image; the mean over the draws and
-            severities on which the metric is defined, NaN where there are none.
-        cost: likewise, how far the perfect score itself is from that of a map which is left alone:
-            0 but where an image and its maps are warped, which interpolates them.
-    """
-
-    by_image: pd.DataFrame
-    cost: pd.DataFrame
-
-    @classmethod
-    def of(cls, records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None) -> Instability:
-        """Take it from the records of every metric that compares two maps.
-
-        One of which nobody knows what a perfect score is has no distance from it, and is left out.
-
-        Args:
-            records: of a run.
-            metrics: those whose values can be read; left out, ours and those that are loaded.
-        """
-        perfect = {
-            name: metric.identity
-            for name, metric in (known_metrics() if metrics is None else metrics).items()
-            if metric.against == "map" and metric.identity is not None
-        }
-        valid = records[STATUS] == Status.OK.value
-        chosen = records[records[METRIC].isin(perfect) & valid]
-        chosen = chosen.assign(
-            distance=(chosen[VALUE] - chosen[METRIC].map(perfect).astype(float)).abs(), cost=0.0
-        )
-        warped = records[METRIC].isin([name + PERFECT for name in perfect])
-        if warped.any():
-            chosen = _with_costs(chosen, records[warped], perfect)
-        tables = [
-            chosen.pivot_table(
-                values=values,
-                index=[METHOD, METRIC, FAMILY],
-                columns=IMAGE_ID,
-                observed=True,
-                sort=False,
-            )
-            for values in ("distance", "cost")
-        ]
-        return cls(tables[0], tables[1])
-
-    def families(self) -> list[str]:
-        """Return the families of perturbations, in the order of the records."""
-        names = self.by_image.index.get_level_values(FAMILY).unique()
-        return [name for name in names if name not in (*REFERENCES, CLEAN)]
-
-    def at(self, method: str, metric: str, family: str) -> NDArray[np.float64]:
-        """Return the images' values (N,), NaN where there is none.
-
-        `overall` is the mean of an image's families, each counting the same.
-        """
-        return self._read(self._rows, method, metric, family)
-
-    def cost_at(self, method: str, metric: str, family: str) -> NDArray[np.float64]:
-        """Return, likewise, how far their perfect scores are from those of maps left alone."""
-        return self._read(self._costs, method, metric, family)
-
-    def _read(
-        self,
-        rows: Mapping[tuple[str, str, str], NDArray[np.float64]],
-        method: str,
-        metric: str,
-        family: str,
-    ) -> NDArray[np.float64]:
-        if family == OVERALL:
-            each = [self._read(rows, method, metric, name) for name in self.families()]
-            return _mean_of_known(np.reshape(each, (len(each), self.by_image.shape[1])))
-        values = rows.get((method, metric, family))
-        return np.full(self.by_image.shape[1], np.nan) if values is None else values
-
-    @cached_property
-    def _rows(self) -> dict[tuple[str, str, str], NDArray[np.float64]]:
-        return dict(zip(self._keys(), self.by_image.to_numpy(dtype=np.float64), strict=True))
-
-    @cached_property
-    def _costs(self) -> dict[tuple[str, str, str], NDArray[np.float64]]:
-        return dict(zip(self._keys(), self.cost.to_numpy(dtype=np.float64), strict=True))
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """Return what there is of methods and metrics, in the order of the records."""
-        return list(dict.fromkeys((method, metric) for method, metric, _ in self._keys()))
-
-    def _keys(self) -> list[tuple[str, str, str]]:
-        index = self.by_image.index.to_frame(index=False).astype(str)
-        return list(zip(index[METHOD], index[METRIC], index[FAMILY], strict=True))
-
-    def floor(self, method: str, metric: str) -> float:
-        """Return what computing in another way changes: the larger of the ways' means; or NaN."""
-        rows = np.stack([self.at(method, metric, family) for family in NUMERICS])
-        known = [float(np.nanmean(row)) for row in rows if np.isfinite(row).any()]
-        return max(known, default=np.nan)
-
-
-def _with_costs(
-    chosen: pd.DataFrame, warped: pd.DataFrame, perfect: Mapping[str, float]
-) -> pd.DataFrame:
-    """Take off distances what warping costs; leave out those of which that is not known.
-
-    Args:
-        chosen: records with `distance` and `cost`.
-        warped: records of perfect scores.
-        perfect: by metric, the value of a map compared with itself.
-    """
-    known = warped[warped[STATUS] == Status.OK.value]
-    metric = known[METRIC].astype(str).map(base_metric)
-    keys = [METHOD, METRIC, FAMILY, SEVERITY, DRAW, IMAGE_ID]
-    text = dict.fromkeys((METHOD, METRIC, FAMILY, IMAGE_ID), str)
-    costs = known.assign(**{METRIC: metric}, cost=(known[VALUE] - metric.map(perfect)).abs())
-    moving = chosen[FAMILY].isin(warped[FAMILY].unique())
-    moved = chosen[moving].drop(columns="cost").astype(text)
-    moved = moved.merge(costs[[*keys, "cost"]].astype(text), on=keys)
-    moved = moved.assign(distance=moved["distance"] - moved["cost"])
-    return pd.concat([chosen[~moving].astype(text), moved])
-
-
-def _mean_of_known(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average over rows, for each column over those that are known; NaN where none is."""
-    known = np.isfinite(rows)
-    count = known.sum(axis=0)
-    total = np.where(known, rows, 0.0).sum(axis=0)
-    mean: NDArray[np.float64] = np.divide(
-        total, count, out=np.full(rows.shape[1], np.nan), where=count > 0
-    )
-    return mean
 
 
 def calibrate(
@@ -210,18 +68,19 @@ def calibrate(
     metrics: Mapping[str, Metric] | None = None,
     families: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Calibrate every score of a metric that compares two maps.
+    """Calibrate every score of a metric that compares two maps, over pairs whose prediction held.
 
-    With the null the better of two means, that of the score of an image's clean map against other
-    images' and that against its own map in networks with randomised weights:
+    The null is of unrelated clean maps against the same perturbed ones: of the block's other
+    images, of those of the same predicted class, and of the method's own in networks with
+    randomised weights. Of the three means the closest to a perfect score counts:
 
         calibrated = (score - null) / (perfect score - null)
 
     It is 1 for maps that did not move and 0 for maps no closer than unrelated ones. Where an image
     is shifted, turned or enlarged the perfect score is that of the clean map warped there and back,
-    image by image: maps that move exactly as the image does then have 1. Images are
-    resampled with their scores and nulls together, so that the interval carries the null's own
-    uncertainty, and which of the two it is.
+    image by image: maps that move exactly as the image does then have 1. A map that vanished,
+    though the clean one did not, has the null's score. `overall` is of the means over families,
+    each counting the same, without those that are there for a diagnosis.
 
     Args:
         records: of a run with `nulls` of 1 or more.
@@ -230,159 +89,174 @@ def calibrate(
             records that have some.
 
     Returns:
-        One row a method, family and metric, with `overall` for the mean over the families. `score`,
-        `null` and `perfect` are raw. `verdict` is `ok`, or `uninformative` (unrelated maps score
-        within 0.05 of a perfect score: no number), `unresolvable` (the maps moved no more than
-        rounding moves them, `floor`), `uncalibrated` (a null is missing, or defined on less than a
-        fifth of the images: no number). `other_seed` is the
-        calibrated score of clean maps under two seeds. `recognised` is the share of maps closer to
-        their clean self than to every unrelated one, `chance` what it would be of maps that had
-        forgotten their image. `null_images` is how many images the scarcer null rests on.
+        One row a method, family and metric. `score`, `null` and `perfect` are raw, and so are
+        `other_image`, `same_class` and `random_network`, which are missing where that null is, or
+        is defined on less than a fifth of the images. `coverage` is the share of the kept pairs
+        that count, `vanished` that of those whose map vanished. `verdict` is `ok`, or
+        `uninformative` (unrelated maps score within 0.05 of a perfect score: no number),
+        `unresolvable` (the maps moved no more than rounding moves them, `floor`), `uncalibrated`
+        (there is no null: no number). The interval is that of `interval_of`. The same score is
+        given `without_vanished` maps, of `all_pairs`, `kept_pairs` (again) and `changed_pairs`.
+        `other_seed` is the calibrated score of clean maps under two seeds. `recognised` is the
+        share of maps that are closer to their clean self than to every other clean map of the
+        block, `reciprocal_rank` the mean of 1 / the own map's place among them, and beside them
+        what they would be by chance.
     """
     metrics = known_metrics() if metrics is None else metrics
     unstable = Instability.of(records, metrics)
-    chances = _chances(records)
-    rates = _rates(records)
     families = unstable.families() if families is None else families
-    rows: list[dict[str, object]] = []
-    samples: list[NDArray[np.float64]] = []
-    for method, metric in unstable.pairs():
-        nulls = [unstable.at(method, metric, family) for family in NULLS]
-        for family in (*families, OVERALL):
-            scores = unstable.at(method, metric, family)
-            used = np.isfinite(scores)
-            cost = unstable.cost_at(method, metric, family)
-            # Both the scores and the nulls are as far from the perfect score as it allows.
-            sample = np.stack([scores, *(null - cost for null in nulls)])[:, used]
-            worth = _worth(sample, cost[used], unstable.floor(method, metric))
-            redrawn = unstable.at(method, metric, OTHER_SEED)
-            key = (method, metric, family)
-            rows.append(
-                {
-                    METHOD: method,
-                    FAMILY: family,
-                    METRIC: metric,
-                    "control": is_control(method),
-                    **_raw(worth, metrics[metric]),
-                    "other_seed": worth.calibrated(redrawn[np.isfinite(redrawn)]),
-                    "recognised": rates.get(key, np.nan),
-                    "chance": chances.get((method, metric), np.nan),
-                }
-            )
-            samples.append(sample)
-    numbered = [place for place, row in enumerate(rows) if row["verdict"] in (OK, UNRESOLVABLE)]
-    ratios = ratio_intervals([samples[place] for place in numbered])
-    for place, interval in zip(numbered, ratios, strict=True):
-        rows[place] |= {
-            "calibrated": interval.mean,
-            "low": interval.low,
-            "high": interval.high,
-            "interval": interval.kind,
-        }
+    tables = {name: _Table(records, name, metrics[name]) for _, name in unstable.pairs()}
+    rows = [
+        tables[metric].row(unstable, method, family)
+        for method, metric in unstable.pairs()
+        for family in (*families, OVERALL)
+    ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-@dataclass(frozen=True)
-class _Worth:
-    """What some images' scores of one metric are worth.
+class _Table:
+    """One metric's pairs, averaged within images, from which rows are made."""
 
-    Attributes:
-        images: how many.
-        mean: their mean instability.
-        nulls: mean instability of either null, from the perfect score; NaN where it is missing.
-        null_images: on how many of the images the scarcer of the two is defined.
-        cost: how far their perfect score is, on average, from that of a map left alone.
-        floor: the instability that computing in another way makes.
-    """
+    def __init__(self, records: pd.DataFrame, name: str, metric: Metric) -> None:
+        self.name, self.metric = name, metric
+        self.cells = cells.Cells.of(records, name, metric)
+        kept = self.cells.kept
+        self.kept = estimates.Averages.of(self.cells, kept)
+        self.every = estimates.Averages.of(self.cells, np.ones(len(kept), dtype=bool))
+        self.changed = estimates.Averages.of(self.cells, ~kept)
+        self.recognition = _recognition(self.cells)
+        entering = self.cells.entering.astype(np.float64)
+        self.coverage = self.cells.within(entering, kept & self.cells.measured)
 
-    images: int
-    mean: float
-    cost: float
-    nulls: tuple[float, float]
-    null_images: int
-    floor: float
+    def row(self, unstable: Instability, method: str, family: str) -> dict[str, object]:
+        """Return one row of the table."""
+        at = self.cells.methods.index(method)
+        places = _places(self.cells.families, family)
+        estimate = estimates.estimate(self.kept, at, places)
+        floor = unstable.floor(method, self.name)
+        verdict = _verdict(estimate, floor)
+        numbered = verdict in (OK, UNRESOLVABLE)
 
-    @property
-    def room(self) -> float:
-        """How far unrelated maps are from a perfect score; NaN where a null is missing."""
-        return float(np.min(self.nulls))
+        def over(table: cells.Floats) -> float:
+            """Average within families, then over them; NaN where nothing is known."""
+            return _mean(_mean(row) for row in table[at, places])
 
-    @property
-    def verdict(self) -> str:
-        """What may be said."""
-        if np.isnan(self.room) or self.null_images < LEAST_SHARE * self.images:
-            return UNCALIBRATED
-        if self.room < LEAST_ROOM:
-            return UNINFORMATIVE
-        return UNRESOLVABLE if self.mean <= self.floor else OK
+        def whole(averages: estimates.Averages) -> float:
+            found = estimates.estimate(averages, at, places)
+            usable = _verdict(found, np.nan) == OK
+            return float(found.calibrated.whole) if usable else np.nan
 
-    def calibrated(self, values: NDArray[np.float64]) -> float:
-        """Return the calibrated mean of instabilities; NaN where there is no number."""
-        if self.verdict not in (OK, UNRESOLVABLE) or not len(values):
-            return np.nan
-        return float(1 - values.mean() / self.room)
+        redrawn = unstable.at(method, self.name, OTHER_SEED)
+        row: dict[str, object] = {
+            METHOD: method,
+            FAMILY: family,
+            METRIC: self.name,
+            "control": is_control(method),
+            "images": estimate.images,
+            "coverage": over(self.coverage),
+            "vanished": over(self.kept.vanished),
+            **_raw(estimate, self.metric),
+            "null_of": estimate.null_of,
+            "null_images": estimate.null_images,
+            "verdict": verdict,
+            "all_pairs": whole(self.every),
+            "changed_pairs": whole(self.changed),
+            "floor": floor,
+            **{name: over(table) for name, table in self.recognition.items()},
+        }
+        if numbered:
+            interval = interval_of(estimate.calibrated)
+            row |= {
+                "calibrated": interval.mean,
+                "low": interval.low,
+                "high": interval.high,
+                "interval": interval.kind,
+                "kept_pairs": interval.mean,
+                "without_vanished": estimate.without_vanished,
+                "other_seed": 1 - _mean(redrawn) / estimate.room,
+            }
+        return row
 
 
-def _worth(sample: NDArray[np.float64], cost: NDArray[np.float64], floor: float) -> _Worth:
-    """Judge a sample: instability and both nulls of some images, (3, images), and their costs."""
-    scores, nulls = sample[0], sample[1:]
-    mean = float(scores.mean()) if len(scores) else np.nan
-    means = [float(np.nanmean(row)) if np.isfinite(row).any() else np.nan for row in nulls]
-    scarcer = int(np.isfinite(nulls).sum(axis=1).min())
-    dear = float(cost.mean()) if len(cost) else 0.0
-    return _Worth(len(scores), mean, dear, (means[0], means[1]), scarcer, floor)
+def _places(families: Sequence[str], family: str) -> list[int]:
+    """Return the places of the families that a row is of."""
+    if family == OVERALL:
+        return [place for place, name in enumerate(families) if name not in DIAGNOSIS]
+    return [place for place, name in enumerate(families) if name == family]
 
 
-def _raw(worth: _Worth, metric: Metric) -> dict[str, object]:
-    """Return the columns of one row that need no resampling, on the metric's own scale."""
+def _mean(values: Iterable[float]) -> float:
+    """Average what is known; NaN where nothing is."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else np.nan
+
+
+def _verdict(estimate: estimates.Estimate, floor: float) -> str:
+    """Say what may be said."""
+    if np.isnan(estimate.room) or np.isnan(estimate.distance):
+        return UNCALIBRATED
+    if estimate.room < LEAST_ROOM:
+        return UNINFORMATIVE
+    return UNRESOLVABLE if estimate.distance <= floor else OK
+
+
+def _raw(estimate: estimates.Estimate, metric: Metric) -> dict[str, object]:
+    """Return what is on the metric's own scale."""
     # Where a larger value is better, all others lie below the perfect score.
     sign = -1.0 if metric.better == "higher" else 1.0
-    perfect = (metric.identity or 0.0) + sign * worth.cost
+    perfect = (metric.identity or 0.0) + sign * (0.0 if not estimate.images else estimate.cost)
     return {
-        "images": worth.images,
-        "score": perfect + sign * worth.mean,
-        "null": perfect + sign * worth.room,
+        "score": perfect + sign * estimate.distance,
+        "null": perfect + sign * estimate.room,
         "perfect": perfect,
-        "null_images": worth.null_images,
-        "null_of": "" if np.isnan(worth.room) else NULLS[int(np.argmin(worth.nulls))],
-        **{name: perfect + sign * mean for name, mean in zip(NULLS, worth.nulls, strict=True)},
-        "verdict": worth.verdict,
-        "floor": worth.floor,
+        **{
+            kind: perfect + sign * mean
+            for kind, mean in zip(cells.KINDS, estimate.nulls, strict=True)
+        },
     }
 
 
-def _chances(records: pd.DataFrame) -> dict[tuple[str, str], float]:
-    """Return, by method and metric, how often a map that forgot its image would be recognised.
+def _recognition(table: cells.Cells) -> dict[str, cells.Floats]:
+    """Return whether maps are recognised, averaged within images, and what chance would make of it.
 
-    As likely to be closest to its own clean map as to any other image's, it is in 1 of 1 + the
-    number of other images' maps on which the metric is defined. The maps of randomised networks can
-    only lower that.
+    A constant map is as close to all: ties count against it.
     """
-    nulls = records[records[FAMILY].isin(NULLS) & (records[STATUS] == Status.OK.value)]
-    of_images = (nulls[FAMILY] == OTHER_IMAGE).rename("count")
-    keys = [nulls[key] for key in (METHOD, METRIC, IMAGE_ID)]
-    counts = of_images.groupby(keys, observed=True).sum()
-    chances = (1 / (1 + counts)).groupby(level=[METHOD, METRIC], observed=True).mean()
-    table = chances.rename("chance").reset_index().astype({METHOD: str, METRIC: str})
-    return {(row[METHOD], row[METRIC]): row["chance"] for row in table.to_dict("records")}
-
-
-def _rates(records: pd.DataFrame) -> dict[tuple[str, str, str], float]:
-    """Return recognition rates by method, metric and family, `overall` among them."""
-    names = [name for name in records[METRIC].unique() if str(name).endswith(RECOGNISED)]
-    chosen = records[records[METRIC].isin(names) & (records[STATUS] == Status.OK.value)]
-    keys = [METHOD, METRIC, FAMILY]
-    groups = chosen.groupby([*keys, IMAGE_ID], observed=True, sort=False)
-    # Text once there is one row a group: of each record it would fill the memory.
-    text = dict.fromkeys([*keys, IMAGE_ID], str)
-    by_image = groups[VALUE].mean().reset_index().astype(text)
-    overall = by_image.groupby([METHOD, METRIC, IMAGE_ID], sort=False)[VALUE].mean()
-    with_overall = pd.concat([by_image, overall.reset_index().assign(**{FAMILY: OVERALL})])
-    means = with_overall.groupby(keys, sort=False)[VALUE].mean().reset_index()
+    among = table.candidates
+    last = float(np.nanmax(among)) if np.isfinite(among).any() else np.nan
+    rank = np.where(table.vanished, last, table.rank)
+    # A metric that does not recognise has no places at all.
+    known = np.isfinite(table.rank) | (table.vanished & np.isfinite(last))
+    first = np.where(known, (table.rank == 1).astype(float), np.nan)
+    # Of r equally likely places the mean of 1 / place is the harmonic number of r over r.
+    harmonic = {size: np.mean(1 / np.arange(1, size + 1)) for size in _sizes(among)}
+    by_chance = [harmonic[size] if np.isfinite(size) else np.nan for size in among]
+    chosen = table.kept & table.entering
     return {
-        (row[METHOD], row[METRIC].removesuffix(RECOGNISED), row[FAMILY]): row[VALUE]
-        for row in means.to_dict("records")
+        "recognised": table.within(first, chosen),
+        "chance": table.within(1 / among, chosen),
+        "reciprocal_rank": table.within(1 / rank, chosen),
+        "chance_reciprocal_rank": table.within(np.array(by_chance, dtype=np.float64), chosen),
     }
+
+
+def _sizes(among: cells.Floats) -> list[float]:
+    return [float(size) for size in np.unique(among[np.isfinite(among)])]
+
+
+def missing_nulls(calibrated: pd.DataFrame, metric: str) -> list[str]:
+    """Return the kinds of unrelated maps that some ranked method's score could not be held against.
+
+    Args:
+        calibrated: as `calibrate` returns it.
+        metric: which metric.
+    """
+    rows = calibrated[
+        (calibrated[METRIC] == metric)
+        & (calibrated[FAMILY] == OVERALL)
+        & ~calibrated["control"]
+        & calibrated["calibrated"].notna()
+    ]
+    return [kind for kind in cells.KINDS if rows[kind].isna().any()]
 
 
 def order(calibrated: pd.DataFrame, metric: str, specs: Sequence[str]) -> list[str]:
@@ -402,7 +276,7 @@ def null_score(calibrated: pd.DataFrame, metric: str, family: str) -> float:
     Args:
         calibrated: as `calibrate` returns it.
         metric: which metric.
-        family: one of `NULLS`.
+        family: one of `KINDS`.
     """
     rows = calibrated[
         (calibrated[METRIC] == metric)
@@ -412,4 +286,4 @@ def null_score(calibrated: pd.DataFrame, metric: str, family: str) -> float:
     ]
     perfect = rows["perfect"]
     scores = 1 - (rows[family] - perfect).abs() / (rows["null"] - perfect).abs()
-    return float(scores.mean()) if len(rows) else np.nan
+    return _mean(scores)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from steadymap.bench.analysis.paired import Ratio, ratio_of_means
+from steadymap.bench.analysis.intervals import Ratio, ratio_of_means
 from steadymap.bench.records import vocabulary
+from steadymap.bench.records.scan import Scan
 from steadymap.metrics import Status
 
 KEY = [vocabulary.METHOD, vocabulary.FAMILY, vocabulary.SEVERITY]
@@ -20,8 +21,8 @@ CLEAN_MARGIN = vocabulary.MARGIN + "other_image"
 NO_MARGIN = "the clean map's own margin may be 0"
 
 
-def evidence_kept(records: pd.DataFrame) -> pd.DataFrame:
-    """Return what maps still know, method by method and family by family.
+def evidence_kept(records: pd.DataFrame | Scan) -> pd.DataFrame:
+    """Return what maps still know, method by method and family by family, and `overall`.
 
     A ratio of means over images, with its 95% interval by Fieller's theorem. There is no number
     where the interval of the clean margin reaches 0: nothing is there to take a share of.
@@ -29,9 +30,9 @@ def evidence_kept(records: pd.DataFrame) -> pd.DataFrame:
     Args:
         records: of a run; those of its margins are enough.
     """
-    texts = records.assign(
-        **{name: records[name].astype(str) for name in (*KEY[:2], vocabulary.METRIC)}
-    )
+    if isinstance(records, Scan):
+        records = records.read([vocabulary.EVIDENCE_KEPT, CLEAN_MARGIN])
+    texts = records.astype(dict.fromkeys((*KEY[:2], vocabulary.METRIC), str))
     valid = texts[vocabulary.STATUS] == Status.OK.value
     texts = texts.assign(**{vocabulary.VALUE: texts[vocabulary.VALUE].where(valid)})
     kept = texts[texts[vocabulary.METRIC] == vocabulary.EVIDENCE_KEPT]
@@ -40,8 +41,13 @@ def evidence_kept(records: pd.DataFrame) -> pd.DataFrame:
         str(method): rows.set_index(vocabulary.IMAGE_ID)[vocabulary.VALUE]
         for method, rows in clean.groupby(vocabulary.METHOD, sort=False)
     }
+    # All families together: an image's mean over those that it has.
+    together = kept.groupby([vocabulary.METHOD, vocabulary.IMAGE_ID], sort=False)
+    overall = together[vocabulary.VALUE].mean().reset_index()
+    overall[vocabulary.FAMILY] = vocabulary.OVERALL
+    overall[vocabulary.SEVERITY] = np.nan
     rows = []
-    for key, group in kept.groupby(KEY, sort=False):
+    for key, group in pd.concat([kept, overall]).groupby(KEY, sort=False, dropna=False):
         values = group.set_index(vocabulary.IMAGE_ID)[vocabulary.VALUE]
         if not values.notna().any() or key[0] not in margins:
             continue

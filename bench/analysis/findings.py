@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from steadymap.bench.analysis.calibration import Instability, calibrate, order
-from steadymap.bench.analysis.ranks import rank_methods
+from steadymap.bench.analysis import agreement, cells
+from steadymap.bench.analysis.admission import Facts, admissions
+from steadymap.bench.analysis.calibration import calibrate, order
+from steadymap.bench.analysis.dice import seed_share
+from steadymap.bench.analysis.evidence import evidence_kept
+from steadymap.bench.analysis.instability import Instability
+from steadymap.bench.analysis.ranks import Field, rank_methods, ranked_methods
 from steadymap.bench.analysis.summary import full_summary
 from steadymap.bench.analysis.whose_fault import whose_fault
 from steadymap.bench.core import files, metric_registry, safe_csv
@@ -22,7 +27,6 @@ from steadymap.bench.records.vocabulary import (
     MARGIN_NAMES,
     METHOD,
     METRIC,
-    NULLS,
     REFERENCES,
     SEVERITY,
     STEPS,
@@ -43,6 +47,12 @@ class Findings:
         summary: see `full_summary`.
         calibrated: see `calibrate`; empty where the run has no null maps.
         ranks: see `rank_methods`; empty likewise.
+        pairs: see `differences`: each pair of methods that are ranked; empty likewise.
+        agreement: see `agreement_row`: among metrics, families and images; empty likewise.
+        admission: see `admissions`: who is ranked, and why not; empty where the run measured no
+            margins.
+        evidence: see `evidence_kept`; empty likewise.
+        dice: see `seed_share`; empty without a method that draws.
         faults: see `whose_fault`; empty without both families.
         known: the metrics whose values can be read.
     """
@@ -51,12 +61,20 @@ class Findings:
     summary: pd.DataFrame
     calibrated: pd.DataFrame
     ranks: pd.DataFrame
+    pairs: pd.DataFrame
+    agreement: pd.DataFrame
+    admission: pd.DataFrame
+    evidence: pd.DataFrame
+    dice: pd.DataFrame
     faults: pd.DataFrame
     known: Mapping[str, Metric]
 
     @classmethod
     def of(
-        cls, records: pd.DataFrame | Scan, metrics: Mapping[str, Metric] | None = None
+        cls,
+        records: pd.DataFrame | Scan,
+        metrics: Mapping[str, Metric] | None = None,
+        facts: Facts | None = None,
     ) -> Findings:
         """Derive everything, metric by metric, in the order of the records.
 
@@ -64,24 +82,41 @@ class Findings:
             records: of a run, or what scans them.
             metrics: those whose values can be read (see `known_metrics`); left out, ours and those
                 that are loaded.
+            facts: what the records do not say of the methods; left out, nothing.
         """
         known = metric_registry.known_metrics() if metrics is None else metrics
         scan = as_scan(records)
         # What is derived of one image that has a value of everything has all rows, in their order.
         everything = scan.as_one_image()
         compared = Instability.of(everything, known)
-        has_nulls = bool(scan.counts[FAMILY].isin(NULLS).any())
+        has_nulls = any(map(cells.is_unrelated, map(str, scan.counts[METRIC].unique())))
         families = compared.families() if has_nulls else None
-        parts = [_derived(scan.of(name), known, families) for name in scan.metrics()]
-        summary, calibrated, ranks, faults = map(joined, zip(*parts, strict=True))
-        pairs = pd.DataFrame(compared.pairs(), columns=[METHOD, METRIC])
-        calibrated = _in_order(calibrated, pairs)
+        admission, evidence = admissions(scan, facts), evidence_kept(scan)
+        # Without margins nobody can say who knows what: then all are ranked, and the run says so.
+        admitted = set(admission[METHOD][admission["ranked"]]) if len(admission) else None
+        parts = [
+            _derived(scan.of(name), known, families, admitted)
+            for name in scan.metrics()
+            if not name.startswith(MARGIN_NAMES)
+        ]
+        summary, calibrated, ranks, pairs, agreed, dice, faults = map(
+            joined, zip(*parts, strict=True)
+        )
+        names = pd.DataFrame(compared.pairs(), columns=[METHOD, METRIC])
+        calibrated = _in_order(calibrated, names)
+        by_metric = calibrated[[METRIC]].drop_duplicates()
+        ranks = _in_order(_in_order(ranks, names), by_metric)
         return cls(
             scan,
             _in_order(summary, full_summary(everything)[SUMMARISED]),
             calibrated,
-            _in_order(_in_order(ranks, pairs), calibrated[[METRIC]].drop_duplicates()),
-            _in_order(faults, pairs).sort_values(
+            ranks,
+            _in_order(pairs, by_metric),
+            joined([_among_metrics(calibrated, ranks), _in_order(agreed, by_metric)]),
+            admission,
+            evidence,
+            dice,
+            _in_order(faults, names).sort_values(
                 SEVERITY, na_position="first", kind="stable", ignore_index=True
             ),
             known,
@@ -117,6 +152,13 @@ class Findings:
         present = set(self.summary[METRIC])
         return [name for name, metric in METRICS.items() if metric.probes and name in present]
 
+    def ranked(self, method: str) -> bool:
+        """Whether a method may be ranked: it was admitted, or nobody has asked."""
+        if self.admission.empty:
+            return not is_control(method)
+        rows = self.admission[self.admission[METHOD] == method]
+        return bool(rows["ranked"].any())
+
     def calibrates(self, metric: str) -> bool:
         """Whether a metric has calibrated scores."""
         return metric in set(self.calibrated[METRIC])
@@ -127,11 +169,15 @@ class Findings:
         return [name for name in names if name not in (*REFERENCES, CLEAN)]
 
     def methods(self, metric: str) -> tuple[list[str], list[str]]:
-        """Return methods and controls that have a metric, the steadiest first where it is known."""
+        """Return methods and controls that have a metric, the steadiest first where it is known.
+
+        Methods that are not ranked come after those that are.
+        """
         rows = self.scan.counts[self.scan.counts[METRIC] == metric]
         specs = [str(spec) for spec in rows[METHOD].unique()]
         if self.calibrates(metric):
             specs = order(self.calibrated, metric, specs)
+        specs.sort(key=lambda spec: not self.ranked(spec))
         return [s for s in specs if not is_control(s)], [s for s in specs if is_control(s)]
 
     def write(self, folder: Path) -> None:
@@ -145,6 +191,11 @@ class Findings:
             "summary": self.summary,
             "calibrated": self.calibrated,
             "ranks": self.ranks,
+            "pairs": self.pairs,
+            "agreement": self.agreement,
+            "admission": self.admission,
+            "evidence_kept": self.evidence,
+            "seed_share": self.dice,
             "whose_fault": self.faults,
         }
         for name, frame in named.items():
@@ -153,18 +204,47 @@ class Findings:
 
 
 def _derived(
-    records: pd.DataFrame, known: Mapping[str, Metric], families: Sequence[str] | None
+    records: pd.DataFrame,
+    known: Mapping[str, Metric],
+    families: Sequence[str] | None,
+    admitted: Collection[str] | None,
 ) -> tuple[pd.DataFrame, ...]:
-    """Return summary, calibrated scores, ranks and faults of a metric's records.
+    """Return summary, calibrated scores, ranks, pairs, agreement, dice and faults of a metric.
 
     Args:
         records: of the metric.
         known: the metrics whose values can be read.
         families: of perturbations, of the run; None where it has no null maps.
+        admitted: the methods that may be ranked; None for all but controls.
     """
     calibrated = calibrate(records.iloc[:0] if families is None else records, known, families)
-    ranks = rank_methods(records, calibrated, known)
-    return full_summary(records), calibrated, ranks, whose_fault(records, known)
+    ranks, pairs = rank_methods(records, calibrated, known, admitted)
+    agreed: list[dict[str, object]] = []
+    for metric in dict.fromkeys(ranks[METRIC]):
+        methods = ranked_methods(calibrated, metric, admitted)
+        by_family = agreement.among_families(calibrated, metric, methods).to_numpy()
+        # Less is steadier: the order is the same seen from the other end.
+        by_image = Field.of(records, methods, metric, known).within.to_numpy()
+        agreed += [
+            agreement.agreement_row(metric, agreement.FAMILIES_AGREE, by_family),
+            agreement.agreement_row(metric, agreement.IMAGES_AGREE, by_image),
+        ]
+    agreements = pd.DataFrame(agreed, columns=agreement.COLUMNS)
+    faults = whose_fault(records, known)
+    dice = seed_share(records, known)
+    return full_summary(records), calibrated, ranks, pairs, agreements, dice, faults
+
+
+def _among_metrics(calibrated: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:
+    """Return how far the headlines agree in the order of the methods that all of them rank."""
+    headlines = [name for name in metric_registry.HEADLINES if name in set(ranks[METRIC])]
+    ranked = [set(ranks[ranks[METRIC] == name][METHOD]) for name in headlines]
+    if not ranked:
+        return pd.DataFrame([], columns=agreement.COLUMNS)
+    methods = [name for name in ranks[METHOD].unique() if all(name in some for some in ranked)]
+    table = agreement.among_metrics(calibrated, headlines, methods)
+    row = agreement.agreement_row(agreement.HEADLINES, agreement.METRICS_AGREE, table.to_numpy())
+    return pd.DataFrame([row], columns=agreement.COLUMNS)
 
 
 def joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:

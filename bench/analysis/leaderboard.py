@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,6 @@ from steadymap.bench.records.vocabulary import (
     FAMILY,
     METHOD,
     METRIC,
-    NULLS,
     OVERALL,
     REFERENCES,
     STATUS,
@@ -26,7 +25,11 @@ from steadymap.bench.records.vocabulary import (
 )
 from steadymap.metrics import METRICS, Status
 
-NULL_NAMES = dict(zip(NULLS, ("another image's map", "randomised network's map"), strict=True))
+NULL_NAMES = {
+    "other_image": "another image's map",
+    "same_class": "another's of its class",
+    "random_network": "randomised network's map",
+}
 
 PROBES_TITLE = (
     "at the clean image, raw means: a metric by which a control is as good says little alone"
@@ -63,6 +66,12 @@ class LeaderboardRow:
         recognised: by metric, a share; NaN where it is not known.
         completeness: mean error in logits over all families; None where it does not apply.
         coverage: share of pairs with a value, of the metrics together; NaN for a null.
+        ranked: whether it may be ranked.
+        reason: why it may not, or what limits it, in words; empty where nothing does.
+        faithful: its smallest margin as a share of the run's best; None where none was measured.
+        evidence: what its maps still know under perturbation, as a share of what the clean ones
+            know; None likewise.
+        dice: by metric, how much of what moves is its own draws; of methods that draw alone.
     """
 
     label: str
@@ -73,10 +82,17 @@ class LeaderboardRow:
     recognised: Mapping[str, float]
     completeness: Score | None
     coverage: float
+    ranked: bool = True
+    reason: str = ""
+    faithful: Score | None = None
+    evidence: Score | None = None
+    dice: Mapping[str, float] = field(default_factory=dict)
 
 
 def leaderboard(findings: Findings) -> list[LeaderboardRow]:
-    """Return the methods, the steadiest first, then the controls and the nulls.
+    """Return the methods, the steadiest first and those that are not ranked last; then controls.
+
+    The nulls stand at the end.
 
     Scores are those of the headline metrics that are calibrated; without any, the raw means.
     """
@@ -85,7 +101,9 @@ def leaderboard(findings: Findings) -> list[LeaderboardRow]:
     names = short_names([*methods, *controls])
     lines = [_line(findings, metrics, spec, names[spec]) for spec in [*methods, *controls]]
     if findings.calibrates(metrics[0]):
-        lines += [_null_line(findings, metrics, family) for family in NULLS]
+        nulls = [_null_line(findings, metrics, kind) for kind in NULL_NAMES]
+        # One that no method's scores could be held against is no line of the board.
+        lines += [line for line in nulls if any(np.isfinite(s.value) for s in line.scores.values())]
     return lines
 
 
@@ -151,7 +169,35 @@ def _line(findings: Findings, metrics: list[str], spec: str, name: str) -> Leade
         {metric: rows[metric]["recognised"] for metric in metrics if metric in rows},
         _mean(findings.summary, spec, "completeness_error"),
         coverage(findings.scan.counts, spec, metrics),
+        findings.ranked(spec),
+        **_knowledge(findings, spec, metrics),
     )
+
+
+class _Knowledge(TypedDict):
+    """Of a line of the leaderboard, what is known of its maps beside their steadiness."""
+
+    reason: str
+    faithful: Score | None
+    evidence: Score | None
+    dice: Mapping[str, float]
+
+
+def _knowledge(findings: Findings, spec: str, metrics: Sequence[str]) -> _Knowledge:
+    said: _Knowledge = {"reason": "", "faithful": None, "evidence": None, "dice": {}}
+    if len(findings.admission):
+        for row in findings.admission[findings.admission[METHOD] == spec].to_dict("records"):
+            said["reason"] = "" if row["verdict"] == "control" else str(row["reason"])
+            said["faithful"] = Score(*(row[f"faithful{end}"] for end in ("", "_low", "_high")))
+            if row["ranked"] and row["below_gradient"] and not said["reason"]:
+                said["reason"] = "it knows less of its image than plain gradient"
+    kept = findings.evidence
+    for row in kept[(kept[METHOD] == spec) & (kept[FAMILY] == OVERALL)].to_dict("records"):
+        said["evidence"] = Score(row["kept"], row["low"], row["high"])
+    dice = findings.dice
+    rows = dice[(dice[METHOD] == spec) & (dice[FAMILY] == OVERALL) & dice[METRIC].isin(metrics)]
+    said["dice"] = {str(row[METRIC]): row["seed_share"] for row in rows.to_dict("records")}
+    return said
 
 
 def _score(findings: Findings, spec: str, metric: str, row: dict[Any, Any] | None) -> Score:

@@ -1,61 +1,150 @@
-"""The order of methods: ranks with their intervals, and whether methods differ at all."""
+"""Ranks of methods by their calibrated scores: simultaneous sets, from pairwise differences."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.stats import friedmanchisquare, rankdata
+from scipy.stats import f as fisher
+from scipy.stats import friedmanchisquare, norm, rankdata
+from scipy.stats import t as student
 
-from steadymap.bench.analysis import calibration, intervals
+from steadymap.bench.analysis import calibration, cells, estimates, intervals
+from steadymap.bench.analysis.jackknife import ROUNDING, Replicates
+from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.records.vocabulary import FAMILY, METHOD, METRIC, NULLS, OVERALL, PERFECT
+from steadymap.bench.records.vocabulary import DIAGNOSIS, FAMILY, METHOD, METRIC, OVERALL
 from steadymap.metrics import Metric
 
 COLUMNS = [METRIC, METHOD, "rank", "low", "high", "mean_rank", "images", "friedman_p"]
+PAIRS = [METRIC, METHOD, "other", "difference", "low", "high", "p_adjusted", "wilcoxon_p"]
 
 # Friedman's test compares three or more.
 LEAST_METHODS = 3
 LEAST_IMAGES = 2
+# Its approximation is good from so many methods, or above so many images. Source: Demsar 2006.
+METHODS_FOR_FRIEDMAN = 5
+IMAGES_FOR_FRIEDMAN = 15
+
+# Draws of the largest of all differences that chance makes.
+DRAWS = 10000
+
+
+@dataclass(frozen=True)
+class Field:
+    """Methods that are ranked by one metric.
+
+    Attributes:
+        methods: M specs.
+        scores: calibrated, (M,), whole and with something left out.
+        within: one row an image that has a value of every method, one column a method: what is left
+            of its instability once divided by the method's null; less is steadier.
+    """
+
+    methods: list[str]
+    scores: Replicates
+    within: pd.DataFrame
+
+    @classmethod
+    def of(
+        cls,
+        records: pd.DataFrame,
+        methods: Sequence[str],
+        metric: str,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> Field:
+        """Take it from records.
+
+        Args:
+            records: of a run.
+            methods: which methods, each with a calibrated score.
+            metric: which metric.
+            metrics: as for `calibrate`.
+        """
+        known = known_metrics() if metrics is None else metrics
+        table = cells.Cells.of(records, metric, known[metric])
+        averages = estimates.Averages.of(table, table.kept)
+        real = [place for place, name in enumerate(table.families) if name not in DIAGNOSIS]
+        found = [
+            estimates.estimate(averages, table.methods.index(method), real) for method in methods
+        ]
+        scores = [each.calibrated for each in found]
+        return cls(
+            list(methods),
+            Replicates(
+                np.array([each.whole for each in scores]),
+                np.stack([each.images for each in scores]),
+                np.stack([each.networks for each in scores]),
+            ),
+            pd.DataFrame(
+                {method: each.by_image for method, each in zip(methods, found, strict=True)}
+            ).dropna(),
+        )
+
+    def places(self) -> list[float]:
+        """Return the ranks, 1 the steadiest, ties averaged."""
+        ranks: list[float] = rankdata(-self.scores.whole).tolist()
+        return ranks
+
+    def friedman(self) -> float:
+        """Return the p-value of Friedman's test that methods do not differ within images.
+
+        In the form of Iman and Davenport 1980; NaN where its approximation is not good: of fewer
+        than five methods on 15 images or fewer.
+        """
+        images, methods = self.within.shape
+        if methods < LEAST_METHODS or images < LEAST_IMAGES:
+            return np.nan
+        if methods < METHODS_FOR_FRIEDMAN and images <= IMAGES_FOR_FRIEDMAN:
+            return np.nan
+        statistic = float(friedmanchisquare(*self.within.to_numpy().T).statistic)
+        left = images * (methods - 1) - statistic
+        if np.isnan(statistic):  # all methods are alike in every image
+            return 1.0
+        if left <= ROUNDING * images * methods:  # all images agree
+            return 0.0
+        ratio = (images - 1) * statistic / left
+        return float(fisher.sf(ratio, methods - 1, (methods - 1) * (images - 1)))
 
 
 def rank_methods(
     records: pd.DataFrame,
     calibrated: pd.DataFrame,
     metrics: Mapping[str, Metric] | None = None,
-) -> pd.DataFrame:
+    admitted: Collection[str] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rank the methods that have a calibrated score, 1 the steadiest, for each metric.
 
     Args:
         records: of the run.
         calibrated: as `calibrate` returns it for them.
         metrics: as for `calibrate`.
+        admitted: the methods that may be ranked; left out, all but controls.
 
     Returns:
-        One row a metric and method. `rank` is by the calibrated score over all families; `low` and
-        `high` are its 95% percentile interval when images are resampled, the same for all methods.
-        `mean_rank` is the mean of the ranks within each image that has all methods, `images` their
-        number, and `friedman_p` the p-value of Friedman's test that the methods do not differ;
-        both missing with fewer than three methods or two such images.
+        ranks: One row a metric and method. `rank` is by the calibrated score over all families;
+            `low` and `high` are the rank set: with 95% confidence all true ranks together lie in
+            theirs. Source: Mogstad, Romano, Shaikh and Wilhelm 2024. `mean_rank` is the mean of the
+            ranks within each image that has all methods, `images` their number, and `friedman_p`
+            the p-value of Friedman's test; missing where there are too few.
+        pairs: One row a metric and pair of methods, see `differences`.
     """
     rows: list[dict[str, object]] = []
+    pairs: list[pd.DataFrame] = []
     for metric in dict.fromkeys(calibrated[METRIC]):
-        methods = ranked_methods(calibrated, metric)
+        methods = ranked_methods(calibrated, metric, admitted)
         if not methods:
             continue
-        # Of one metric: which images are drawn hangs on how many have a value of it.
-        about = records[METRIC].isin((metric, metric + PERFECT))
-        unstable = calibration.Instability.of(records[about], metrics)
-        samples = [_sample(unstable, method, metric) for method in methods]
-        everyone = np.ones((1, samples[0].shape[1]))
-        ranks = _ranks(samples, everyone)[0]
-        low, high = _interval(_ranks(samples, _resamplings(samples[0].shape[1])))
-        within = within_image(unstable, metric, methods)
+        field = Field.of(records, methods, metric, metrics)
+        compared = differences(field)
+        low, high = rank_sets(field.methods, compared)
+        ranks, within = field.places(), field.within
         tested = len(methods) >= LEAST_METHODS and len(within) >= LEAST_IMAGES
-        mean_ranks = rankdata(within, axis=1).mean(axis=0) if tested else [np.nan] * len(methods)
-        p_value = float(friedmanchisquare(*within.to_numpy().T).pvalue) if tested else np.nan
+        mean_ranks = within.rank(axis=1).mean().tolist() if tested else [np.nan] * len(methods)
+        friedman = field.friedman()
         rows += [
             {
                 METRIC: metric,
@@ -65,14 +154,21 @@ def rank_methods(
                 "high": high[place],
                 "mean_rank": mean_ranks[place],
                 "images": len(within),
-                "friedman_p": p_value,
+                "friedman_p": friedman,
             }
             for place, method in enumerate(methods)
         ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+        if len(compared):
+            pairs.append(compared.assign(**{METRIC: metric})[PAIRS])
+    return (
+        pd.DataFrame(rows, columns=COLUMNS),
+        pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame([], columns=PAIRS),
+    )
 
 
-def ranked_methods(calibrated: pd.DataFrame, metric: str) -> list[str]:
+def ranked_methods(
+    calibrated: pd.DataFrame, metric: str, admitted: Collection[str] | None = None
+) -> list[str]:
     """Return the methods that can be ranked: those with a number, and no controls."""
     chosen = calibrated[
         (calibrated[METRIC] == metric)
@@ -80,57 +176,101 @@ def ranked_methods(calibrated: pd.DataFrame, metric: str) -> list[str]:
         & calibrated["verdict"].isin((calibration.OK, calibration.UNRESOLVABLE))
         & ~calibrated["control"]
     ]
-    return [str(method) for method in chosen[METHOD]]
+    methods = [str(method) for method in chosen[METHOD]]
+    return methods if admitted is None else [name for name in methods if name in admitted]
 
 
-def within_image(
-    unstable: calibration.Instability, metric: str, methods: Sequence[str]
-) -> pd.DataFrame:
-    """Return what is left of each image's instability once divided by the method's null.
+def differences(field: Field) -> pd.DataFrame:
+    """Compare every pair of methods by the very score that they are ranked by.
 
-    One row an image that has a value of every method, one column a method; less is steadier.
+    Errors are those of the jackknife, paired by image and by randomised network. The largest of all
+    differences that chance makes, drawn from how scores vary together, is what each must exceed
+    (single-step max-t): intervals and p-values hold for all pairs together.
+
+    Returns:
+        One row a pair: `difference` is the first method's score less the other's, `low` and `high`
+        its simultaneous 95% interval, `p_adjusted` belongs to it. `wilcoxon_p` is the p-value of
+        Wilcoxon's signed-rank test within images, after Holm. Missing where there are too few
+        images.
     """
-    columns = {}
-    for method in methods:
-        scores, *nulls = _sample(unstable, method, metric)
-        columns[method] = scores / min(float(np.nanmean(null)) for null in nulls)
-    return pd.DataFrame(columns).dropna()
+    pairs = list(combinations(range(len(field.methods)), 2))
+    if not pairs:
+        return pd.DataFrame([], columns=PAIRS[1:])
+    between = field.scores.differences()
+    variance, freedom = between.errors()
+    error = np.sqrt(variance)
+    # Where nothing that is left out changes a difference, it is what it is.
+    certain = error <= ROUNDING
+    same = certain & (np.abs(between.whole) <= ROUNDING)
+    known = np.isfinite(error) & (field.scores.images.shape[-1] >= LEAST_IMAGES)
+    divisor = np.where(certain | ~known, 1.0, error)
+    size = np.asarray(norm.isf(student.sf(np.abs(between.whole) / divisor, freedom)))
+    largest = _largest(field.scores, known & ~certain)
+    # As likely to be exceeded by a pair's own Student's t as the largest of all by its quantile.
+    level = norm.sf(np.quantile(largest, intervals.CONFIDENCE))
+    reach: cells.Floats = np.where(certain, 0.0, student.isf(level, freedom) * divisor)
+    wilcoxon = _wilcoxon(field.within)
+    rows = []
+    for one, other in pairs:
+        p_value = np.nan
+        if known[one, other]:
+            # The difference itself is one of the draws, so that no p-value is 0 for want of draws.
+            p_value = float((1 + (largest >= size[one, other]).sum()) / (1 + DRAWS))
+            if certain[one, other]:
+                p_value = 1.0 if same[one, other] else 0.0
+        width = reach[one, other] if known[one, other] else np.nan
+        value = between.whole[one, other]
+        row = {METHOD: field.methods[one], "other": field.methods[other], "difference": value}
+        row |= {"low": value - width, "high": value + width, "p_adjusted": p_value}
+        rows.append(row | {"wilcoxon_p": wilcoxon[one, other]})
+    return pd.DataFrame(rows, columns=PAIRS[1:])
 
 
-def _sample(unstable: calibration.Instability, method: str, metric: str) -> NDArray[np.float64]:
-    """Return instability and both nulls, (3, images); all NaN where an image has no score."""
-    rows = np.stack([unstable.at(method, metric, family) for family in (OVERALL, *NULLS)])
-    rows[:, ~np.isfinite(rows[0])] = np.nan
-    return rows
+def rank_sets(methods: Sequence[str], compared: pd.DataFrame) -> tuple[cells.Floats, cells.Floats]:
+    """Return the first and the last rank that each method may have, (M,) each.
+
+    Before a method are at least those that are surely better; behind it, those surely worse.
+    """
+    better, worse = np.zeros(len(methods)), np.zeros(len(methods))
+    place = {method: at for at, method in enumerate(methods)}
+    for row in compared.to_dict("records"):
+        one, other = place[row[METHOD]], place[row["other"]]
+        if row["low"] > 0:
+            worse[one] += 1
+            better[other] += 1
+        elif row["high"] < 0:
+            better[one] += 1
+            worse[other] += 1
+    return 1 + better, len(methods) - worse
 
 
-def _resamplings(images: int) -> NDArray[np.float64]:
-    """Return how often each image is drawn, (resamples, images)."""
-    draws = generator("ranks", images).multinomial(
-        images, [1 / images] * images, size=intervals.RESAMPLES
-    )
-    return draws.astype(np.float64)
+def _largest(scores: Replicates, chosen: cells.Flags) -> cells.Floats:
+    """Draw the largest standardised difference of chosen pairs that chance makes: (draws,)."""
+    covariance = scores.covariance()
+    spread = covariance.diagonal()[:, None] + covariance.diagonal() - 2 * covariance
+    rng = generator("ranks", len(covariance))
+    drawn = np.zeros((DRAWS, len(covariance)))
+    for left in (scores.images, scores.networks):
+        count = left.shape[-1]
+        if count >= LEAST_IMAGES:
+            away = np.nan_to_num(left - left.mean(axis=-1, keepdims=True))
+            drawn += np.sqrt((count - 1) / count) * rng.standard_normal((DRAWS, count)) @ away.T
+    largest = np.zeros(DRAWS)
+    for one, other in zip(*np.nonzero(np.triu(chosen, 1)), strict=True):
+        apart = np.abs(drawn[:, one] - drawn[:, other]) / np.sqrt(spread[one, other])
+        largest = np.maximum(largest, apart)
+    return largest
 
 
-def _ranks(
-    samples: Sequence[NDArray[np.float64]], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Rank methods by their calibrated instability under weights (R, images): (R, methods)."""
-    remaining = []
-    for sample in samples:
-        known = np.isfinite(sample)
-        # A resample may miss all images that have a value, or all whose null is not 0.
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means = weights @ np.where(known, sample, 0.0).T / (weights @ known.T)
-            remaining.append(means[:, 0] / means[:, 1:].min(axis=1))
-    table = np.stack(remaining, axis=1)
-    ranks: NDArray[np.float64] = rankdata(table, axis=1, nan_policy="omit")
-    return ranks
+def _wilcoxon(within: pd.DataFrame) -> cells.Floats:
+    """Return p-values of Wilcoxon's signed-rank test of each pair, after Holm: (M, M)."""
+    images, methods = within.shape
+    if images < LEAST_IMAGES:
+        return np.full((methods, methods), np.nan)
+    # Loaded here: it takes a second, and not every run has methods to compare.
+    from scikit_posthocs import posthoc_wilcoxon  # noqa: PLC0415
 
-
-def _interval(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
-    tail = (1 - intervals.CONFIDENCE) / 2
-    ends: NDArray[np.float64] = np.nanquantile(
-        ranks, [tail, 1 - tail], axis=0, method="closest_observation"
-    )
-    return ends
+    # Where two methods are alike in an image, half of it speaks for either.
+    table = posthoc_wilcoxon(list(within.to_numpy().T), zero_method="zsplit", p_adjust="holm")
+    p_values: cells.Floats = table.to_numpy(dtype=np.float64)
+    return p_values

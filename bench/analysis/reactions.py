@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from steadymap.bench.analysis.paired import Floats, Mean, above_zero, mean_of
+from steadymap.bench.analysis.intervals import Floats, Mean, above_zero, mean_of
 from steadymap.bench.records import vocabulary
 from steadymap.metrics import Status
 

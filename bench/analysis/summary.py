@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from steadymap.bench.analysis.cells import is_unrelated
 from steadymap.bench.analysis.intervals import intervals
 from steadymap.bench.records.vocabulary import (
     CLEAN,
+    DIAGNOSIS,
     FAMILY,
     IMAGE_ID,
     KEPT,
@@ -78,8 +80,11 @@ def summarise(
 def full_summary(records: pd.DataFrame) -> pd.DataFrame:
     """Summarise all pairs and, apart from them, those whose prediction held (column `subset`).
 
-    Family `overall` is the mean over the families of perturbations, each counting the same.
+    Family `overall` is the mean over the families of perturbations, each counting the same, without
+    those that are there for a diagnosis. Scores of unrelated maps, by which others are calibrated,
+    are left out.
     """
+    records = records[~records[METRIC].isin(list(filter(is_unrelated, records[METRIC].unique())))]
     perturbed = records[~records[FAMILY].isin((CLEAN, *REFERENCES))]
     parts = [
         summarise(records).assign(subset="all"),
@@ -93,6 +98,7 @@ def full_summary(records: pd.DataFrame) -> pd.DataFrame:
 
 def _overall(perturbed: pd.DataFrame) -> pd.DataFrame:
     """Average an image's families, then images; coverage is that of all pairs."""
+    perturbed = perturbed[~perturbed[FAMILY].isin(DIAGNOSIS)]
     valid = perturbed[perturbed[STATUS] == Status.OK.value]
     keys = [METHOD, METRIC, IMAGE_ID, FAMILY]
     by_family = valid.groupby(keys, observed=True, sort=False)[VALUE].mean().reset_index()

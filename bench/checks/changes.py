@@ -44,12 +44,7 @@ def batching(subject: Subject) -> Finding:
     network, batch = known.convolutional(), batch_of(known.images(IMAGES))
     together = subject.explain(network, batch)
     for rows in ([2, 0, 3, 1], [3], [1, 2]):
-        chosen = replace(
-            batch,
-            images=batch.images[rows],
-            targets=batch.targets[rows],
-            image_ids=tuple(batch.image_ids[row] for row in rows),
-        )
+        chosen = batch.part(rows)
         for at_once in (1, 3, 1000):
             maps = subject.explain(network, replace(chosen, at_once=at_once))
             finding = subject.agree(maps, together[rows])
@@ -84,7 +79,7 @@ def shift_invariant(subject: Subject) -> Finding:
 def stochastic(subject: Subject) -> Finding:
     """Another seed has another map: as declared, or not."""
     network, batch = known.convolutional(), batch_of(known.images(IMAGES))
-    other = subject.explain(network, replace(batch, seed=1))
+    other = subject.explain(network, batch_of(batch.images, seed=1))
     return _declared(subject, "stochastic", other, subject.explain(network, batch))
 
 

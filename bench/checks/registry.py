@@ -90,7 +90,10 @@ CHECKS: dict[str, Check] = {
         _ours("changes:batching"),
         "The other images of a batch, their order, and how many go at once change nothing.",
     ),
-    "repeat": Check(_ours("contract:repeat"), "Asked again, the method gives the same bits."),
+    "repeat": Check(
+        _ours("contract:repeat"),
+        "Asked again, after other images, the method gives the same bits.",
+    ),
     "state": Check(
         _ours("contract:state"),
         "Network, images, random numbers and gradient mode are left as they were.",

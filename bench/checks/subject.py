@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from steadymap.bench.checks import networks as known
-from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.batch import Batch, draws_of
 from steadymap.bench.methods.method import BoundMethod, Engine
 from steadymap.bench.methods.paths import SETTLED
 from steadymap.models import Classifier
@@ -91,4 +91,4 @@ def batch_of(images: torch.Tensor, seed: int = 0) -> Batch:
     count = len(images)
     ids = tuple(f"image-{place}" for place in range(count))
     targets = torch.arange(count) % known.CLASSES
-    return Batch(images, targets, ids, seed, references=known.images(REFERENCES, seed=2))
+    return Batch(images, targets, draws_of(seed, ids), references=known.images(REFERENCES, seed=2))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from steadymap.bench.analysis.admission import Facts
+from steadymap.bench.analysis.dice import seed_moves, wrong_declarations
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core.console import EXIT_CELLS_FAILED, console_of, line, say
 from steadymap.bench.core.metric_registry import known_metrics
@@ -52,7 +54,7 @@ def print_findings(folder: Path) -> tuple[Findings, dict[str, Figure]]:
         The findings, and the rank diagrams that were written.
     """
     scan, manifest = scan_run(folder)
-    findings = Findings.of(scan, known_metrics(manifest))
+    findings = Findings.of(scan, known_metrics(manifest), Facts.of(manifest))
     findings.write(folder)
     diagrams = rank_diagrams(findings)
     write_diagrams(diagrams, folder)
@@ -62,7 +64,29 @@ def print_findings(folder: Path) -> tuple[Findings, dict[str, Figure]]:
         console.print(table)
     for note in footnotes(findings):
         line(console, f"- {note}")
+    for note in _wrong_declarations(findings):
+        line(console, f"- {note}")
     return findings, diagrams
+
+
+def _wrong_declarations(findings: Findings) -> list[str]:
+    """Return a sentence for each method that draws and does not say so, or the other way round.
+
+    By the first metric of two maps that the run has: one is enough, and its records alone are read.
+    """
+    present = set(findings.scan.metrics())
+    name = next(
+        (
+            name
+            for name, metric in findings.known.items()
+            if metric.against == "map" and metric.identity is not None and name in present
+        ),
+        None,
+    )
+    if name is None:
+        return []
+    moves = seed_moves(findings.scan.of(name), findings.known)
+    return list(wrong_declarations(moves).values())
 
 
 def print_files(folder: Path) -> None:

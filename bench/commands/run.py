@@ -242,6 +242,13 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     nulls: Annotated[
         int | None, typer.Option(help="Unrelated maps of either kind to calibrate by; 0 for none.")
     ] = None,
+    coupled: Annotated[
+        bool | None,
+        typer.Option(
+            "--coupled/--no-coupled",
+            help="Score stochastic methods with shared draws, too; off unless told.",
+        ),
+    ] = None,
     admission: Annotated[
         bool | None,
         typer.Option(
@@ -302,6 +309,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
         "metric": metric or None,
         "controls": controls,
         "nulls": nulls,
+        "coupled": coupled,
         "admission": admission,
         "cell_share": cell_share,
         "limit": limit,

@@ -138,7 +138,8 @@ def _installed(file: str) -> bool:
 
 
 # By name, the source of a module as it was first read, and the spec that it was loaded by: a
-# process that lives long goes on with what it has loaded, whatever the file says by then.
+# process that lives long goes on with what it has loaded, whatever the file says by then. The spec
+# is None where the module was not loaded yet.
 _first_read: dict[str, tuple[object, bytes]] = {}
 
 
@@ -146,20 +147,22 @@ def _read(home: _Home) -> bytes:
     """Return what a module is made of, lines ending as on Unix."""
     spec = getattr(home.module, "__spec__", None)
     known = _first_read.get(home.name)
-    # By identity: loaded again, it has another spec that is equal. Read before it was loaded, it
-    # may have been loaded as it was then.
-    if home.module and known and (known[0] is spec or known[0] is None):
-        source = known[1]
-    else:
-        try:
-            source = home.loader.get_data(home.file)
-        except (OSError, AttributeError) as error:
-            raise ConfigError(
-                f"module {home.name}: its source cannot be read, and records depend on it: "
-                f"{one_line(error)}"
-            ) from error
-        if not str(home.file).endswith(tuple(EXTENSION_SUFFIXES)):
-            source = source.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    # By identity: loaded again, it has another spec that is equal.
+    if home.module and known and known[0] is spec:
+        return known[1]
+    try:
+        source = bytes(home.loader.get_data(home.file))
+    except (OSError, AttributeError) as error:
+        raise ConfigError(
+            f"module {home.name}: its source cannot be read, and records depend on it: "
+            f"{one_line(error)}"
+        ) from error
+    if not str(home.file).endswith(tuple(EXTENSION_SUFFIXES)):
+        source = source.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if home.module and known and known[0] is None and known[1] != source:
+        # Edited between a first reading and now, it was loaded before the edit or after it: both
+        # count, so that what it computes has a name of its own.
+        source = known[1] + source
     _first_read[home.name] = (spec, source)
     return source
 

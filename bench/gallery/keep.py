@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from steadymap.bench.analysis.calibration import Instability
+from steadymap.bench.analysis.instability import Instability
 from steadymap.bench.core import files, metric_registry, safe_csv
 from steadymap.bench.gallery.steps import completeness_by_steps, subset_of
 from steadymap.bench.measure.outcome import Outcome
@@ -47,7 +47,8 @@ KINDS = ("steadiest", "typical", "least steady")
 
 # Of a plan whose maps alone are looked at: a metric is asked for because a plan must have one.
 MAPS_ALONE = {
-    "metric": ("relative_l2",), "nulls": 0, "controls": False, "draws": 1, "jobs": 1,
+    "metric": ("relative_l2",), "nulls": 0, "coupled": False, "controls": False, "draws": 1,
+    "jobs": 1,
 }  # fmt: skip
 
 
@@ -164,7 +165,7 @@ def predictions(
     rows: list[tuple[object, ...]] = []
     for cell, picture in zip(cells, pictures, strict=True):
         family = FAMILY_SHELF.known(cell.family)
-        seen = classifier.shifted(cell.severity) if family and family.compensated else classifier
+        seen = classifier.shifted(family.shift(cell.severity)) if family else classifier
         device = classifier.module.mean.device
         chances = seen(picture[None].to(device)).softmax(dim=1)[0].cpu()
         best = int(chances.argmax())

@@ -10,7 +10,7 @@ import torch
 from steadymap.bench.core.names import without_steps
 from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.measure.view import Explained, explained
-from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.batch import Batch, draws_of, places_of_others
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.network.memory import is_small
 from steadymap.bench.plan.setup import Setup
@@ -53,11 +53,10 @@ def completeness_by_steps(setup: Setup) -> pd.DataFrame:
     batch = Batch(
         batch_images,
         targets,
-        ids,
-        setup.plan.seed,
+        draws_of(setup.plan.seed, ids),
         setup.at_once,
         references=None if references is None else references.images.to(batch_images),
-        reference_ids=() if references is None else references.ids,
+        reference_places=() if references is None else places_of_others(ids, references.ids),
     )
     rows: list[tuple[object, ...]] = []
     for name, bound in path_methods(setup).items():

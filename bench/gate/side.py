@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pandas as pd
 
 from steadymap.bench.analysis.costs import seconds_by_part
 from steadymap.bench.core import errors, metric_registry, safe_csv
-from steadymap.bench.records import manifest_schema, read, seal, vocabulary
+from steadymap.bench.records import manifest_schema, read, rules, seal, vocabulary
 from steadymap.bench.records.scan import scan_run
 from steadymap.bench.records.schema import SCHEMA_VERSION
 from steadymap.metrics import METRICS, Metric, Status
@@ -72,7 +73,7 @@ def image_scores(
         records[vocabulary.METHOD] != vocabulary.INPUT
     )
     kept &= ~records[vocabulary.METHOD].astype(str).map(vocabulary.is_control)
-    chosen = records[kept].astype(dict.fromkeys(KEY, str))
+    chosen = _recognitions(records[kept].astype(dict.fromkeys(KEY, str)))
     readable = metric_registry.known_metrics() if readable is None else readable
     known = chosen[vocabulary.METRIC].str.removesuffix(vocabulary.RECOGNISED).isin(readable)
     chosen = chosen[known if metrics is None else chosen[vocabulary.METRIC].isin(metrics)]
@@ -88,6 +89,17 @@ def image_scores(
     # As they will be written, so that a run compared with its own baseline has not changed.
     table[vocabulary.VALUE] = table[vocabulary.VALUE].map(lambda value: float(DIGITS % value))
     return table.reset_index()[COLUMNS]
+
+
+def _recognitions(records: pd.DataFrame) -> pd.DataFrame:
+    """Turn the places of own maps into whether they are the first: whether maps are recognised."""
+    ranked = records[vocabulary.METRIC].str.endswith(vocabulary.RANK)
+    names = records[vocabulary.METRIC].str.replace(
+        rf"{re.escape(vocabulary.RANK)}$", vocabulary.RECOGNISED, regex=True
+    )
+    first = (records[vocabulary.VALUE] == 1).astype(float)
+    values = records[vocabulary.VALUE].where(~ranked, first)
+    return records.assign(**{vocabulary.METRIC: names, vocabulary.VALUE: values})
 
 
 def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
@@ -177,6 +189,7 @@ def _read_sealed(path: Path) -> dict[str, Any]:
             f"{path} has schema version {schema!r}, this steadymap writes {SCHEMA_VERSION}: "
             "save the baseline again"
         )
+    rules.refuse_others(manifest, path, f"steadymap baseline save RUN {path.parent.name}")
     if digest != given:
         raise errors.ConfigError(
             f"{path} has been edited since it was saved: save the baseline again"

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from steadymap.bench.core.errors import one_line
 from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.measure.course import Course, unfit
-from steadymap.bench.methods.batch import DATA_REFERENCES, Batch
+from steadymap.bench.methods.batch import DATA_REFERENCES, Batch, draws_of, places_of_others
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import BoundMethod, foreign
 from steadymap.bench.network import guard, memory, torch_settings
@@ -51,7 +51,11 @@ def agreement(course: Course, images: ImageSet, device: str) -> list[Agreement]:
         targets = classifiers[0](shown).argmax(dim=1)
     others = images.references(DATA_REFERENCES + 1)
     batch = Batch(
-        shown, targets, ids, course.seed, references=others.images, reference_ids=others.ids
+        shown,
+        targets,
+        draws_of(course.seed, ids),
+        references=others.images,
+        reference_places=places_of_others(ids, others.ids),
     )
     guards: dict[Classifier, guard.Guard] = {}
     agreements = []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from steadymap.bench.core.machine import peak_memory, retain_heap
 from steadymap.bench.measure.course import Course
-from steadymap.bench.methods.batch import DATA_REFERENCES, Batch
+from steadymap.bench.methods.batch import DATA_REFERENCES, Batch, draws_of
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.network.torch_settings import float32
 
@@ -81,13 +81,13 @@ def first_batch(course: Course, pixels: NDArray[np.float32], task: ColdTask) -> 
     method = bind_method(task.spec)
     images = torch.from_numpy(np.array(pixels))
     targets = torch.zeros(len(images), dtype=torch.int64, device=place)
-    ids = tuple(str(index) for index in range(len(images)))
+    draws = draws_of(course.seed, [str(index) for index in range(len(images))])
     before = peak_memory(place)
     with float32(place, exact=course.exact):
         started = time.perf_counter()
         shown = images.to(place)
         references = shown[:DATA_REFERENCES]
-        batch = Batch(shown, targets, ids, course.seed, task.at_once, references=references)
+        batch = Batch(shown, targets, draws, task.at_once, references=references)
         method.explain(classifier, batch).cpu()
         seconds = time.perf_counter() - started
     return ColdStart(seconds, peak_memory(place), before)

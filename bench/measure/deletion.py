@@ -19,8 +19,8 @@ import torch
 
 from steadymap.bench.core import randomness
 from steadymap.bench.measure.explain import explain
-from steadymap.bench.measure.nulls import predictions
-from steadymap.bench.measure.view import Explained, Failure, ShownImages, View, logits_of, look
+from steadymap.bench.measure.nulls import predictions, reshown
+from steadymap.bench.measure.view import Explained, Failure, View, logits_of, look
 from steadymap.bench.measure.worker import Worker
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import BoundMethod
@@ -30,7 +30,7 @@ from steadymap.bench.plan.plan import Plan
 from steadymap.bench.records import vocabulary
 from steadymap.metrics import Scores, Status, TensorMaps
 from steadymap.metrics.cells import NO_ORDER, Grid, Order, Ranks
-from steadymap.metrics.maps import Array
+from steadymap.metrics.maps import Array, Flags
 
 # The name of this part of the work.
 DELETION_PART = "deletion"
@@ -126,11 +126,11 @@ class Deletion:
     @cached_property
     def ties(self) -> Ranks:
         """(B, cells), in which order cells go of which a map says the same."""
-        batch, cells = self.view.batch, self.grid.count
+        view, cells = self.view, self.grid.count
         return np.stack(
             [
-                randomness.generator(batch.seed, image_id, "ties").permutation(cells)
-                for image_id in batch.image_ids
+                randomness.generator(view.seed, image_id, "ties").permutation(cells)
+                for image_id in view.image_ids
             ]
         )
 
@@ -255,9 +255,10 @@ class Deletion:
         for low in range(0, len(points), self.worker.at_once):
             few = points[low : low + self.worker.at_once]
             rows = [kept[row][0] for row, _ in few]
-            gone = np.stack([kept[row][1] < deleted(step, self.grid.count) for row, step in few])[
-                :, self.grid.cells
-            ]
+            gone: Flags = np.stack(
+                [kept[row][1] < deleted(step, self.grid.count) for row, step in few]
+            )
+            gone = np.take(gone, self.grid.cells, axis=1)
             images = torch.where(
                 torch.from_numpy(gone).to(self._plain.device)[:, None],
                 self._plain[rows],
@@ -294,7 +295,7 @@ def deletion_of(plan: Plan, worker: Worker, view: View) -> Deletion:
         view: the clean one.
     """
     height, width = view.images.shape[2:]
-    others = Others.of(predictions(view), blocks.block_size(plan.nulls))
+    others = Others.of(predictions(view), blocks.BLOCK)
     return Deletion(worker, view, others, Grid.of((height, width), plan.cell_share))
 
 
@@ -338,7 +339,7 @@ def _yardstick(deletion: Deletion) -> dict[str, Scores]:
 
     def maps(by: Worker) -> Explained | Failure:
         alone = replace(by, methods=(method,), engine="own")
-        return explain(alone, method, look(alone, shown(view, view.cell), view.batch.targets))
+        return explain(alone, method, look(alone, reshown(view, view.cell), view.batch.targets))
 
     held = Held(maps(worker), [maps(twin) for twin in worker.twins], None)
     return {
@@ -346,22 +347,6 @@ def _yardstick(deletion: Deletion) -> dict[str, Scores]:
         for name, scores in deletion.margins(held, method.method.order).items()
         if name != vocabulary.DELETION_LOGIT
     }
-
-
-def runner_up(worker: Worker, view: View) -> MapsOf:
-    """Return maps of the clean images for the class that comes second; nothing without one."""
-    if view.logits.shape[1] < 2:  # noqa: PLR2004 - the first and the second
-        return {}
-    cell = Cell(vocabulary.OTHER_CLASS, 0.0, 0)
-    second = view.logits.nan_to_num(-torch.inf).topk(2, dim=1).indices[:, 1]
-    other = look(worker, shown(view, cell), second)
-    return {cell: {method: explain(worker, method, other) for method in worker.methods}}
-
-
-def shown(view: View, cell: Cell) -> ShownImages:
-    """Return the images of a view once more, for another cell."""
-    batch = view.batch
-    return ShownImages(cell, view.images, batch.images, batch.image_ids, batch.seed, batch.clean)
 
 
 def kept_scores(

@@ -21,7 +21,8 @@ from steadymap.bench.network.torch_settings import float32, threads_each
 from steadymap.bench.perturbations import apply, registry
 from steadymap.bench.perturbations.attack import differentiable_twice, smoothed
 from steadymap.bench.plan.admitting import deletion_passes
-from steadymap.bench.plan.setup import Setup, wanted
+from steadymap.bench.plan.blocks import BLOCK
+from steadymap.bench.plan.setup import Setup, calibrated, wanted
 from steadymap.metrics import PROBES
 from steadymap.models import Classifier
 
@@ -29,7 +30,7 @@ from steadymap.models import Classifier
 PASS_SHARE = 0.6
 METRIC_SHARE = 0.25
 IMAGE_SHARE = 0.15
-METRIC_IMAGES = 4
+METRIC_IMAGES = BLOCK
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,13 @@ def count(setup: Setup) -> Passes:
     alone = [m for m in applied if plan.engine == "captum" or m.share is None]
     shared = len(alone) < len(applied)
     apart = views * sum(method.passes for method in alone)
-    apart += sum(times * method.passes for method, times in setup.redraws().items())
+    redraws = {method: times for method, times in setup.redraws().items() if method in alone}
+    apart += sum(times * method.passes for method, times in redraws.items())
     backward = views * shared + apart
     size = setup.classifier.input_size
     forward = views + apart + views * sum(method.forward_only(size) for method in alone)
-    forward += sum(times * method.forward_only(size) for method, times in setup.redraws().items())
-    shifts = {c.severity for c in cells if registry.FAMILY_SHELF.find(c.family).compensated} - {0.0}
+    forward += sum(times * method.forward_only(size) for method, times in redraws.items())
+    shifts = {registry.FAMILY_SHELF.find(c.family).shift(c.severity) for c in cells} - {0.0}
     starts = {
         method.start
         for method, metrics in setup.methods.items()
@@ -107,13 +109,13 @@ def count(setup: Setup) -> Passes:
     }
     for start in filter(None, starts):
         # Of the clean image, and of what changes them: every cell, or a shift alone.
-        others = len(cells) if start.of_image else len(shifts)
+        others = len(cells) if start.of_view else len(shifts)
         forward += len(setup.images) * start.draws * (1 + others)
     forward += (deletions := deletion_passes(setup))
     forward += probes.probe_passes(wanted(setup.methods), len(setup.images), len(applied))
     adaptive = [method for method in alone if method.adaptive]
     # Both ends of a path, for the logit difference that its sum is held against.
-    redrawn = sum(times for method, times in setup.redraws().items() if method.adaptive)
+    redrawn = sum(times for method, times in redraws.items() if method.adaptive)
     forward += 2 * (views * len(adaptive) + redrawn)
     attacking = len(setup.images) * sum(
         registry.FAMILY_SHELF.find(c.family).passes for c in setup.attacks()
@@ -224,6 +226,9 @@ def _metric_work(classifier: Classifier, setup: Setup) -> Callable[[], int]:
 
     applied = {m: x for m, x in setup.methods.items() if not m.unfit(classifier)}
     known = {method: view.explained(attributions(method, clean), count) for method in applied}
+    everyone = np.arange(count)
+    others = ~np.eye(count, dtype=bool)
+    beside = scores.Beside((everyone,), others, others)
 
     def work() -> int:
         for method, metrics in applied.items():
@@ -232,6 +237,10 @@ def _metric_work(classifier: Classifier, setup: Setup) -> Callable[[], int]:
                 if metric.against in PROBES:
                     continue  # their passes are counted; the rest is little beside them
                 scores.score(metric, known[method], current, evidence)
+            twins = (known[method],) * setup.plan.nulls
+            placed = scores.Compared(known[method], current, twins, evidence)
+            for name in calibrated(metrics, setup.plan) if setup.plan.nulls else ():
+                scores.matched(metrics[name], placed, beside)
         return count
 
     return work

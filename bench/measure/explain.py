@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from steadymap.bench.core import randomness
 from steadymap.bench.measure.view import Explained, Failure, View, explained, failure_of, unfit_for
 from steadymap.bench.measure.worker import T, Worker
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.method import BoundMethod, Engine, foreign
-from steadymap.bench.methods.paths import NestedPath, points_at
+from steadymap.bench.methods.paths import points_at
 from steadymap.bench.network import guard, passes
 from steadymap.metrics import Status
 from steadymap.metrics.maps import Array
@@ -41,7 +42,7 @@ def explain(worker: Worker, method: BoundMethod, view: View) -> Explained | Fail
             else:
                 batch = replace(lent.batch, at_once=at_once)
                 attributions = _by_parts(method, lent.classifier, batch, worker.engine)
-        return explained(attributions, size)
+        return explained(_put_back(method, view, attributions), size)
 
     with worker.clock(view.cell, method.spec, size):
         try:
@@ -54,6 +55,9 @@ def explain(worker: Worker, method: BoundMethod, view: View) -> Explained | Fail
 def _guarded(worker: Worker, method: BoundMethod, view: View) -> Iterator[View]:
     """Lend a method what it works with: to one that is not ours copies, which only it can change.
 
+    In copies the images have an order of their own in every view, and images of the data set are
+    there for who asks for them: nothing beside its pixels tells which image one is.
+
     Yields:
         The view, or a copy.
 
@@ -65,13 +69,38 @@ def _guarded(worker: Worker, method: BoundMethod, view: View) -> Iterator[View]:
         return
     with guard.left_as_it_was(worker.guard(keep=True), view.batch.images):
         shared = view.classifier is worker.classifier
+        places = _shuffled(view.batch)
+        batch = view.batch.part(places)
+        if not method.needs_references:
+            batch = replace(batch, references=None, reference_places=())
         yield replace(
             view,
             # With a shift, the module around the network is the view's, and serves all methods.
             classifier=view.classifier if shared else view.classifier.shifted(0.0),
-            batch=_copied(view.batch),
-            seen=_copied(view.seen),
+            batch=_copied(batch),
+            seen=_copied(view.seen.part(places)),
         )
+
+
+def _shuffled(batch: Batch) -> list[int]:
+    """Return the places of the images in an order that their draws decide, another in each view."""
+    keys = [randomness.key_of(draw, "order") for draw in batch.draws]
+    return sorted(range(len(keys)), key=keys.__getitem__)
+
+
+def _put_back(method: BoundMethod, view: View, attributions: torch.Tensor) -> torch.Tensor:
+    """Return the maps of what `_guarded` lent in the order of the view's images.
+
+    What is no maps of that many images comes back as it is: `explained` says what is wrong.
+    """
+    places = _shuffled(view.batch)
+    if not foreign(method.method) or not isinstance(attributions, torch.Tensor):
+        return attributions
+    if attributions.ndim == 0 or len(attributions) != len(places):
+        return attributions
+    back = torch.empty_like(attributions)
+    back[places] = attributions
+    return back
 
 
 def _copied(original: T) -> T:
@@ -121,60 +150,33 @@ def same_size(clean: Explained | Failure, current: Explained | Failure) -> Expla
 # --- as many steps as an image needs --------------------------------------------------------------
 
 
-class Adaptive:
-    """A method with `steps=auto` on all views of a batch, the clean one first.
+def explain_as_needed(
+    worker: Worker, method: BoundMethod, view: View
+) -> tuple[Explained | Failure, Array]:
+    """Return the maps of a method with `steps=auto`, and at how many points each took gradients.
 
-    The clean and the perturbed map of a pair use the same nodes: those that the more demanding of
-    the two needs. The clean path is doubled further where a perturbed one asks for it.
+    Every view takes the steps that it needs, as it would where it were the only one.
+
+    Returns:
+        The maps, or why there are none; and (B,), NaN where there are none.
     """
+    size = len(view.images)
+    points = np.full(size, np.nan)
+    if view.lost is not None:
+        return view.lost, points
 
-    def __init__(self, worker: Worker, method: BoundMethod) -> None:
-        self.worker = worker
-        self.method = method
-        self.clean: NestedPath | Failure | None = None
+    def compute(at_once: int) -> Explained | Failure:
+        with _guarded(worker, method, view) as lent:
+            batch = replace(lent.batch, at_once=at_once)
+            path = method.nested(lent.classifier, batch)
+            maps = _put_back(method, view, _own(method, path.at(path.settled)))
+            levels = torch.tensor([points_at(level) for level in path.settled])
+            points[:] = _put_back(method, view, levels).numpy()
+        return explained(maps, size)
 
-    def explain(self, view: View) -> tuple[Explained | Failure, Explained | Failure, Array]:
-        """Return the clean maps and the view's, at the same nodes, and the points taken (B,)."""
-        size = len(view.images)
-        with self.worker.clock(view.cell, self.method.spec, size):
-            path = self._path(view)
-            if self.clean is None:
-                self.clean = path
-            clean = self.clean
-            if isinstance(path, Failure):
-                return path, path, np.full(size, np.nan)
-            if isinstance(clean, Failure):
-                levels = path.settled
-                reference: Explained | Failure = clean
-            else:
-                levels = np.maximum(clean.settled, path.settled).tolist()
-                reference = self._at(clean, levels, view)
-            current = self._at(path, levels, view)
-        points = np.array([points_at(level) for level in levels], dtype=np.float64)
-        return reference, current, points
-
-    def _path(self, view: View) -> NestedPath | Failure:
-        if view.lost is not None:
-            return view.lost
-
-        def compute(at_once: int) -> NestedPath:
-            with _guarded(self.worker, self.method, view) as lent:
-                batch = replace(lent.batch, at_once=at_once)
-                return self.method.nested(lent.classifier, batch)
-
+    with worker.clock(view.cell, method.spec, size):
         try:
-            return self.worker.within_memory(compute)
+            found = worker.within_memory(compute)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - as in `explain`
-            return failure_of(error, len(view.images))
-
-    def _at(self, path: NestedPath, levels: list[int], view: View) -> Explained | Failure:
-        size = len(view.images)
-
-        def compute(at_once: int) -> Explained | Failure:
-            with _guarded(self.worker, self.method, view):
-                return explained(_own(self.method, path.at(levels, at_once)), size)
-
-        try:
-            return self.worker.within_memory(compute)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - as in `explain`
-            return failure_of(error, size)
+            found = failure_of(error, size)
+    return found, np.full(size, np.nan) if isinstance(found, Failure) else points

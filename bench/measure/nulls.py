@@ -1,30 +1,42 @@
 """What clean maps are held against, beside their perturbed selves.
 
-A score says little alone: the maps of two images may be much alike. So each map of a clean image
-is compared with maps that it must not resemble (another image's, and its own from a network with
-randomised weights), with itself under another seed where a method draws, and, for a few images,
-with itself computed in another way. Source: Adebayo et al. 2018 (randomised weights).
+A score says little alone: the maps of two images may be much alike. So each perturbed map is held
+against clean maps that it must not resemble: those of the other images of its block, and its own
+from networks with randomised weights (`Panel` says which; `steadymap.bench.measure.scores` scores
+them). And each clean map is held against the next image's, a randomised network's and its own for
+another class, which it must not be; against itself under another seed; and, for a few images,
+against itself computed in another way. Sources: Adebayo et al. 2018 (randomised weights); Sixt,
+Granz and Landgraf 2020 (another class).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.measure.explain import explain
-from steadymap.bench.measure.view import Explained, Failure, ShownImages, View, explained, look
+from steadymap.bench.measure.view import Explained, Failure, ShownImages, View, look
 from steadymap.bench.measure.watch import Watch
 from steadymap.bench.measure.worker import Worker
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.network import passes
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.plan.blocks import cut
-from steadymap.bench.records.vocabulary import OTHER_IMAGE, OTHER_SEED, RANDOM_NETWORK
+from steadymap.bench.plan.shards import AGAIN
+from steadymap.bench.records.vocabulary import (
+    OTHER_CLASS,
+    OTHER_IMAGE,
+    OTHER_SEED,
+    RANDOM_NETWORK,
+)
 from steadymap.metrics import Status
+from steadymap.metrics.maps import Flags
 from steadymap.models import Classifier
 
 
@@ -37,12 +49,14 @@ class Reference:
         predictions: B classes, of what was explained; None where a logit is not finite.
         maps: by method, the maps, of those methods that have any.
         refused: as in `View`.
+        skipped: by place in the batch, why there is nothing to hold a map against.
     """
 
     cell: Cell
     predictions: list[int | None]
     maps: dict[BoundMethod, Explained | Failure]
     refused: Mapping[int, str] = field(default_factory=dict)
+    skipped: Mapping[int, str] = field(default_factory=dict)
 
 
 def predictions(view: View) -> list[int | None]:
@@ -78,96 +92,131 @@ def show(worker: Worker, images: ImageSet, indices: Sequence[int], seed: int) ->
 
 @dataclass(frozen=True)
 class Panel:
-    """Clean maps of a batch, that each of its images is held against others of its block.
+    """Which images of a batch are held against which: all of a block against each other.
 
     A block is a few images that follow each other in the set. So all images serve, a batch needs
     nothing but itself, and images that are added at the end change the last batch alone.
 
     Attributes:
-        ids: P image ids.
-        blocks: the same, block by block.
-        predictions: P classes.
-        attributions: by method, (P, 1, h, w), summed over channels; or why there are none.
+        ids: B image ids.
+        blocks: the places of the images of each; those that the network has no logits of are left
+            out.
+        classes: B predicted classes; None of those left out.
     """
 
     ids: tuple[str, ...]
-    blocks: tuple[tuple[str, ...], ...]
-    predictions: tuple[int | None, ...]
-    attributions: Mapping[BoundMethod, torch.Tensor | Failure]
+    blocks: tuple[NDArray[np.int64], ...]
+    classes: tuple[int | None, ...]
 
-    def partners(self, image_id: str, count: int, seed: int) -> list[int]:
-        """Return the places of images that one image is held against; never its own."""
-        block = next((block for block in self.blocks if image_id in block), self.ids)
-        others = sorted(other for other in block if other != image_id)
-        chosen = generator(seed, image_id, "partners").permutation(len(others))[:count]
-        return [self.ids.index(others[int(place)]) for place in chosen]
+    def others(self, lost: Collection[int]) -> Flags:
+        """(B, B): whether a clean map may be held against the perturbed one of another image.
+
+        Args:
+            lost: the places of images that have no perturbed map.
+        """
+        count = len(self.classes)
+        beside = np.zeros((count, count), dtype=bool)
+        for block in self.blocks:
+            beside[np.ix_(block, [place for place in block if place not in lost])] = True
+        np.fill_diagonal(beside, val=False)
+        return beside
+
+    def of_same_class(self, others: Flags) -> Flags:
+        """(B, B): the same of those whose clean images are predicted to be of one class."""
+        classes = np.array([-1 if label is None else label for label in self.classes])
+        alike: Flags = others & (classes[:, None] == classes)
+        return alike
+
+    def next_of(self) -> list[int]:
+        """Return the place of the image that follows each in its block, the first after the last.
+
+        In the order of their ids, so that the order of the set says nothing; its own where an image
+        is alone.
+        """
+        following = list(range(len(self.ids)))
+        for block in self.blocks:
+            ordered = sorted(block.tolist(), key=self.ids.__getitem__)
+            for place, after in zip(ordered, [*ordered[1:], ordered[0]], strict=True):
+                following[place] = after
+        return following
 
 
-def make_panel(view: View, clean: Mapping[BoundMethod, Explained | Failure], size: int) -> Panel:
-    """Return the clean maps of a batch; those of refused images are left out.
+def make_panel(view: View, size: int) -> Panel:
+    """Return which images of a batch are held against which.
 
     Args:
         view: the clean one.
-        clean: its maps.
-        size: how many images that follow each other are held against each other.
+        size: how many images that follow each other make a block.
     """
-    ids, labels = view.batch.image_ids, predictions(view)
-    places = [place for place in range(len(ids)) if place not in view.refused]
-    kept = {ids[place] for place in places}
-    return Panel(
-        tuple(ids[place] for place in places),
-        tuple(
-            tuple(ids[place] for place in block if ids[place] in kept)
-            for block in cut(len(ids), size)
-        ),
-        tuple(labels[place] for place in places),
-        {
-            method: maps
-            if isinstance(maps, Failure)
-            else maps.attributions.sum(dim=1, keepdim=True)[places]
-            for method, maps in clean.items()
-        },
+    classes = tuple(predictions(view))
+    blocks = (
+        np.array([place for place in block if classes[place] is not None], dtype=np.int64)
+        for block in cut(len(classes), size)
     )
+    return Panel(view.image_ids, tuple(block for block in blocks if len(block)), classes)
 
 
 # --- all of a batch -------------------------------------------------------------------------------
 
+ALONE = "no other image of its block can be explained"
 
-def references(worker: Worker, view: View, panel: Panel, watch: Watch) -> Iterator[Reference]:
+
+def references(
+    worker: Worker,
+    view: View,
+    clean: Mapping[BoundMethod, Explained | Failure],
+    panel: Panel,
+    watch: Watch,
+) -> Iterator[Reference]:
     """Yield what the clean maps of a batch are held against.
 
     Args:
-        worker: who does it; it has as many twins as there are null maps of either kind.
+        worker: who does it; its twins are the randomised networks.
         view: the clean one.
-        panel: the clean maps of the batch.
+        clean: its maps.
+        panel: which images are held against which.
         watch: who is told of maps just made.
     """
-    count = len(worker.twins)
-    seed, ids = view.batch.seed, view.batch.image_ids
-    partners = [panel.partners(image_id, count, seed) for image_id in ids]
-    # A set of few images has fewer partners than were asked for.
-    for draw in range(min(map(len, partners))):
-        places = [row[draw] for row in partners]
-        yield Reference(
-            Cell(OTHER_IMAGE, 0.0, draw),
-            [panel.predictions[place] for place in places],
-            {method: _gathered(maps, places) for method, maps in panel.attributions.items()},
-        )
+    places = panel.next_of()
+    yield Reference(
+        Cell(OTHER_IMAGE, 0.0, 0),
+        [panel.classes[place] for place in places],
+        {method: _gathered(maps, places) for method, maps in clean.items()},
+        skipped={place: ALONE for place, other in enumerate(places) if place == other},
+    )
     for draw, twin in enumerate(worker.twins):
         cell = Cell(RANDOM_NETWORK, 0.0, draw)
-        yield all_methods(twin, _reshown(view, cell), view.batch.targets, watch)
+        yield all_methods(twin, reshown(view, cell), view.batch.targets, watch)
+    yield all_methods(worker, reshown(view, Cell(OTHER_CLASS, 0.0, 0)), runner_up(view), watch)
     drawing = [method for method in worker.methods if method.can("stochastic")]
-    for draw in range(count if drawing else 0):
-        other = replace(
-            view,
-            cell=Cell(OTHER_SEED, 0.0, draw),
-            batch=replace(view.batch, seed=other_seed(seed, draw)),
-        )
-        maps = {}
-        for method in drawing:
-            maps[method] = explain(worker, method, other)
-            watch.tell(len(ids))
-        yield Reference(other.cell, predictions(view), maps)
+    if drawing:
+        yield redrawn(worker, view, AGAIN, drawing, watch)
+
+
+def redrawn(
+    worker: Worker, view: View, cell: Cell, methods: Sequence[BoundMethod], watch: Watch
+) -> Reference:
+    """Return the maps that methods make of the clean view with another seed.
+
+    Args:
+        worker: who does it.
+        view: the clean one.
+        cell: `AGAIN` or `AGAIN_BY_ALL`, which have a seed each.
+        methods: which.
+        watch: who is told of maps just made.
+    """
+    other = replace(view.drawing(CLEAN_CELL, other_seed(view.seed, cell.draw)), cell=cell)
+    maps = {}
+    for method in methods:
+        maps[method] = explain(worker, method, other)
+        watch.tell(len(view.image_ids))
+    return Reference(cell, predictions(view), maps, view.refused)
+
+
+def runner_up(view: View) -> torch.Tensor:
+    """(B,): of each image the class that comes second: the largest logit beside the target's."""
+    others = view.logits.scatter(1, view.batch.targets[:, None], -torch.inf)
+    return others.argmax(dim=1)
 
 
 def other_seed(seed: int, draw: int) -> int:
@@ -175,15 +224,15 @@ def other_seed(seed: int, draw: int) -> int:
     return int(generator(seed, OTHER_SEED, draw).integers(2**62))
 
 
-def _gathered(maps: torch.Tensor | Failure, places: list[int]) -> Explained | Failure:
+def _gathered(maps: Explained | Failure, places: list[int]) -> Explained | Failure:
     if isinstance(maps, Failure):
-        return replace(maps, size=len(places))
-    return explained(maps[places], len(places))
+        return maps
+    return Explained(maps.attributions[places], maps.maps.take(places))
 
 
-def _reshown(view: View, cell: Cell) -> ShownImages:
-    batch = view.batch
-    return ShownImages(cell, view.images, batch.images, batch.image_ids, batch.seed, batch.clean)
+def reshown(view: View, cell: Cell) -> ShownImages:
+    """Return the images of a view once more, for another cell."""
+    return ShownImages(cell, view.images, view.batch.images, view.image_ids, view.seed)
 
 
 def all_methods(

@@ -25,7 +25,10 @@ from steadymap.metrics import Status
 def numerics(
     worker: Worker, shown: ShownImages, targets: torch.Tensor, watch: Watch
 ) -> Iterator[Reference]:
-    """Yield maps of the same images: one by one, rounded, in double precision, and off the GPU."""
+    """Yield maps of the same images: one by one, rounded, in double precision, and off the GPU.
+
+    All draw the random numbers of the clean view: what is left is rounding.
+    """
     classifier, device = worker.classifier, worker.classifier.module.mean.device
     single = [
         all_methods(worker, _part(shown, place, BATCH_OF_ONE), targets[place : place + 1], watch)
@@ -34,13 +37,9 @@ def numerics(
     yield _joined(single)
     yield all_methods(
         worker,
-        # Rounded images are perturbed ones: what is read off the image itself stays.
-        replace(
-            shown,
-            cell=Cell(ROUNDED, 0.0, 0),
-            on_device=rounded(shown.on_device),
-            clean=shown.on_device if shown.clean is None else shown.clean,
-        ),
+        # What a method reads off the image, superpixels say, it reads off the rounded one: where
+        # these flip, rounding moves its maps.
+        replace(shown, cell=Cell(ROUNDED, 0.0, 0), on_device=rounded(shown.on_device)),
         targets,
         watch,
     )
@@ -92,7 +91,6 @@ def _part(shown: ShownImages, place: int, family: str) -> ShownImages:
         shown.on_device[chosen],
         shown.image_ids[chosen],
         shown.seed,
-        None if shown.clean is None else shown.clean[chosen],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,14 +11,16 @@ import torch
 
 from steadymap.bench.data import labelled
 from steadymap.bench.data.image_set import Picture
+from steadymap.bench.measure.scores import matched_names
 from steadymap.bench.measure.view import Failure
 from steadymap.bench.measure.worker import Timing
+from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.plan.admitting import names_of
-from steadymap.bench.plan.setup import Setup, recognising
+from steadymap.bench.plan.setup import Setup, calibrated
 from steadymap.bench.plan.shards import NULL_VIEWS, NUMERIC, Shard, recorded_as
 from steadymap.bench.records import schema, vocabulary
-from steadymap.metrics import PROBES, Metric, Scores, Status
+from steadymap.metrics import PROBES, Scores, Status
 
 NO_LOGITS = (math.nan, Status.NONFINITE, "the network's logits are not finite")
 
@@ -162,25 +164,35 @@ def failed(setup: Setup, shard: Shard, reason: str) -> Outcome:
     methods = {m: x for m, x in setup.methods.items() if m.spec in shard.methods}
     size = len(shard.indices)
     nothing = Failure(Status.ERROR, reason, size).scores()
-    calibrated = setup.plan.nulls > 0
+    nulls = setup.plan.nulls
 
-    def of(metrics: Mapping[str, Metric], margins: Sequence[str], view: Cell) -> dict[str, Scores]:
+    def of(method: BoundMethod, view: Cell) -> dict[str, Scores]:
+        metrics = methods[method]
+        coupled = [
+            name + vocabulary.COUPLED
+            for name, metric in metrics.items()
+            if metric.against == "map" and setup.couples(method)
+        ]
         if view == CLEAN_CELL:
             names = [name for name, metric in metrics.items() if metric.against != "map"]
-            names += margins
+            names += names_of(method, setup)
+        elif view.family in vocabulary.MUST_DIFFER:
+            names = [vocabulary.REACTS_BY]
         elif view.family in vocabulary.REFERENCES:
             names = [name for name, metric in metrics.items() if metric.against == "map"]
         else:
             names = [name for name, metric in metrics.items() if metric.against not in PROBES]
-            names += [name + vocabulary.RECOGNISED for name in recognising(metrics) if calibrated]
+            names += [
+                name + behind
+                for name in (calibrated(metrics, setup.plan) if nulls else ())
+                for behind in matched_names(metrics[name], nulls)
+            ]
+            names += coupled
         return dict.fromkeys(names, nothing)
 
     scored = [ScoredView(CLEAN_CELL, [None] * size, {})] if CLEAN_CELL not in shard.views else []
     for view in _families_of(setup, shard):
-        rows = {
-            method.spec: of(metrics, names_of(method, setup), view)
-            for method, metrics in methods.items()
-        }
+        rows = {method.spec: of(method, view) for method in methods}
         if view in shard.cells and vocabulary.INPUT in shard.methods:
             rows = {vocabulary.INPUT: dict.fromkeys(vocabulary.INPUT_METRICS, nothing)} | rows
         scored.append(ScoredView(view, [None] * size, rows, dict.fromkeys(range(size), reason)))
@@ -191,8 +203,10 @@ def _families_of(setup: Setup, shard: Shard) -> Iterator[Cell]:
     """Yield the cells that a shard has records of, as far as they are known beforehand."""
     for view in shard.views:
         if view == NULL_VIEWS:
-            for family in (vocabulary.OTHER_IMAGE, vocabulary.RANDOM_NETWORK):
-                yield from (Cell(family, 0.0, draw) for draw in range(setup.plan.nulls))
+            yield Cell(vocabulary.OTHER_IMAGE, 0.0, 0)
+            for draw in range(setup.plan.nulls):
+                yield Cell(vocabulary.RANDOM_NETWORK, 0.0, draw)
+            yield Cell(vocabulary.OTHER_CLASS, 0.0, 0)
         elif view == NUMERIC:
             yield Cell(vocabulary.BATCH_OF_ONE, 0.0, 0)
         else:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from steadymap.bench.core import errors, randomness
-from steadymap.bench.measure.explain import same_size
+from steadymap.bench.measure.explain import explain, same_size
 from steadymap.bench.measure.nulls import predictions
 from steadymap.bench.measure.view import Explained, Failure, ShownImages, View, logits_of, look
 from steadymap.bench.measure.watch import Watch
@@ -53,17 +53,12 @@ class CleanBatch:
         worker: who does it.
         view: the clean one, with the layer's activations where `reads` asks for them.
         maps: by method.
-        explain: explains another view of the same images; returns the clean maps to compare with,
-            the view's, of paths at the same nodes, and with steps=auto how many these took.
         watch: who is told of maps just made.
     """
 
     worker: Worker
     view: View
     maps: Mapping[BoundMethod, Explained | Failure]
-    explain: Callable[
-        [BoundMethod, View], tuple[Explained | Failure, Explained | Failure, Scores | None]
-    ]
     watch: Watch
 
     def signed(self) -> dict[BoundMethod, Array]:
@@ -170,8 +165,8 @@ def _neighbours(clean: CleanBatch) -> EvidenceOf:
         for name, values in _facts(view, near).items():
             facts.setdefault(name, []).append(values)
         for method in clean.maps:
-            reference, explanation, _ = clean.explain(method, near)
-            current = same_size(reference, explanation)
+            reference = clean.maps[method]
+            current = same_size(reference, explain(clean.worker, method, near))
             clean.watch.tell(len(view.images))
             if isinstance(reference, Failure):
                 failures.setdefault(method, reference)
@@ -201,12 +196,18 @@ def _look_beside(clean: CleanBatch, draw: int) -> View:
     view, batch = clean.view, clean.view.batch
     images = torch.stack(
         [
-            neighbour(image, image_id, batch.seed, draw)
-            for image, image_id in zip(view.images, batch.image_ids, strict=True)
+            neighbour(image, image_id, view.seed, draw)
+            for image, image_id in zip(view.images, view.image_ids, strict=True)
         ]
     )
     shown = ShownImages(
-        cell.CLEAN_CELL, images, images.to(batch.images), batch.image_ids, batch.seed
+        cell.CLEAN_CELL,
+        images,
+        images.to(batch.images),
+        view.image_ids,
+        view.seed,
+        # An image nearby is another view of it.
+        cell.Cell("neighbour", 0.0, draw),
     )
     also: tuple[passes.Read, ...] = () if view.seen.activations is None else ("activations",)
     return look(clean.worker, shown, batch.targets, also, view.refused)
@@ -254,10 +255,7 @@ def _responses(clean: CleanBatch) -> EvidenceOf:
     expected: dict[BoundMethod, list[Array]] = {method: [] for method in maps}
     for draw in range(NOISE_DRAWS):
         noise = np.stack(
-            [
-                grey_noise((height, width), image_id, batch.seed, draw)
-                for image_id in batch.image_ids
-            ]
+            [grey_noise((height, width), image_id, view.seed, draw) for image_id in view.image_ids]
         )
         without = view.images - torch.from_numpy(noise)[:, None].to(view.images)
         losses.append(before - clean.picked(clean.logits(without.to(batch.images))))
@@ -309,12 +307,12 @@ def _curves(
         logits_before: (B, K).
         logits_after: (B, K).
     """
-    batch = clean.view.batch
+    view = clean.view
     height, width = before.shape[2:]
     ties = np.stack(
         [
-            randomness.generator(batch.seed, image_id, "ties").permutation(height * width)
-            for image_id in batch.image_ids
+            randomness.generator(view.seed, image_id, "ties").permutation(height * width)
+            for image_id in view.image_ids
         ]
     )
     first, last = clean.probability(logits_before), clean.probability(logits_after)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from steadymap.bench.measure.view import Explained, Failure, View, failure_of, logits_of
 from steadymap.bench.measure.worker import BASELINE_PART, Worker
@@ -20,8 +21,18 @@ from steadymap.bench.perturbations.warp import (
     maps_there_and_back,
     masks_inside,
 )
-from steadymap.metrics import Maps, Metric, Scores, Status, TensorMaps, evaluate, recognise
+from steadymap.bench.records.vocabulary import (
+    MATCHED_CLASS,
+    MATCHED_IMAGE,
+    MATCHED_NETWORK,
+    PARTNER,
+    RANK,
+)
+from steadymap.metrics import Maps, Metric, Scores, Status, TensorMaps, evaluate, tabulate
 from steadymap.metrics.maps import Array, Flags
+
+NO_OTHER = "no map of another image of the block"
+NO_OTHER_OF_CLASS = "no other image of the block is predicted to be of the same class"
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class Compared:
     Attributes:
         clean: the method's maps of the clean images.
         current: those of the view.
-        nulls: batches of unrelated maps, as large as the clean ones.
+        twins: those of the clean images, by each randomised network.
         evidence: what metrics of one map are held against.
         equivariant: where things move, the clean maps as they would come back had they moved
             exactly as the image did; None where nothing moves, or there are none.
@@ -39,7 +50,7 @@ class Compared:
 
     clean: Explained | Failure
     current: Explained | Failure
-    nulls: tuple[Maps | TensorMaps, ...]
+    twins: tuple[Explained | Failure, ...]
     evidence: Mapping[str, Array | torch.Tensor]
     equivariant: Explained | None = None
 
@@ -61,13 +72,16 @@ def in_place(compared: Compared, warp: Warp) -> Compared:
     equivariant = None
     if isinstance(clean, Explained):
         equivariant = replace(clean, maps=maps_there_and_back(clean.maps, warp, window))
-        clean = replace(clean, maps=maps_inside(clean.maps, window))
+    clean, *twins = (
+        replace(maps, maps=maps_inside(maps.maps, window)) if isinstance(maps, Explained) else maps
+        for maps in (clean, *compared.twins)
+    )
     if "mask" in evidence:
         evidence["mask"] = masks_inside(evidence["mask"], (height, width), window)
     return Compared(
         clean,
         replace(current, maps=maps_back(current.maps, warp, window)),
-        tuple(maps_inside(maps, window) for maps in compared.nulls),
+        tuple(twins),
         evidence,
         equivariant,
     )
@@ -130,33 +144,96 @@ def _select(
     )
 
 
-def recognised(
-    metric: Metric,
-    own: Scores,
-    nulls: Sequence[Maps | TensorMaps],
-    current: Explained | Failure,
-) -> Scores:
-    """Return whether each map is closer to its clean self than to every unrelated map."""
+@dataclass(frozen=True)
+class Beside:
+    """Which images of a batch are held against which, in one view of it.
+
+    Attributes:
+        blocks: the places of the images of each.
+        others: (B, B): whether a clean map may be held against the perturbed one of another image.
+        same_class: (B, B): the same of images that are predicted to be of one class.
+    """
+
+    blocks: tuple[NDArray[np.int64], ...]
+    others: Flags
+    same_class: Flags
+
+
+def matched(metric: Metric, placed: Compared, beside: Beside) -> dict[str, Scores]:
+    """Return what the metric says of a view's maps and clean ones that are not theirs.
+
+    Args:
+        metric: of two maps.
+        placed: the maps, in place.
+        beside: which are held against which.
+
+    Returns:
+        By what is behind the metric's name: of each map the mean over the clean maps of other
+        images (`other_image`), over those of its class, and, `partner`, of each clean map the mean
+        over the perturbed maps of other images; the score with each randomised network's map; and,
+        of metrics that recognise, the place of its own clean map among those of the block.
+    """
+    clean, current = placed.clean, placed.current
+    names = matched_names(metric, len(placed.twins))
     if isinstance(current, Failure):
-        return current.scores()
+        return dict.fromkeys(names, current.scores())
+    if isinstance(clean, Failure):
+        return dict.fromkeys(names, clean.scores("clean image: "))
     try:
-        return recognise(metric, own, nulls, current.maps)
+        table = tabulate(metric, clean.maps, current.maps, beside.blocks)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        return failure_of(error, len(current.maps)).scores()
+        return dict.fromkeys(names, failure_of(error, len(current.maps)).scores())
+    found = {}
+    for name, chosen, none in (
+        (MATCHED_IMAGE, beside.others, NO_OTHER),
+        (MATCHED_CLASS, beside.same_class, NO_OTHER_OF_CLASS),
+    ):
+        found[name] = table.beside_perturbed(chosen, none)
+        found[name + PARTNER] = table.beside_clean(chosen, none)
+    for draw, twin in enumerate(placed.twins):
+        found[f"{MATCHED_NETWORK}{draw}"] = (
+            twin.scores("randomised network: ")
+            if isinstance(twin, Failure)
+            else score(metric, twin, current, {})
+        )
+    if metric.recognises:
+        found[RANK] = table.ranks(metric, beside.others, NO_OTHER)
+    return found
+
+
+def matched_names(metric: Metric, twins: int) -> list[str]:
+    """Return what is behind a metric's name in the records of unrelated maps, in their order."""
+    names = [MATCHED_IMAGE, MATCHED_IMAGE + PARTNER, MATCHED_CLASS, MATCHED_CLASS + PARTNER]
+    names += [f"{MATCHED_NETWORK}{draw}" for draw in range(twins)]
+    return names + ([RANK] if metric.recognises else [])
+
+
+def skipped(scores: Scores, reasons: Mapping[int, str]) -> Scores:
+    """Return scores without those at some places, each with its reason."""
+    if not reasons:
+        return scores
+    values = scores.values.copy()
+    values[list(reasons)] = np.nan
+    places = range(len(values))
+    return Scores(
+        values,
+        tuple(Status.SKIPPED if at in reasons else scores.statuses[at] for at in places),
+        tuple(reasons.get(at, scores.details[at]) for at in places),
+    )
 
 
 def deltas(worker: Worker, method: BoundMethod, view: View) -> Array:
     """(B,), in logits: what complete attributions must add up to.
 
     The logits at a baseline are computed once a batch: no perturbation changes them, unless the
-    baseline is made of the image; but the shift of a compensated family does.
+    baseline is made of the image or drawn; but the shift of a network does.
     """
     start = method.start
     if start is None:
         raise TypeError(f"{method.spec} is not complete: it has no baseline")
-    key = (start, view.classifier.module.shift, view.cell if start.of_image else None)
+    key = (start, view.classifier.module.shift, view.cell if start.of_view else None)
     if key not in worker.baseline_logits:
         with worker.clock(view.cell, BASELINE_PART, len(view.images)):
             total = torch.zeros_like(view.logits, dtype=torch.float64)

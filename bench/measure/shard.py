@@ -13,12 +13,14 @@ import torch
 from steadymap.bench.core.errors import one_line
 from steadymap.bench.data.image_set import Frame
 from steadymap.bench.measure import deletion
-from steadymap.bench.measure.explain import Adaptive, explain, same_size
+from steadymap.bench.measure.explain import explain, explain_as_needed, same_size
 from steadymap.bench.measure.nulls import (
+    Panel,
     Reference,
     comparable,
     make_panel,
     predictions,
+    redrawn,
     references,
     show,
 )
@@ -33,23 +35,33 @@ from steadymap.bench.measure.outcome import (
 )
 from steadymap.bench.measure.probes import CleanBatch, probe, reads
 from steadymap.bench.measure.scores import (
+    Beside,
     Compared,
     deltas,
     in_place,
     input_scores,
-    recognised,
+    matched,
     score,
+    skipped,
 )
-from steadymap.bench.measure.view import Explained, Failure, ShownImages, View, attacked, look
+from steadymap.bench.measure.view import (
+    Explained,
+    Failure,
+    ShownImages,
+    View,
+    attacked,
+    explained,
+    look,
+)
 from steadymap.bench.measure.watch import Watch
 from steadymap.bench.measure.worker import METRICS_PART, Worker
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.perturbations import apply, registry
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.plan import admitting, blocks, shards
-from steadymap.bench.plan.setup import Setup, recognising, wanted
+from steadymap.bench.plan.setup import Setup, calibrated, wanted
 from steadymap.bench.records import schema, vocabulary
-from steadymap.metrics import PROBES, Maps, Metric, Scores, Status, TensorMaps
+from steadymap.metrics import METRICS, PROBES, Metric, Scores, Status
 from steadymap.metrics.maps import Array
 from steadymap.models import ModelError
 
@@ -87,6 +99,9 @@ def measure_shard(
             for method in chosen.methods:
                 scorer.score(method, view)
                 watch.tell(len(view.images))
+                if view.cell != CLEAN_CELL and chosen.couples(method):
+                    scorer.score_coupled(method, view)
+                    watch.tell(len(view.images))
             if view.cell == CLEAN_CELL:
                 if CLEAN_CELL in shard.views:
                     scorer.take_probes(view, watch)
@@ -122,10 +137,9 @@ def _numerics(setup: Setup, worker: Worker, shard: shards.Shard, watch: Watch) -
         clean[method] = explain(worker, method, view)
         watch.tell(len(shard.indices))
     scored = [ScoredView(CLEAN_CELL, predictions(view), {}, refused=view.refused)]
-    scored += [
-        _held_against(setup, clean, reference)
-        for reference in numerics(worker, shown, view.batch.targets, watch)
-    ]
+    ways = numerics(worker, shown, view.batch.targets, watch)
+    again = redrawn(worker, view, shards.AGAIN_BY_ALL, worker.methods, watch)
+    scored += [_held_against(setup, clean, reference) for reference in (*ways, again)]
     return _outcome(worker, shard, list(records_of(setup, shard, scored)))
 
 
@@ -190,10 +204,8 @@ def _shown(
                     for attempted, image in zip(attempts, images, strict=True)
                 ]
             )
-        # Where things move, what was cut into parts has moved, too.
-        origin = clean if family.warp is None else None
         on_device = _moved(perturbed, device, stream)
-        yield ShownImages(cell, perturbed, on_device, ids, setup.plan.seed, origin, failed)
+        yield ShownImages(cell, perturbed, on_device, ids, setup.plan.seed, cell, failed)
 
 
 def _moved(
@@ -242,17 +254,16 @@ class BatchScorer:
         self.keep_maps = keep_maps
         self.clean_view: View | None = None
         self.clean: dict[BoundMethod, Explained | Failure] = {}
-        self.nulls: dict[BoundMethod, list[Maps | TensorMaps]] = {m: [] for m in setup.methods}
-        self.adaptive = {
-            method: Adaptive(worker, method) for method in setup.methods if method.adaptive
-        }
+        # What clean maps are held against, for whoever judges by it: see `take_references`.
+        self.panel: Panel | None = None
+        self.twins: dict[BoundMethod, list[Explained | Failure]] = {m: [] for m in setup.methods}
+        self.deletion: deletion.Deletion | None = None
         self.scored: list[ScoredView] = []
         self.images: list[torch.Tensor] = []
         self.attributions: dict[str, list[torch.Tensor | None]] = {
             m.spec: [] for m in setup.methods
         }
         self.deltas: dict[str, list[Array]] = {}
-        self.deletion: deletion.Deletion | None = None
 
     def begin(self, view: View) -> None:
         """Take the next view, whose maps are scored from now on."""
@@ -271,14 +282,15 @@ class BatchScorer:
         """Explain the view in hand with a method, and score the maps."""
         metrics = self.setup.methods[method]
         is_clean = view is self.clean_view
-        reference, explanation, steps = self._explain(method, view)
+        explanation, steps = self._explain(method, view)
+        reference = self.clean.setdefault(method, explanation)
         current = same_size(reference, explanation)
         evidence = {} if self.masks is None else {"mask": self.masks}
         if any(metric.against == "delta" for metric in metrics.values()):
             evidence["delta"] = delta = deltas(self.worker, method, view)
             if self.keep_maps:
                 self.deltas.setdefault(method.spec, []).append(delta)
-        compared = Compared(reference, current, tuple(self.nulls[method]), evidence)
+        compared = Compared(reference, current, tuple(self.twins[method]), evidence)
         scores: dict[str, Scores] = {}
         with self.worker.clock(view.cell, METRICS_PART, len(view.images)):
             placed = _placed(compared, view)
@@ -288,8 +300,11 @@ class BatchScorer:
                 pair = compared if metric.against == "delta" else placed
                 scores[name] = score(metric, pair.clean, pair.current, pair.evidence)
             scores |= _perfect(metrics, placed)
-            if self.setup.plan.nulls and not is_clean:
-                scores |= _recognised(metrics, scores, placed)
+            if self.panel is not None and not is_clean:
+                beside = self._beside(self.panel)
+                for name in calibrated(metrics, self.setup.plan):
+                    found = matched(metrics[name], placed, beside)
+                    scores |= {name + behind: values for behind, values in found.items()}
         family = view.cell.family
         if self.deletion and view.cell == admitting.kept_cell(self.setup.plan, family):
             scores |= deletion.kept_scores(self.deletion, method, view, current)
@@ -302,28 +317,46 @@ class BatchScorer:
                 None if maps is None else without_failed(maps, {**view.failed, **view.refused})
             )
 
+    def score_coupled(self, method: BoundMethod, view: View) -> None:
+        """Explain the view in hand once more, with the clean view's random numbers, and score it.
+
+        That method and noise are the same for both maps of a pair flatters the method, and never
+        happens to who runs it twice: a score beside the score.
+        """
+        clean = self.clean[method]
+        coupled, _ = self._explain(method, view.drawing(CLEAN_CELL))
+        with self.worker.clock(view.cell, METRICS_PART, len(view.images)):
+            pair = _placed(Compared(clean, same_size(clean, coupled), (), {}), view)
+            self.scored[-1].scores[method.spec] |= {
+                name + vocabulary.COUPLED: score(metric, pair.clean, pair.current, {})
+                for name, metric in self.setup.methods[method].items()
+                if metric.against == "map"
+            }
+
     def take_probes(self, view: View, watch: Watch) -> None:
         """Score the clean maps by the metrics that need the network, too."""
-        subject = CleanBatch(self.worker, view, self.clean, self._explain, watch)
+        subject = CleanBatch(self.worker, view, self.clean, watch)
         for spec, scores in probe(subject, self.setup.methods).items():
             self.scored[0].scores[spec].update(scores)
 
     def take_references(self, view: View, watch: Watch) -> None:
-        """Hold the clean maps against others, and keep the unrelated ones for recognition."""
-        nulls = self.setup.plan.nulls
-        if not nulls or not self.setup.methods:
+        """Hold the clean maps against others, and keep those that perturbed maps are held against.
+
+        These are, beside the clean maps themselves, the maps of randomised networks (`twins`).
+        `panel` says who stands beside whom.
+        """
+        if not self.setup.plan.nulls or not self.setup.methods:
             return
-        panel = make_panel(view, self.clean, blocks.block_size(nulls))
+        self.panel = make_panel(view, blocks.BLOCK)
         held: dict[Cell, Mapping[BoundMethod, Explained | Failure]] = {}
-        for reference in references(self.worker, view, panel, watch):
+        for reference in references(self.worker, view, self.clean, self.panel, watch):
             held[reference.cell] = reference.maps
             with self.worker.clock(reference.cell, METRICS_PART, len(reference.predictions)):
                 self.scored.append(_held_against(self.setup, self.clean, reference))
-            if reference.cell.family in vocabulary.NULLS:
-                for method, explanation in reference.maps.items():
-                    null = comparable(self.clean[method], explanation)
-                    if isinstance(null, Explained):
-                        self.nulls[method].append(null.maps)
+            for method, explanation in reference.maps.items():
+                other = _without(comparable(self.clean[method], explanation), reference.refused)
+                if reference.cell.family == vocabulary.RANDOM_NETWORK:
+                    self.twins[method].append(other)
         self._take_margins(view, held)
 
     def _take_margins(
@@ -334,25 +367,28 @@ class BatchScorer:
         if not admitting.wanted(plan):
             return
         self.deletion = deletion.deletion_of(plan, self.worker, view)
-        if not any(cell.family == vocabulary.OTHER_CLASS for cell in held):
-            held = {**held, **deletion.runner_up(self.worker, view)}
         margins = deletion.clean_scores(self.deletion, plan, self.clean, held)
         for spec, scores in margins.items():
             self.scored[0].scores[spec].update(scores)
 
+    def _beside(self, panel: Panel) -> Beside:
+        """Return who stands beside whom in the view in hand."""
+        view = self.scored[-1]
+        lost = {place for place, label in enumerate(view.predictions) if label is None}
+        others = panel.others(lost | set(view.failed))
+        return Beside(panel.blocks, others, panel.of_same_class(others))
+
     def _explain(
         self, method: BoundMethod, view: View
-    ) -> tuple[Explained | Failure, Explained | Failure, Scores | None]:
-        """Return the clean maps, the view's, and with steps=auto how many steps they took."""
-        if method not in self.adaptive:
-            current = explain(self.worker, method, view)
-            return self.clean.setdefault(method, current), current, None
-        reference, current, points = self.adaptive[method].explain(view)
-        self.clean.setdefault(method, current)
-        if isinstance(current, Failure):
-            return reference, current, current.scores()
+    ) -> tuple[Explained | Failure, Scores | None]:
+        """Return the maps of a view, and with steps=auto how many steps they took."""
+        if not method.adaptive:
+            return explain(self.worker, method, view), None
+        maps, points = explain_as_needed(self.worker, method, view)
+        if isinstance(maps, Failure):
+            return maps, maps.scores()
         size = len(points)
-        return reference, current, Scores(points, (Status.OK,) * size, ("",) * size)
+        return maps, Scores(points, (Status.OK,) * size, ("",) * size)
 
     def outcome(self, shard: shards.Shard) -> Outcome:
         """Return what the batch came to."""
@@ -391,28 +427,30 @@ def _perfect(metrics: Mapping[str, Metric], placed: Compared) -> dict[str, Score
     }
 
 
-def _recognised(
-    metrics: Mapping[str, Metric], scores: Mapping[str, Scores], placed: Compared
-) -> dict[str, Scores]:
-    """Return whether each map is closer to its clean self than to every unrelated map."""
-    return {
-        name + vocabulary.RECOGNISED: recognised(
-            metrics[name], scores[name], placed.nulls, placed.current
-        )
-        for name in recognising(metrics)
-    }
+def _without(maps: Explained | Failure, refused: Mapping[int, str]) -> Explained | Failure:
+    """Return maps, none of images that a network has no logits of."""
+    if isinstance(maps, Failure) or not refused:
+        return maps
+    return explained(without_failed(maps.attributions, refused), len(maps.attributions))
 
 
 def _held_against(
     setup: Setup, clean: Mapping[BoundMethod, Explained | Failure], reference: Reference
 ) -> ScoredView:
-    """Return the scores of clean maps against a reference's, by all metrics of two maps."""
+    """Return the scores of clean maps against a reference's: by all metrics of two maps.
+
+    Against maps that they must differ from, by one alone, whatever the plan has: how far they do
+    says `REACTS_BY`.
+    """
     by_method: dict[str, dict[str, Scores]] = {}
     for method, explanation in reference.maps.items():
         other = comparable(clean[method], explanation)
+        metrics: Mapping[str, Metric] = setup.methods[method]
+        if reference.cell.family in vocabulary.MUST_DIFFER:
+            metrics = {vocabulary.REACTS_BY: METRICS[vocabulary.REACTS_BY]}
         by_method[method.spec] = {
-            name: score(metric, clean[method], other, {})
-            for name, metric in setup.methods[method].items()
+            name: skipped(score(metric, clean[method], other, {}), reference.skipped)
+            for name, metric in metrics.items()
             if metric.against == "map"
         }
     return ScoredView(reference.cell, reference.predictions, by_method, refused=reference.refused)

@@ -18,7 +18,7 @@ from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.measure.agreement import Agreement
 from steadymap.bench.measure.cold_start import ColdStart, ColdTask, cold_start
 from steadymap.bench.measure.course import Course, unfit
-from steadymap.bench.methods.batch import DATA_REFERENCES, Batch
+from steadymap.bench.methods.batch import DATA_REFERENCES, Batch, draws_of
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import BoundMethod, foreign
 from steadymap.bench.network import memory, torch_settings
@@ -237,7 +237,7 @@ class _Timer:
     def _clocked(self, method: BoundMethod, count: int) -> tuple[float, float | None]:
         images = self.unseen(count)
         targets = torch.zeros(count, dtype=torch.int64, device=self.device)
-        ids = tuple(f"{place}" for place in range(count))
+        draws = draws_of(self.course.seed, [f"{place}" for place in range(count)])
         on_gpu = self.device.type == "cuda"
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_gpu else []
         if on_gpu:
@@ -245,7 +245,7 @@ class _Timer:
         started = time.perf_counter()
         shown = images.to(self.device)
         references = self.references.to(self.device)
-        batch = Batch(shown, targets, ids, self.course.seed, self.at_once, references=references)
+        batch = Batch(shown, targets, draws, self.at_once, references=references)
         for event in events[:1]:
             event.record(torch.cuda.current_stream(self.device))
         maps = method.explain(self.classifier, batch)

@@ -10,11 +10,11 @@ import torch
 
 from steadymap.bench.core import errors, origin
 from steadymap.bench.measure.worker import ATTACK_PART, Worker
-from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.batch import Batch, draws_of, places_of_others
 from steadymap.bench.methods.method import BoundMethod, Engine
 from steadymap.bench.network import graph, guard, memory, passes
 from steadymap.bench.perturbations import apply, registry
-from steadymap.bench.perturbations.cell import Cell
+from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.records.vocabulary import SHARED
 from steadymap.metrics import Maps, Scores, Status, TensorMaps
 from steadymap.models import Classifier
@@ -58,8 +58,8 @@ class ShownImages:
         on_device: the same where the classifier is.
         image_ids: B ids.
         seed: the run's seed.
-        clean: (B, 3, H, W) where the classifier is, what the images were made from; None where
-            they are clean.
+        drawn: the view of the images whose random numbers methods draw: what is computed in another
+            way draws those of the clean images.
         failed: by place in the batch, why the family made no image; the clean one is in its place.
     """
 
@@ -68,7 +68,7 @@ class ShownImages:
     on_device: torch.Tensor
     image_ids: tuple[str, ...]
     seed: int
-    clean: torch.Tensor | None = None
+    drawn: Cell = CLEAN_CELL
     failed: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -80,9 +80,11 @@ class View:
         cell: the perturbation.
         images: (B, 3, H, W) on the CPU.
         batch: the same for the methods.
-        classifier: the one to explain; the shifted one in a compensated family.
+        classifier: the one to explain; the shifted one where a family shifts it.
         seen: the pass that methods share, with the logits (B, K).
         failure: why the pass has no more than its logits; None where it has.
+        image_ids: B ids; no method is told of them.
+        seed: the run's seed, likewise.
         failed: as in `ShownImages`.
         refused: by place in the batch, why the network has no logits of an image; another is in its
             place in `batch`. Where that is all of them, the logits are NaN.
@@ -94,6 +96,8 @@ class View:
     classifier: Classifier
     seen: passes.Pass
     failure: Failure | None
+    image_ids: tuple[str, ...]
+    seed: int
     failed: Mapping[int, str] = field(default_factory=dict)
     refused: Mapping[int, str] = field(default_factory=dict)
 
@@ -108,6 +112,20 @@ class View:
     def logits(self) -> torch.Tensor:
         """(B, K)."""
         return self.seen.logits
+
+    def drawing(self, cell: Cell, seed: int | None = None) -> View:
+        """Return the same, whose methods draw the random numbers of another view of its images.
+
+        Args:
+            cell: of that view.
+            seed: in place of the run's.
+        """
+        draws = _draws(self.seed if seed is None else seed, self.image_ids, cell)
+        return replace(self, batch=replace(self.batch, draws=draws))
+
+
+def _draws(seed: int, image_ids: tuple[str, ...], cell: Cell) -> tuple[str, ...]:
+    return draws_of(seed, image_ids, (cell.family, cell.severity, cell.draw))
 
 
 def look(
@@ -128,8 +146,8 @@ def look(
     """
     classifier = worker.classifier
     family = registry.FAMILY_SHELF.known(shown.cell.family)
-    if family is not None and family.compensated:
-        classifier = classifier.shifted(shown.cell.severity)
+    if family is not None and family.network_shift:
+        classifier = classifier.shifted(family.shift(shown.cell.severity))
     reads = {
         method.share.reads
         for method in worker.methods
@@ -143,15 +161,26 @@ def look(
     batch = Batch(
         seen.images,
         seen.targets,
-        shown.image_ids,
-        shown.seed,
+        _draws(shown.seed, shown.image_ids, shown.drawn),
         worker.at_once,
-        clean=None if shown.clean is None else _standing_in(shown.clean, refused),
         # Elsewhere, or in another type, only where the images are, too: see `numerics`.
         references=None if references is None else references.images.to(shown.on_device),
-        reference_ids=() if references is None else references.ids,
+        reference_places=()
+        if references is None
+        else places_of_others(shown.image_ids, references.ids),
     )
-    return View(shown.cell, shown.images, batch, classifier, seen, failure, shown.failed, refused)
+    return View(
+        shown.cell,
+        shown.images,
+        batch,
+        classifier,
+        seen,
+        failure,
+        shown.image_ids,
+        shown.seed,
+        shown.failed,
+        refused,
+    )
 
 
 @dataclass(frozen=True)

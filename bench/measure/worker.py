@@ -53,8 +53,8 @@ class Worker:
         at_once: how many images go through the network together; less where memory ran out.
         halved: how many times memory ran out on the batch in hand.
         timings: of the batch in hand.
-        baseline_logits: of the batch in hand, by start, shift, and, where the start depends on the
-            image given, cell.
+        baseline_logits: of the batch in hand, by start, shift, and, where every view has a start
+            of its own, cell.
         twins: the same with randomised weights.
         references: images of the data set; None where no method takes any.
     """

@@ -7,7 +7,6 @@ from functools import cache
 import numpy as np
 import torch
 
-from steadymap.bench.core.randomness import generator
 from steadymap.bench.methods.baselines import NOISY_BASELINE
 from steadymap.bench.methods.batch import Batch
 
@@ -37,19 +36,16 @@ def uniform(batch: Batch) -> torch.Tensor:
 
 def _uniform_noise(batch: Batch, purpose: str) -> torch.Tensor:
     shape = tuple(batch.images.shape[1:])
-    draws = [generator(batch.seed, image_id, purpose).random(shape) for image_id in batch.image_ids]
-    return torch.stack([torch.from_numpy(draw) for draw in draws]).to(batch.images)
+    draws = [torch.from_numpy(rng.random(shape)) for rng in batch.generators(purpose)]
+    return torch.stack(draws).to(batch.images)
 
 
 def gaussian(batch: Batch) -> torch.Tensor:
     """Add normal noise to the image, and clamp nothing."""
     shape = tuple(batch.images.shape[1:])
-    draws = [
-        generator(batch.seed, image_id, "gaussian baseline").standard_normal(shape)
-        for image_id in batch.image_ids
-    ]
-    noise = torch.stack([torch.from_numpy(draw) for draw in draws]).to(batch.images)
-    return batch.images + NOISY_BASELINE * noise
+    generators = batch.generators("gaussian baseline")
+    draws = [torch.from_numpy(rng.standard_normal(shape)) for rng in generators]
+    return batch.images + NOISY_BASELINE * torch.stack(draws).to(batch.images)
 
 
 def blur(batch: Batch) -> torch.Tensor:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from steadymap.bench.core import on_demand, randomness
+from steadymap.bench.core import on_demand
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ class Baseline:
         of_image: it depends on the image given, so that its logits change with a perturbation.
         moves_along: an image moved by a constant has its baseline moved by the same: a path between
             the two does not notice a bias.
-        drawn: another seed gives another.
+        drawn: another seed gives another, and every view of an image has its own.
         of_data: it depends on images of the data set.
     """
 
@@ -120,9 +120,10 @@ class Start:
     draws: int = 1
 
     @property
-    def of_image(self) -> bool:
-        """Whether it depends on the image given."""
-        return self.baseline is not None and BASELINES[self.baseline].of_image
+    def of_view(self) -> bool:
+        """Whether it is another for every view of an image: made of the image given, or drawn."""
+        made = None if self.baseline is None else BASELINES[self.baseline]
+        return made is not None and (made.of_image or made.drawn)
 
     def images(self, batch: Batch) -> Iterator[Tensor]:
         """Yield one (B, 3, H, W) after the other.
@@ -134,15 +135,4 @@ class Start:
                 places = [others[draw % len(others)] for others in batch.others()]
                 yield batch.need_references()[places]
             else:
-                yield BASELINES[self.baseline].make(
-                    replace(batch, seed=draw_seed(batch.seed, draw))
-                )
-
-
-def draw_seed(seed: int, draw: int) -> int:
-    """Return the seed of a draw; the first has the run's own."""
-    return (
-        seed
-        if not draw
-        else int(randomness.generator(seed, "draw of a baseline", draw).integers(2**62))
-    )
+                yield BASELINES[self.baseline].make(batch.redrawn(draw))

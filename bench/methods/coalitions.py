@@ -1,9 +1,9 @@
 """Methods that ask a network without looking inside: copies of an image in which parts are absent.
 
 A coalition says which parts of an image are there; a baseline stands in for the others. Parts are
-superpixels of the clean image, so that both maps of a pair have the same; coalitions belong to
-seed and image. Every pixel of a map has the value of its part, as in captum: where values add up to
-something, those of the parts do, not the map's. Networks are run forward alone.
+superpixels of the image that is given, and coalitions are drawn anew for every view of it. Every
+pixel of a map has the value of its part, as in captum: where values add up to something, those of
+the parts do, not the map's. Networks are run forward alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from steadymap.bench.core.randomness import generator
 from steadymap.bench.methods.baselines import BASELINES, BaselineName
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.smooth_grad import Samples
@@ -59,9 +58,8 @@ class Parts:
 
 
 def superpixel_parts(batch: Batch, segments: int, baseline: BaselineName) -> Parts:
-    """Cut images into superpixels, those of the clean images that they were made from."""
-    clean = batch.images if batch.clean is None else batch.clean
-    labels = superpixels(clean, segments)
+    """Cut images into superpixels, each by what is to be seen in it alone."""
+    labels = superpixels(batch.images, segments)
     return Parts(labels, segment_count(segments, size_of(batch)), BASELINES[baseline].make(batch))
 
 
@@ -159,6 +157,6 @@ def _ranks(rng: np.random.Generator, samples: int, count: int) -> NDArray[np.int
 def drawn_by_image(
     batch: Batch, draw: Callable[[np.random.Generator], NDArray[np.generic]], name: str
 ) -> torch.Tensor:
-    """Draw for each image by itself, the same for both images of a pair: (B, ...)."""
-    draws = [draw(generator(batch.seed, image_id, name)) for image_id in batch.image_ids]
+    """Draw for each image by itself: (B, ...)."""
+    draws = [draw(rng) for rng in batch.generators(name)]
     return torch.from_numpy(np.stack(draws)).to(batch.images.device)

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from steadymap.bench.core.randomness import generator
 from steadymap.bench.methods.batch import Batch
 from steadymap.models import Classifier
 
@@ -20,12 +19,9 @@ def constant(_classifier: Classifier, batch: Batch) -> torch.Tensor:
 
 
 def random(_classifier: Classifier, batch: Batch) -> torch.Tensor:
-    """Normal noise, the same for an image and its perturbed self: (B, 1, H, W)."""
+    """Normal noise, another for every view of an image: (B, 1, H, W)."""
     shape = tuple(batch.images.shape[2:])
-    draws = [
-        generator(batch.seed, image_id, "control").standard_normal((1, *shape))
-        for image_id in batch.image_ids
-    ]
+    draws = [rng.standard_normal((1, *shape)) for rng in batch.generators("control")]
     return torch.from_numpy(np.stack(draws)).to(batch.images)
 
 

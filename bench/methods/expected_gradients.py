@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from steadymap.bench.core.randomness import generator
 from steadymap.bench.methods import integrated_gradients, method, paths, smooth_grad
 from steadymap.bench.methods.baselines import Start
 from steadymap.bench.methods.batch import Batch
@@ -55,9 +54,9 @@ def expected_gradients(
 ) -> torch.Tensor:
     """Mean of gradient times way, at random places between references and image: (B, 3, H, W).
 
-    Each sample draws another image of the data set and a place between the two. The draws
-    belong to seed and image, so that both maps of a pair have the same. Complete in expectation
-    alone. Source: Erion et al. 2021, equation 3.
+    Each sample draws another image of the data set and a place between the two. Every view of
+    an image has draws of its own. Complete in expectation alone. Source: Erion et al. 2021,
+    equation 3.
 
     Raises:
         ValueError: the batch has no images of the data set.
@@ -100,7 +99,7 @@ def _draw(rng: np.random.Generator, others: list[int], shape: tuple[int, ...]) -
 def _expected(classifier: Classifier, batch: Batch, samples: int, noise: float) -> torch.Tensor:
     """Take as many points at once as go through the network together, whosever they are."""
     references, others = batch.need_references(), batch.others()
-    draws = [generator(batch.seed, image_id, "expected gradients") for image_id in batch.image_ids]
+    draws = batch.generators("expected gradients")
     queue = list(range(len(draws))) * samples
     shape = tuple(batch.images.shape[1:])
     total = torch.zeros_like(batch.images)

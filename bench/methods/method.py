@@ -25,7 +25,7 @@ Order = Literal["signed", "magnitude"]
 #   complete         attributions add up to the logit at the image minus the logit at the baseline
 #   shift_invariant  an image moved by a constant, to a network that takes it off, has the same map
 #   signed           maps have values of either sign; without it none is negative
-#   stochastic       another seed gives another map
+#   stochastic       it draws: another seed gives another map, and so does another view
 #   needs_baseline   there is a parameter `baseline`; where image and baseline agree the map is 0
 Capability = Literal["complete", "shift_invariant", "signed", "stochastic", "needs_baseline"]
 Parameters = Mapping[str, object]

@@ -8,7 +8,6 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from steadymap.bench.core.randomness import generator
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.network.passes import shared_pass
 from steadymap.models import Classifier
@@ -26,8 +25,8 @@ def smooth_grad(
 ) -> torch.Tensor:
     """Mean gradient of the target's logit over noisy copies, signed: (B, 3, H, W).
 
-    The noise is normal, of standard deviation `noise` in image units; it belongs to seed and image,
-    so that both maps of a pair have the same. Source: Smilkov et al. 2017.
+    The noise is normal, of standard deviation `noise` in image units; every view of an image
+    has noise of its own. Source: Smilkov et al. 2017.
     """
     total = torch.zeros_like(batch.images)
     for places, gradients in _gradients(classifier, batch, samples, noise):
@@ -81,7 +80,7 @@ def _gradients(
     As many at once as go through the network together, whatever image they belong to.
     """
     shape = tuple(batch.images.shape[1:])
-    draws = [generator(batch.seed, image_id, "smoothing") for image_id in batch.image_ids]
+    draws = batch.generators("smoothing")
     queue = list(range(len(draws))) * samples
     for start in range(0, len(queue), batch.at_once):
         chosen = queue[start : start + batch.at_once]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 COMPACTNESS = 20.0
 BLUR = 1.0
 
-# Images whose segments are kept, for every view asks again; at 224 x 224 pixels a megabyte each.
+# Images whose segments are kept, for every method asks again; at 224 x 224 pixels a megabyte each.
 KEPT = 128
 
 

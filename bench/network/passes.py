@@ -41,7 +41,7 @@ class Pass:
     activations: torch.Tensor | None = None
     activation_gradient: torch.Tensor | None = None
 
-    def part(self, chosen: slice) -> Pass:
+    def part(self, chosen: slice | list[int]) -> Pass:
         """Return some of the images with all that belongs to them."""
         known = {name: part[chosen] for name, part in vars(self).items() if part is not None}
         return replace(self, **known)

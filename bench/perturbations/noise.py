@@ -33,6 +33,11 @@ def bias(image: torch.Tensor, severity: float, _rng: np.random.Generator) -> tor
     return image + severity
 
 
+def unchanged(image: torch.Tensor, _severity: float, _rng: np.random.Generator) -> torch.Tensor:
+    """Leave the image as it is: another takes on the severity."""
+    return image.clone()
+
+
 def gaussian_noise(image: torch.Tensor, severity: float, rng: np.random.Generator) -> torch.Tensor:
     """Add normal noise whose standard deviation is the severity."""
     noise = rng.standard_normal(tuple(image.shape), dtype=np.float32)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from steadymap.bench.core import names, on_demand, plugins
 from steadymap.bench.records.vocabulary import CLEAN, INPUT, OVERALL, REFERENCES
@@ -39,15 +39,17 @@ class Perturbation:
     Attributes:
         apply: takes one image (3, H, W) in [0, 1] on the CPU, a severity and the generator of this
             draw; returns the perturbed image and leaves the given one alone.
-        severities: the five levels that a run uses unless told otherwise; with both signs where
-            `bounds` allows a negative severity. Empty where a plan has to give them.
+        severities: the levels that a run uses unless told otherwise: five, with both signs where
+            `bounds` allows a negative severity; one of each sign where a family is for diagnosis
+            alone. Empty where a plan has to give them.
         bounds: the smallest and largest severity that makes sense.
         summary: one line for `steadymap list`.
         source: where the family comes from.
         stochastic: whether draws differ.
-        compensated: whether the classifier gets the inverse shift inside, so that it computes on
-            the perturbed image what it computed on the clean one; only for additive families whose
-            severity is the shift.
+        network_shift: how the classifier is moved inside, in severities: with 1 it takes the shift
+            off again, f(x - severity), so that it computes on an image moved by the severity what
+            it computed on the clean one; with -1 it adds it, f(x + severity), so that it computes
+            on the clean image what it would on the moved one; with 0 it stays.
         unit: what severities are counted in.
         whole: whether severities are whole numbers.
         min_side: the smallest height and width of an image that it takes, in pixels.
@@ -67,7 +69,7 @@ class Perturbation:
     summary: str
     source: str
     stochastic: bool = False
-    compensated: bool = False
+    network_shift: Literal[-1, 0, 1] = 0
     unit: str = "in image units"
     whole: bool = False
     min_side: int = 1
@@ -75,6 +77,10 @@ class Perturbation:
     warp: Placing | None = None
     attack: Attack | None = None
     passes: int = 0
+
+    def shift(self, severity: float) -> float:
+        """Return the shift that the classifier takes off images."""
+        return self.network_shift * severity
 
     @property
     def limits(self) -> str:
@@ -132,7 +138,15 @@ PERTURBATIONS: dict[str, Perturbation] = {
         (-1.0, 1.0),
         "the same, and the classifier takes it off again: what still changes is the method",
         "Kindermans et al. 2019, section 2",
-        compensated=True,
+        network_shift=1,
+    ),
+    "shifted_network": Perturbation(
+        _ours("noise:unchanged"),
+        (-0.2, 0.2),
+        (-1.0, 1.0),
+        "the image stays, and the classifier adds a constant inside: what changes is the network",
+        "the fourth cell beside bias, compensated bias and neither",
+        network_shift=-1,
     ),
     "gaussian_noise": Perturbation(
         _ours("noise:gaussian_noise"),
@@ -316,10 +330,12 @@ PERTURBATIONS: dict[str, Perturbation] = {
     },
 }
 
-# What a plan runs unless told otherwise: the study's shift, what is the method's own in it, noise.
+# What a plan runs unless told otherwise: the study's shift, what is the method's own in it and what
+# the network's, noise.
 DEFAULT_FAMILIES = (
     "bias",
     "compensated_bias",
+    "shifted_network",
     "gaussian_noise",
     "uniform_noise",
     "salt_and_pepper",

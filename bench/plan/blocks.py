@@ -31,11 +31,6 @@ def cut(count: int, size: int) -> list[range]:
     return [range(low, high) for low, high in pairwise([*starts, count])]
 
 
-def block_size(nulls: int) -> int:
-    """Return how many images make a block: twice as many as an image needs, its own included."""
-    return max(BLOCK, 2 * (nulls + 1))
-
-
 def batches(count: int, size: int, batch_size: int) -> list[range]:
     """Return `count` images cut into batches of whole pieces, in their order.
 
@@ -49,23 +44,24 @@ def batches(count: int, size: int, batch_size: int) -> list[range]:
     return [range(group[0].start, group[-1].stop) for group in groups]
 
 
-# The share of the free memory that null maps may take; and in how many forms a map is kept: signed,
-# magnitude, the ranks of either, local means and variances, the strongest pixels.
+# The share of the free memory that maps may take which are kept; and in how many forms a map is
+# kept: signed, magnitude, the ranks of either, local means and variances, the strongest pixels.
 MEMORY_SHARE = 0.25
 FORMS = 7
 
 
-def most_methods(classifier: Classifier, images: int, nulls: int) -> int | None:
-    """Return of how many methods memory holds the null maps; None where nobody says.
+def most_methods(classifier: Classifier, images: int, kept: int) -> int | None:
+    """Return of how many methods memory holds what is kept; None where nobody says.
 
     Args:
         classifier: its input is as large as a map can be.
-        images: how many maps there are of each method and null.
-        nulls: of either kind, of all workers.
+        images: how many there are.
+        kept: how many maps of each image and method all workers keep together: the clean one, one
+            of each randomised network, and one for another class.
     """
     free = free_memory(classifier.module.mean.device)
-    if free is None or not nulls:
+    if free is None or not kept:
         return None
     height, width = classifier.input_size
-    one_method = 2 * nulls * images * FORMS * 8 * height * width
+    one_method = kept * images * FORMS * 8 * height * width
     return max(1, int(MEMORY_SHARE * free / one_method))

@@ -17,6 +17,7 @@ from steadymap.bench.methods.binding import METHOD_SHELF
 from steadymap.bench.network.model_shelf import MODEL_SHELF
 from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.plan.plan import Plan
+from steadymap.bench.records import rules
 from steadymap.bench.records.schema import SCHEMA_VERSION
 from steadymap.models import Classifier
 
@@ -45,11 +46,13 @@ def _identity(plan: Plan, classifier: Classifier, images: ImageSet) -> dict[str,
         | ({"plugins": plugins} if plugins else {})
         | {
             "schema": SCHEMA_VERSION,
+            "rules": rules.CURRENT,
             "steadymap": importlib.metadata.version("steadymap"),
             "methods": [method.spec for method in plan.bound_methods()],
             "cells": [asdict(cell) for cell in plan.cells()],
             "metrics": sorted(plan.metrics()),
             "nulls": plan.nulls,
+            "coupled": plan.coupled,
             "admission": plan.admission,
             "cell_share": plan.cell_share,
             "seed": plan.seed,

@@ -23,7 +23,7 @@ MOST_DRAWS = 1000
 MOST_THREADS = 1024
 # Of a value that is wrong, in a message.
 MOST_SHOWN = 200
-# Each image is held against as many others, and they make blocks of twice as many.
+# Each makes a map of every image and method, which is kept while its block is in hand.
 MOST_NULLS = 60
 # Larger cells than that leave no order worth the name: four by four of them.
 MOST_CELL_SHARE = 0.25
@@ -43,12 +43,15 @@ class Plan(BaseModel):
             their own.
         draws: draws of each stochastic family at each severity.
         controls: whether the controls run, too.
-        nulls: how many unrelated maps of either kind (another image's, a randomised network's) each
-            map is held against; 0 leaves scores uncalibrated.
+        nulls: how many randomised networks' maps each map is held against, beside those of the
+            other images of its block; 0 leaves out both, and scores uncalibrated.
         admission: whether it is measured if a map knows more about its image than the method's
             maps of other images and of randomised networks do; takes `nulls`.
         cell_share: for that, how large a cell of pixels is that is deleted as a whole, as a share
             of the image's shorter side.
+        coupled: whether stochastic methods explain perturbed images once more with the clean
+            image's draws: a score of its own beside the headline, which has draws of its own for
+            every view.
         steps: number of steps of path methods whose spec does not set it.
         seed: of everything random.
         batch_size: images that are looked at together, but never less than those whose maps are
@@ -69,6 +72,7 @@ class Plan(BaseModel):
     draws: Annotated[int, Field(ge=1, le=MOST_DRAWS)] = 1
     controls: bool = True
     nulls: Annotated[int, Field(ge=0, le=MOST_NULLS)] = 3
+    coupled: bool = False
     admission: bool = True
     cell_share: Annotated[float, Field(gt=0, le=MOST_CELL_SHARE)] = 1 / 16
     steps: Steps | None = None

@@ -15,7 +15,7 @@ from steadymap.bench.network.memory import images_at_once
 from steadymap.bench.perturbations import apply, registry
 from steadymap.bench.perturbations.attack import differentiable_twice
 from steadymap.bench.perturbations.cell import Cell
-from steadymap.bench.plan.blocks import ON_GPU, batches, block_size
+from steadymap.bench.plan.blocks import BLOCK, ON_GPU, batches
 from steadymap.bench.plan.plan import Plan
 from steadymap.metrics import PROBES, Metric
 from steadymap.metrics.neighbours import NEIGHBOURS
@@ -73,11 +73,10 @@ class Setup:
 
     def blocks(self) -> list[range]:
         """Return the images that are looked at together, in the order of the set."""
-        nulls = self.plan.nulls
         on_gpu = self.classifier.module.mean.is_cuda
-        batch_size = self.plan.batch_size or (ON_GPU if on_gpu else block_size(nulls))
+        batch_size = self.plan.batch_size or (ON_GPU if on_gpu else BLOCK)
         # Without null maps no image needs others beside it.
-        return batches(len(self.images), block_size(nulls) if nulls else batch_size, batch_size)
+        return batches(len(self.images), BLOCK if self.plan.nulls else batch_size, batch_size)
 
     def view_count(self) -> int:
         """Return how many times the run looks at an image, with every method."""
@@ -86,10 +85,25 @@ class Setup:
         device = self.classifier.module.mean.device
         return own + views_beside(self.blocks(), self.plan.nulls, device)
 
+    def couples(self, method: BoundMethod) -> bool:
+        """Whether perturbed images are explained once more, with the clean image's draws."""
+        return self.plan.coupled and method.can("stochastic")
+
     def redraws(self) -> dict[BoundMethod, int]:
-        """Return how many maps each stochastic method makes under other seeds."""
-        count = len(self.images) * self.plan.nulls
-        return {method: count for method in self.methods if method.can("stochastic")}
+        """Return how many maps each method makes of views that it has explained already.
+
+        With another seed, of a few images, or of all where it is declared stochastic; and with the
+        clean image's draws, of every perturbed one.
+        """
+        images = len(self.images)
+        few = min(len(self.blocks()[0]), NUMERIC_IMAGES) if self.plan.nulls else 0
+        every = images if self.plan.nulls else 0
+        return {
+            method: few
+            + every * method.can("stochastic")
+            + images * len(self.plan.cells()) * self.couples(method)
+            for method in self.methods
+        }
 
     def map_count(self) -> int:
         """Return how many maps the run makes: what `advance` adds up to."""
@@ -192,9 +206,19 @@ def _metrics_of(method: BoundMethod, images: ImageSet, named: Sequence[str]) -> 
     return {name: metric for name, metric in metrics.items() if metric.against in possible}
 
 
-def recognising(metrics: Mapping[str, Metric]) -> list[str]:
-    """Return the metrics by which a map can be recognised."""
-    return [name for name, metric in metrics.items() if metric.recognises]
+def calibrated(metrics: Mapping[str, Metric], plan: Plan) -> list[str]:
+    """Return the metrics whose scores are held against those of unrelated maps.
+
+    Those by which a map can be recognised, and others of two maps where the plan names them; but
+    not where nobody knows the score of a map compared with itself.
+    """
+    named = plan.metric or ()
+    return [
+        name
+        for name, metric in metrics.items()
+        if metric.recognises
+        or (metric.against == "map" and metric.identity is not None and name in named)
+    ]
 
 
 def _refuse_idle_metrics(setup: Setup) -> None:
@@ -252,7 +276,8 @@ def views_beside(blocks: Sequence[Sequence[int]], nulls: int, device: torch.devi
         return 0
     few = min(len(blocks[0]), NUMERIC_IMAGES)
     ways = 4 if device.type == "cpu" else 5  # in a batch, alone, rounded, in float64, on the CPU
-    return sum(map(len, blocks)) * nulls + few * ways
+    # By each randomised network, and for another class.
+    return sum(map(len, blocks)) * (nulls + 1) + few * ways
 
 
 def wanted(metrics: Mapping[BoundMethod, Mapping[str, Metric]]) -> set[str]:

@@ -27,8 +27,8 @@ def within_memory(setup: Setup, shards: Sequence[Shard]) -> list[Shard]:
     """Return shards of fewer methods, where memory does not hold the null maps of all."""
     pieces = []
     for shard in shards:
-        nulls = setup.plan.jobs * setup.plan.nulls
-        most = most_methods(setup.classifier, len(shard.indices), nulls) or len(shard.methods)
+        kept = setup.plan.jobs * (setup.plan.nulls + 2) if setup.plan.nulls else 0
+        most = most_methods(setup.classifier, len(shard.indices), kept) or len(shard.methods)
         parts = range(0, len(shard.methods), most)
         pieces += [replace(shard, methods=shard.methods[low : low + most]) for low in parts]
     return pieces
@@ -45,8 +45,11 @@ def map_count(setup: Setup, shard: Shard) -> int:
     count = len(shard.indices)
     if shard.views == (NUMERIC,):
         ways = 4 if setup.classifier.module.mean.device.type == "cpu" else 5
-        return len(chosen) * count * ways
+        return len(chosen) * count * (ways + 1)
     near = NEIGHBOURS if CLEAN_CELL in shard.views and "neighbours" in wanted(setup.methods) else 0
     drawing = sum(method.can("stochastic") for method in chosen)
-    views = 1 + len(shard.cells) + near + setup.plan.nulls
-    return count * (len(chosen) * views + drawing * setup.plan.nulls)
+    nulls = setup.plan.nulls
+    # Of each randomised network, and for another class.
+    views = 1 + len(shard.cells) + near + (nulls + 1 if nulls else 0)
+    coupled = len(shard.cells) if setup.plan.coupled else 0
+    return count * (len(chosen) * views + drawing * (bool(nulls) + coupled))

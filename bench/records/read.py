@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steadymap.bench.core import console, errors, metric_registry, names, safe_csv
-from steadymap.bench.records import manifest_schema, schema, seal, vocabulary
+from steadymap.bench.records import manifest_schema, rules, schema, seal, vocabulary
 from steadymap.metrics import Metric, Status
 from steadymap.metrics.registry import UNIT, within
 
@@ -123,6 +123,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path} has schema version {manifest['schema_version']!r}, this steadymap "
             f"reads {schema.SCHEMA_VERSION}: run it again"
         )
+    rules.refuse_others(manifest, path, f"steadymap run EXPERIMENT --output {path.parent}")
     if wrong := manifest_schema.misshapen(manifest):
         raise errors.ConfigError(f"{path} is damaged: {wrong[: errors.MESSAGE_LENGTH]}")
     return dict(manifest)
@@ -177,10 +178,13 @@ def beyond(name: str, value: float, known: Mapping[str, Metric]) -> str:
         known: the metrics whose ranges are known; of another any number will do.
     """
     ends = vocabulary.INPUT_RANGES.get(name, (None, None))
-    if name.endswith(vocabulary.RECOGNISED):
+    about = known.get(name) or known.get(vocabulary.base_metric(name))
+    if name not in known and name.endswith(vocabulary.RECOGNISED):
         ends = UNIT
-    elif name in known:
-        ends = known[name].range
+    elif name not in known and name.endswith(vocabulary.RANK):
+        ends = (1.0, None)
+    elif about is not None:
+        ends = about.range
     if within(value, ends):
         return ""
     lowest, highest = (end if end is not None else far for end, far in zip(ends, FAR, strict=True))

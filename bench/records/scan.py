@@ -34,6 +34,7 @@ COLUMNS = [
     vocabulary.METRIC,
     vocabulary.VALUE,
     vocabulary.STATUS,
+    vocabulary.DETAIL,
 ]
 KINDS = [
     vocabulary.METHOD,
@@ -68,8 +69,13 @@ class Scan:
     read: Callable[[Sequence[str]], pd.DataFrame]
 
     def metrics(self) -> list[str]:
-        """Return the metrics of the records, those of the input among them."""
-        return list(dict.fromkeys(vocabulary.base_metric(name) for name in self._names()))
+        """Return the metrics of the records, those of the input among them.
+
+        What maps react by is no metric of a run that is recorded of nothing else.
+        """
+        told = self.counts[~self.counts[vocabulary.FAMILY].isin(vocabulary.MUST_DIFFER)]
+        names = (str(name) for name in told[vocabulary.METRIC].unique())
+        return list(dict.fromkeys(map(vocabulary.base_metric, names)))
 
     def as_one_image(self) -> pd.DataFrame:
         """Return records of one image that has a value of everything, in the order of the run.
@@ -81,7 +87,7 @@ class Scan:
         return self.counts.assign(**values)
 
     def of(self, metric: str) -> pd.DataFrame:
-        """Return a metric's records, and those that are about it: recognised, perfect.
+        """Return a metric's records, and those about it: unrelated maps', ranks, perfect scores.
 
         Raises:
             ConfigError: the file has been damaged since it was opened.

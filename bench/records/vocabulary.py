@@ -38,8 +38,11 @@ RANDOM_NETWORK = "random_network"
 NULLS = (OTHER_IMAGE, RANDOM_NETWORK)
 # The same image, explained for another class: the runner-up.
 OTHER_CLASS = "other_class"
-# The same image, other random numbers; of stochastic methods alone.
+# The same image, other random numbers. Its draw says of which methods: of all images those that are
+# declared stochastic; of a few images every method, to see which are.
 OTHER_SEED = "other_seed"
+OF_STOCHASTIC = 0
+OF_EVERY_METHOD = 1
 # The same image computed in another way, for a few images: what is smaller than that is rounding.
 BATCH_OF_ONE = "batch_of_one"
 ROUNDED = "rounded_image"
@@ -47,6 +50,11 @@ FLOAT64 = "float64"
 ON_CPU = "on_cpu"
 NUMERICS = (BATCH_OF_ONE, ROUNDED, FLOAT64, ON_CPU)
 REFERENCES = (*NULLS, OTHER_CLASS, OTHER_SEED, *NUMERICS)
+# Of these a clean map must differ, if it says anything of image, network and class. By how much is
+# told in signed maps: with two classes the runner-up's map is often the target's with its sign
+# turned, and magnitudes are equal.
+MUST_DIFFER = (*NULLS, OTHER_CLASS)
+REACTS_BY = "spearman"
 
 # Families that tell whose fault a change is; nobody's pictures are changed so, and no headline
 # counts them. In the second the image stays, and the network computes f(x + severity).

@@ -7,6 +7,7 @@ import math
 import pandas as pd
 
 from steadymap.bench.analysis import calibration, intervals
+from steadymap.bench.analysis.agreement import disagreement, winner_sentence
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.analysis.leaderboard import (
     LeaderboardRow,
@@ -34,6 +35,8 @@ from steadymap.metrics import METRICS, Status
 MOST_NAMED = 4
 # What is less would read as none at all.
 LEAST_SHARE = 0.001
+# Of what moves with a method: from there on it is worth a sentence that its own draws move it.
+MOST_DICE = 0.5
 
 
 def answer(findings: Findings) -> list[str]:
@@ -54,9 +57,13 @@ def _who_held(findings: Findings) -> str:
     first = metrics[0]
     images = len(findings.scan.images)
     lines = [line for line in leaderboard(findings) if not line.control]
-    numbered = [line for line in lines if not math.isnan(line.scores[first].value)]
+    ranked = [line for line in lines if line.ranked]
+    numbered = [line for line in ranked if not math.isnan(line.scores[first].value)]
     if not numbered:
-        return f"On {images} images no method has a score by {metric_name(first)}."
+        why = "has a score by " + metric_name(first)
+        if lines and not ranked:
+            why = "is ranked: of none it was shown that its maps know their own image"
+        return f"On {images} images no method {why}."
     if findings.known[first].better == "lower" and not findings.calibrates(first):
         numbered = sorted(numbered, key=lambda line: line.scores[first].value)
     elif not findings.calibrates(first):
@@ -76,7 +83,17 @@ def _who_held(findings: Findings) -> str:
     )
     if len(numbered) > 1:
         text += f" and {worst.label} least ({_number(worst, first)})"
-    for other in metrics[1:]:
+    text += _by_others(findings, numbered, metrics[1:])
+    if unranked := [line.label for line in lines if not line.ranked]:
+        stand = "is" if len(unranked) == 1 else "are"
+        text += f"; {_listed(unranked)} {stand} not ranked, for the reasons in the table"
+    return text + "."
+
+
+def _by_others(findings: Findings, numbered: list[LeaderboardRow], metrics: list[str]) -> str:
+    """Say which methods are first and last by the other metrics."""
+    text = ""
+    for other in metrics:
         if not findings.calibrates(other):
             continue
         known = [line for line in numbered if not math.isnan(line.scores[other].value)]
@@ -87,7 +104,7 @@ def _who_held(findings: Findings) -> str:
                 f"({_number(by_other[0], other)}) and {by_other[-1].label} "
                 f"({_number(by_other[-1], other)})"
             )
-    return text + "."
+    return text
 
 
 def _number(line: LeaderboardRow, metric: str) -> str:
@@ -137,7 +154,7 @@ def _what_is_uncertain(findings: Findings) -> str:
         parts.append("scores are raw: unrelated maps may score as high")
     if images < intervals.ROUGH_BELOW:
         parts.append(f"with fewer than {intervals.ROUGH_BELOW} images the intervals are rough")
-    lines = [line for line in leaderboard(findings) if not line.control]
+    lines = [line for line in leaderboard(findings) if line.ranked and not line.control]
     for metric in metrics:
         tied = [line.label for line in lines if _tied(line, metric)]
         if tied:
@@ -145,7 +162,11 @@ def _what_is_uncertain(findings: Findings) -> str:
         without = [line.label for line in lines if math.isnan(line.scores[metric].value)]
         if without:
             parts.append(f"{_listed(without)} without a number by {metric_name(metric)}")
-    parts += _fickle(findings, metrics[0])
+    names = {line.spec: line.label for line in lines}
+    ranks = findings.ranks.assign(**{METHOD: findings.ranks[METHOD].map(names)})
+    if said := winner_sentence(disagreement(findings.agreement, ranks, metrics)):
+        parts.append(said)
+    parts += _moved_by_themselves(findings, metrics[0])
     lost = _lost(findings)
     if lost:
         share = percent(lost) if lost >= LEAST_SHARE else f"less than {percent(LEAST_SHARE)}"
@@ -163,22 +184,19 @@ def _tied(line: LeaderboardRow, metric: str) -> bool:
     return rank is not None and rank.low < rank.high
 
 
-def _fickle(findings: Findings, metric: str) -> list[str]:
+def _moved_by_themselves(findings: Findings, metric: str) -> list[str]:
     calibrated = findings.calibrated
     overall = calibrated[
         (calibrated[FAMILY] == OVERALL) & (calibrated[METRIC] == metric) & ~calibrated["control"]
     ]
-    names = {line.spec: line.label for line in leaderboard(findings)}
-    fickle = overall[overall["other_seed"] < overall["low"]].sort_values("other_seed")
-    parts = []
-    if len(fickle):
-        lowest = fickle.iloc[0]
-        most = f"{names[lowest[METHOD]]} most, " if len(fickle) > 1 else ""
-        parts.append(
-            f"another seed moves {_listed([names[spec] for spec in fickle[METHOD]])} more than "
-            f"the perturbations do ({most}calibrated {metric_name(metric)} between seeds: "
-            f"{lowest['other_seed']:.2f})"
-        )
+    lines = [line for line in leaderboard(findings) if not line.control]
+    parts = [
+        f"{percent(min(line.dice[metric], 1.0))} of what moves with {line.label} by "
+        f"{metric_name(metric)} is its own draws"
+        for line in lines
+        if line.dice.get(metric, 0.0) >= MOST_DICE
+    ]
+    names = {line.spec: line.label for line in lines}
     still = [
         names[name] for name in overall[overall["verdict"] == calibration.UNRESOLVABLE][METHOD]
     ]

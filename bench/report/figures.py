@@ -194,7 +194,10 @@ def fault_figure(faults: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     figure.subplots_adjust(left=2.05 / size[0], right=0.97, top=1 - 0.37 / size[1])
     axes = figure.subplots()
     for place, spec in enumerate(reversed(specs)):
-        own, total = rows.loc[[spec], ["own", "total"]].to_numpy(dtype=np.float64)[0].tolist()
+        # Without the network shifted alone, what it does to the method is in both bars.
+        halves = rows.loc[[spec], ["own", "compensated_bias", "total"]].to_numpy(dtype=np.float64)
+        own, alone, total = halves[0].tolist()
+        own = alone if np.isnan(own) else own
         axes.barh(place + 0.2, own, height=0.36, color=COLOURS[4], label="method's own")
         axes.barh(
             place - 0.2, total, height=0.36, color=COLOURS[0], hatch="///", label="with the network"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from steadymap.bench.analysis.admission import Facts
 from steadymap.bench.analysis.costs import method_costs
 from steadymap.bench.analysis.curves import breaking_points, severity_curves
 from steadymap.bench.analysis.findings import Findings, joined
@@ -62,7 +63,7 @@ class FinishedRun:
         """
         if findings is None:
             scan, manifest = scan_run(folder)
-            findings = Findings.of(scan, known_metrics(manifest))
+            findings = Findings.of(scan, known_metrics(manifest), Facts.of(manifest))
         else:
             manifest = read.read_manifest(folder / read.MANIFEST)
         curves = curves_of(findings)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from steadymap.bench.analysis import calibration, ranks
+from steadymap.bench.analysis import ranks
 from steadymap.bench.analysis.findings import Findings
+from steadymap.bench.analysis.ranks import Field
 from steadymap.bench.core.names import clipped, file_name, label, short_names
+from steadymap.bench.records.vocabulary import METHOD, METRIC
 from steadymap.bench.report.figures import save_diagram
-from steadymap.metrics import Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,8 +26,11 @@ def rank_diagrams(findings: Findings) -> dict[str, Figure]:
     """Return, by headline metric, the diagram of ranks, where there is one."""
     metrics = findings.metrics() if len(findings.ranks) else []
     diagrams = {
-        name: difference_figure(findings.scan.of(name), findings.calibrated, name, findings.known)
+        name: difference_figure(
+            Field.of(findings.scan.of(name), methods, name, findings.known), name
+        )
         for name in metrics
+        if (methods := list(findings.ranks[findings.ranks[METRIC] == name][METHOD]))
     }
     return {name: figure for name, figure in diagrams.items() if figure is not None}
 
@@ -37,43 +41,38 @@ def write_diagrams(diagrams: Mapping[str, Figure], folder: Path) -> None:
         save_diagram(figure, folder / f"ranks-{file_name(metric)}.svg")
 
 
-def difference_figure(
-    records: pd.DataFrame,
-    calibrated: pd.DataFrame,
-    metric: str,
-    metrics: Mapping[str, Metric] | None = None,
-) -> Figure | None:
-    """Draw which methods differ: Nemenyi's test after Friedman's, a bar over those that do not.
+def difference_figure(field: Field, metric: str) -> Figure | None:
+    """Draw which methods differ: a bar over those that pairwise tests do not tell apart.
 
-    Source: Demsar 2006; scikit-posthocs draws it.
+    They are tested by the very score that they are ranked by, see `differences`; of which other
+    methods are drawn beside two nothing of that hangs on but how many they are. Sources: Demsar
+    2006 (the diagram), Benavoli et al. 2016 (pairwise tests); scikit-posthocs draws it.
 
     Args:
-        records: of the run.
-        calibrated: as `calibrate` returns it for them.
-        metric: the metric by which methods are ranked.
-        metrics: as for `calibrate`.
+        field: the methods.
+        metric: the metric by which they are ranked.
 
     Returns:
         None where there is nothing to compare: fewer than three methods, or than two images that
         have them all.
     """
-    methods = ranks.ranked_methods(calibrated, metric)
-    within = ranks.within_image(calibration.Instability.of(records, metrics), metric, methods)
-    if len(methods) < ranks.LEAST_METHODS or len(within) < ranks.LEAST_IMAGES:
+    within = field.within.copy()
+    if len(field.methods) < ranks.LEAST_METHODS or len(within) < ranks.LEAST_IMAGES:
         return None
     # Loaded here: they take seconds, and most of what is run draws nothing.
     from matplotlib.figure import Figure  # noqa: PLC0415
     from matplotlib.text import Text  # noqa: PLC0415
-    from scikit_posthocs import (  # noqa: PLC0415
-        critical_difference_diagram,
-        posthoc_nemenyi_friedman,
-    )
+    from scikit_posthocs import critical_difference_diagram  # noqa: PLC0415
 
-    names = [label(name) for name in short_names(methods).values()]
+    names = [label(name) for name in short_names(field.methods).values()]
     within.columns = pd.Index(clipped(names, MOST_DRAWN))
-    differing = posthoc_nemenyi_friedman(within)
+    differing = pd.DataFrame(1.0, index=within.columns, columns=within.columns)
+    place = dict(zip(field.methods, within.columns, strict=True))
+    for row in ranks.differences(field).dropna(subset=["p_adjusted"]).to_dict("records"):
+        one, other = place[row[METHOD]], place[row["other"]]
+        differing.loc[one, other] = differing.loc[other, one] = row["p_adjusted"]
     mean_ranks = within.rank(axis=1).mean()
-    figure = Figure(figsize=(8, 0.9 + 0.25 * len(methods)), layout="constrained")
+    figure = Figure(figsize=(8, 0.9 + 0.25 * len(field.methods)), layout="constrained")
     drawn = critical_difference_diagram(
         mean_ranks,
         differing,

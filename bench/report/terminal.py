@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from steadymap.bench.analysis import calibration, intervals, leaderboard
+from steadymap.bench.analysis.estimates import ESTIMAND
 from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.core.names import percent, short_names
+from steadymap.bench.core.names import percent
 from steadymap.bench.records.vocabulary import (
     CLEAN,
     FAMILY,
@@ -31,7 +32,7 @@ from steadymap.bench.report.sections.leaderboard import board_grid, family_grid,
 from steadymap.metrics import Status
 
 # Families that go side by side on a screen.
-MOST_ACROSS = 7
+MOST_ACROSS = 5
 
 
 def tables(findings: Findings) -> list[tuple[str, Table]]:
@@ -127,18 +128,14 @@ def _kept(images: pd.DataFrame, family: str) -> str:
 def footnotes(findings: Findings) -> list[str]:
     """Return what a reader of the tables must know."""
     counts, images = findings.scan.counts, len(findings.scan.images)
-    notes = [
-        (
-            f"{images} images; mean over images with its 95% bootstrap interval, "
-            "severities and draws averaged within an image first"
-        )
-    ]
+    notes = [f"{images} images, 95% intervals over images and randomised networks; {ESTIMAND}"]
     if images < intervals.ROUGH_BELOW:
         notes.append(f"below {intervals.ROUGH_BELOW} images the intervals are rough")
     notes += [
         f"{name}: left out, because neither we nor the manifest say how to read it"
         for name in findings.unknown()
     ]
+    notes += _notes_on_admission(findings)
     notes += _notes_on_calibration(findings)
     maps = counts[(counts[METHOD] != INPUT) & ~counts[FAMILY].isin(REFERENCES)]
     maps = maps[[not is_control(str(spec)) for spec in maps[METHOD]]]
@@ -148,6 +145,27 @@ def footnotes(findings: Findings) -> list[str]:
         text = ", ".join(f"{size} {status}" for status, size in sizes.items())
         total = maps["size"].sum()
         notes.append(f"left out of the means: {text} of {total} values (controls not counted)")
+    return notes
+
+
+def _notes_on_admission(findings: Findings) -> list[str]:
+    """Say who is not ranked and why, and what limits those who are."""
+    if findings.admission.empty:
+        return [
+            "it was not measured whether maps know their own image: every method is ranked"
+            for _ in findings.ranks[:1].index
+        ]
+    lines = [line for line in leaderboard.leaderboard(findings) if not line.control]
+    notes = [
+        f"{line.label}{'' if line.ranked else ' is not ranked'}: {line.reason}"
+        for line in lines
+        if line.reason
+    ]
+    notes.append(
+        "faithful: how much more it hurts the class to delete what a map marks than what the "
+        "method's maps of other images and networks mark, as a share of the best method's; "
+        "evidence kept: how much of that is left when the image is perturbed"
+    )
     return notes
 
 
@@ -166,14 +184,18 @@ def _notes_on_calibration(findings: Findings) -> list[str]:
     verdicts = set(chosen["verdict"])
     notes = [
         (
-            "calibrated = (score - null) / (perfect score - null); null: the better of another "
-            "image's map and a randomised network's; raw: overall, before that"
+            "null: the closest of unrelated clean maps to the perturbed one: other images', "
+            "others' of its class, randomised networks'; raw: overall, before that"
         ),
     ]
+    for name in leaderboard.board_metrics(findings):
+        if missing := calibration.missing_nulls(calibrated, name):
+            kinds = ", ".join(kind.replace("_", " ") for kind in missing)
+            notes.append(f"{name}: some scores were not held against maps of: {kinds}")
     if len(chance := chosen["chance"].dropna()):
         by_chance = _span(float(chance.min()), float(chance.max()))
         notes.append(
-            "recognised: closer to its own clean map than to any unrelated one; "
+            "recognised: closest to its own clean map of all images of its block; "
             f"by chance {by_chance}"
         )
     if calibration.UNINFORMATIVE in verdicts:
@@ -186,7 +208,6 @@ def _notes_on_calibration(findings: Findings) -> list[str]:
         notes.append("~: moved no more than rounding moves the maps")
     if np.isfinite(chosen["other_seed"]).any():
         notes.append("other seed: the calibrated score of clean maps under two seeds")
-    notes += _fickle(chosen)
     notes += [
         f"{name}: ranks differ within images (Friedman's test, p = {p:.1g}, {count:.0f} images)"
         if p < 1 - intervals.CONFIDENCE
@@ -194,18 +215,6 @@ def _notes_on_calibration(findings: Findings) -> list[str]:
         for name, p, count in _friedman(findings)
     ]
     return notes
-
-
-def _fickle(calibrated: pd.DataFrame) -> list[str]:
-    """Name the methods that another seed moves more than all the perturbations."""
-    overall = calibrated[(calibrated[FAMILY] == OVERALL) & ~calibrated["control"]]
-    moved = overall[overall["other_seed"] < overall["low"]]
-    names = short_names([str(spec) for spec in calibrated[METHOD].unique()])
-    return [
-        f"{names[row[METHOD]]}: another seed moves it more than these perturbations do "
-        f"({row[METRIC]} {row['other_seed']:.2f} against {row['calibrated']:.2f})"
-        for row in moved.to_dict("records")
-    ]
 
 
 def _span(low: float, high: float) -> str:

@@ -21,6 +21,7 @@ from steadymap.bench.network.model_shelf import MODEL_SHELF
 from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.plan.setup import Setup
 from steadymap.bench.plan.sharding import numeric_images
+from steadymap.bench.records import rules
 from steadymap.bench.records.schema import SCHEMA_VERSION
 from steadymap.bench.runs import ledger, manifest
 from steadymap.models import Classifier
@@ -50,6 +51,7 @@ def draw_up(setup: Setup, run_id: str, split: str, *, maps: bool = False) -> led
     ).hexdigest()
     fixed = {
         "schema": SCHEMA_VERSION,
+        "rules": rules.CURRENT,
         "model": classifier.name,
         "weights": classifier.weights_hash(),
         "framing": asdict(classifier.framing),
@@ -64,6 +66,7 @@ def draw_up(setup: Setup, run_id: str, split: str, *, maps: bool = False) -> led
     }
     others = {
         "nulls": plan.nulls,
+        "coupled": plan.coupled,
         "admission": plan.admission,
         "cell_share": plan.cell_share,
         "metrics": {name: what(metric_registry.METRIC_SHELF, name) for name in plan.metrics()},

@@ -29,6 +29,7 @@ NAME_LENGTH = 32
 # What all runs of a folder have in common, and what a person calls it.
 FIXED = {
     "schema": "version of the records",
+    "rules": "version of the rules by which scores are made",
     "model": "model",
     "weights": "weights",
     "framing": "input size or framing",

@@ -12,6 +12,7 @@ from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.perturbations.registry import FAMILY_SHELF
 from steadymap.bench.plan.experiment import Experiment
 from steadymap.bench.plan.identity import loaded_plugins, run_id
+from steadymap.bench.records import rules
 from steadymap.bench.records.schema import SCHEMA_VERSION
 from steadymap.metrics import METRICS
 from steadymap.models import Classifier
@@ -36,6 +37,7 @@ def make_manifest(
     """Return what is known of a run before it has been made, ready for JSON."""
     return {
         "schema_version": SCHEMA_VERSION,
+        rules.RULES: rules.CURRENT,
         "run_id": run_id(experiment, classifier, images),
         "complete": False,
         "configuration": experiment.model_dump(mode="json", exclude={"output"})

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap, kendalltau, rankdata
 from statsmodels.stats.proportion import proportion_confint
 
-from steadymap.bench.analysis.calibration import Instability, calibrate
+from steadymap.bench.analysis.calibration import calibrate
 from steadymap.bench.analysis.curves import severity_curves
+from steadymap.bench.analysis.instability import Instability
 from steadymap.bench.analysis.intervals import CONFIDENCE, RESAMPLES, Interval, intervals
 from steadymap.bench.analysis.whose_fault import BIAS, whose_fault
 from steadymap.bench.core.randomness import generator

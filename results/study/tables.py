@@ -11,8 +11,8 @@ from claims import Network
 
 from steadymap.bench.analysis.calibration import OK
 from steadymap.bench.analysis.intervals import Interval
-from steadymap.bench.analysis.whose_fault import BIAS, COMPENSATED
-from steadymap.bench.records.vocabulary import CLEAN, OVERALL
+from steadymap.bench.analysis.whose_fault import BIAS
+from steadymap.bench.records.vocabulary import CLEAN, COMPENSATED, OVERALL
 
 GXI = "gradient_x_input"
 SPLITS = ("train", "validation", "test")

@@ -7,13 +7,16 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import stats
 from support import frame
 
 from steadymap.bench.analysis.admission import LEVEL, Facts, admissions
 from steadymap.bench.analysis.evidence import evidence_kept
-from steadymap.bench.analysis.paired import above_zero, images_needed, mean_of, ratio_of_means
+from steadymap.bench.analysis.intervals import above_zero, images_needed, mean_of, ratio_of_means
 from steadymap.bench.records.vocabulary import base_metric
 
 Floats = NDArray[np.float64]
@@ -278,6 +281,20 @@ def test_above_zero_is_students_t_where_nothing_leans() -> None:
     # However far above 0, a tail on the low side does not turn it back.
     far = 1 - 1e-3 * np.random.default_rng(0).exponential(size=40)
     assert above_zero(far) < 1e-12
+
+
+@given(
+    arrays(np.float64, st.integers(5, 30), elements=st.floats(-1, 1, width=16), unique=True),
+    st.floats(0, 100),
+)
+def test_a_larger_mean_is_never_less_sure(values: np.ndarray, further: float) -> None:
+    assert above_zero(values + further) <= above_zero(values) + 1e-9
+
+
+def test_the_clearest_of_means_is_clear_whatever_leans() -> None:
+    """Johnson's correction, without its cubic term, said p = 1 here."""
+    values = 1 + np.array([0.01, 0.0, 0.01, 0.02, 0.0, 0.01, -0.05, 0.0])
+    assert above_zero(values) < 1e-9
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,19 @@ def test_a_process_goes_on_with_what_it_has_loaded(
     assert load(tmp_path) != first
 
 
+def test_a_module_edited_between_a_first_reading_and_its_load_has_a_name_of_its_own(
+    tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loaded before the edit or after it: nobody knows, so neither name may be taken for it."""
+    before = write(tmp_path / "before", **{"own_lazier.py": "VALUE = 3\n"})
+    after = write(tmp_path / "after", **{"own_lazier.py": "VALUE = 4\n"})
+    names = {load(before), load(after)}
+    monkeypatch.syspath_prepend(str(after))
+    load(before)
+    importlib.import_module("own_lazier")
+    assert source_hash("own_main") not in names
+
+
 def test_a_source_that_is_gone_is_one_line(tmp_path: Path, load: Load) -> None:
     folder = write(tmp_path)
     load(folder)

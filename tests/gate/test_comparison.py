@@ -59,6 +59,7 @@ from steadymap.metrics import METRICS
 
 MANIFEST: dict[str, Any] = {
     "schema_version": 1,
+    "rules": 2,
     "run_id": "d-m-00000000",
     "statuses": {"ok": 4},
     "seed": 0,

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from steadymap.bench.analysis.admission import LEVEL
-from steadymap.bench.analysis.paired import above_zero
+from steadymap.bench.analysis.intervals import above_zero
 from steadymap.bench.data.opening import open_images
 from steadymap.bench.measure.deletion import Deletion, deletion_of
 from steadymap.bench.measure.nulls import show

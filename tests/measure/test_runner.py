@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from support import (
     conv_network,
     image_set,
     linear_network,
+    measured,
     pick,
     random_images,
     same_records,
@@ -27,10 +28,11 @@ from torch import Tensor, nn
 
 from steadymap.bench.core.errors import ConfigError, DataError
 from steadymap.bench.data.image_set import from_tensor
+from steadymap.bench.measure.estimate import count
 from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.baselines import BASELINES
-from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.batch import Batch, draws_of
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import Method
 from steadymap.bench.methods.registry import METHODS
@@ -51,6 +53,7 @@ PLAN = Plan(
     severity={
         "bias": (-0.2, 0.2),
         "compensated_bias": (0.3,),
+        "shifted_network": (0.3,),
         "gaussian_noise": (0.1,),
         "uniform_noise": (0.1,),
         "salt_and_pepper": (0.1,),
@@ -77,7 +80,7 @@ def test_the_columns_are_the_documented_ones(records: pd.DataFrame) -> None:
 def test_there_is_one_row_for_each_value_that_was_asked_for(records: pd.DataFrame) -> None:
     assert not records.duplicated(KEY).any()
     cells = len(PLAN.cells())
-    assert cells == 2 + 1 + 3 * 2
+    assert cells == 2 + 1 + 1 + 3 * 2
     pairs = [name for name, metric in METRICS.items() if metric.against == "map"]
     methods, complete = 6, 3
     expected = COUNT * (
@@ -161,11 +164,12 @@ def test_values_are_those_of_the_parts_put_together_by_hand(
     clean = images.read(2).image[None]
     nudged = perturb(clean[0], cell, picture.image_id, 0)[None]
     target = classifier(clean).argmax(dim=1)
-    batch = Batch(clean, target, (picture.image_id,), 0)
-    maps = [
-        Maps.from_attributions(method.explain(classifier, replace(batch, images=seen)).numpy())
-        for seen in (clean, nudged)
+    views = (("clean", 0.0, 0), ("gaussian_noise", 0.1, 1))
+    batches = [
+        Batch(seen, target, draws_of(0, [picture.image_id], view))
+        for seen, view in zip((clean, nudged), views, strict=True)
     ]
+    maps = [Maps.from_attributions(method.explain(classifier, batch).numpy()) for batch in batches]
     row = {"image_id": picture.image_id, "method": method.spec, "family": cell.family, "draw": 1}
     for name, metric in METRICS.items():
         if metric.against == "map":
@@ -173,7 +177,7 @@ def test_values_are_those_of_the_parts_put_together_by_hand(
             found = pick(records, **row, metric=name)["value"].item()
             assert found == pytest.approx(expected, abs=1e-4), name
     assert method.baseline_name == "random"
-    baseline = BASELINES["random"].make(batch)
+    baseline = BASELINES["random"].make(batches[1])
     delta = (classifier(nudged) - classifier(baseline))[0, target].item()
     found = pick(records, **row, metric="completeness_error")["value"].item()
     assert found == pytest.approx(abs(maps[1].signed.sum() - delta), abs=1e-4)
@@ -196,7 +200,7 @@ def test_where_the_prediction_changes_both_maps_explain_the_clean_one(
     by_id = {picture.image_id: index for index, picture in enumerate(images.pictures)}
     for row in changed:
         clean = images.images([by_id[row["image_id"]]])
-        batch = Batch(clean, classifier(clean).argmax(dim=1), (row["image_id"],), 0)
+        batch = Batch(clean, classifier(clean).argmax(dim=1), draws_of(0, [row["image_id"]]))
         maps = [
             Maps.from_attributions(METHODS["gradient"].explain(classifier, seen).numpy())
             for seen in (batch, replace(batch, images=clean + row["severity"]))
@@ -218,7 +222,7 @@ def test_predictions_and_labels_are_those_of_the_classifier(
         for cell in PLAN.cells():
             chosen = pick(rows, family=cell.family, severity=cell.severity, draw=cell.draw)
             nudged = perturb(clean, cell, picture.image_id, 0)
-            seen = nudged - cell.severity if cell.family == "compensated_bias" else nudged
+            seen = nudged - PERTURBATIONS[cell.family].shift(cell.severity)
             predicted = int(classifier(seen[None]).argmax())
             assert set(chosen["pred_perturbed"]) == {predicted}
             assert set(chosen["kept"]) == {predicted == expected}
@@ -232,6 +236,43 @@ def test_a_compensated_bias_keeps_gradient_and_grad_cam(records: pd.DataFrame) -
         np.testing.assert_allclose(spearman, 1.0, atol=1e-3)
     moved = pick(rows, method="integrated_gradients:baseline=black,steps=8", metric="spearman")
     assert (moved["value"] < 0.99).all()
+
+
+def test_a_shifted_network_sees_what_it_would_see_of_the_moved_image(
+    classifier: Classifier,
+) -> None:
+    """The fourth cell: a map that reads the network alone moves as it does under the bias."""
+    ig = "integrated_gradients:baseline=black,steps=64"
+    plan = small_plan(
+        "gradient",
+        "grad_cam:relu=false",
+        ig,
+        family=("bias", "shifted_network"),
+        severity=(-0.2, 0.3),
+        metric=("spearman", "relative_l2", "completeness_error", "completeness_error_relative"),
+    )
+    setup = prepare(classifier, image_set(), plan)
+    expected = count(setup)
+    passes, _, outcomes = measured(setup)
+    assert passes == (expected.forward, expected.backward)
+    found = pd.DataFrame([asdict(record) for outcome in outcomes for record in outcome.records])
+    moved, inside = (pick(found, family=family) for family in ("bias", "shifted_network"))
+    for column in ("target", "pred_perturbed", "kept"):
+        assert moved[column].tolist() == inside[column].tolist()
+    for method in ("gradient", "grad_cam:relu=false"):
+        values = [pick(rows, method=method)["value"] for rows in (moved, inside)]
+        np.testing.assert_allclose(values[0], values[1], rtol=0, atol=5e-4)
+        assert (pick(inside, method=method, metric="relative_l2")["value"] > 0.01).any()
+    # IG is complete for the network that it explains: of f(x + shift), from black.
+    gap = pick(inside, method=ig, metric="completeness_error")["value"]
+    clean = pick(found, method=ig, metric="completeness_error", family="clean")["value"]
+    assert gap.max() < 3 * clean.max()
+    assert (pick(inside, method="input", metric="input_change")["value"] == 0).all()
+    for index, picture in enumerate(image_set().pictures):
+        image = image_set().read(index).image[None]
+        for shift in (-0.2, 0.3):
+            rows = pick(inside, image_id=picture.image_id, severity=shift)
+            assert set(rows["pred_perturbed"]) == {int(classifier(image + shift).argmax())}
 
 
 def test_the_realised_change_of_the_input_is_recorded(records: pd.DataFrame) -> None:
@@ -255,7 +296,7 @@ def test_progress_adds_up(classifier: Classifier) -> None:
     seen: list[int] = []
     plan = PLAN.model_copy(update={"batch_size": 2, "method": ("gradient", "grad_cam")})
     run(classifier, image_set(), plan, seen.append)
-    assert sum(seen) == prepare(classifier, image_set(), plan).map_count() == COUNT * 2 * 10
+    assert sum(seen) == prepare(classifier, image_set(), plan).map_count() == COUNT * 2 * 11
 
 
 # --- what goes wrong ----------------------------------------------------------------------------
@@ -458,7 +499,7 @@ def test_random_draws_of_a_run_hang_on_its_seed(classifier: Classifier) -> None:
 def test_every_compensated_family_is_additive() -> None:
     image = random_images(1)[0]
     for name, family in PERTURBATIONS.items():
-        if family.compensated:
+        if family.network_shift == 1:
             for level in family.severities:
                 moved = perturb(image, Cell(name, level, 0), "x", 0)
                 torch.testing.assert_close(moved - level, image)

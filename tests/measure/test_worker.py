@@ -75,8 +75,9 @@ def test_a_run_takes_one_pass_a_view_and_the_steps_of_the_paths(classifier: Clas
     views = COUNT * (1 + 2 + 2 + 2)
     (forward, backward), _, _ = measured(setup)
     assert backward == views * (1 + 3 * 6)
-    # Black, white and random baseline once an image, and once more for each of the two shifts.
-    assert forward == backward + COUNT * 3 * (1 + 2)
+    # Black and white baseline once an image, and once more for each of the two shifts; the random
+    # one is another in every view.
+    assert forward == backward + COUNT * (2 * (1 + 2) + 7)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +94,9 @@ def test_a_run_takes_one_pass_a_view_and_the_steps_of_the_paths(classifier: Clas
         {"engine": "captum", "method": ("gradient", "gradient_x_input")},
         {"precision": "tf32", "seed": 3},
         {"batch_size": 16},
+        {"coupled": True},
+        {"coupled": True, "nulls": 2, "method": ("smooth_grad:samples=3", "gradient")},
+        {"nulls": 1, "method": ("lime:samples=9", "feature_ablation:segments=7")},
         {"method": ("occlusion:window=0.5", "feature_ablation:segments=7,baseline=random")},
         {
             "method": (
@@ -302,24 +306,14 @@ def test_where_one_image_is_too_many_its_cells_say_so() -> None:
 # --- steps as needed ------------------------------------------------------------------------------
 
 
-def test_the_steps_of_a_pair_are_recorded(classifier: Classifier) -> None:
-    found = run(classifier, image_set(), AUTO)
-    spec = "integrated_gradients:baseline=black,steps=auto"
-    steps = pick(found, metric="steps")
-    assert set(steps["method"]) == {spec}
-    assert len(steps) == COUNT * 7
-    assert set(steps["value"]) <= {points_at(level) for level in range(8)}
-    clean = pick(steps, family="clean").set_index("image_id")["value"]
-    assert (steps["value"] >= steps["image_id"].map(clean.to_dict()).astype(float)).all()
-
-
-def test_both_maps_of_a_pair_use_the_same_nodes(classifier: Classifier) -> None:
-    """Scores are those of the two paths at the pair's level, not each at its own."""
+def test_every_view_takes_the_steps_that_it_needs(classifier: Classifier) -> None:
+    """Scores are those of the two paths each at its own level, whatever the other needed."""
     plan = AUTO.model_copy(
         update={"metric": ("relative_l2",), "family": ("bias",), "severity": (-0.5, 0.5)}
     )
-    found = run(classifier, image_set(), plan)
-    rows = pick(found, method="integrated_gradients:baseline=black,steps=auto", family="bias")
+    spec = "integrated_gradients:baseline=black,steps=auto"
+    rows = pick(run(classifier, image_set(), plan), method=spec)
+    assert set(pick(rows, metric="steps")["family"]) == {"clean", "bias"}
     images = image_set()
     more_demanding: set[bool] = set()
     for index, picture in enumerate(images.pictures):
@@ -330,15 +324,17 @@ def test_both_maps_of_a_pair_use_the_same_nodes(classifier: Classifier) -> None:
                 NestedPath(classifier, Line(torch.zeros_like(x), x, target, 32))
                 for x in (clean, clean + severity)
             ]
-            level = max(path.settled[0] for path in paths)
-            if paths[0].settled != paths[1].settled:
-                more_demanding.add(paths[0].settled > paths[1].settled)
-            first, second = (path.at([level])[0].sum(dim=0) for path in paths)
-            pair = pick(rows, image_id=picture.image_id, severity=severity)
+            levels = [path.settled[0] for path in paths]
+            if levels[0] != levels[1]:
+                more_demanding.add(levels[0] > levels[1])
+            first, second = (path.at(path.settled)[0].sum(dim=0) for path in paths)
+            pair = pick(rows, image_id=picture.image_id, family="bias", severity=severity)
             expected = float((second - first).norm() / first.norm())
             distance = pick(pair, metric="relative_l2")["value"].item()
             assert distance == pytest.approx(expected, rel=1e-4)
-            assert pick(pair, metric="steps")["value"].item() == points_at(level)
+            assert pick(pair, metric="steps")["value"].item() == points_at(levels[1])
+        own = pick(rows, image_id=picture.image_id, family="clean", metric="steps")
+        assert own["value"].item() == points_at(levels[0])
     assert more_demanding == {True, False}, "now the clean one, now the other"
 
 
@@ -414,7 +410,7 @@ def test_every_part_of_the_work_is_timed(classifier: Classifier) -> None:
         specs = {method.spec for method in PLAN.bound_methods()}
         assert set(by_part) == {SHARED, BASELINE_PART, METRICS_PART, *specs}
         images = len({record.image_id for record in outcome.records})
-        # Three baselines of the network as it is, and of each of its two shifts.
-        assert by_part.pop(BASELINE_PART) == [images] * 3 * 3
+        # Two baselines of the network as it is, and of each of its shifts; a third in each view.
+        assert by_part.pop(BASELINE_PART) == [images] * (2 * 3 + 7)
         for part, sizes in by_part.items():
             assert sizes == [images] * 7 * (len(specs) if part == METRICS_PART else 1)

@@ -20,14 +20,13 @@ from steadymap.bench.checks.registry import CHECKS
 from steadymap.bench.checks.subject import Subject
 from steadymap.bench.checks.subject import batch_of as known_batch
 from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.image_set import ImageSet
 from steadymap.bench.data.opening import open_images
 from steadymap.bench.gallery.steps import completeness_by_steps
 from steadymap.bench.measure.estimate import count
 from steadymap.bench.measure.runner import measure, run
 from steadymap.bench.methods.baselines import BASELINES, NOISY_BASELINE
-from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.batch import Batch, draws_of, places_of_others
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.registry import METHODS
 from steadymap.bench.network.passes import count_passes
@@ -94,7 +93,7 @@ def test_what_a_baseline_depends_on_is_what_it_declares(name: str) -> None:
     assert usual.shape == IMAGES64.shape
     other_image = baseline.make(replace(batch, images=IMAGES64.flip(3)))
     moved = baseline.make(replace(batch, images=IMAGES64 + 0.3))
-    other_seed = baseline.make(replace(batch, seed=1))
+    other_seed = baseline.make(replace(batch, draws=batch_of(IMAGES64, seed=1).draws))
     other_data = baseline.make(replace(batch, references=random_images(3, seed=7).double()))
     # An image turned about has the same mean colour.
     assert torch.allclose(usual, other_image) != (baseline.of_image and name != "mean")
@@ -182,8 +181,7 @@ def samples_of(
     """Draw, image by image: where a path starts, where it ends, and the place on it."""
     references = batch.need_references()
     found = []
-    for image, image_id in zip(batch.images, batch.image_ids, strict=True):
-        rng = generator(batch.seed, image_id, "expected gradients")
+    for image, rng in zip(batch.images, batch.generators("expected gradients"), strict=True):
         rows = []
         for _ in range(samples):
             start, place = references[rng.integers(len(references))], rng.random()
@@ -234,8 +232,8 @@ def test_expected_gradients_are_complete_in_expectation() -> None:
     before = torch.stack([network(one[None]) for one in references]).mean(dim=0)
     delta = (network(batch.images) - before).gather(1, batch.targets[:, None])[:, 0]
     found = [
-        explain("expected_gradients:samples=50", network, replace(batch, seed=seed))
-        for seed in range(20)
+        explain("expected_gradients:samples=50", network, batch.redrawn(number))
+        for number in range(20)
     ]
     sums = torch.stack(found).sum(dim=(2, 3, 4))
     error = (sums.mean(dim=0) - delta).abs() / (sums.std(dim=0) / 20**0.5)
@@ -326,10 +324,9 @@ def test_completeness_is_held_against_the_baseline_of_each_view(classifier: Clas
     batch = Batch(
         nudged,
         target,
-        (picture.image_id,),
-        0,
+        draws_of(0, [picture.image_id], (cell.family, cell.severity, cell.draw)),
         references=setup.references.images,
-        reference_ids=setup.references.ids,
+        reference_places=places_of_others([picture.image_id], setup.references.ids),
     )
     for method in setup.methods:
         assert method.start is not None
@@ -378,13 +375,13 @@ def test_no_image_is_compared_with_itself_nor_with_a_copy() -> None:
     ids = tuple(f"id-{place}" for place in range(20))
     targets = torch.zeros(3, dtype=torch.int64)
     # The first and the last are among the references, under the same ids; the other is not.
+    own = ("id-0", "id-19", "id-16")
     batch = Batch(
         images[[0, 19, 16]],
         targets,
-        ("id-0", "id-19", "id-16"),
-        0,
+        draws_of(0, own),
         references=images[[*range(16), 19]],
-        reference_ids=(*ids[:16], ids[19]),
+        reference_places=places_of_others(own, (*ids[:16], ids[19])),
     )
     assert batch.others() == [[*range(1, 17)], [*range(16)], [*range(16)]]
     average = BASELINES["average"].make(batch)
@@ -393,8 +390,8 @@ def test_no_image_is_compared_with_itself_nor_with_a_copy() -> None:
     beginning = bind_method("deep_lift_shap:baselines=40").start
     assert beginning is not None
     for start in beginning.images(batch):
-        assert not any(torch.equal(one, own) for one, own in zip(start, batch.images, strict=True))
-    few = replace(batch, references=images[:1], reference_ids=ids[:1])
+        assert not any(torch.equal(*pair) for pair in zip(start, batch.images, strict=True))
+    few = replace(batch, references=images[:1], reference_places=places_of_others(own, ids[:1]))
     with pytest.raises(ValueError, match="no other image of the data set"):
         few.others()
 
@@ -405,7 +402,13 @@ def test_an_image_among_few_others_has_the_others_alone(spec: str, linear64: Cla
     images = IMAGES64[:2]
     ids = ("a", "b")
     targets = torch.zeros(2, dtype=torch.int64)
-    batch = Batch(images, targets, ids, 0, references=images, reference_ids=ids)
+    batch = Batch(
+        images,
+        targets,
+        draws_of(0, ids),
+        references=images,
+        reference_places=places_of_others(ids, ids),
+    )
     maps = explain(spec.replace("gradient_shap:", "gradient_shap:noise=0,"), linear64, batch)
     layer = linear64.module.network.get_submodule("1")
     assert isinstance(layer, nn.Linear)

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from steadymap.bench.checks.conformance import check_method, registered
 from steadymap.bench.checks.registry import CHECKS
-from steadymap.bench.core.randomness import generator
 from steadymap.bench.methods.baselines import BASELINES
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.binding import bind_method
@@ -138,10 +137,11 @@ def test_baselines_are_what_they_are_called() -> None:
 def test_the_random_baseline_belongs_to_the_image_and_the_seed() -> None:
     batch = batch_of(IMAGES)
     noise = BASELINES["random"].make(batch)
-    # The perturbed image of a pair, alone and in another place, has the clean one's baseline.
-    alone = replace(batch, images=IMAGES[2:3] + 0.3, image_ids=batch.image_ids[2:3])
-    assert torch.equal(BASELINES["random"].make(alone), noise[2:3])
-    assert not torch.equal(BASELINES["random"].make(replace(batch, seed=1)), noise)
+    # Alone, in another place, and asked again it has the same baseline.
+    assert torch.equal(BASELINES["random"].make(batch.part([2])), noise[2:3])
+    assert torch.equal(BASELINES["random"].make(batch.part([2, 0])), noise[[2, 0]])
+    assert torch.equal(BASELINES["random"].make(batch), noise)
+    assert not torch.equal(BASELINES["random"].make(batch_of(IMAGES, seed=1)), noise)
 
 
 def test_gradients_agree_with_finite_differences() -> None:
@@ -227,6 +227,29 @@ def test_a_compensated_bias_is_a_shifted_baseline(baseline: str, conv64: Classif
     same = torch.allclose(moved, explain(spec, conv64, IMAGES64), rtol=0, atol=1e-12)
     near = torch.allclose(moved, explain(spec, conv64, IMAGES64), atol=1e-3)
     assert same == near == BASELINES[baseline].moves_along
+
+
+# --- the fourth cell: the image stays, and the network computes f(x + shift) ---------------------
+
+
+@pytest.mark.parametrize("spec", ["gradient", "grad_cam", "grad_cam:relu=false", "layer_cam"])
+def test_a_shifted_network_s_gradient_and_grad_cam_are_those_of_the_moved_image(
+    spec: str, conv64: Classifier
+) -> None:
+    shifted = explain(spec, conv64.shifted(-SHIFT), IMAGES64)
+    torch.testing.assert_close(shifted, explain(spec, conv64, IMAGES64 + SHIFT), rtol=0, atol=1e-12)
+
+
+def test_a_shifted_network_s_gradient_x_input_takes_the_image_as_it_is(conv64: Classifier) -> None:
+    shifted = explain("gradient_x_input", conv64.shifted(-SHIFT), IMAGES64)
+    slope = explain("gradient", conv64, IMAGES64 + SHIFT)
+    torch.testing.assert_close(shifted, slope * IMAGES64, rtol=0, atol=1e-12)
+    # So the three differences add up but for the slope's own change times the shift.
+    clean, moved = (explain("gradient_x_input", conv64, x) for x in (IMAGES64, IMAGES64 + SHIFT))
+    still = explain("gradient", conv64, IMAGES64)
+    compensated = explain("gradient_x_input", conv64.shifted(SHIFT), IMAGES64 + SHIFT)
+    interaction = (moved - clean) - (shifted - clean) - (compensated - clean)
+    torch.testing.assert_close(interaction, (slope - still) * SHIFT, rtol=0, atol=1e-12)
 
 
 # --- our own paths against captum's ---------------------------------------------------------------
@@ -425,8 +448,7 @@ def noisy_gradients(classifier: Classifier, images: Tensor, samples: int, noise:
     """Take gradients one image and one copy at a time: (samples, B, 3, H, W)."""
     batch = batch_of(images)
     found = []
-    for place, image_id in enumerate(batch.image_ids):
-        rng = generator(batch.seed, image_id, "smoothing")
+    for place, rng in enumerate(batch.generators("smoothing")):
         copies = []
         for _ in range(samples):
             drawn = torch.from_numpy(rng.standard_normal(tuple(images.shape[1:])))

@@ -27,7 +27,6 @@ from steadymap.metrics import (
     Status,
     evaluate,
     magnitude,
-    recognise,
     similarity,
 )
 from steadymap.metrics.maps import Flags, average_ranks
@@ -445,46 +444,3 @@ def test_what_does_not_belong_together_is_refused() -> None:
         evaluate(METRICS["completeness_error"], maps(), maps())
     with pytest.raises(ValueError, match="batch, channels"):
         Maps.from_attributions(np.zeros((4, SIDE, SIDE)))
-
-
-# --- recognition ----------------------------------------------------------------------------------
-
-
-def lined(*rows: tuple[float, ...]) -> Maps:
-    return Maps(np.array([[row] for row in rows]))
-
-
-@pytest.mark.parametrize("better", ["higher", "lower"])
-def test_a_map_is_recognised_if_its_own_is_strictly_closest(better: str) -> None:
-    metric = METRICS["spearman"]
-    if better == "lower":
-        metric = replace(
-            metric,
-            better="lower",
-            range=(0, 2),
-            compute=lambda a, b: 1 - METRICS["spearman"].compute(a, b),
-        )
-    clean = lined((1.0, 2.0, 3.0), (1.0, 2.0, 3.0), (1.0, 2.0, 3.0))
-    perturbed = lined((1.0, 2.0, 4.0), (3.0, 2.0, 1.0), (1.0, 3.0, 2.0))
-    null = lined((3.0, 2.0, 1.0), (3.0, 2.0, 1.5), (5.0, 6.0, 7.0))
-    own = evaluate(metric, clean, perturbed)
-    found = recognise(metric, own, [null], perturbed)
-    # Closest to its own; to the other; as close to either.
-    np.testing.assert_array_equal(found.values, [1.0, 0.0, 0.0])
-    assert set(found.statuses) == {Status.OK}
-
-
-def test_every_null_map_counts_and_undefined_ones_do_not() -> None:
-    metric = METRICS["spearman"]
-    clean, perturbed = lined((1.0, 2.0, 3.0)), lined((1.0, 3.0, 2.0))
-    own = evaluate(metric, clean, perturbed)
-    near, far, flat = lined((1.0, 3.0, 2.0)), lined((3.0, 1.0, 2.0)), lined((1.0, 1.0, 1.0))
-    for nulls, value in (([far], 1.0), ([far, near], 0.0), ([flat, far], 1.0)):
-        assert recognise(metric, own, nulls, perturbed).values == [value]
-    for nulls in ([flat], []):
-        found = recognise(metric, own, nulls, perturbed)
-        assert found.statuses == (Status.SKIPPED,)
-        assert found.details == ("no null map is defined",)
-        assert np.isnan(found.values).all()
-    lost = evaluate(metric, flat, perturbed)
-    assert recognise(metric, lost, [far], perturbed).statuses == (Status.DEGENERATE,)

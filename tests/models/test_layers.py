@@ -22,7 +22,7 @@ from torchvision.models.regnet import BlockParams
 from torchvision.models.resnet import BasicBlock
 
 from steadymap.bench.data.opening import open_images
-from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.batch import Batch, draws_of
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.cam import captum_grad_cam, grad_cam
 from steadymap.bench.network.passes import shared_pass
@@ -63,7 +63,7 @@ def classifier_of(build: Callable[[], nn.Module], layer: CamLayer | str) -> Clas
 
 def batch_of_three(classifier: Classifier, seed: int = 0) -> Batch:
     images = random_images(3, classifier.input_size[0], seed)
-    return Batch(images, torch.tensor([0, 1, 2]), ("x", "y", "z"), 0)
+    return Batch(images, torch.tensor([0, 1, 2]), draws_of(0, "xyz"))
 
 
 @pytest.fixture(scope="module")

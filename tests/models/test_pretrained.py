@@ -15,7 +15,7 @@ from support import random_images
 from torch import nn
 
 from steadymap.bench.data.opening import open_images
-from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.batch import Batch, draws_of
 from steadymap.bench.methods.cam import grad_cam
 from steadymap.models import (
     MODEL_FORMS,
@@ -91,7 +91,7 @@ def test_a_network_of_timm(name: str, layer: CamLayer, grid: int) -> None:
     assert classifier.cam == layer
     assert classifier.framing.size == (160, 160)
     assert classifier.framing.short_side == 168, "the preset's crop of 0.95"
-    batch = Batch(random_images(1, 160), torch.tensor([3]), ("x",), 0)
+    batch = Batch(random_images(1, 160), torch.tensor([3]), draws_of(0, "x"))
     assert grad_cam(classifier, batch, relu=False).shape == (1, 1, grid, grid)
     assert classifier.weights_hash() == load_classifier(f"timm:{name}@random").weights_hash()
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from steadymap.bench.checks import networks as known
-from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.batch import Batch, draws_of
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.network.graph import UntraceableError, check, rewritten, structure
 from steadymap.models import Classifier, make_classifier
@@ -354,7 +354,7 @@ def test_every_spelling_of_a_relu_is_one(spelling: str) -> None:
     )
     checked(classifier)
     images, targets = known.images(3).float(), torch.arange(3) % known.CLASSES
-    batch = Batch(images, targets, ("a", "b", "c"), 0)
+    batch = Batch(images, targets, draws_of(0, "abc"))
     for spec in ("guided_backprop", "deconvolution", "deep_lift", "lrp"):
         method = bind_method(spec)
         assert method.unfit(classifier) is None

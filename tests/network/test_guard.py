@@ -463,16 +463,18 @@ def test_what_a_method_writes_into_its_batch_nobody_else_sees(
 ) -> None:
     def scribbler(network: Classifier, batch: Batch) -> Tensor:
         maps = explained(network, batch)
-        for one in (batch.images, batch.clean, batch.references, batch.targets):
+        for one in (batch.images, batch.references, batch.targets):
             if one is not None:
                 one.fill_(1)
         return maps
 
     method = Method(scribbler, "", "", needs_references=lambda _parameters: True)
     rows = run_beside(monkeypatch, classifier, method)
-    # The write itself harms nobody, and is not held against the maps.
-    assert set(rows["status"]) == {"ok"}
-    kept = pick(rows, family="compensated_bias")["value"]
+    # The write itself harms nobody, and is not held against the maps; some images have none of
+    # their class beside them.
+    assert set(rows["status"]) <= {"ok", "skipped"}
+    assert set(rows[~rows["metric"].str.contains("same_class")]["status"]) == {"ok"}
+    kept = pick(rows, family="compensated_bias", metric="spearman")["value"]
     np.testing.assert_allclose(kept, 1, atol=1e-3)
 
 
@@ -529,6 +531,7 @@ def test_workers_do_not_see_what_a_method_does_to_the_weights_meanwhile(
 
     rows = run_beside(monkeypatch, tiny(), Method(slow, "", ""), jobs=2, batch_size=1, nulls=nulls)
     ours = rows[~rows["family"].isin(("other_image", "random_network"))]
+    ours = ours[~ours["metric"].str.contains("same_class")]
     assert set(ours["status"]) == {"ok"}
 
 

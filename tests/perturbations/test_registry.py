@@ -31,6 +31,7 @@ from steadymap.bench.perturbations.apply import perturb as apply_cell
 from steadymap.bench.perturbations.cell import Cell
 from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.records.manifest_schema import unit_of
+from steadymap.bench.records.vocabulary import DIAGNOSIS, SHIFTED
 from steadymap.models import make_classifier
 
 IMAGE = random_images(1, 64)[0]
@@ -47,6 +48,8 @@ def family_or_skip(name: str) -> str | ParameterSet:
 
 
 FAMILIES = [family_or_skip(name) for name in PERTURBATIONS]
+# In this one the severity is the network's; the image stays.
+MOVING = [family_or_skip(name) for name in PERTURBATIONS if name != SHIFTED]
 LARGEST = {name: family.severities[-1] for name, family in PERTURBATIONS.items()}
 
 
@@ -92,7 +95,7 @@ def test_severity_0_is_the_identity(name: str, pixels: np.ndarray) -> None:
     assert torch.equal(perturb(image, Cell(name, 0.0, 0), "x", 0), image)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", MOVING)
 def test_the_realised_change_grows_with_the_severity(name: str) -> None:
     family = PERTURBATIONS[name]
     image = SMOOTH if family.warp else IMAGE
@@ -106,11 +109,26 @@ def test_the_realised_change_grows_with_the_severity(name: str) -> None:
         assert len(set(changes)) == len(levels)
 
 
+def test_where_the_network_is_shifted_the_image_stays() -> None:
+    for severity in PERTURBATIONS[SHIFTED].severities:
+        assert torch.equal(perturb(IMAGE, Cell(SHIFTED, severity, 0), "x", 0), IMAGE)
+
+
+def test_what_a_network_is_shifted_by() -> None:
+    """Of two families: in one it takes off what the image has, in the other it adds it."""
+    shifts = {name: family.shift(0.2) for name, family in PERTURBATIONS.items()}
+    assert {name: shift for name, shift in shifts.items() if shift} == {
+        "compensated_bias": 0.2,
+        SHIFTED: -0.2,
+    }
+    assert set(DIAGNOSIS) == {name for name, shift in shifts.items() if shift}
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_there_are_five_levels_inside_the_bounds(name: str) -> None:
     family = PERTURBATIONS[name]
     low, high = family.bounds
-    assert len({abs(level) for level in family.severities}) == 5
+    assert len({abs(level) for level in family.severities}) == (1 if name == SHIFTED else 5)
     assert all(low <= level <= high for level in family.severities)
     assert list(family.severities) == sorted(family.severities)
     if low < 0:

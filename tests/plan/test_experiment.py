@@ -21,6 +21,7 @@ from steadymap.bench.plan.packaged_experiments import (
     read_experiment,
 )
 from steadymap.bench.plan.plan import Plan
+from steadymap.bench.records.vocabulary import SHIFTED
 from steadymap.metrics import METRICS
 
 
@@ -161,8 +162,9 @@ def test_the_embedded_experiment_has_everything() -> None:
     assert experiment.nulls > 0
     assert experiment.family == DEFAULT_FAMILIES
     assert experiment.metric is None, f"all of {list(METRICS)}"
-    for levels in experiment.severities().values():
-        assert len({abs(level) for level in levels}) >= 3
+    for family, levels in experiment.severities().items():
+        assert len({abs(level) for level in levels}) >= (1 if family == SHIFTED else 3)
+    assert set(experiment.severities()[SHIFTED]) < set(experiment.severities()["compensated_bias"])
     assert {level < 0 for level in experiment.severities()["bias"]} == {True, False}
 
 

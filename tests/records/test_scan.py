@@ -42,7 +42,7 @@ from steadymap.bench.records import scan as scanning
 from steadymap.bench.records.read import RECORDS, read_run
 from steadymap.bench.records.scan import COLUMNS, PAIR, Scan, as_scan, scan_run
 from steadymap.bench.records.schema import SCHEMA, perturbed_images
-from steadymap.bench.records.vocabulary import NULLS
+from steadymap.bench.records.vocabulary import MUST_DIFFER, NULLS, base_metric
 from steadymap.bench.report.finished_run import FinishedRun, curves_of
 from steadymap.bench.report.page import render
 from steadymap.bench.report.rank_diagrams import rank_diagrams, write_diagrams
@@ -187,11 +187,19 @@ def test_metrics_part_the_records(scan: Scan, records: pd.DataFrame) -> None:
         "saturated_share",
     }  # fmt: skip
     for name in metrics:
-        names = (name, f"{name}.recognised")
+        names = [other for other in records["metric"].unique() if base_metric(other) == name]
         same(scan.of(name), records[records["metric"].isin(names)][COLUMNS])
     assert sum(len(scan.of(name)) for name in metrics) == len(records)
     assert scan.of("nothing").empty
     assert list(scan.of("nothing")) == COLUMNS
+
+
+def test_what_maps_react_by_is_no_metric_of_a_run_that_has_others(records: pd.DataFrame) -> None:
+    told = (records["metric"] != "spearman") | records["family"].isin(MUST_DIFFER)
+    told &= ~records["metric"].str.startswith("spearman.")
+    scan = as_scan(records[told])
+    assert "spearman" not in scan.metrics()
+    assert set(scan.of("spearman")["family"]) == set(MUST_DIFFER)
 
 
 def test_a_metric_called_like_a_recognition_is_had_once(records: pd.DataFrame) -> None:
@@ -287,7 +295,7 @@ def test_the_summary_of_a_run_holds_one_metric_at_a_time(
     def watched(scan: Scan, metric: str) -> pd.DataFrame:
         assert not [one for one in held if one() is not None], f"others are held beside {metric}"
         found = of(scan, metric)
-        assert set(found["metric"].unique()) <= {metric, f"{metric}.recognised"}
+        assert set(map(base_metric, found["metric"].unique())) == {metric}
         held.append(weakref.ref(found))
         read.append(metric)
         return found

@@ -182,6 +182,15 @@ def test_ranges_are_those_of_the_metrics_their_recognition_and_the_input() -> No
     for name in ("ssim.recognised", "saturated_share"):
         assert not seen(name, 1.0)
         assert seen(name, 1.1)
+    for name in (
+        "spearman.other_image",
+        "spearman.same_class.partner",
+        "spearman.random_network.0",
+    ):
+        assert not seen(name, -1.0)
+        assert seen(name, -1.1)
+    assert not seen("ssim.rank", 8.0)
+    assert seen("ssim.rank", 0.0)
     assert seen("input_change", -0.1)
     assert not seen("mine", -1e308)
     assert seen("mine", 3.1)

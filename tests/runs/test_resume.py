@@ -282,7 +282,7 @@ def test_few_handles_of_files_never_make_an_empty_table(
 ) -> None:
     assert steadymap(*RUN, "--output", "here").code == 0
     codes = {}
-    for handles in (*range(4, 16), 18, 20, 24, 32, 64):
+    for handles in (*range(4, 12), 16, 64):
         limited = f'ulimit -n {handles}; exec "{SCRIPT}" merge here --output there{handles}'
         done = subprocess.run(["bash", "-c", limited], cwd=tmp_path, check=False)  # noqa: S603, S607 - our own
         codes[handles] = done.returncode
@@ -290,8 +290,9 @@ def test_few_handles_of_files_never_make_an_empty_table(
             pd.testing.assert_frame_equal(table(f"there{handles}"), table("here"))
         else:
             assert not Path(f"there{handles}/manifest.json").exists()
-    assert 0 in codes.values()
-    assert codes[6] != 0
+    # Too few is a refusal, enough is the table: where one ends hangs on what a library opens.
+    assert codes[4] != 0
+    assert codes[64] == 0
     record_property("measured", f"exit codes by handles: {codes}")
 
 

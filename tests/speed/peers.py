@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from steadymap.bench import Plan, from_tensor, run
 from steadymap.bench.methods.baselines import BASELINES
-from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.batch import Batch, draws_of
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.network.memory import images_at_once
 from steadymap.metrics import magnitude
@@ -65,7 +65,9 @@ def make_work(network: str, images: int, workers: int) -> Work:
     generator = torch.Generator().manual_seed(SEED)
     shown = torch.rand(images, 3, size, size, generator=generator)
     targets = classifier(shown).argmax(dim=1)
-    batch = Batch(shown, targets, tuple(map(str, range(images))), SEED, images_at_once(classifier))
+    batch = Batch(
+        shown, targets, draws_of(SEED, list(map(str, range(images)))), images_at_once(classifier)
+    )
     layer = plain.get_submodule(classifier.need_cam().path)
     return Work(classifier, plain, layer, batch, workers)
 

@@ -16,7 +16,7 @@ from peers import JOBS, make_work
 from support import probe_evidence
 
 from steadymap.bench import Plan, from_tensor, run
-from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.batch import Batch, draws_of
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.registry import DEFAULT_METHODS, METHODS
 from steadymap.bench.network.passes import count_passes
@@ -40,7 +40,7 @@ def images(count: int = IMAGES) -> torch.Tensor:
 @pytest.mark.parametrize("spec", SPECS)
 def speed_of_a_method(benchmark: Benchmark, spec: str, engine: str) -> None:
     classifier, method = load_classifier("compact"), bind_method(spec)
-    batch = Batch(images(), torch.zeros(IMAGES, dtype=torch.int64), ("",) * IMAGES, 0)
+    batch = Batch(images(), torch.zeros(IMAGES, dtype=torch.int64), draws_of(0, ("",) * IMAGES))
     with count_passes(classifier) as counts:
         method.explain(classifier, batch, "captum" if engine == "captum" else "own")
     benchmark.extra_info |= {"forward": counts.forward, "backward": counts.backward}  # type: ignore[attr-defined]

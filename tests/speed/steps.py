@@ -15,7 +15,7 @@ from torch import Tensor
 
 from steadymap.bench.data.opening import open_images
 from steadymap.bench.methods.baselines import BASELINES
-from steadymap.bench.methods.batch import Batch
+from steadymap.bench.methods.batch import Batch, draws_of
 from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.paths import Line, path_sum, points_at
 from steadymap.models import load_classifier
@@ -56,7 +56,7 @@ def main() -> None:
     rows = []
     for baseline in THREE:
         for shift in (0.0, SHIFT):
-            batch = Batch(clean + shift, targets, ids, 0)
+            batch = Batch(clean + shift, targets, draws_of(0, ids))
             exact = reference(batch, baseline)
             spec = f"integrated_gradients:baseline={baseline},steps="
             nested = bind_method(spec + "auto").nested(classifier, batch)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.analysis.leaderboard import Score, board_metrics
+from steadymap.bench.analysis.whose_fault import SPLIT
 from steadymap.bench.core.names import file_name
-from steadymap.bench.records.vocabulary import METHOD, METRIC, SEVERITY
+from steadymap.bench.records.vocabulary import COMPENSATED, METHOD, METRIC, SEVERITY, SHIFTED
 from steadymap.bench.report import answer, figures, finished_run, grid
+
+# What is shown of a method, whose fourth cell is 0; and the names of the columns but the first.
+PARTS = ("total", COMPENSATED, SHIFTED)
+COLUMN_NAMES = ("image alone", "network alone", "network's share")
 
 
 def context(run: finished_run.FinishedRun) -> dict[str, Any]:
@@ -59,26 +65,30 @@ def fault_grid(findings: Findings) -> grid.Grid | None:
     def cells(spec: str, metric: str) -> list[grid.TableCell]:
         row = row_of.get((spec, metric))
         if row is None:
-            return [grid.TableCell("-")] * 4
-        parts = [row[part] for part in ("total", "own", "network")]
-        share = grid.score_cell(Score(row["network_share"], row["low"], row["high"]))
-        return [*(grid.TableCell(f"{part:.3f}", key=part) for part in parts), share]
+            return [grid.TableCell("-")] * (len(PARTS) + 1)
+        parts = [row[part] for part in PARTS]
+        # Without a share the words say why; the cells stand beside them.
+        word = "" if row["verdict"] == SPLIT else str(row["verdict"]).partition(":")[0]
+        share = grid.score_cell(Score(row["network_share"], row["low"], row["high"], word))
+        if word:
+            share = grid.TableCell(word)
+        return [*map(_number, parts), share]
 
     totals = {f"{answer.metric_name(metric)}: total": f"{metric}\ntotal" for metric in metrics}
     return grid.Grid(
-        f"Instability ({distance_words(findings)}) under bias; what is left under compensated bias "
-        "is the method's own doing",
+        f"Instability ({distance_words(findings)}) under bias; where the image alone is shifted "
+        "(compensated bias), and where the network alone is",
         (
             "method",
-            *(
-                column
-                for total in totals
-                for column in (total, "method's own", "network's", "network's share")
-            ),
+            *(column for total in totals for column in (total, *COLUMN_NAMES)),
         ),
         tuple(
             (grid.name_cell(name), *(cell for metric in metrics for cell in cells(spec, metric)))
             for spec, name in finished_run.method_names(findings).items()
         ),
-        heads=totals | {"network's": "the\nnetwork's"},
+        heads=totals | {name: name.replace(" ", "\n") for name in COLUMN_NAMES},
     )
+
+
+def _number(value: float) -> grid.TableCell:
+    return grid.TableCell("-") if math.isnan(value) else grid.TableCell(f"{value:.3f}", key=value)

@@ -43,7 +43,7 @@ def drawings(run: finished_run.FinishedRun) -> list[grid.Drawing]:
             f"ranks-{file_name(metric)}",
             figure,
             f"Mean ranks within an image by {answer.metric_name(metric)}; methods joined by a bar "
-            "have not been shown to differ (Nemenyi's test)",
+            "have not been shown to differ",
         )
         for metric, figure in run.diagrams.items()
         if metric in board_metrics(run.findings)
@@ -66,16 +66,22 @@ def board_grid(
     columns = [METHOD]
     for name in metrics:
         columns += [answer.metric_name(name), *(["rank", "recognised"] if calibrated else [])]
+    judged = any(line.faithful for line in lines)
+    columns += ["faithful", "evidence kept"] if judged else []
     columns += ["completeness error"] if complete else []
     columns += [] if costs is None else ["ms a map", "passes"]
 
     def cells(line: LeaderboardRow) -> tuple[grid.TableCell, ...]:
-        row = [grid.name_cell(line.label)]
+        # On a terminal the reasons stand below the table.
+        reason = "" if costs is None else line.reason
+        label = line.label if line.ranked or line.control else f"not ranked: {line.label}"
+        row = [grid.TableCell(label, reason, line.label)]
         for name in metrics:
             row.append((grid.probe_cell if is_probe(name) else grid.score_cell)(line.scores[name]))
             if calibrated:
                 row.append(grid.rank_cell(line.ranks.get(name)))
                 row.append(grid.share_cell(line.recognised.get(name, math.nan)))
+        row += [grid.score_cell(line.faithful), grid.score_cell(line.evidence)] if judged else []
         row += [grid.score_cell(line.completeness)] if complete else []
         if costs is not None:
             cost = costs.get(line.spec)
@@ -90,8 +96,11 @@ def board_grid(
     return grid.Grid(
         f"All families together; {scale}",
         (*columns, "coverage"),
-        tuple(cells(line) for line in lines if not line.control),
-        tuple(cells(line) for line in lines if line.control),
+        tuple(cells(line) for line in lines if line.ranked and not line.control),
+        tuple(
+            [cells(line) for line in lines if not line.ranked and not line.control]
+            + [cells(line) for line in lines if line.control]
+        ),
         {"recognised": "recog-\nnised"} | {answer.metric_name(name): name for name in metrics},
     )
 

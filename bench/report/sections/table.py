@@ -9,6 +9,7 @@ from typing import Any
 from steadymap.bench.report.finished_run import FinishedRun
 from steadymap.bench.report.grid import Drawing
 from steadymap.bench.report.sections import (
+    admission,
     answer,
     completeness,
     cost,
@@ -41,6 +42,7 @@ class Section:
 SECTIONS: dict[str, Section] = {
     "answer": Section(answer.context),
     "leaderboard": Section(leaderboard.context, leaderboard.drawings),
+    "admission": Section(admission.context),
     "curves": Section(curves.context, curves.drawings),
     "gallery": Section(gallery.context),
     "completeness": Section(completeness.context, completeness.drawings),
