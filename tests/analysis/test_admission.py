@@ -232,6 +232,7 @@ def test_of_two_classes_a_map_without_a_sign_is_not_judged() -> None:
         (Facts(2, unsigned=frozenset({"m"})), "not judged"),
         (Facts(2, by_magnitude=frozenset({"m"})), "not judged"),
         (Facts(2), "no"),
+        (Facts(1), "not judged"),
         (Facts(3, unsigned=frozenset({"m"})), "no"),
     ):
         found = judged(GRADIENT, *rows, facts=facts)
@@ -358,9 +359,15 @@ def test_evidence_kept_is_a_ratio_of_means_and_none_of_nothing() -> None:
         *clean("weak", "margin.other_image", spread(0.1)),
         *clean("weak", "evidence_kept", margins, **kept),
     ]
-    found = evidence_kept(frame(rows)).set_index("method")
+    found = evidence_kept(frame(rows))
+    # With one family that has values, all families together are that one.
+    assert found["family"].tolist() == ["bias", "bias", "overall", "overall"]
+    columns = ["method", "kept", "low", "high", "images"]
+    pd.testing.assert_frame_equal(found[columns][:2], found[columns][2:].reset_index(drop=True))
+    found = found[:2].set_index("method")
     assert found.index.tolist() == ["m", "weak"]
     assert found.loc["m", ["kept", "low", "high"]].tolist() == pytest.approx([0.8, 0.8, 0.8])
     assert np.isnan(found.loc["weak", "kept"])
     assert found.loc["weak", "reason"] == "the clean map's own margin may be 0"
     assert found.loc["m", "images"] == COUNT
+    assert evidence_kept(frame(rows[:COUNT])).empty
