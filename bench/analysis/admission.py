@@ -76,9 +76,9 @@ class Facts:
         )
 
     def blind_by_nature(self, method: str) -> bool:
-        """Whether a map for the other of two classes is the same one, its sign apart."""
+        """Whether a map for another class is the same one, its sign apart; or there is no other."""
         mute = method in self.unsigned or method in self.by_magnitude
-        return self.classes == 2 and mute  # noqa: PLR2004 - the one and the other
+        return self.classes == 1 or (self.classes == 2 and mute)  # noqa: PLR2004 - one and another
 
 
 @dataclass(frozen=True)

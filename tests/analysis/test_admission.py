@@ -232,6 +232,7 @@ def test_of_two_classes_a_map_without_a_sign_is_not_judged() -> None:
         (Facts(2, unsigned=frozenset({"m"})), "not judged"),
         (Facts(2, by_magnitude=frozenset({"m"})), "not judged"),
         (Facts(2), "no"),
+        (Facts(1), "not judged"),
         (Facts(3, unsigned=frozenset({"m"})), "no"),
     ):
         found = judged(GRADIENT, *rows, facts=facts)
@@ -278,6 +279,9 @@ def test_above_zero_is_students_t_where_nothing_leans() -> None:
         stats.ttest_1samp(-tail, 0.0, alternative="greater").pvalue
     )
     assert (above_zero(np.zeros(9)), above_zero(np.ones(9))) == (1.0, 0.0)
+    # However far above 0, a tail on the low side does not turn it back.
+    far = 1 - 1e-3 * np.random.default_rng(0).exponential(size=40)
+    assert above_zero(far) < 1e-12
 
 
 @given(
@@ -366,3 +370,4 @@ def test_evidence_kept_is_a_ratio_of_means_and_none_of_nothing() -> None:
     assert np.isnan(found.loc["weak", "kept"])
     assert found.loc["weak", "reason"] == "the clean map's own margin may be 0"
     assert found.loc["m", "images"] == COUNT
+    assert evidence_kept(frame(rows[:COUNT])).empty

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -22,8 +24,8 @@ def sound(classifier: Classifier, batch: Batch) -> Tensor:
 
 
 def blind_to_the_class(classifier: Classifier, batch: Batch) -> Tensor:
-    maps = [gradient(classifier, Batch(batch.images, torch.full_like(batch.targets, label),
-            batch.image_ids, batch.seed)) for label in range(2)]  # fmt: skip
+    targets = [torch.full_like(batch.targets, label) for label in range(2)]
+    maps = [gradient(classifier, replace(batch, targets=label)) for label in targets]
     return maps[0] + maps[1]
 
 
