@@ -9,6 +9,7 @@ from finished import METHODS
 from support import frame, image_set, linear_network, pick, small_plan, tiny
 
 from steadymap.bench.analysis.calibration import calibrate
+from steadymap.bench.analysis.cells import is_unrelated
 from steadymap.bench.analysis.curves import breaking_points, severity_curves
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.measure.runner import run
@@ -75,7 +76,7 @@ def test_the_curves_of_a_metric_have_one_scale_whatever_was_skipped() -> None:
     ]
     assert curves["score"].tolist() == pytest.approx([score])
     # Without null maps all are raw, and that of the skipped one is empty.
-    raw = Findings.of(records[~records["family"].isin(NULLS)])
+    raw = Findings.of(records[~records["metric"].astype(str).map(is_unrelated)])
     curves = severity_curves(records, raw.calibrated)
     assert not curves["calibrated"].any()
     assert set(curves["method"]) == {"gradient_x_input", "guided_backprop"}
