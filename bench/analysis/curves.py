@@ -12,6 +12,7 @@ from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.records.vocabulary import (
     CLEAN,
     FAMILY,
+    KEPT,
     METHOD,
     METRIC,
     OVERALL,
@@ -40,7 +41,8 @@ def severity_curves(
 
     Where any method has calibrated scores of a metric all its curves are calibrated, by the null of
     all families together, taken as known: the interval is that of the score alone. So the curves of
-    a metric have one scale, whatever methods were skipped.
+    a metric have one scale, whatever methods were skipped. They are then, like those scores, of
+    pairs whose prediction held; maps that vanished are left out of a curve.
 
     Args:
         records: of a run.
@@ -58,13 +60,14 @@ def severity_curves(
     methods = [spec for spec in records[METHOD].unique() if not is_control(str(spec))]
     chosen = records[kept & records[METHOD].isin(methods)]
     keys = [METHOD, FAMILY, METRIC, SEVERITY]
-    table = summary.summarise(chosen, tuple(keys))
-    warped = records[METRIC].isin([name + PERFECT for name in known])
-    defined = records[warped & (records[STATUS] == Status.OK.value)]
-    best = defined.groupby(keys, observed=True)[VALUE].mean().to_dict()
     overall = calibrated[calibrated[FAMILY] == OVERALL]
     worths = {(row[METHOD], row[METRIC]): row for row in overall.to_dict("records")}
     scaled = {metric for _, metric in worths}
+    chosen = chosen[chosen[KEPT] | ~chosen[METRIC].isin(scaled)]
+    table = summary.summarise(chosen, tuple(keys))
+    warped = records[METRIC].isin([name + PERFECT for name in known])
+    defined = records[warped & records[KEPT] & (records[STATUS] == Status.OK.value)]
+    best = defined.groupby(keys, observed=True)[VALUE].mean().to_dict()
     rows: list[dict[str, object]] = []
     for row in table.astype({METHOD: str, FAMILY: str, METRIC: str}).to_dict("records"):
         ends = [row["mean"], row["low"], row["high"]]

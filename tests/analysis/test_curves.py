@@ -46,6 +46,7 @@ def test_curves_are_means_over_images_at_each_severity(
             & (finished_records["metric"] == "ssim")
             & (finished_records["family"] == "bias")
             & (finished_records["severity"] == row["severity"])
+            & finished_records["kept"]
         ]["value"]
         overall = calibrated[
             (calibrated["method"] == row["method"])

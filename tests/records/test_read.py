@@ -76,7 +76,8 @@ def test_tables_of_a_run_hold_no_formula(home: Path, tmp_path: Path) -> None:
     found = Findings.of(hostile)
     found.write(tmp_path)
     names = {path.name for path in tmp_path.glob("*.csv")}
-    assert names == {"summary.csv", "calibrated.csv", "ranks.csv", "whose_fault.csv"}
+    tables = ("summary", "calibrated", "ranks", "pairs", "agreement", "whose_fault")
+    assert names == {f"{name}.csv" for name in tables}
     assert not formulas(tmp_path)
     for name, frame in (("summary.csv", found.summary), ("ranks.csv", found.ranks)):
         read = read_csv(tmp_path / name, ("method",))

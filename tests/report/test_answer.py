@@ -9,8 +9,9 @@ import pandas as pd
 from finished import METHODS, calibrated_by_hand
 
 from steadymap.bench import read_run
+from steadymap.bench.analysis.cells import is_unrelated
 from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.records.vocabulary import CLEAN, NULLS, REFERENCES, is_control
+from steadymap.bench.records.vocabulary import CLEAN, REFERENCES, is_control
 from steadymap.bench.report.answer import _listed, answer
 from steadymap.bench.report.finished_run import FinishedRun
 from steadymap.bench.report.sections.leaderboard import board_grid
@@ -34,7 +35,7 @@ def test_the_answer_is_made_of_the_numbers(
 
 def test_an_answer_without_calibration_says_so(finished_folder: Path) -> None:
     records, _ = read_run(finished_folder)
-    raw = Findings.of(records[~records["family"].isin(NULLS)])
+    raw = Findings.of(records[~records["metric"].astype(str).map(is_unrelated)])
     held, _, uncertain = answer(raw)
     means = raw.summary[
         (raw.summary["metric"] == "ssim")
