@@ -72,7 +72,7 @@ def save_baseline(
             f"{run} holds no finished run ({read.RECORDS} and {read.MANIFEST})"
         )
     named = metric_registry.known_metrics(read.read_manifest(run / read.MANIFEST))
-    known = [*named, *(name + vocabulary.RECOGNISED for name in named)]
+    known = [*named, *(name + vocabulary.RECOGNISED for name in named), vocabulary.EVIDENCE_KEPT]
     for metric in metrics:
         if metric not in known:
             raise errors.ConfigError(

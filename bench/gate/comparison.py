@@ -17,7 +17,15 @@ from steadymap.bench.core import errors, machine, metric_registry, names
 from steadymap.bench.gate.differences import value_at
 from steadymap.bench.gate.margins import TIME_FACTOR, Margins
 from steadymap.bench.gate.side import Side
-from steadymap.bench.records.vocabulary import FAMILY, IMAGE_ID, METHOD, METRIC, RECOGNISED, VALUE
+from steadymap.bench.records.vocabulary import (
+    EVIDENCE_KEPT,
+    FAMILY,
+    IMAGE_ID,
+    METHOD,
+    METRIC,
+    RECOGNISED,
+    VALUE,
+)
 from steadymap.metrics import METRICS, Metric
 from steadymap.metrics.maps import CONSTANT_SPREAD
 
@@ -167,7 +175,7 @@ def better(metric: str, known: Mapping[str, Metric] = METRICS) -> str:
     Raises:
         PluginError: nobody knows.
     """
-    if metric.endswith(RECOGNISED):
+    if metric.endswith(RECOGNISED) or metric == EVIDENCE_KEPT:
         return "higher"
     if metric not in known:
         raise errors.PluginError(

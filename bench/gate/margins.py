@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from steadymap.bench.core import errors, names, safe_yaml
-from steadymap.bench.records.vocabulary import RECOGNISED
+from steadymap.bench.records.vocabulary import EVIDENCE_KEPT, RECOGNISED
 from steadymap.metrics import METRICS
 
 
@@ -77,6 +77,9 @@ def _number(name: str, value: object) -> float:
     return number
 
 
+# A tenth of what clean maps know.
+EVIDENCE_MARGIN = 0.1
+
 # Of our metrics, which say why; those of recognition are absolute, too.
 MARGINS: dict[str, float] = {
     name: metric.margin for name, metric in METRICS.items() if metric.margin is not None
@@ -84,7 +87,7 @@ MARGINS: dict[str, float] = {
     name + RECOGNISED: metric.recognition_margin
     for name, metric in METRICS.items()
     if metric.recognises
-}
+} | {EVIDENCE_KEPT: EVIDENCE_MARGIN}
 RELATIVE_MARGINS: dict[str, float] = {
     name: metric.relative_margin
     for name, metric in METRICS.items()

@@ -12,10 +12,11 @@ from typing import Any
 
 import pandas as pd
 
+from steadymap.bench.analysis import evidence, intervals
 from steadymap.bench.analysis.costs import seconds_by_part
 from steadymap.bench.core import errors, metric_registry, safe_csv
 from steadymap.bench.records import manifest_schema, read, rules, seal, vocabulary
-from steadymap.bench.records.scan import scan_run
+from steadymap.bench.records.scan import Scan, scan_run
 from steadymap.bench.records.schema import SCHEMA_VERSION
 from steadymap.metrics import METRICS, Metric, Status
 
@@ -30,6 +31,7 @@ KEPT_METRICS = (
         for name in metric_registry.HEADLINES
         if METRICS[name].recognises
     ),
+    vocabulary.EVIDENCE_KEPT,
 )
 KEY = [vocabulary.METHOD, vocabulary.FAMILY, vocabulary.METRIC, vocabulary.IMAGE_ID]
 DIGITS = "%.6g"
@@ -91,6 +93,31 @@ def image_scores(
     return table.reset_index()[COLUMNS]
 
 
+def evidence_scores(scan: Scan) -> pd.DataFrame:
+    """Return what each image's perturbed map still knows, as a share of what clean maps know.
+
+    The share is of the mean over images, so that the mean of the values is the ratio of means. A
+    method whose clean margin may be 0 has none, nor has a family under which it is not asked.
+    """
+    records = scan.read([vocabulary.EVIDENCE_KEPT, evidence.CLEAN_MARGIN])
+    records = records.astype(dict.fromkeys(KEY, str))
+    valid = records[vocabulary.STATUS] == Status.OK.value
+    value = records[vocabulary.VALUE].where(valid)
+    clean = records[vocabulary.METRIC] == evidence.CLEAN_MARGIN
+    margins = {
+        method: intervals.mean_of(values.to_numpy(float))
+        for method, values in value[clean].groupby(records[vocabulary.METHOD])
+    }
+    above = {method: mean.mean for method, mean in margins.items() if mean.low > 0}
+    asked = ~clean & (records[vocabulary.STATUS] != Status.SKIPPED.value)
+    asked &= records[vocabulary.METHOD].isin(above)
+    chosen = records[asked]
+    shares = value[asked] / chosen[vocabulary.METHOD].map(above)
+    rounded = shares.map(lambda share: float(DIGITS % share))
+    table = chosen.assign(**{vocabulary.VALUE: rounded}, valid=valid[asked].astype(int), pairs=1)
+    return table[COLUMNS]
+
+
 def _recognitions(records: pd.DataFrame) -> pd.DataFrame:
     """Turn the places of own maps into whether they are the first: whether maps are recognised."""
     ranked = records[vocabulary.METRIC].str.endswith(vocabulary.RANK)
@@ -120,6 +147,8 @@ def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
             image_scores(scan.of(name), metrics, known) for name in scan.metrics() if name in names
         )
         parts = [part for part in tables if len(part)]
+        if metrics is None or vocabulary.EVIDENCE_KEPT in metrics:
+            parts += [part for part in [evidence_scores(scan)] if len(part)]
         if not any(part[vocabulary.VALUE].notna().any() for part in parts):
             raise errors.ConfigError(f"{folder}: the run has no scores to compare")
         scores = pd.concat(parts).sort_values(KEY, ignore_index=True)
