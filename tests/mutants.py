@@ -56,6 +56,13 @@ PATHS = "bench/methods/paths.py"
 PASSES = "bench/network/passes.py"
 SIMILARITY = "metrics/similarity.py"
 METRIC_TESTS = "tests/metrics/test_registry.py"
+DELETION_TESTS = "tests/measure/test_deletion.py"
+ADMISSION_TESTS = "tests/analysis/test_admission.py"
+DELETION = "bench/measure/deletion.py"
+ADMITTING = "bench/plan/admitting.py"
+ADMISSION = "bench/analysis/admission.py"
+REACTIONS = "bench/analysis/reactions.py"
+INTERVALS = "bench/analysis/intervals.py"
 MATCHED_TESTS = "tests/metrics/test_matched.py"
 CALIBRATION_TESTS = "tests/analysis/test_calibration.py"
 ENDURANCE_TESTS = "tests/runs/test_resume.py"
@@ -969,6 +976,125 @@ MUTANTS = (
         "chances = seen(picture[None].to(device))",
         "chances = seen(pictures[:1].to(device))",
         "tests/gallery/test_keep.py -k gallery",
+    ),
+    Mutant(
+        "the least marked cells go first",
+        "metrics/cells.py",
+        "places(means[:, None], ties)",
+        "places(-means[:, None], ties)",
+        DELETION_TESTS,
+    ),
+    Mutant(
+        "evidence of either sign cancels in a cell",
+        "metrics/cells.py",
+        'self.means(np.abs(known) if order == "magnitude" else known)',
+        'np.abs(self.means(known)) if order == "magnitude" else self.means(known)',
+        DELETION_TESTS,
+    ),
+    Mutant(
+        "margins have the other sign",
+        DELETION,
+        "scores[kind] = _paired(area - own,",
+        "scores[kind] = _paired(own - area,",
+        DELETION_TESTS,
+    ),
+    Mutant(
+        "an image is its own other",
+        DELETION,
+        "after = [*range(place + 1, block.stop), *range(block.start, place)]",
+        "after = [*range(place, block.stop), *range(block.start, place)]",
+        DELETION_TESTS,
+    ),
+    Mutant(
+        "another class stands for the same",
+        DELETION,
+        "if predictions[other] == predictions[place]]",
+        "if predictions[other] != predictions[place]]",
+        DELETION_TESTS,
+    ),
+    Mutant(
+        "the curve ends with black, not the mean colour",
+        DELETION,
+        "return self.view.batch.images.mean(dim=(2, 3), keepdim=True)",
+        "return self.view.batch.images.mean(dim=(2, 3), keepdim=True) * 0",
+        DELETION_TESTS,
+    ),
+    Mutant(
+        "the ends of a curve count in full",
+        DELETION,
+        "(first + last) / 2) / admitting.STEPS",
+        "(first + last)) / admitting.STEPS",
+        DELETION_TESTS,
+    ),
+    Mutant(
+        "evidence is asked for at severity 0",
+        ADMITTING,
+        "for level in plan.severities()[family] if level]",
+        "for level in plan.severities()[family]]",
+        DELETION_TESTS,
+    ),
+    Mutant(
+        "one null beaten is enough",
+        ADMISSION,
+        "return max(mean.p for mean in means.values())",
+        "return min(mean.p for mean in means.values())",
+        ADMISSION_TESTS,
+    ),
+    Mutant(
+        "two orders are tried at the whole level",
+        ADMISSION,
+        "self.margins(method, b, LEVEL / len(there))",
+        "self.margins(method, b, LEVEL)",
+        ADMISSION_TESTS,
+    ),
+    Mutant(
+        "whoever is not admitted is refused",
+        ADMISSION,
+        "if means[least].high <= REFUSED_SHARE * gradient:",
+        "if means[least].high <= 1e9:",
+        ADMISSION_TESTS,
+    ),
+    Mutant(
+        "a share of the gradient's margin is enough to be ranked",
+        ADMISSION,
+        "RANKED_SHARE = 1 / 2",
+        "RANKED_SHARE = 1 / 3",
+        ADMISSION_TESTS,
+    ),
+    Mutant(
+        "controls are ranked",
+        ADMISSION,
+        "if vocabulary.is_control(method):",
+        "if False:",
+        ADMISSION_TESTS,
+    ),
+    Mutant(
+        "a failed check keeps nobody out",
+        ADMISSION,
+        'if check.startswith("failed"):',
+        "if False:",
+        ADMISSION_TESTS,
+    ),
+    Mutant(
+        "two classes are judged without a sign",
+        ADMISSION,
+        "self.classes == 2 and mute",
+        "self.classes == 2 and False",
+        ADMISSION_TESTS,
+    ),
+    Mutant(
+        "a map need not move beyond its dice",
+        REACTIONS,
+        "(values - _own(dice, values, floor))",
+        "values",
+        ADMISSION_TESTS,
+    ),
+    Mutant(
+        "tests are Student's alone",
+        INTERVALS,
+        "stats.t.sf(min(plain, corrected), count - 1)",
+        "stats.t.sf(plain, count - 1)",
+        ADMISSION_TESTS,
     ),
 )
 
