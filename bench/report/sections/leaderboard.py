@@ -43,7 +43,7 @@ def drawings(run: finished_run.FinishedRun) -> list[grid.Drawing]:
             f"ranks-{file_name(metric)}",
             figure,
             f"Mean ranks within an image by {answer.metric_name(metric)}; methods joined by a bar "
-            "have not been shown to differ (Nemenyi's test)",
+            "have not been shown to differ",
         )
         for metric, figure in run.diagrams.items()
         if metric in board_metrics(run.findings)
