@@ -81,13 +81,15 @@ def _number(name: str, value: object) -> float:
 EVIDENCE_MARGIN = 0.1
 
 # Of our metrics, which say why; those of recognition are absolute, too.
-MARGINS: dict[str, float] = {
-    name: metric.margin for name, metric in METRICS.items() if metric.margin is not None
-} | {
-    name + RECOGNISED: metric.recognition_margin
-    for name, metric in METRICS.items()
-    if metric.recognises
-} | {EVIDENCE_KEPT: EVIDENCE_MARGIN}
+MARGINS: dict[str, float] = (
+    {name: metric.margin for name, metric in METRICS.items() if metric.margin is not None}
+    | {
+        name + RECOGNISED: metric.recognition_margin
+        for name, metric in METRICS.items()
+        if metric.recognises
+    }
+    | {EVIDENCE_KEPT: EVIDENCE_MARGIN}
+)
 RELATIVE_MARGINS: dict[str, float] = {
     name: metric.relative_margin
     for name, metric in METRICS.items()

@@ -231,14 +231,15 @@ def _counted(
         reasons.add(part[REASONS].assign(size=1))
         images.add(part[[vocabulary.IMAGE_ID, vocabulary.LABEL]])
         pairs.add(part[[*PAIR, vocabulary.KEPT, vocabulary.METHOD, vocabulary.STATUS]])
-    counts, pictures = kinds.whole(), images.whole()
+    counts, why, pictures = kinds.whole(), reasons.whole(), images.whole()
     known = {
         str(name): dtype
-        for name, dtype in (*counts.dtypes.items(), *pictures.dtypes.items())
+        for frame in (counts, why, pictures)
+        for name, dtype in frame.dtypes.items()
         if isinstance(dtype, pd.CategoricalDtype)
     }
     perturbed = schema.perturbed_images(pairs.whole())[[*PAIR, vocabulary.KEPT]]
-    return Scan(counts, reasons.whole(), pictures, perturbed, reader(known))
+    return Scan(counts, why, pictures, perturbed, reader(known))
 
 
 def _sizes(keys: list[str]) -> Callable[[pd.DataFrame], pd.DataFrame]:

@@ -218,7 +218,9 @@ def test_findings_are_those_of_the_whole_table(home: Path, records: pd.DataFrame
     calibrated = calibrate(records, KNOWN)
     same(found.summary, full_summary(records), ROUNDING)
     same(found.calibrated, calibrated, ROUNDING)
-    same(found.ranks, rank_methods(records, calibrated, KNOWN), ROUNDING)
+    ranks, compared = rank_methods(records, calibrated, KNOWN)
+    same(found.ranks, ranks, ROUNDING)
+    same(found.pairs, compared, ROUNDING)
     same(found.faults, whose_fault(records, KNOWN), ROUNDING)
     assert set(found.calibrated["metric"]) == {"ssim", "spearman", "relative_l2"}
     lost = found.calibrated[
