@@ -14,7 +14,7 @@ import numpy as np
 
 from steadymap.metrics.evidence import Evidence
 from steadymap.metrics.maps import Array, Checks, Flags, Maps, check
-from steadymap.metrics.registry import PERTURBED_CONSTANT, PROBES, Metric, Status, within
+from steadymap.metrics.registry import PROBES, Metric, Status, within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
     # Maps of perturbed images; or deltas or masks; or what the network says around the clean image.
     Against = Maps | TensorMaps | Array | Tensor | Evidence
+
+# Why a metric of two maps is undefined where the first, of the clean image, is as it should be: the
+# other says nothing any more.
+PERTURBED_CONSTANT = "the map that it is held against is constant"
 
 # How much of an exception's message is kept.
 MESSAGE_LENGTH = 300

@@ -112,7 +112,8 @@ def evidence_scores(scan: Scan) -> pd.DataFrame:
     asked = ~clean & (records[vocabulary.STATUS] != Status.SKIPPED.value)
     asked &= records[vocabulary.METHOD].isin(above)
     chosen = records[asked]
-    shares = value[asked] / chosen[vocabulary.METHOD].map(above)
+    # Of no method at all, the margins are no numbers yet.
+    shares = value[asked] / chosen[vocabulary.METHOD].map(above).astype(float)
     rounded = shares.map(lambda share: float(DIGITS % share))
     table = chosen.assign(**{vocabulary.VALUE: rounded}, valid=valid[asked].astype(int), pairs=1)
     return table[COLUMNS]

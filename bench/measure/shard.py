@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -54,7 +52,7 @@ from steadymap.bench.measure.view import (
     look,
 )
 from steadymap.bench.measure.watch import Watch
-from steadymap.bench.measure.worker import METRICS_PART, Worker
+from steadymap.bench.measure.worker import METRICS_PART, Worker, ahead, moved
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.perturbations import apply, registry
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
@@ -64,8 +62,6 @@ from steadymap.bench.records import schema, vocabulary
 from steadymap.metrics import METRICS, PROBES, Metric, Scores, Status
 from steadymap.metrics.maps import Array
 from steadymap.models import ModelError
-
-T = TypeVar("T")
 
 
 def measure_shard(
@@ -187,7 +183,7 @@ def _shown(
     """
     device = setup.classifier.module.mean.device
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-    clean = _moved(images, device, stream)
+    clean = moved(images, device, stream)
     yield ShownImages(CLEAN_CELL, images, clean, ids, setup.plan.seed)
     for cell in cells:
         family = registry.FAMILY_SHELF.find(cell.family)
@@ -204,35 +200,8 @@ def _shown(
                     for attempted, image in zip(attempts, images, strict=True)
                 ]
             )
-        on_device = _moved(perturbed, device, stream)
+        on_device = moved(perturbed, device, stream)
         yield ShownImages(cell, perturbed, on_device, ids, setup.plan.seed, cell, failed)
-
-
-def _moved(
-    images: torch.Tensor, device: torch.device, stream: torch.cuda.Stream | None
-) -> torch.Tensor:
-    """Copy images to a device; on a GPU beside the work that is queued there already."""
-    if stream is None:
-        return images.to(device)
-    with torch.cuda.stream(stream):
-        moved = images.pin_memory().to(device, non_blocking=True)
-    # Work that is queued from now on waits for the copy.
-    consumer = torch.cuda.default_stream(device)
-    consumer.wait_stream(stream)
-    moved.record_stream(consumer)
-    return moved
-
-
-def ahead(items: Iterator[T], *, in_thread: bool) -> Iterator[T]:
-    """Yield items; with `in_thread`, the next one is made while the caller works on this one."""
-    if not in_thread:
-        yield from items
-        return
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = pool.submit(next, items, None)
-            yield item
 
 
 # --- scores ---------------------------------------------------------------------------------------

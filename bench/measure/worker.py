@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -143,3 +144,33 @@ class Worker:
     def _wait(self) -> None:
         if self.classifier.module.mean.is_cuda:
             torch.cuda.synchronize(self.classifier.module.mean.device)
+
+
+# --- what comes next while this is worked on --------------------------------------------------------
+
+
+def moved(
+    images: torch.Tensor, device: torch.device, stream: torch.cuda.Stream | None
+) -> torch.Tensor:
+    """Copy images to a device; on a GPU beside the work that is queued there already."""
+    if stream is None:
+        return images.to(device)
+    with torch.cuda.stream(stream):
+        moved = images.pin_memory().to(device, non_blocking=True)
+    # Work that is queued from now on waits for the copy.
+    consumer = torch.cuda.default_stream(device)
+    consumer.wait_stream(stream)
+    moved.record_stream(consumer)
+    return moved
+
+
+def ahead(items: Iterator[T], *, in_thread: bool) -> Iterator[T]:
+    """Yield items; with `in_thread`, the next one is made while the caller works on this one."""
+    if not in_thread:
+        yield from items
+        return
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item

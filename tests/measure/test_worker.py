@@ -31,8 +31,7 @@ from steadymap.bench.core.machine import peak_memory
 from steadymap.bench.measure.estimate import count, estimate
 from steadymap.bench.measure.outcome import Outcome
 from steadymap.bench.measure.runner import measure, run
-from steadymap.bench.measure.shard import ahead
-from steadymap.bench.measure.worker import BASELINE_PART, METRICS_PART
+from steadymap.bench.measure.worker import BASELINE_PART, METRICS_PART, ahead
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.method import Method

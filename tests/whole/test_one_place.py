@@ -22,6 +22,7 @@ def test_headlines_and_what_baselines_keep() -> None:
     assert HEADLINES == ("ssim", "spearman", "completeness_error")
     assert KEPT_METRICS == (
         "ssim", "spearman", "completeness_error", "ssim.recognised", "spearman.recognised",
+        "evidence_kept",
     )  # fmt: skip
 
 
