@@ -146,7 +146,7 @@ class Worker:
             torch.cuda.synchronize(self.classifier.module.mean.device)
 
 
-# --- what comes next while this is worked on --------------------------------------------------------
+# --- what comes next while this is worked on ------------------------------------------------------
 
 
 def moved(
