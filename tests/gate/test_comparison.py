@@ -53,7 +53,6 @@ from steadymap.bench.gate.margins import (
 )
 from steadymap.bench.gate.side import KEPT_METRICS, Side, image_scores, read_side
 from steadymap.bench.gate.verdict import Verdict
-from steadymap.bench.plan.setup import recognising
 from steadymap.bench.records.vocabulary import RECOGNISED
 from steadymap.metrics import METRICS
 
@@ -246,7 +245,7 @@ def test_margins_are_absolute_or_a_share_of_the_baseline() -> None:
 
 
 def test_every_metric_has_a_margin_and_a_better_side() -> None:
-    names = {*METRICS, *(name + RECOGNISED for name in recognising(METRICS))}
+    names = {*METRICS, *(name + RECOGNISED for name in METRICS if METRICS[name].recognises)}
     kinds = [*MARGINS, *RELATIVE_MARGINS, *INFORMATIVE]
     assert sorted(kinds) == sorted(names)
     assert all(math.isnan(Margins().of(name, 1.0)) for name in INFORMATIVE), "no gate"
