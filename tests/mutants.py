@@ -55,6 +55,7 @@ PATHS = "bench/methods/paths.py"
 PASSES = "bench/network/passes.py"
 SIMILARITY = "metrics/similarity.py"
 METRIC_TESTS = "tests/metrics/test_registry.py"
+MATCHED_TESTS = "tests/metrics/test_matched.py"
 CALIBRATION_TESTS = "tests/analysis/test_calibration.py"
 ENDURANCE_TESTS = "tests/runs/test_resume.py"
 REFERENCE_TESTS = "tests/measure/test_nulls.py"
@@ -399,8 +400,8 @@ MUTANTS = (
     Mutant(
         "rank correlation of magnitudes where signs are asked for",
         SIMILARITY,
-        "(clean.ranks * perturbed.ranks).sum(axis=1)",
-        "(clean.magnitude_ranks * perturbed.magnitude_ranks).sum(axis=1)",
+        "(clean.ranks * perturbed.ranks).sum(axis=-1)",
+        "(clean.magnitude_ranks * perturbed.magnitude_ranks).sum(axis=-1)",
         METRIC_TESTS,
     ),
     Mutant(
@@ -413,8 +414,8 @@ MUTANTS = (
     Mutant(
         "the distance over the perturbed map's norm",
         SIMILARITY,
-        "difference / np.sqrt((clean.signed**2).sum(axis=(1, 2)))",
-        "difference / np.sqrt((perturbed.signed**2).sum(axis=(1, 2)))",
+        "difference / np.sqrt((clean.signed**2).sum(axis=(-2, -1)))",
+        "difference / np.sqrt((perturbed.signed**2).sum(axis=(-2, -1)))",
         METRIC_TESTS,
     ),
     Mutant(
@@ -590,9 +591,58 @@ MUTANTS = (
     Mutant(
         "an image held against itself",
         "bench/measure/nulls.py",
-        "for other in block if other != image_id)",
-        "for other in block)",
+        "np.fill_diagonal(beside, val=False)",
+        "np.fill_diagonal(beside, val=True)",
         REFERENCE_TESTS,
+    ),
+    Mutant(
+        "the image that could not be made is a partner",
+        "bench/measure/shard.py",
+        "others = panel.others(lost | set(view.failed))",
+        "others = panel.others(lost)",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "images of any class are of the same one",
+        "bench/measure/nulls.py",
+        "alike: Flags = others & (classes[:, None] == classes)",
+        "alike: Flags = others & (classes == classes)",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "a perturbed map's partners for a clean one's",
+        "metrics/matched.py",
+        "return _means(self.values, chosen, self.clean, none)",
+        "return _means(self.values.T, chosen.T, self.clean, none)",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "unrelated maps of networks left uncut where things move",
+        "bench/measure/scores.py",
+        "        tuple(twins),\n",
+        "        compared.twins,\n",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "the class that comes second is the first",
+        "bench/measure/nulls.py",
+        "view.batch.targets[:, None], -torch.inf)",
+        "view.batch.targets[:, None], torch.inf)",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "another class's map explained for the same",
+        "bench/measure/nulls.py",
+        "Cell(OTHER_CLASS, 0.0, 0)), runner_up(view), watch)",
+        "Cell(OTHER_CLASS, 0.0, 0)), view.batch.targets, watch)",
+        REFERENCE_TESTS,
+    ),
+    Mutant(
+        "the fourth cell's network shifted the other way",
+        "bench/perturbations/registry.py",
+        "        network_shift=-1,\n",
+        "        network_shift=1,\n",
+        "tests/measure/test_runner.py",
     ),
     Mutant(
         "a randomised network that is the trained one",
@@ -631,17 +681,17 @@ MUTANTS = (
     ),
     Mutant(
         "a tie counts as recognised",
-        "metrics/scoring.py",
-        "(sign * own.values > nearest)",
-        "(sign * own.values >= nearest)",
-        REFERENCE_TESTS,
+        "metrics/matched.py",
+        "(sign * self.values >= sign * own)",
+        "(sign * self.values > sign * own)",
+        MATCHED_TESTS,
     ),
     Mutant(
         "recognition takes a distance for a similarity",
-        "metrics/scoring.py",
+        "metrics/matched.py",
         'sign = 1.0 if metric.better == "higher" else -1.0',
         "sign = 1.0",
-        METRIC_TESTS,
+        MATCHED_TESTS,
     ),
     # Summary, calibration, faults, ranks.
     Mutant(

@@ -76,7 +76,7 @@ def _copy(argument: Argument) -> Argument:
 DESCRIBED = tuple(
     field.name
     for field in fields(Metric)
-    if field.name not in ("compute", "on_tensors", *OURS_ALONE)
+    if field.name not in ("compute", "on_tensors", "pairwise", *OURS_ALONE)
 )
 
 # What records hold beside metrics of maps: of the input, and of paths.

@@ -22,8 +22,12 @@ from steadymap.bench.records.schema import SCHEMA
 from steadymap.bench.records.vocabulary import (
     CONTROLS,
     INPUT_METRICS,
+    MATCHED_CLASS,
+    MATCHED_IMAGE,
+    MATCHED_NETWORK,
+    PARTNER,
     PERFECT,
-    RECOGNISED,
+    RANK,
     REFERENCES,
     STEPS,
 )
@@ -191,7 +195,14 @@ def test_the_readme_has_every_command_and_experiment() -> None:
 
 def test_every_metric_is_explained_beside_the_results() -> None:
     explained = set(first_names(RESULTS, "metric"))
-    assert explained == {*METRICS, *INPUT_METRICS, STEPS, f"ssim{RECOGNISED}", f"ssim{PERFECT}"}
+    assert explained == {*METRICS, *INPUT_METRICS, STEPS}
+
+
+def test_what_is_behind_a_metric_s_name_is_explained_beside_the_results() -> None:
+    rows = table(RESULTS, "behind the name")
+    named = {name.removesuffix("0") for row in rows for name in in_code(row[0])}
+    single = {MATCHED_IMAGE, MATCHED_CLASS}
+    assert named == {*single, *(name + PARTNER for name in single), MATCHED_NETWORK, RANK, PERFECT}
 
 
 def test_every_column_status_and_family_of_records_is_explained_beside_the_results() -> None:
