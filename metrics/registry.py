@@ -54,11 +54,6 @@ class Status(StrEnum):
     ERROR = "error"
 
 
-# Why a metric of two maps is undefined where the first, of the clean image, is as it should be: the
-# other says nothing any more.
-PERTURBED_CONSTANT = "the map that it is held against is constant"
-
-
 @dataclass(frozen=True)
 class OnTensors:
     """A function of `steadymap.metrics.tensors`, which is loaded, with torch, at the first call.

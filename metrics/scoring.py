@@ -14,7 +14,7 @@ import numpy as np
 
 from steadymap.metrics.evidence import Evidence
 from steadymap.metrics.maps import Array, Checks, Flags, Maps, check
-from steadymap.metrics.registry import PERTURBED_CONSTANT, PROBES, Metric, Status, within
+from steadymap.metrics.registry import PROBES, Metric, Status, within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 # How much of an exception's message is kept.
 MESSAGE_LENGTH = 300
+
+# Why a metric of two maps is undefined where the first, of the clean image, is as it should be: the
+# other says nothing any more.
+PERTURBED_CONSTANT = "the map that it is held against is constant"
 
 
 @dataclass(frozen=True)

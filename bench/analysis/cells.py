@@ -32,7 +32,7 @@ from steadymap.bench.records.vocabulary import (
     base_metric,
 )
 from steadymap.metrics import Metric, Status
-from steadymap.metrics.registry import PERTURBED_CONSTANT
+from steadymap.metrics.scoring import PERTURBED_CONSTANT
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]

@@ -36,7 +36,7 @@ from steadymap.bench.records.vocabulary import (
 )
 from steadymap.bench.report.terminal import footnotes, tables
 from steadymap.metrics import METRICS, Maps, evaluate
-from steadymap.metrics.registry import PERTURBED_CONSTANT
+from steadymap.metrics.scoring import PERTURBED_CONSTANT
 
 # --- calibrated scores ----------------------------------------------------------------------------
 
