@@ -32,6 +32,10 @@ PERTURBED_CONSTANT = "the map that it is held against is constant"
 # How much of an exception's message is kept.
 MESSAGE_LENGTH = 300
 
+# Why a metric of two maps is undefined where the first, of the clean image, is as it should be: the
+# other says nothing any more.
+PERTURBED_CONSTANT = "the map that it is held against is constant"
+
 
 @dataclass(frozen=True)
 class Scores:

@@ -410,6 +410,18 @@ def test_scores_are_means_within_an_image_without_controls_and_references() -> N
     assert set(scores["method"]) == {"gradient"}
 
 
+def test_whether_a_map_is_recognised_is_whether_its_own_comes_first() -> None:
+    records = records_of(BASE)
+    places = records.assign(metric="ssim.rank", value=np.where(records.index % 2, 1.0, 3.0))
+    unrelated = records.assign(metric="ssim.other_image", value=0.9)
+    scores = image_scores(pd.concat([records, places, unrelated]))
+    assert set(scores["metric"]) == {"ssim", "ssim" + RECOGNISED}
+    assert set(scores.loc[scores["metric"] != "ssim", "value"]) == {0.5}
+    alone = image_scores(pd.concat([records, places]), metrics=["ssim" + RECOGNISED])
+    assert set(alone["metric"]) == {"ssim" + RECOGNISED}
+    assert len(alone) == 60
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

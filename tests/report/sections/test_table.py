@@ -10,9 +10,10 @@ import pytest
 from pages import parsed
 from support import ROOT
 
+from steadymap.bench.analysis.cells import is_unrelated
 from steadymap.bench.analysis.curves import breaking_points
 from steadymap.bench.analysis.findings import Findings
-from steadymap.bench.records.vocabulary import NULLS
+from steadymap.bench.records.vocabulary import DIAGNOSIS, NULLS
 from steadymap.bench.report import page
 from steadymap.bench.report.finished_run import FinishedRun, curves_of
 from steadymap.bench.report.sections.table import SECTIONS
@@ -24,7 +25,8 @@ PARTIALS = {path.stem for path in (ROOT / "bench/templates/sections").iterdir()}
 @pytest.fixture(scope="module")
 def bare_run(finished_run: FinishedRun, finished_records: pd.DataFrame) -> FinishedRun:
     """A run without nulls, of one family, without witnesses, steps, timings or diagrams."""
-    bare = ~finished_records["family"].isin((*NULLS, "compensated_bias"))
+    bare = ~finished_records["family"].isin((*NULLS, *DIAGNOSIS))
+    bare &= ~finished_records["metric"].astype(str).map(is_unrelated)
     findings = Findings.of(finished_records[bare])
     curves = curves_of(findings)
     return replace(
