@@ -13,9 +13,11 @@ from steadymap.bench.analysis.jackknife import interval_of
 from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.records.vocabulary import (
     DIAGNOSIS,
+    DRAW,
     FAMILY,
     METHOD,
     METRIC,
+    OF_STOCHASTIC,
     OTHER_SEED,
     OVERALL,
     is_control,
@@ -103,7 +105,9 @@ def calibrate(
         what they would be by chance.
     """
     metrics = known_metrics() if metrics is None else metrics
-    unstable = Instability.of(records, metrics)
+    # The second seed that every method gets is no score of those that draw nothing.
+    declared = (records[FAMILY] != OTHER_SEED) | (records[DRAW] == OF_STOCHASTIC)
+    unstable = Instability.of(records[declared], metrics)
     families = unstable.families() if families is None else families
     tables = {name: _Table(records, name, metrics[name]) for _, name in unstable.pairs()}
     rows = [
