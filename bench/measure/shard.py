@@ -326,19 +326,12 @@ class BatchScorer:
                 other = _without(comparable(self.clean[method], explanation), reference.refused)
                 if reference.cell.family == vocabulary.RANDOM_NETWORK:
                     self.twins[method].append(other)
-        self._take_margins(view, held)
-
-    def _take_margins(
-        self, view: View, held: Mapping[Cell, Mapping[BoundMethod, Explained | Failure]]
-    ) -> None:
-        """Hold what the clean maps know of their images against what the references' maps know."""
         plan = self.setup.plan
-        if not admitting.wanted(plan):
-            return
-        self.deletion = deletion.deletion_of(plan, self.worker, view)
-        margins = deletion.clean_scores(self.deletion, plan, self.clean, held)
-        for spec, scores in margins.items():
-            self.scored[0].scores[spec].update(scores)
+        if admitting.wanted(plan):
+            self.deletion = deletion.deletion_of(plan, self.worker, view)
+            margins = deletion.clean_scores(self.deletion, plan, self.clean, held)
+            for spec, scores in margins.items():
+                self.scored[0].scores[spec].update(scores)
 
     def _beside(self, panel: Panel) -> Beside:
         """Return who stands beside whom in the view in hand."""
