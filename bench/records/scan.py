@@ -55,7 +55,8 @@ class Scan:
 
     Attributes:
         counts: how many records there are of what: method, family, metric, kept, status, size.
-        reasons: how many there are of each status and detail: status, detail, size.
+        reasons: how many there are of each status and detail: status, detail, size; of values that
+            are there the detail is left out.
         images: image_id, and label as far as it is known.
         pairs: one row a perturbed image, see `perturbed_images`: image_id, family, severity, draw,
             kept.
@@ -239,7 +240,14 @@ def _counted(
         if isinstance(dtype, pd.CategoricalDtype)
     }
     perturbed = schema.perturbed_images(pairs.whole())[[*PAIR, vocabulary.KEPT]]
-    return Scan(counts, why, pictures, perturbed, reader(known))
+    return Scan(counts, _told(why), pictures, perturbed, reader(known))
+
+
+def _told(why: pd.DataFrame) -> pd.DataFrame:
+    """Leave out what a value that is there says of itself: it needs no reason."""
+    there = why[vocabulary.STATUS] == Status.OK.value
+    details = why[vocabulary.DETAIL].astype(str).where(~there, "")
+    return _sizes(REASONS)(why.assign(**{vocabulary.DETAIL: details}))
 
 
 def _sizes(keys: list[str]) -> Callable[[pd.DataFrame], pd.DataFrame]:

@@ -20,6 +20,7 @@ from steadymap.bench.analysis.curves import severity_curves
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.report.finished_run import FinishedRun
 from steadymap.bench.report.page import render
+from steadymap.bench.report.sections.faults import PARTS
 
 
 def test_every_other_table_has_the_numbers_of_what_was_found(
@@ -43,7 +44,7 @@ def test_every_other_table_has_the_numbers_of_what_was_found(
         & (of_all["method"] == "gradient_x_input")
     ].iloc[0]
     line = next(line for line in faults if line[0] == "gradient_x_input")
-    assert line[1:4] == [f"{row[part]:.3f}" for part in ("total", "own", "network")]
+    assert line[1:4] == [f"{row[part]:.3f}" for part in PARTS]
     family = next(rows for name, rows in page.tables.items() if name.startswith("ssim:"))
     place = family[0].index("bias")
     calibrated = finished_run.findings.calibrated

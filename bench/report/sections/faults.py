@@ -59,7 +59,7 @@ def fault_grid(findings: Findings) -> grid.Grid | None:
     rows = faults[faults[SEVERITY].isna() & faults[METRIC].isin(board_metrics(findings))]
     if rows.empty:
         return None
-    metrics = list(dict.fromkeys(rows[METRIC]))
+    metrics = [name for name in board_metrics(findings) if name in set(rows[METRIC])]
     row_of = {(row[METHOD], row[METRIC]): row for row in rows.to_dict("records")}
 
     def cells(spec: str, metric: str) -> list[grid.TableCell]:
