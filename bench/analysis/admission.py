@@ -125,7 +125,8 @@ class Table:
     @classmethod
     def of(cls, records: pd.DataFrame) -> Table:
         """Gather them, images in the order of the records."""
-        chosen = records[records[vocabulary.FAMILY] == vocabulary.CLEAN]
+        # Records that were joined may have rows of one number.
+        chosen = records[records[vocabulary.FAMILY] == vocabulary.CLEAN].reset_index(drop=True)
         names = [vocabulary.METHOD, vocabulary.METRIC, vocabulary.IMAGE_ID]
         chosen = chosen.assign(**{name: chosen[name].astype(str) for name in names})
         valid = chosen[vocabulary.STATUS] == Status.OK.value

@@ -82,6 +82,8 @@ def test_all_nulls_must_be_beaten() -> None:
     assert found.loc["of_the_network", "reason"].startswith(
         "its map from a network that knows nothing does as well"
     )
+    assert found.loc["of_the_class", "p"] == found.loc["of_the_class", "same_class_p"]
+    assert found.loc["of_the_network", "p"] == found.loc["of_the_network", "random_network_p"]
     assert found["ranked"].tolist() == [True, True, False, False]
 
 
