@@ -27,6 +27,9 @@ BIAS = "bias"
 # Where nobody measured what rounding does: scores of maps in float32 are equal but for this.
 ROUNDING = 1e-6
 
+# As a share of all that moves, less than this is nothing.
+NOTHING = 1e-3
+
 # What may be said of the halves.
 SPLIT = "split"
 IDENTITY = "identity: the method moves with the network's function alone"
@@ -142,7 +145,8 @@ def _split(sample: NDArray[np.float64], floor: float) -> dict[str, object]:
     """
     means = sample.mean(axis=1)
     found: dict[str, object] = {"total": means[0], COMPENSATED: means[1]}
-    identity = means[1] <= floor
+    # A shift that is put on and taken off is rounded, which a cell of nothing else may amplify.
+    identity = means[1] <= max(floor, NOTHING * means[0])
     still = means[0] <= floor
     if len(sample) == 2:  # noqa: PLR2004 - without the third cell
         if still or identity:

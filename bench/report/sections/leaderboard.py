@@ -61,7 +61,9 @@ def board_grid(
     """
     metrics = board_metrics(findings)
     lines = leaderboard(findings)
-    complete = any(line.completeness for line in lines) and COMPLETENESS not in metrics
+    # A terminal is narrow, and has a table of it below.
+    complete = costs is not None and any(line.completeness for line in lines)
+    complete = complete and COMPLETENESS not in metrics
     calibrated = findings.calibrates(metrics[0])
     columns = [METHOD]
     for name in metrics:
@@ -74,12 +76,13 @@ def board_grid(
     def cells(line: LeaderboardRow) -> tuple[grid.TableCell, ...]:
         # On a terminal the reasons stand below the table.
         reason = "" if costs is None else line.reason
-        label = line.label if line.ranked or line.control else f"not ranked: {line.label}"
-        row = [grid.TableCell(label, reason, line.label)]
+        row = [grid.TableCell(line.label, reason, line.label)]
         for name in metrics:
             row.append((grid.probe_cell if is_probe(name) else grid.score_cell)(line.scores[name]))
             if calibrated:
-                row.append(grid.rank_cell(line.ranks.get(name)))
+                unranked = not line.ranked and not line.control
+                rank = grid.TableCell("none") if unranked else grid.rank_cell(line.ranks.get(name))
+                row.append(rank)
                 row.append(grid.share_cell(line.recognised.get(name, math.nan)))
         row += [grid.score_cell(line.faithful), grid.score_cell(line.evidence)] if judged else []
         row += [grid.score_cell(line.completeness)] if complete else []
@@ -101,7 +104,12 @@ def board_grid(
             [cells(line) for line in lines if not line.ranked and not line.control]
             + [cells(line) for line in lines if line.control]
         ),
-        {"recognised": "recog-\nnised"} | {answer.metric_name(name): name for name in metrics},
+        {
+            "recognised": "recog-\nnised",
+            "faithful": "faith-\nful",
+            "evidence kept": "evidence\nkept",
+        }
+        | {answer.metric_name(name): name for name in metrics},
     )
 
 
