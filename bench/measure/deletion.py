@@ -62,17 +62,20 @@ class Others:
     same_class: tuple[Places, ...]
 
     @classmethod
-    def of(cls, predictions: Sequence[int | None], size: int) -> Others:
-        """Find them.
+    def of(cls, ids: Sequence[str], predictions: Sequence[int | None], size: int) -> Others:
+        """Find them: those that follow in the order of ids, so that the set's order says nothing.
 
         Args:
+            ids: B ids.
             predictions: B classes; None of an image that cannot be explained: it is nobody's other.
             size: how many images that follow each other make a block.
         """
         any_image, same_class = [], []
         for block in blocks.cut(len(predictions), size):
+            ordered = sorted(block, key=ids.__getitem__)
             for place in block:
-                after = [*range(place + 1, block.stop), *range(block.start, place)]
+                own = ordered.index(place)
+                after = [*ordered[own + 1 :], *ordered[:own]]
                 others = [other for other in after if predictions[other] is not None]
                 alike = [other for other in others if predictions[other] == predictions[place]]
                 any_image.append(_first(others or [place]))
@@ -295,7 +298,7 @@ def deletion_of(plan: Plan, worker: Worker, view: View) -> Deletion:
         view: the clean one.
     """
     height, width = view.images.shape[2:]
-    others = Others.of(predictions(view), blocks.BLOCK)
+    others = Others.of(view.image_ids, predictions(view), blocks.BLOCK)
     return Deletion(worker, view, others, Grid.of((height, width), plan.cell_share))
 
 

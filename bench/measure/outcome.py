@@ -16,7 +16,7 @@ from steadymap.bench.measure.view import Failure
 from steadymap.bench.measure.worker import Timing
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
-from steadymap.bench.plan.admitting import names_of
+from steadymap.bench.plan.admitting import kept_cell, names_of, wanted
 from steadymap.bench.plan.setup import Setup, calibrated
 from steadymap.bench.plan.shards import NULL_VIEWS, NUMERIC, Shard, recorded_as
 from steadymap.bench.records import schema, vocabulary
@@ -188,6 +188,8 @@ def failed(setup: Setup, shard: Shard, reason: str) -> Outcome:
                 for behind in matched_names(metrics[name], nulls)
             ]
             names += coupled
+            if wanted(setup.plan) and view == kept_cell(setup.plan, view.family):
+                names += [] if method.control else [vocabulary.EVIDENCE_KEPT]
         return dict.fromkeys(names, nothing)
 
     scored = [ScoredView(CLEAN_CELL, [None] * size, {})] if CLEAN_CELL not in shard.views else []

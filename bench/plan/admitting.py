@@ -51,6 +51,9 @@ def names_of(method: BoundMethod, setup: Setup) -> list[str]:
     if method.method.order is None:
         begins.append(vocabulary.MARGIN_OF_MAGNITUDE)
     names = [beginning + kind for beginning in begins for kind in vocabulary.MARGINS]
+    if all(other.spec != YARDSTICK for other in setup.plan.bound_methods()):
+        # Beside each, since a run may be cut by methods; of it no other class is asked.
+        names += [vocabulary.GRADIENT_MARGIN + kind for kind in vocabulary.MARGINS[:-1]]
     return [*names, vocabulary.DELETION_LOGIT]
 
 

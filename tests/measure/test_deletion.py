@@ -120,9 +120,11 @@ def test_margins_are_those_of_the_definition() -> None:
         ranks = GRID.ranks(maps[place][None].astype(np.float32), "signed", ties[None])[0]
         return slow_area(setup, images[place], ranks, targets[place])
 
+    by_id = sorted(range(5), key=found.view.image_ids.__getitem__)
     for place in range(5):
-        mine = area(place, own)
-        of_others = [area(place, np.broadcast_to(own[(place + k) % 5], own.shape)) for k in (1, 2)]
+        mine, at = area(place, own), by_id.index(place)
+        others = [by_id[(at + k) % 5] for k in (1, 2)]
+        of_others = [area(place, np.broadcast_to(own[other], own.shape)) for other in others]
         expected = {
             "deletion_logit": mine,
             "margin.other_image": sum(of_others) / 2 - mine,
@@ -178,9 +180,14 @@ def test_a_method_that_declares_no_order_is_tried_in_both() -> None:
 
 
 def test_others_are_the_next_of_the_block_and_of_its_class() -> None:
-    others = deletion.Others.of([0, 1, None, 0, 1, 1], 3)
+    others = deletion.Others.of("abcdef", [0, 1, None, 0, 1, 1], 3)
     assert others.any_image == ((1, 0, 0, 4, 5, 3), (1, 0, 1, 5, 3, 4))
     assert others.same_class == ((0, 1, 2, 3, 5, 4), (0, 1, 2, 3, 5, 4))
+    # By their ids: whoever puts the images of a block in another order has the same others.
+    turned = deletion.Others.of("fedcba", [1, 1, 0, None, 1, 0], 3)
+    for mine, theirs in ((others.any_image, turned.any_image),):
+        names = [{"abcdef"[p]: "abcdef"[o] for p, o in enumerate(row)} for row in mine]
+        assert names == [{"fedcba"[p]: "fedcba"[o] for p, o in enumerate(row)} for row in theirs]
     # Of the view in hand the fifth is lost, and the fourth has its first other to look at alone.
     assert others.without({4}) == ((1, 0, 0, 5, 5, 3), (1, 0, 1, 5, 3, 3))
 
@@ -191,12 +198,14 @@ def test_who_has_no_other_is_skipped_and_who_is_broken_says_so() -> None:
     assert margins["margin.other_image"].statuses == (Status.SKIPPED,)
     assert margins["margin.same_class"].details == (deletion.NO_OTHER_OF_CLASS,)
     maps = np.random.default_rng(0).normal(size=(5, 4, 4))
-    maps[2] = np.nan
     found = clean(of_plan("gradient"))
+    by_id = sorted(range(5), key=found.view.image_ids.__getitem__)
+    maps[by_id[2]] = np.nan
     margins = found.margins(deletion.Held(as_maps(maps), [], None), "signed")
     # The third has no order of its own, and the two before it are held against it.
     broken = [Status.NONFINITE, Status.NONFINITE, Status.NONFINITE, Status.OK, Status.OK]
-    assert list(margins["margin.other_image"].statuses) == broken
+    statuses = margins["margin.other_image"].statuses
+    assert [statuses[place] for place in by_id] == broken
     lost = Failure(Status.ERROR, "it raised", 5)
     margins = found.margins(deletion.Held(lost, [lost], None), "signed")
     assert {scores.details for scores in margins.values()} == {("it raised",) * 5}
