@@ -725,8 +725,8 @@ MUTANTS = (
     Mutant(
         "the randomised network explains what it predicts itself",
         "bench/measure/nulls.py",
-        "yield all_methods(twin, _reshown(view, cell), view.batch.targets, watch)",
-        "yield all_methods(twin, _reshown(view, cell), None, watch)",
+        "yield all_methods(twin, reshown(view, cell), view.batch.targets, watch)",
+        "yield all_methods(twin, reshown(view, cell), None, watch)",
         REFERENCE_TESTS,
     ),
     Mutant(

@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from steadymap.bench.analysis import evidence, intervals
 from steadymap.bench.analysis.costs import seconds_by_part
 from steadymap.bench.core import errors, metric_registry, safe_csv
 from steadymap.bench.records import manifest_schema, read, rules, seal, vocabulary
@@ -101,6 +100,9 @@ def evidence_scores(scan: Scan) -> pd.DataFrame:
     The share is of the mean over images, so that the mean of the values is the ratio of means. A
     method whose clean margin may be 0 has none, nor has a family under which it is not asked.
     """
+    # Intervals bring scipy, which whoever reads a baseline alone does not need.
+    from steadymap.bench.analysis import evidence, intervals  # noqa: PLC0415
+
     records = scan.read([vocabulary.EVIDENCE_KEPT, evidence.CLEAN_MARGIN])
     records = records.astype(dict.fromkeys(KEY, str))
     valid = records[vocabulary.STATUS] == Status.OK.value

@@ -16,6 +16,7 @@ from steadymap.bench.analysis.leaderboard import (
     leaderboard,
     significant,
 )
+from steadymap.bench.analysis.whose_fault import SPLIT
 from steadymap.bench.core.names import percent
 from steadymap.bench.records.vocabulary import (
     FAMILY,
@@ -123,7 +124,8 @@ def _what_moved(findings: Findings) -> str:
     share = percent(float(kept.mean()))
     text = f"The prediction stayed on {share} of {len(kept):,} perturbed images"
     faults = findings.faults
-    rows = faults[faults[SEVERITY].isna() & faults["network_share"].notna()]
+    # What is so by the method's definition is no finding of the run.
+    rows = faults[faults[SEVERITY].isna() & (faults["verdict"] == SPLIT)]
     for metric in board_metrics(findings):
         chosen = rows[rows[METRIC] == metric].sort_values("network_share", kind="stable")
         if len(chosen):

@@ -60,7 +60,8 @@ def test_of_a_sum_of_independent_parts_the_share_is_the_part_of_the_dice() -> No
     moved = rng.standard_normal((images, pixels)) * 2**0.5
 
     def apart(first: np.ndarray, second: np.ndarray) -> list[float]:
-        return ((first - second) ** 2).mean(axis=1).tolist()
+        distances: list[float] = ((first - second) ** 2).mean(axis=1).tolist()
+        return distances
 
     seeds = apart(clean + thrown[0], clean + thrown[1])
     fresh = apart(clean + thrown[0], clean + moved + thrown[2])

@@ -83,7 +83,7 @@ def test_an_interval_of_few_images_is_student_s_on_the_logarithm_of_what_is_lost
     error = np.sqrt(3 / 4 * ((np.log(lost) - np.log(lost).mean()) ** 2).sum())
     # 3.182 is Student's t of three degrees of freedom.
     ends = [1 - 0.5 * np.exp(sign * 3.182446 * error) for sign in (1, -1)]
-    assert (found.low, found.high) == (pytest.approx(ends[0]), pytest.approx(ends[1]))
+    assert [found.low, found.high] == pytest.approx(ends)
 
 
 def test_a_score_above_1_has_an_interval_too() -> None:

@@ -76,7 +76,8 @@ def test_a_run_with_nulls_calibrates_and_has_the_controls_below(
 ) -> None:
     done = steadymap(
         "run", "--limit", "6", "--steps", "4", "--family", "bias", "--family", "compensated_bias",
-        "--severity", "0.2", "--nulls", "2", "--output", "here",
+        "--family", "shifted_network", "--severity", "0.2", "--nulls", "2", "--no-admission",
+        "--output", "here",
     )  # fmt: skip
     assert done.code == 0, done.err
     folder = tmp_path / "here"

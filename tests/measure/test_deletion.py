@@ -22,6 +22,7 @@ from support import (
     small_plan,
     tiny,
 )
+from torch import nn
 
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.data.image_set import from_tensor
@@ -137,7 +138,8 @@ def test_on_a_linear_network_no_order_beats_the_closed_form() -> None:
     setup = replace(of_plan("gradient"), classifier=tiny(linear_network))
     found = clean(setup)
     images, targets = found.view.batch.images, found.view.batch.targets
-    weights = setup.classifier.module.network[1].weight.detach()[targets]
+    (layer,) = (x for x in setup.classifier.module.modules() if isinstance(x, nn.Linear))
+    weights = layer.weight.detach()[targets]
     mean, std = setup.classifier.module.mean, setup.classifier.module.std
     del mean
     worth = weights.reshape(-1, 3, SIDE, SIDE) / std.reshape(1, 3, 1, 1)

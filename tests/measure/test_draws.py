@@ -119,10 +119,8 @@ def test_coupled_maps_have_the_clean_draws_and_stand_beside(
     assert pick(coupled, metric=f"spearman{COUPLED}")["value"].to_numpy() == pytest.approx(1)
     # What stands there without it stays.
     rest = found[~found["metric"].str.endswith(COUPLED)].reset_index(drop=True)
-    same = [rest.drop(columns="run_id"), usual.drop(columns="run_id")]
-    for frame in same:
-        frame["metric"] = frame["metric"].astype(str)
-    pd.testing.assert_frame_equal(*same, check_exact=True)
+    one, other = (frame.drop(columns="run_id").astype({"metric": str}) for frame in (rest, usual))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
 def test_only_what_draws_is_coupled(classifier: Classifier) -> None:

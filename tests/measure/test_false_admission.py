@@ -60,8 +60,13 @@ def rate(deletion: Deletion, areas: Floats, count: int, repeats: int) -> float:
         twins = rng.integers(areas.shape[1], size=(NETWORKS, IMAGES))
         mine = areas[places, own]
 
-        def margin(draws: tuple[tuple[int, ...], ...], mine: Floats = mine, own=own) -> Floats:  # type: ignore[no-untyped-def] # noqa: ANN001
-            return np.mean([areas[places, own[list(draw)]] for draw in draws], axis=0) - mine
+        def margin(
+            draws: tuple[tuple[int, ...], ...],
+            mine: Floats = mine,
+            own: NDArray[np.int64] = own,
+        ) -> Floats:
+            others: Floats = np.mean([areas[places, own[list(draw)]] for draw in draws], axis=0)
+            return others - mine
 
         margins = (
             margin(others.any_image),

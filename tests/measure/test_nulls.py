@@ -374,9 +374,15 @@ def test_the_map_of_another_class_is_the_runner_up_s(
 
 
 def test_with_two_classes_the_other_one_s_map_has_the_sign_turned() -> None:
-    network = seeded(conv_network)
+    network = conv_network()
+    network.load_state_dict(seeded(conv_network).state_dict())
     network[-1] = seeded(lambda: nn.Linear(8 * (SIDE // 2) ** 2, 1))
-    both = Around(lambda inner, images: torch.cat([-inner(images), inner(images)], dim=1), network)
+
+    def negated_beside(inner: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        logit = inner(images)
+        return torch.cat([-logit, logit], dim=1)
+
+    both = Around(negated_beside, network)
     classifier = make_classifier(both, (SIDE, SIDE), ("no", "yes"))
     found = run(classifier, image_set(), PLAN)
     for spec in ("gradient", "grad_cam:relu=false", IG):

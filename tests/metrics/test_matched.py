@@ -110,7 +110,8 @@ def test_a_metric_that_raises_on_a_pair_costs_that_pair_alone() -> None:
     def picky(clean: Maps, perturbed: Maps) -> Array:
         if (clean.signed[:, 0, 0] == 99).any():
             raise RuntimeError("not this one")
-        return (clean.signed * perturbed.signed).sum(axis=(1, 2))
+        product: Array = (clean.signed * perturbed.signed).sum(axis=(1, 2))
+        return product
 
     metric = replace(METRICS["relative_l2"], compute=picky, range=(None, None))
     clean = drawn(0)

@@ -127,7 +127,7 @@ def test_a_shard_that_kills_its_workers_is_marked(tmp_path: Path, expected: pd.D
     # No method is told the names of images, but it sees them.
     images = open_images("hands", load_classifier("compact").framing, "test", 20)
     (place,) = (n for n, picture in enumerate(images.pictures) if picture.image_id == victim)
-    pixels = hashlib.sha256(images.read(place).image.numpy()).hexdigest()
+    pixels = hashlib.sha256(images.read(place).image.numpy().tobytes()).hexdigest()
     (tmp_path / "victim").write_text(pixels)
     who = {"backend": "loky", "jobs": 2, "tries": 2}
     done = by_others(tmp_path, "--method", "dying:always", **who)

@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 from zlib import crc32
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -78,6 +79,9 @@ def write_records(run: Path, frame: pd.DataFrame) -> None:
     texts = {name: str for name, kind in zip(schema.names, schema.types, strict=True)
              if pa.types.is_dictionary(kind)}  # fmt: skip
     table = pa.Table.from_pandas(frame.astype(texts), preserve_index=False)
+    # In a run a value that is not defined is NaN, of which pandas makes one that is gone.
+    values = pa.array(frame["value"].to_numpy(dtype=np.float64))
+    table = table.set_column(table.schema.get_field_index("value"), "value", values)
     # It does not say whose records these are: the manifest's name is no longer theirs.
     pq.write_table(table.cast(schema).replace_schema_metadata(), run / "records.parquet")
 

@@ -106,6 +106,7 @@ def board_grid(
         ),
         {
             "recognised": "recog-\nnised",
+            "coverage": "cover-\nage",
             "faithful": "faith-\nful",
             "evidence kept": "evidence\nkept",
         }
