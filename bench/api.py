@@ -9,12 +9,14 @@ from dataclasses import asdict
 import pandas as pd
 from torch import Tensor
 
+from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.data.image_set import ImageSet, from_tensor
-from steadymap.bench.gate.side import KEPT_METRICS, Side, image_scores
+from steadymap.bench.gate.side import KEPT_METRICS, Side, all_scores
 from steadymap.bench.measure import estimate, runner
 from steadymap.bench.plan.experiment import Experiment
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
+from steadymap.bench.records.scan import as_scan
 from steadymap.bench.records.vocabulary import STATUS
 from steadymap.bench.report.markdown import fragment
 from steadymap.bench.runs.manifest import make_manifest
@@ -83,6 +85,5 @@ def measure_side(
     )
     manifest |= {"metrics": setup.metrics(), "passes": asdict(estimate.count(setup))}
     # As one comes back from its file: tuples are lists there.
-    return Side(
-        classifier.name, image_scores(records, list(kept)), json.loads(json.dumps(manifest)), {}
-    )
+    scores = all_scores(as_scan(records), list(kept), known_metrics())
+    return Side(classifier.name, scores, json.loads(json.dumps(manifest)), {})

@@ -65,7 +65,8 @@ class LeaderboardRow:
         ranks: by metric.
         recognised: by metric, a share; NaN where it is not known.
         completeness: mean error in logits over all families; None where it does not apply.
-        coverage: share of pairs with a value, of the metrics together; NaN for a null.
+        coverage: share of the pairs that count, the mean over the metrics: see `coverage`; NaN
+            for a null.
         ranked: whether it may be ranked.
         reason: why it may not, or what limits it, in words; empty where nothing does.
         faithful: its smallest margin as a share of the run's best; None where none was measured.
@@ -129,7 +130,7 @@ def probe_lines(findings: Findings) -> list[LeaderboardRow]:
                 ranks={},
                 recognised={},
                 completeness=None,
-                coverage=coverage(findings.scan.counts, spec, metrics),
+                coverage=coverage(findings, spec, metrics),
             )
         )
     return lines
@@ -168,7 +169,7 @@ def _line(findings: Findings, metrics: list[str], spec: str, name: str) -> Leade
         },
         {metric: rows[metric]["recognised"] for metric in metrics if metric in rows},
         _mean(findings.summary, spec, "completeness_error"),
-        coverage(findings.scan.counts, spec, metrics),
+        coverage(findings, spec, metrics),
         findings.ranked(spec),
         **_knowledge(findings, spec, metrics),
     )
@@ -240,11 +241,21 @@ def is_probe(metric: str) -> bool:
     return metric in METRICS and METRICS[metric].probes
 
 
-def coverage(counts: pd.DataFrame, spec: str, metrics: Sequence[str]) -> float:
-    """Return the share of a method's pairs that have a value, of all metrics together.
+def coverage(findings: Findings, spec: str, metrics: Sequence[str]) -> float:
+    """Return the share of a method's pairs that count, the mean over the metrics.
 
-    NaN where there are none.
+    Of calibrated scores it is that of the headline: pairs whose prediction held, families of
+    diagnosis left out, and a map that vanished counts. Without any it is the share of all pairs
+    that have a value. NaN where there are none.
     """
+    calibrated, counts = findings.calibrated, findings.scan.counts
+    rows = calibrated[
+        (calibrated[METHOD] == spec)
+        & (calibrated[FAMILY] == OVERALL)
+        & calibrated[METRIC].isin(metrics)
+    ]
+    if len(rows):
+        return float(rows["coverage"].mean())
     chosen = counts[
         (counts[METHOD] == spec) & counts[METRIC].isin(metrics) & ~counts[FAMILY].isin(REFERENCES)
     ]

@@ -76,6 +76,8 @@ def image_scores(
     kept &= ~records[vocabulary.METHOD].astype(str).map(vocabulary.is_control)
     chosen = _recognitions(records[kept].astype(dict.fromkeys(KEY, str)))
     readable = metric_registry.known_metrics() if readable is None else readable
+    # Margins are logits, and no scores: see `evidence_scores`.
+    chosen = chosen[~chosen[vocabulary.METRIC].str.startswith(vocabulary.MARGIN_NAMES)]
     known = chosen[vocabulary.METRIC].str.removesuffix(vocabulary.RECOGNISED).isin(readable)
     chosen = chosen[known if metrics is None else chosen[vocabulary.METRIC].isin(metrics)]
     valid = chosen[vocabulary.STATUS] == Status.OK.value
@@ -121,6 +123,31 @@ def evidence_scores(scan: Scan) -> pd.DataFrame:
     return table[COLUMNS]
 
 
+def all_scores(
+    scan: Scan, metrics: Sequence[str] | None, readable: Mapping[str, Metric]
+) -> pd.DataFrame:
+    """Return the scores of a `Side`, metric by metric, with what maps still know.
+
+    Args:
+        scan: of the run's records.
+        metrics: which to take; None takes all.
+        readable: the metrics whose values can be read.
+    """
+    names = (
+        readable
+        if metrics is None
+        else {metric.removesuffix(vocabulary.RECOGNISED) for metric in metrics}
+    )
+    tables = [
+        image_scores(scan.of(name), metrics, readable) for name in scan.metrics() if name in names
+    ]
+    if metrics is None or vocabulary.EVIDENCE_KEPT in metrics:
+        tables.append(evidence_scores(scan))
+    parts = [table for table in tables if len(table)]
+    whole = pd.concat(parts) if parts else pd.DataFrame(columns=COLUMNS)
+    return whole.sort_values(KEY, ignore_index=True)
+
+
 def _recognitions(records: pd.DataFrame) -> pd.DataFrame:
     """Turn the places of own maps into whether they are the first: whether maps are recognised."""
     ranked = records[vocabulary.METRIC].str.endswith(vocabulary.RANK)
@@ -141,20 +168,9 @@ def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
     if (folder / read.RECORDS).is_file():
         scan, manifest = scan_run(folder)
         known = metric_registry.known_metrics(manifest)
-        names = (
-            known
-            if metrics is None
-            else {metric.removesuffix(vocabulary.RECOGNISED) for metric in metrics}
-        )
-        tables = (
-            image_scores(scan.of(name), metrics, known) for name in scan.metrics() if name in names
-        )
-        parts = [part for part in tables if len(part)]
-        if metrics is None or vocabulary.EVIDENCE_KEPT in metrics:
-            parts += [part for part in [evidence_scores(scan)] if len(part)]
-        if not any(part[vocabulary.VALUE].notna().any() for part in parts):
+        scores = all_scores(scan, metrics, known)
+        if not scores[vocabulary.VALUE].notna().any():
             raise errors.ConfigError(f"{folder}: the run has no scores to compare")
-        scores = pd.concat(parts).sort_values(KEY, ignore_index=True)
         ratios = _time_ratios(folder, manifest)
         return Side(folder.name, scores, manifest, ratios)
     if not (folder / SCORES).is_file() or not (folder / read.MANIFEST).is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -165,8 +166,7 @@ def _what_is_uncertain(findings: Findings) -> str:
         if without:
             parts.append(f"{_listed(without)} without a number by {metric_name(metric)}")
     names = {line.spec: line.label for line in lines}
-    ranks = findings.ranks.assign(**{METHOD: findings.ranks[METHOD].map(names)})
-    if said := winner_sentence(disagreement(findings.agreement, ranks, metrics)):
+    if said := _no_winner(findings, metrics, names):
         parts.append(said)
     parts += _moved_by_themselves(findings, metrics[0])
     lost = _lost(findings)
@@ -179,6 +179,17 @@ def _what_is_uncertain(findings: Findings) -> str:
     if len(ranked) > 1:
         return "The order of the methods stays when images are resampled."
     return "Nothing of this run is marked as uncertain."
+
+
+def _no_winner(findings: Findings, metrics: Sequence[str], names: Mapping[str, str]) -> str:
+    """Say why there is no single winner, in the page's own names of metrics and methods."""
+    called = {metric: metric_name(metric) for metric in metrics}
+    agreement, ranks = (
+        frame.assign(**{METRIC: frame[METRIC].map(lambda name: called.get(name, name))})
+        for frame in (findings.agreement, findings.ranks)
+    )
+    ranks[METHOD] = ranks[METHOD].map(names)
+    return winner_sentence(disagreement(agreement, ranks, list(called.values())))
 
 
 def _tied(line: LeaderboardRow, metric: str) -> bool:

@@ -112,7 +112,7 @@ def _closing_columns(findings: Findings, metric: str) -> dict[str, dict[str, Tab
         if findings.calibrates(metric)
     }
     shares = {
-        spec: share_cell(leaderboard.coverage(findings.scan.counts, spec, [metric]))
+        spec: share_cell(leaderboard.coverage(findings, spec, [metric]))
         for spec in specs
     }
     return closing | {"coverage": shares}

@@ -63,7 +63,12 @@ def test_curves_are_means_over_images_at_each_severity(
 def test_the_curves_of_a_metric_have_one_scale_whatever_was_skipped() -> None:
     """A method that has no value must not turn the others' label, nor be drawn on another scale."""
     plan = small_plan(
-        "gradient_x_input", "guided_backprop", family=("gaussian_noise",), nulls=1, metric=("ssim",)
+        "gradient_x_input",
+        "guided_backprop",
+        family=("gaussian_noise",),
+        nulls=1,
+        metric=("ssim",),
+        admission=False,
     )
     records = run(tiny(linear_network), image_set(), plan)
     assert set(pick(records, method="guided_backprop")["status"]) == {"skipped"}

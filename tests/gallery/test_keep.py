@@ -41,7 +41,7 @@ def test_the_gallery_shows_what_the_network_said_and_what_changed(
     gallery = finished_run.gallery
     assert gallery is not None
     rows = gallery.rows[gallery.rows["family"] != CLEAN]
-    assert len(rows) == 3 * 6
+    assert len(rows) == 3 * 9, "three families at three severities"
     for row in rows.to_dict("records"):
         of_view = finished_records[
             (finished_records["image_id"] == row["image_id"])

@@ -19,8 +19,10 @@ from small_run import manifest
 from support import call, image_set, tiny
 from torch import Tensor
 
+from steadymap.bench.analysis.admission import admissions
 from steadymap.bench.analysis.calibration import calibrate
 from steadymap.bench.analysis.curves import severity_curves
+from steadymap.bench.analysis.evidence import evidence_kept
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.analysis.intervals import intervals
 from steadymap.bench.analysis.ranks import rank_methods
@@ -30,7 +32,7 @@ from steadymap.bench.commands import finish
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.metric_registry import describe
 from steadymap.bench.gallery.keep import choose_witnesses
-from steadymap.bench.gate.side import KEPT_METRICS, image_scores, read_side
+from steadymap.bench.gate.side import KEPT_METRICS, KEY, evidence_scores, image_scores, read_side
 from steadymap.bench.measure.runner import run
 from steadymap.bench.methods import registry as methods_module
 from steadymap.bench.methods.batch import Batch
@@ -42,7 +44,13 @@ from steadymap.bench.records import scan as scanning
 from steadymap.bench.records.read import RECORDS, read_run
 from steadymap.bench.records.scan import COLUMNS, PAIR, Scan, as_scan, scan_run
 from steadymap.bench.records.schema import SCHEMA, perturbed_images
-from steadymap.bench.records.vocabulary import MUST_DIFFER, NULLS, base_metric
+from steadymap.bench.records.vocabulary import (
+    EVIDENCE_KEPT,
+    MARGIN_NAMES,
+    MUST_DIFFER,
+    NULLS,
+    base_metric,
+)
 from steadymap.bench.report.finished_run import FinishedRun, curves_of
 from steadymap.bench.report.page import render
 from steadymap.bench.report.rank_diagrams import rank_diagrams, write_diagrams
@@ -140,6 +148,16 @@ def same(found: pd.DataFrame, expected: pd.DataFrame, rounding: float = 0.0) -> 
     )
 
 
+def by_name(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return pairs with the first name first: which it is in the records hangs on what is lost."""
+    turned = pairs["method"] > pairs["other"]
+    names = {"method": "other", "other": "method"}
+    around = pairs.rename(columns=names | {"low": "high", "high": "low"})[list(pairs)]
+    ends = ["difference", "low", "high"]
+    around[ends] = -around[ends]
+    return pairs.mask(turned, around).sort_values(["metric", "method", "other"])
+
+
 # --- what is counted ------------------------------------------------------------------------------
 
 
@@ -153,7 +171,9 @@ def same(found: pd.DataFrame, expected: pd.DataFrame, rounding: float = 0.0) -> 
 def test_records_are_counted_in_their_order(
     scan: Scan, records: pd.DataFrame, table: str, columns: list[str]
 ) -> None:
-    expected = Counter(records[columns].itertuples(index=False, name=None))
+    # What a value that is there says of itself is no reason.
+    told = records.assign(detail=records["detail"].where(records["status"] != "ok", ""))
+    expected = Counter(told[columns].itertuples(index=False, name=None))
     rows = list(getattr(scan, table).itertuples(index=False, name=None))
     assert [(row[:-1], row[-1]) for row in rows] == list(expected.items())
 
@@ -182,9 +202,15 @@ def test_pairs_are_the_perturbed_images(scan: Scan, records: pd.DataFrame) -> No
 
 def test_metrics_part_the_records(scan: Scan, records: pd.DataFrame) -> None:
     metrics = scan.metrics()
-    assert set(metrics) == {
+    assert {name for name in metrics if not name.startswith(MARGIN_NAMES)} == {
         "ssim", "plain", "spearman", "relative_l2", "completeness_error", "input_change",
         "saturated_share",
+    }  # fmt: skip
+    assert {name for name in metrics if name.startswith(MARGIN_NAMES)} == {
+        "deletion_logit", "evidence_kept", "margin.other_image", "margin.same_class",
+        "margin.random_network", "margin.other_class", "margin_magnitude.other_image",
+        "margin_magnitude.same_class", "margin_magnitude.random_network",
+        "margin_magnitude.other_class",
     }  # fmt: skip
     for name in metrics:
         names = [other for other in records["metric"].unique() if base_metric(other) == name]
@@ -212,15 +238,28 @@ def test_a_metric_called_like_a_recognition_is_had_once(records: pd.DataFrame) -
 # --- what is derived ------------------------------------------------------------------------------
 
 
-def test_findings_are_those_of_the_whole_table(home: Path, records: pd.DataFrame) -> None:
+def test_findings_are_those_of_the_whole_table(
+    home: Path, records: pd.DataFrame, tmp_path: Path
+) -> None:
     """But for rounding: where values are missing, families may be averaged in another order."""
     found = Findings.of(scan_run(home)[0], KNOWN)
     calibrated = calibrate(records, KNOWN)
-    same(found.summary, full_summary(records), ROUNDING)
+    margins = records["metric"].astype(str).str.startswith(MARGIN_NAMES)
+    same(found.summary, full_summary(records[~margins]), ROUNDING)
     same(found.calibrated, calibrated, ROUNDING)
-    ranks, compared = rank_methods(records, calibrated, KNOWN)
+    admission = admissions(as_scan(records), None)
+    same(found.admission, admission, ROUNDING)
+    same(found.evidence, evidence_kept(records), ROUNDING)
+    admitted = set(admission["method"][admission["ranked"]])
+    ranks, _ = rank_methods(records, calibrated, KNOWN, admitted)
     same(found.ranks, ranks, ROUNDING)
-    same(found.pairs, compared, ROUNDING)
+    assert len(admitted) == 1
+    assert found.pairs.empty
+    # Without margins all are ranked.
+    unjudged = Findings.of(scan_run(write(tmp_path / "run", records[~margins]))[0], KNOWN)
+    everyone, compared = rank_methods(records, calibrated, KNOWN)
+    same(unjudged.ranks, everyone, ROUNDING)
+    same(by_name(unjudged.pairs), by_name(compared), ROUNDING)
     same(found.faults, whose_fault(records, KNOWN), ROUNDING)
     assert set(found.calibrated["metric"]) == {"ssim", "spearman", "relative_l2"}
     lost = found.calibrated[
@@ -232,7 +271,7 @@ def test_findings_are_those_of_the_whole_table(home: Path, records: pd.DataFrame
 
 def test_a_file_and_a_frame_are_the_same(home: Path, records: pd.DataFrame) -> None:
     one, other = Findings.of(scan_run(home)[0], KNOWN), Findings.of(records, KNOWN)
-    for name in ("summary", "calibrated", "ranks", "faults"):
+    for name in ("summary", "calibrated", "ranks", "admission", "evidence", "faults"):
         same(getattr(one, name), getattr(other, name))
 
 
@@ -264,7 +303,13 @@ def test_curves_and_witnesses_are_those_of_the_whole_table(
 def test_scores_by_image_are_those_of_the_whole_table(
     home: Path, records: pd.DataFrame, metrics: tuple[str, ...] | None
 ) -> None:
-    same(read_side(home, metrics).scores, image_scores(records, metrics, KNOWN))
+    expected = image_scores(records, metrics, KNOWN)
+    if metrics is None or EVIDENCE_KEPT in metrics:
+        known = evidence_scores(as_scan(records))
+        assert len(known)
+        expected = pd.concat([expected, known]).sort_values(KEY)
+    same(read_side(home, metrics).scores, expected)
+    assert not expected.duplicated(KEY).any()
 
 
 def test_a_run_without_values_has_nothing_to_compare(tmp_path: Path, records: pd.DataFrame) -> None:

@@ -11,6 +11,7 @@ from finished import METHODS, calibrated_by_hand
 from steadymap.bench import read_run
 from steadymap.bench.analysis.cells import is_unrelated
 from steadymap.bench.analysis.findings import Findings
+from steadymap.bench.analysis.leaderboard import board_metrics
 from steadymap.bench.records.vocabulary import CLEAN, REFERENCES, is_control
 from steadymap.bench.report.answer import _listed, answer
 from steadymap.bench.report.finished_run import FinishedRun
@@ -51,10 +52,17 @@ def test_an_answer_without_calibration_says_so(finished_folder: Path) -> None:
 
 def test_what_is_uncertain_of_many_is_said_once(finished_run: FinishedRun) -> None:
     findings = finished_run.findings
-    seeds = findings.calibrated["low"] - 1
-    text = answer(replace(findings, calibrated=findings.calibrated.assign(other_seed=seeds)))[2]
-    assert text.count("another seed moves") == 1
-    assert " most, calibrated SSIM between seeds: " in text
+    text = answer(findings)[2]
+    assert "draws" not in text, "none of them draws anything"
+    places = [part for part in text.split("; ") if "not settled" in part]
+    assert len(places) == len(board_metrics(findings)) == 2
+    # A method that draws, and one of which that is not known.
+    dice = pd.DataFrame(
+        {"method": METHODS, "family": "overall", "metric": "ssim", "seed_share": [0.75, 0.49, None]}
+    )
+    text = answer(replace(findings, dice=dice))[2]
+    assert text.count("draws") == 1
+    assert "; 75.0% of what moves with gradient by SSIM is its own draws" in text
     assert _listed(["a"]) == "a"
     assert _listed(list("abcd")) == "a, b, c and d"
     assert _listed(list("abcde")) == "5 methods"

@@ -55,7 +55,11 @@ def test_no_name_can_break_markdown_or_a_notebook(
 def test_a_notebook_shows_the_answer_and_the_leaderboard() -> None:
     classifier = make_classifier(seeded(conv_network), (16, 16), CLASSES)
     plan = Plan(method=("gradient",), family=("bias",), severity=(0.2,), controls=False, nulls=1)
-    records = steadymap.bench.run(classifier, from_tensor(random_images(4)), plan)
+    images = from_tensor(random_images(4))
+    html = steadymap.bench.run(classifier, images, plan)._repr_html_()
+    assert "On 4 images no method is ranked" in html, "four images are too few to admit any"
+    everyone = plan.model_copy(update={"admission": False})
+    records = steadymap.bench.run(classifier, images, everyone)
     html = records._repr_html_()
     assert "On 4 images gradient held best" in html
     assert "<table>" in html
