@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -46,7 +47,7 @@ class Instability:
     cost: pd.DataFrame
 
     @classmethod
-    def of(cls, records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None) -> Instability:
+    def of(cls, records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None) -> Self:
         """Take it from the records of every metric that compares two maps.
 
         One of which nobody knows what a perfect score is has no distance from it, and is left out.

@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from first_rules import Instability, calibrate, whose_fault
 from numpy.typing import NDArray
 from scipy.stats import bootstrap, kendalltau, rankdata
 from statsmodels.stats.proportion import proportion_confint
 
-from steadymap.bench.analysis.calibration import calibrate
 from steadymap.bench.analysis.curves import severity_curves
-from steadymap.bench.analysis.instability import Instability
 from steadymap.bench.analysis.intervals import CONFIDENCE, RESAMPLES, Interval, intervals
-from steadymap.bench.analysis.whose_fault import BIAS, whose_fault
+from steadymap.bench.analysis.whose_fault import BIAS
 from steadymap.bench.core.randomness import generator
 from steadymap.bench.records.schema import perturbed_images
 from steadymap.bench.records.vocabulary import CLEAN, NULLS, OVERALL, is_control

@@ -68,7 +68,8 @@ def draw(every: Sequence[Network], folder: Path) -> None:
 
 def _draw_curves(network: Network, folder: Path) -> None:
     rows = network.records[network.records["family"] == BIAS]
-    curves = severity_curves(rows, network.calibrated)
+    # By the first rules all pairs count, whatever was predicted.
+    curves = severity_curves(rows.assign(kept=True), network.calibrated)
     breaking = breaking_points(curves)
     names = {spec: tables.called(spec) for spec in network.methods}
     for metric in claims.STEADINESS:

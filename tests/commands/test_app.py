@@ -94,9 +94,10 @@ def test_a_run_with_nulls_calibrates_and_has_the_controls_below(
     assert "uninformative" in first
     assert "degenerate" in first
     assert "whose fault" in rest
-    assert "calibrated = (score - null)" in rest
+    assert "score = (mean score - null) / (perfect score - null) over pairs" in rest
     assert "by chance" in rest
-    assert "another seed moves it more" in rest
+    assert "other seed: the calibrated score of clean maps under two seeds" in rest
+    assert "every method is ranked" in rest
     share = pd.read_csv(folder / "whose_fault.csv").query(
         "metric == 'ssim' and method == 'gradient_x_input' and severity.isna()"
     )
