@@ -600,8 +600,11 @@ def test_other_methods_and_metrics_of_the_run_change_nothing(
 @pytest.mark.parametrize("engine", ["own", "captum"])
 def test_every_pass_and_map_is_counted_beforehand(metric: tuple[str, ...], engine: str) -> None:
     plan = PLAN.model_copy(
-        update={"metric": metric, "engine": engine, "batch_size": 2, "nulls": 1, "controls": True}
-    )
+        update={
+            "metric": metric, "engine": engine, "batch_size": 2, "nulls": 1, "controls": True,
+            "admission": False,
+        }
+    )  # fmt: skip
     setup = prepare(tiny(), image_set(), plan)
     planned = count(setup)
     passes, maps, _ = measured(setup)
