@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from finished import run_into
+from finished import JUDGED, run_into
 from pages import BROWSER, DRIVER
 from support import Command, Done, call, conv_network, linear_network, tiny
 
@@ -85,6 +85,17 @@ def finished_run(finished_folder: Path) -> FinishedRun:
 @pytest.fixture(scope="session")
 def finished_records(finished_folder: Path) -> pd.DataFrame:
     return read_run(finished_folder)[0]
+
+
+@pytest.fixture(scope="session")
+def judged_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that says whose maps know their image: to be read alone."""
+    return run_into(tmp_path_factory.mktemp("judged"), JUDGED)
+
+
+@pytest.fixture(scope="session")
+def judged_run(judged_folder: Path) -> FinishedRun:
+    return FinishedRun.of(judged_folder)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

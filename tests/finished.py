@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,11 +23,17 @@ COMMAND += ["--family", "bias", "--family", "compensated_bias", "--family", "shi
 COMMAND += ["--severity", "-0.2,0.1,0.3"]
 
 
-def run_into(folder: Path) -> Path:
-    """Run the command in a folder; return the folder of the run."""
+# Of as many images as it takes to admit some methods, and not others.
+JUDGED = ["run", "--limit", "24", "--steps", "4", "--nulls", "1", "--no-report"]
+JUDGED += [word for method in (*METHODS, "grad_cam") for word in ("--method", method)]
+JUDGED += ["--family", "bias", "--family", "gaussian_noise", "--severity", "0.2"]
+
+
+def run_into(folder: Path, command: Sequence[str] = COMMAND) -> Path:
+    """Run a command in a folder; return the folder of the run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert call(patch, *COMMAND, "--output", "run") == 0
+        assert call(patch, *command, "--output", "run") == 0
     return folder / "run"
 
 

@@ -111,10 +111,7 @@ def _closing_columns(findings: Findings, metric: str) -> dict[str, dict[str, Tab
         for name, source in columns.items()
         if findings.calibrates(metric)
     }
-    shares = {
-        spec: share_cell(leaderboard.coverage(findings, spec, [metric]))
-        for spec in specs
-    }
+    shares = {spec: share_cell(leaderboard.coverage(findings, spec, [metric])) for spec in specs}
     return closing | {"coverage": shares}
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap, ttest_1samp
 from scipy.stats import t as student
 from statsmodels.stats.multitest import multipletests
+from support import frame
 
 from steadymap.bench.core.errors import ConfigError, NoBaselineError
 from steadymap.bench.core.randomness import generator
@@ -51,8 +52,9 @@ from steadymap.bench.gate.margins import (
     Margins,
     read_margins,
 )
-from steadymap.bench.gate.side import KEPT_METRICS, Side, image_scores, read_side
+from steadymap.bench.gate.side import KEPT_METRICS, KEY, Side, all_scores, image_scores, read_side
 from steadymap.bench.gate.verdict import Verdict
+from steadymap.bench.records.scan import as_scan
 from steadymap.bench.records.vocabulary import EVIDENCE_KEPT, RECOGNISED
 from steadymap.metrics import METRICS
 
@@ -408,6 +410,33 @@ def test_scores_are_means_within_an_image_without_controls_and_references() -> N
     assert scores["value"].to_numpy() == pytest.approx(BASE, rel=1e-5)
     assert scores.loc[[0], ["valid", "pairs"]].to_numpy().tolist() == [[2, 3]]
     assert set(scores["method"]) == {"gradient"}
+
+
+def test_evidence_is_kept_as_a_share_and_never_in_logits() -> None:
+    """Of a margin of 4 logits a map keeps 1 and 3; where the margin may be 0 there is no share."""
+    rows: list[dict[str, object]] = []
+    for method, margins in (("gradient", (3.0, 5.0)), ("grad_cam", (-4.0, 4.0))):
+        for place in range(40):
+            about = {"method": method, "image_id": f"i{place:02d}"}
+            rows += [
+                about | {"metric": "ssim", "value": 0.5},
+                about | {"metric": "evidence_kept", "value": 1.0 + 2 * (place % 2)},
+                about
+                | {"metric": "margin.other_image", "family": "clean", "severity": 0.0}
+                | {"value": margins[place // 2 % 2]},
+            ]
+    records = frame(rows)
+    scores = all_scores(as_scan(records), KEPT_METRICS, METRICS)
+    assert set(scores["metric"]) == {"ssim", "evidence_kept"}
+    assert not scores.duplicated(KEY).any()
+    kept = scores[scores["metric"] == "evidence_kept"]
+    assert set(kept["method"]) == {"gradient"}
+    assert kept["value"].tolist() == [0.25, 0.75] * 20
+    assert set(kept["family"]) == {"bias"}
+    everything = all_scores(as_scan(records), None, METRICS)
+    pd.testing.assert_frame_equal(everything, scores)
+    assert set(all_scores(as_scan(records), ["ssim"], METRICS)["metric"]) == {"ssim"}
+    assert set(image_scores(records, KEPT_METRICS)["metric"]) == {"ssim"}
 
 
 def test_whether_a_map_is_recognised_is_whether_its_own_comes_first() -> None:

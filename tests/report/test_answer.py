@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 from finished import METHODS, calibrated_by_hand
+from pages import parsed
 
 from steadymap.bench import read_run
 from steadymap.bench.analysis.cells import is_unrelated
@@ -15,6 +16,7 @@ from steadymap.bench.analysis.leaderboard import board_metrics
 from steadymap.bench.records.vocabulary import CLEAN, REFERENCES, is_control
 from steadymap.bench.report.answer import _listed, answer
 from steadymap.bench.report.finished_run import FinishedRun
+from steadymap.bench.report.page import render
 from steadymap.bench.report.sections.leaderboard import board_grid
 
 
@@ -66,6 +68,34 @@ def test_what_is_uncertain_of_many_is_said_once(finished_run: FinishedRun) -> No
     assert _listed(["a"]) == "a"
     assert _listed(list("abcd")) == "a, b, c and d"
     assert _listed(list("abcde")) == "5 methods"
+
+
+def test_no_single_winner_is_told_in_the_names_of_the_page(finished_run: FinishedRun) -> None:
+    findings = finished_run.findings
+    places = {
+        ("ssim", METHODS[2]): 1, ("ssim", METHODS[0]): 2, ("ssim", METHODS[1]): 3,
+        ("spearman", METHODS[0]): 1, ("spearman", METHODS[2]): 2, ("spearman", METHODS[1]): 3,
+    }  # fmt: skip
+    keys = zip(findings.ranks["metric"], findings.ranks["method"], strict=True)
+    place = [places.get(key, 1) for key in keys]
+    ranks = findings.ranks.assign(rank=place, low=place, high=place)
+    agreement = pd.DataFrame(
+        [
+            {"metric": "headlines", "among": "metrics", "kendall_w": 0.5, "mean_correlation": 0.0},
+            {"metric": "spearman", "among": "families", "kendall_w": 0.6, "mean_correlation": 0.2},
+            {"metric": "ssim", "among": "families", "kendall_w": 0.9, "mean_correlation": 0.8},
+        ]
+    )
+    page = parsed(render([replace(
+        finished_run, findings=replace(findings, ranks=ranks, agreement=agreement)
+    )]))  # fmt: skip
+    (said,) = (text for text in page.texts if "there is no single winner" in text)
+    _, _, reasons = said.partition("there is no single winner: ")
+    assert reasons.split("; ")[:3] == [
+        "metrics disagree in the order of methods (W = 0.50)",
+        "perturbations disagree in it by rank correlation (W = 0.60)",
+        "the best by SSIM is integrated_gradients, by rank correlation gradient.",
+    ]
 
 
 def test_an_answer_claims_no_more_than_is_known(finished_records: pd.DataFrame) -> None:

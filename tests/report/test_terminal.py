@@ -112,6 +112,34 @@ def test_the_footnotes_warn_of_few_images_and_lost_values() -> None:
     assert "rough" not in " ".join(footnotes(Findings.of(enough)))
 
 
+def test_the_footnotes_say_who_is_not_ranked_and_why(judged_run: FinishedRun) -> None:
+    findings = judged_run.findings
+    admission = findings.admission.set_index("method")
+    reason = admission["reason"]["grad_cam:relu=true"]
+    assert reason.startswith("its map of another image may do as well (p = ")
+    said = [note for note in footnotes(findings) if "ranked" in note or "plain gradient" in note]
+    assert said == [f"grad_cam is not ranked: {reason}"]
+    assert any(note.startswith("faithful: how much more") for note in footnotes(findings))
+    # One that is ranked and knows less than plain gradient says so, and no control says anything.
+    less = findings.admission["method"] == "gradient_x_input"
+    less |= findings.admission["verdict"] == "control"
+    limited = replace(findings, admission=findings.admission.assign(below_gradient=less))
+    assert [note for note in footnotes(limited) if "plain gradient" in note] == [
+        "gradient_x_input: it knows less of its image than plain gradient"
+    ]
+
+
+def test_the_footnotes_say_that_nobody_asked_what_maps_know(
+    finished_run: FinishedRun, finished_records: pd.DataFrame
+) -> None:
+    note = "it was not measured whether maps know their own image: every method is ranked"
+    assert footnotes(finished_run.findings).count(note) == 1
+    assert not any(text.startswith("faithful") for text in footnotes(finished_run.findings))
+    # Where nothing is ranked, there is nothing to say of ranks.
+    raw = finished_records[finished_records["metric"] == "completeness_error"]
+    assert note not in footnotes(Findings.of(raw))
+
+
 def test_many_families_are_shown_a_few_at_a_time_each_once() -> None:
     names = [f"family_{place}" for place in range(2 * MOST_ACROSS + 1)]
     records = frame(

@@ -10,6 +10,7 @@ from finished import METHODS, calibrated_by_hand
 from pages import board_of, parsed
 
 from steadymap.bench import read_run
+from steadymap.bench.analysis.leaderboard import coverage
 from steadymap.bench.report.finished_run import FinishedRun
 from steadymap.bench.report.sections.leaderboard import board_grid
 
@@ -48,6 +49,25 @@ def test_the_leaderboard_has_the_numbers_of_the_records(finished_folder: Path) -
         "control: another image's map",
         "control: randomised network's map",
     }
+
+
+def test_coverage_is_that_of_the_headline(finished_run: FinishedRun) -> None:
+    """Of calibrated scores the mean over the metrics; of raw ones the share that has a value."""
+    findings = finished_run.findings
+    calibrated = findings.calibrated
+    half = (calibrated["method"] == METHODS[0]) & (calibrated["metric"] == "ssim")
+    shares = calibrated["coverage"].mask(half, 0.5).mask(calibrated["family"] == "bias", 0.1)
+    found = replace(findings, calibrated=calibrated.assign(coverage=shares))
+    assert set(calibrated[calibrated["family"] == "overall"]["coverage"]) == {1.0}
+    cells = {row[0].key: row[-1].text for row in board_grid(found).rows}
+    assert cells == dict.fromkeys(finished_run.names().values(), "100%") | {"gradient": "75.0%"}
+    counts = findings.scan.counts
+    lost = (counts["method"] == METHODS[2]) & (counts["metric"] == "completeness_error")
+    status = counts["status"].astype(str).mask(lost, "degenerate")
+    scan = replace(findings.scan, counts=counts.assign(status=status))
+    raw = replace(findings, calibrated=calibrated.iloc[:0], scan=scan)
+    assert coverage(raw, METHODS[2], ["completeness_error"]) == 0
+    assert coverage(raw, METHODS[1], ["ssim", "spearman"]) == 1
 
 
 def test_passes_that_do_not_come_back_are_called_so(finished_run: FinishedRun) -> None:
