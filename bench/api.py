@@ -10,7 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from steadymap.bench.data.image_set import ImageSet, from_tensor
-from steadymap.bench.gate.side import KEPT_METRICS, Side, image_scores
+from steadymap.bench.gate.side import KEPT_METRICS, Side, kept_scores
 from steadymap.bench.measure import estimate, runner
 from steadymap.bench.plan.experiment import Experiment
 from steadymap.bench.plan.plan import Plan
@@ -84,5 +84,5 @@ def measure_side(
     manifest |= {"metrics": setup.metrics(), "passes": asdict(estimate.count(setup))}
     # As one comes back from its file: tuples are lists there.
     return Side(
-        classifier.name, image_scores(records, list(kept)), json.loads(json.dumps(manifest)), {}
+        classifier.name, kept_scores(records, list(kept)), json.loads(json.dumps(manifest)), {}
     )

@@ -74,6 +74,8 @@ def image_scores(
         records[vocabulary.METHOD] != vocabulary.INPUT
     )
     kept &= ~records[vocabulary.METHOD].astype(str).map(vocabulary.is_control)
+    # Of that, `evidence_scores` has the share.
+    kept &= records[vocabulary.METRIC] != vocabulary.EVIDENCE_KEPT
     chosen = _recognitions(records[kept].astype(dict.fromkeys(KEY, str)))
     readable = metric_registry.known_metrics() if readable is None else readable
     known = chosen[vocabulary.METRIC].str.removesuffix(vocabulary.RECOGNISED).isin(readable)
@@ -92,7 +94,16 @@ def image_scores(
     return table.reset_index()[COLUMNS]
 
 
-def evidence_scores(scan: Scan) -> pd.DataFrame:
+def kept_scores(records: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Return the scores of a run in memory, as `read_side` has them of its file."""
+    parts = [image_scores(records, metrics)]
+    if vocabulary.EVIDENCE_KEPT in metrics:
+        parts.append(evidence_scores(records))
+    filled = [part for part in parts if len(part)] or parts[:1]
+    return pd.concat(filled).sort_values(KEY, ignore_index=True)
+
+
+def evidence_scores(records: pd.DataFrame | Scan) -> pd.DataFrame:
     """Return what each image's perturbed map still knows, as a share of what clean maps know.
 
     The share is of the mean over images, so that the mean of the values is the ratio of means. A
@@ -101,7 +112,10 @@ def evidence_scores(scan: Scan) -> pd.DataFrame:
     # Intervals bring scipy, which whoever reads a baseline alone does not need.
     from steadymap.bench.analysis import evidence, intervals  # noqa: PLC0415
 
-    records = scan.read([vocabulary.EVIDENCE_KEPT, evidence.CLEAN_MARGIN])
+    names = [vocabulary.EVIDENCE_KEPT, evidence.CLEAN_MARGIN]
+    if isinstance(records, Scan):
+        records = records.read(names)
+    records = records[records[vocabulary.METRIC].isin(names)]
     records = records.astype(dict.fromkeys(KEY, str))
     valid = records[vocabulary.STATUS] == Status.OK.value
     value = records[vocabulary.VALUE].where(valid)
