@@ -149,7 +149,7 @@ PLANTED = (
     Planted("4 steps behind the plan's back", RED, "completeness_error", hidden_steps),
     Planted("unsigned integrated gradients", RED, "completeness_error", unsigned),
     Planted("Grad-CAM on an earlier layer", RED, "grad_cam", earlier_layer),
-    Planted("an edge filter for gradient x input", RED, "recognised", edges),
+    Planted("an edge filter for gradient x input", RED, "evidence_kept", edges),
 )
 
 

@@ -74,6 +74,8 @@ def image_scores(
         records[vocabulary.METHOD] != vocabulary.INPUT
     )
     kept &= ~records[vocabulary.METHOD].astype(str).map(vocabulary.is_control)
+    # Of that, `evidence_scores` has the share.
+    kept &= records[vocabulary.METRIC] != vocabulary.EVIDENCE_KEPT
     chosen = _recognitions(records[kept].astype(dict.fromkeys(KEY, str)))
     readable = metric_registry.known_metrics() if readable is None else readable
     # Margins are logits, and no scores: see `evidence_scores`.

@@ -20,7 +20,7 @@ from steadymap.bench.network.passes import Pass, Read, shared_pass
 from steadymap.bench.network.torch_settings import float32, threads_each
 from steadymap.bench.perturbations import apply, registry
 from steadymap.bench.perturbations.attack import differentiable_twice, smoothed
-from steadymap.bench.plan.admitting import deletion_passes
+from steadymap.bench.plan.admitting import deletion_passes, yardstick_maps
 from steadymap.bench.plan.blocks import BLOCK
 from steadymap.bench.plan.setup import Setup, calibrated, wanted
 from steadymap.metrics import PROBES
@@ -112,6 +112,9 @@ def count(setup: Setup) -> Passes:
         others = len(cells) if start.of_view else len(shifts)
         forward += len(setup.images) * start.draws * (1 + others)
     forward += (deletions := deletion_passes(setup))
+    # Plain gradient's own maps, of the network and the randomised ones, where it does not run.
+    yardstick = yardstick_maps(setup)
+    forward, backward = forward + yardstick, backward + yardstick
     forward += probes.probe_passes(wanted(setup.methods), len(setup.images), len(applied))
     adaptive = [method for method in alone if method.adaptive]
     # Both ends of a path, for the logit difference that its sum is held against.

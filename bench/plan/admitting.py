@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from steadymap.bench.methods.binding import bind_method
 from steadymap.bench.methods.method import BoundMethod
 from steadymap.bench.perturbations import registry
 from steadymap.bench.perturbations.cell import Cell
@@ -73,6 +74,14 @@ def deletion_passes(setup: Setup) -> int:
     kept = [name for name in families if not nothing_kept(name)]
     orders += (1 + PARTNERS) * len(kept) * sum(not method.control for method in methods)
     count = orders * (STEPS - 1) + 1
-    if all(method.spec != YARDSTICK for method in setup.methods):
+    if yardstick_maps(setup):
         count += (each - 1) * (STEPS - 1)
     return len(setup.images) * count
+
+
+def yardstick_maps(setup: Setup) -> int:
+    """Return how many maps of plain gradient are made for its margins, beside those of the run."""
+    runs = any(method.spec == YARDSTICK for method in setup.plan.bound_methods())
+    if runs or not wanted(setup.plan) or bind_method(YARDSTICK).unfit(setup.classifier):
+        return 0
+    return len(setup.images) * (1 + setup.plan.nulls)

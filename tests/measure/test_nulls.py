@@ -516,8 +516,10 @@ def test_every_pass_and_map_is_counted_beforehand(engine: str, images: int) -> N
     assert maps == setup.map_count()
 
 
-def test_deletions_are_counted_as_what_they_are_at_most() -> None:
-    setup = prepare(tiny(), from_tensor(random_images(5)), PLAN)
+@pytest.mark.parametrize("methods", [PLAN.method, ("grad_cam", "lime:samples=9")])
+def test_deletions_are_counted_as_what_they_are_at_most(methods: tuple[str, ...]) -> None:
+    plan = PLAN.model_copy(update={"method": methods})
+    setup = prepare(tiny(), from_tensor(random_images(5)), plan)
     expected = count(setup)
     (forward, backward), _, _ = measured(setup)
     assert backward == expected.backward

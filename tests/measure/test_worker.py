@@ -94,8 +94,17 @@ def test_a_run_takes_one_pass_a_view_and_the_steps_of_the_paths(classifier: Clas
         {"precision": "tf32", "seed": 3},
         {"batch_size": 16},
         {"coupled": True},
-        {"coupled": True, "nulls": 2, "method": ("smooth_grad:samples=3", "gradient")},
-        {"nulls": 1, "method": ("lime:samples=9", "feature_ablation:segments=7")},
+        {
+            "coupled": True,
+            "nulls": 2,
+            "admission": False,
+            "method": ("smooth_grad:samples=3", "gradient"),
+        },
+        {
+            "nulls": 1,
+            "admission": False,
+            "method": ("lime:samples=9", "feature_ablation:segments=7"),
+        },
         {"method": ("occlusion:window=0.5", "feature_ablation:segments=7,baseline=random")},
         {
             "method": (
