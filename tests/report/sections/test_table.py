@@ -62,13 +62,17 @@ def test_a_section_is_one_module_and_one_partial_listed_once() -> None:
 
 @pytest.mark.parametrize("name", SECTIONS)
 def test_a_section_needs_nothing_of_the_others(
-    finished_run: FinishedRun, name: str, text_of: Callable[[FinishedRun, str], str]
+    finished_run: FinishedRun,
+    judged_run: FinishedRun,
+    name: str,
+    text_of: Callable[[FinishedRun, str], str],
 ) -> None:
     """A name that its partial misses would be an error."""
-    text = text_of(finished_run, name)
+    run = judged_run if name == "admission" else finished_run
+    text = text_of(run, name)
     assert text.startswith("<")
     figures = [tag for tag, _ in parsed(text).tags if tag == "svg"]
-    assert len(figures) == len(SECTIONS[name].drawings(finished_run))
+    assert len(figures) == len(SECTIONS[name].drawings(run))
 
 
 @pytest.mark.parametrize("name", SECTIONS)
@@ -76,7 +80,7 @@ def test_a_section_renders_from_a_run_that_lacks_all_it_may(
     bare_run: FinishedRun, name: str, text_of: Callable[[FinishedRun, str], str]
 ) -> None:
     text = text_of(bare_run, name)
-    assert (text == "") == (name == "faults")
+    assert (text == "") == (name in ("faults", "admission"))
     assert len(SECTIONS[name].drawings(bare_run)) == {"curves": 2, "completeness": 1}.get(name, 0)
 
 
