@@ -31,6 +31,8 @@ RANKED_SHARE = 1 / 2
 # A null counts where at least so many of the images have it.
 LEAST_SHARE = 0.5
 RESAMPLES = 2000
+# Of more images than that nobody needs to know the number.
+MOST_IMAGES = 10_000
 
 Verdict = Literal["admitted", "refused", "undecided", "control"]
 Answer = Literal["yes", "no", "undecided", "not judged"]
@@ -280,7 +282,7 @@ def _by_margins(margins: Margins, gradient: float) -> tuple[Verdict, str, int | 
     reason = f"{GATES[worst]} may do {chance}"
     wanted = [images_needed(margins.values[kind], margins.level) for kind in unbeaten]
     known = [count for count in wanted if count is not None]
-    if len(known) < len(wanted):
+    if len(known) < len(wanted) or max(known) > MOST_IMAGES:
         return "undecided", reason, None
     return "undecided", f"{reason}; {max(known)} images would do", max(known)
 

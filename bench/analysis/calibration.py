@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -170,6 +171,9 @@ class _Table:
         }
         if numbered:
             interval = interval_of(estimate.calibrated)
+            if verdict == UNRESOLVABLE:
+                # Between a map that did not move and one that rounding moved nothing is to tell.
+                interval = replace(interval, low=np.nan, high=np.nan, kind="none")
             row |= {
                 "calibrated": interval.mean,
                 "low": interval.low,

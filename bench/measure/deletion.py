@@ -365,9 +365,6 @@ def kept_scores(
     """
     if method.control:
         return {}
-    if reason := admitting.nothing_kept(view.cell.family):
-        skipped = Failure(Status.SKIPPED, reason, len(view.images))
-        return {vocabulary.EVIDENCE_KEPT: skipped.scores()}
     with deletion.worker.clock(view.cell, DELETION_PART, len(view.images)):
         order = method.method.order or "signed"
         return {vocabulary.EVIDENCE_KEPT: deletion.evidence_kept(view, maps, order)}

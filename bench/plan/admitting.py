@@ -28,20 +28,15 @@ def wanted(plan: Plan) -> bool:
 def kept_cell(plan: Plan, family: str) -> Cell | None:
     """Return where it is asked what maps still know: the middle severity of those that are not 0.
 
-    None where there is no other.
+    None where there is no other, and of a family under which maps say nothing of the clean image's
+    pixels: one that moves things, or is there for the diagnosis.
     """
+    entry = registry.FAMILY_SHELF.known(family)
+    moves = entry is not None and entry.warp is not None
+    if moves or family in vocabulary.DIAGNOSIS:
+        return None
     levels = [level for level in plan.severities()[family] if level]
     return Cell(family, levels[len(levels) // 2], 0) if levels else None
-
-
-def nothing_kept(family: str) -> str:
-    """Return why maps under a family say nothing of the clean image's pixels; or nothing."""
-    if family in vocabulary.DIAGNOSIS:
-        return "the family is there for the diagnosis"
-    entry = registry.FAMILY_SHELF.known(family)
-    if entry is not None and entry.warp is not None:
-        return "the family moves things: what the map marks is elsewhere on the clean image"
-    return ""
 
 
 def names_of(method: BoundMethod, setup: Setup) -> list[str]:
@@ -70,8 +65,7 @@ def deletion_passes(setup: Setup) -> int:
     # Its own, other images', others' of its class, another class's; and each network's.
     each = 2 + 2 * PARTNERS + plan.nulls
     orders = sum(each * (2 if method.method.order is None else 1) for method in methods)
-    families = [name for name in plan.severities() if kept_cell(plan, name)]
-    kept = [name for name in families if not nothing_kept(name)]
+    kept = [name for name in plan.severities() if kept_cell(plan, name)]
     orders += (1 + PARTNERS) * len(kept) * sum(not method.control for method in methods)
     count = orders * (STEPS - 1) + 1
     if yardstick_maps(setup):
