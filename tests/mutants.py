@@ -606,7 +606,7 @@ MUTANTS = (
     Mutant(
         "a unit whose name does not say its images",
         "bench/runs/ledger.py",
-        "base = _digest([self.fixed, self.others, images,",
+        "base = _digest([self.fixed, others, images,",
         "base = _digest([self.fixed, self.others, len(images),",
         ENDURANCE_TESTS,
     ),
@@ -1064,8 +1064,8 @@ MUTANTS = (
     Mutant(
         "an image is its own other",
         DELETION,
-        "after = [*range(place + 1, block.stop), *range(block.start, place)]",
-        "after = [*range(place, block.stop), *range(block.start, place)]",
+        "after = [*ordered[own + 1 :], *ordered[:own]]",
+        "after = [*ordered[own:], *ordered[:own]]",
         DELETION_TESTS,
     ),
     Mutant(

@@ -19,6 +19,7 @@ from steadymap.bench.methods.binding import METHOD_SHELF
 from steadymap.bench.network import probing, torch_settings
 from steadymap.bench.network.model_shelf import MODEL_SHELF
 from steadymap.bench.perturbations.registry import FAMILY_SHELF
+from steadymap.bench.plan import admitting
 from steadymap.bench.plan.setup import Setup
 from steadymap.bench.plan.sharding import numeric_images
 from steadymap.bench.records import rules
@@ -65,6 +66,12 @@ def draw_up(setup: Setup, run_id: str, split: str, *, maps: bool = False) -> led
         "device": classifier.module.mean.device.type,
     }
     others = {
+        ledger.EVIDENCE: {
+            family: cell.severity
+            for family in plan.severities()
+            if admitting.wanted(plan) and (cell := admitting.kept_cell(plan, family))
+        },
+        ledger.YARDSTICK: admitting.yardstick_maps(setup) > 0,
         "nulls": plan.nulls,
         "coupled": plan.coupled,
         "admission": plan.admission,

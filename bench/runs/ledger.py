@@ -43,6 +43,11 @@ FIXED = {
     "device": "device",
 }
 
+# Of the others, what counts in the names of some views alone: the severity of each family at which
+# it is asked what maps still know, and whether plain gradient's margins stand beside clean maps'.
+EVIDENCE, YARDSTICK = "evidence", "yardstick"
+OF_VIEWS = (EVIDENCE, YARDSTICK)
+
 # What else names of units hold of the network, and of the code that runs it.
 NETWORK = ("classifier", "code", "versions")
 
@@ -104,12 +109,23 @@ class Ledger:
         """
         images = [[image_id, self.labels[image_id]] for image_id in block]
         family = self.families.get(view.family, "")
-        base = _digest([self.fixed, self.others, images, asdict(view), family])
+        others = {key: value for key, value in self.others.items() if key not in OF_VIEWS}
+        base = _digest([self.fixed, others, images, asdict(view), family, self._asked(view)])
         named = {} if view in (CLEAN_CELL, NULL_VIEWS, NUMERIC) else {INPUT: ""}
         return {
             spec: _digest([base, spec, identity])
             for spec, identity in (named | self.methods).items()
         }
+
+    def _asked(self, view: Cell) -> bool:
+        """Whether more is asked of a view's maps than of others': what they know of their images.
+
+        It hangs on what else the plan has, which a view's other records do not.
+        """
+        if view == CLEAN_CELL:
+            return bool(self.others.get(YARDSTICK))
+        severity = self.others.get(EVIDENCE, {}).get(view.family)
+        return view.draw == 0 and severity == view.severity
 
     def pieces(
         self, is_mine: Callable[[int], bool] = lambda _place: True

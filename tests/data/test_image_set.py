@@ -202,7 +202,7 @@ def test_a_folder_that_may_not_be_written_is_data_all_the_same(tmp_path: Path) -
 RUN = (
     "run", "--limit", "3", "--method", "gradient", "--method", "integrated_gradients:steps=4",
     "--family", "bias", "--family", "gaussian_noise", "--severity", "0.05,0.1", "--nulls", "2",
-    "--no-report", "--output", "here",
+    "--no-admission", "--no-report", "--output", "here",
 )  # fmt: skip
 OUTPUTS = ("records.parquet", "summary.csv", "calibrated.csv", "ranks.csv")
 

@@ -266,7 +266,7 @@ STARTING = (
         {},
         *({"method": (method,)} for method in STARTING[5:]),
         {"metric": ("ssim",), "method": STARTING[-5:]},
-        {"nulls": 2, "method": STARTING[-5:], "metric": None},
+        {"nulls": 2, "method": STARTING[-5:], "metric": None, "admission": False},
         {"engine": "captum", "method": STARTING[:3]},
     ],
 )

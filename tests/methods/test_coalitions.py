@@ -45,6 +45,7 @@ from steadymap.bench.methods.surrogates import lime_coalitions
 from steadymap.bench.network.passes import count_passes
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
+from steadymap.bench.records.vocabulary import MATCHED_CLASS
 from steadymap.models import Classifier, make_classifier
 
 IMAGES = random_images(3).double()
@@ -380,13 +381,17 @@ def test_every_view_is_cut_by_what_is_to_be_seen_in_it(
         draws=1,
         batch_size=3,
     )
-    records = pick(run(classifier, image_set(), plan), metric="relative_l2")
+    found = run(classifier, image_set(), plan)
+    records = pick(found, metric="relative_l2")
     families = set(records["family"])
-    assert {"bias", "compensated_bias", "gaussian_noise", "other_image"} < families
-    assert {"random_network", "batch_of_one", "rounded_image", "float64"} < families
+    assert {"bias", "compensated_bias", "gaussian_noise"} < families
+    assert {"batch_of_one", "rounded_image", "float64"} < families
     apart = records.groupby("family", observed=True)["value"].max()
-    assert apart[["random_network", "batch_of_one", "float64"]].eq(0).all()
-    assert apart["other_image"] > 0
+    assert apart[["batch_of_one", "float64"]].eq(0).all()
+    # These are held against each other by their order alone.
+    alike = pick(found, metric="spearman").groupby("family", observed=True)["value"].min()
+    assert alike["random_network"] == pytest.approx(1)
+    assert alike["other_image"] < 1
     # The least there is, over the images: each has other parts.
     noisy = pick(records, family="gaussian_noise")["value"]
     assert noisy.min() > 0
@@ -401,12 +406,15 @@ PLAN = Plan(
     severity={"compensated_bias": (0.2,), "salt_and_pepper": (0.1,)},
     draws=1,
     batch_size=2,
+    admission=False,
 )
 
 
 def test_workers_and_batches_change_nothing(classifier: Classifier) -> None:
     records = run(classifier, image_set(), PLAN).drop(columns="run_id")
-    assert set(records["status"]) == {"ok"}
+    # An image may have no other of its class.
+    of_class = records["metric"].astype(str).str.contains(MATCHED_CLASS)
+    assert set(records[~of_class]["status"]) == {"ok"}
     for changes in ({"jobs": 2}, {"batch_size": 5}):
         other = run(classifier, image_set(), PLAN.model_copy(update=changes)).drop(columns="run_id")
         names = [name for name in records if name != "value"]
