@@ -69,6 +69,7 @@ SEVERITIES = {
 # Rows of a batch: they are joined again and again.
 FEW = 311
 ROUNDING = 1e-12
+TIED = 1e-4
 
 
 def write(folder: Path, records: pd.DataFrame, metadata: dict[str, str] | None = None) -> Path:
@@ -245,7 +246,8 @@ def test_findings_are_those_of_the_whole_table(
     found = Findings.of(scan_run(home)[0], KNOWN)
     calibrated = calibrate(records, KNOWN)
     margins = records["metric"].astype(str).str.startswith(MARGIN_NAMES)
-    same(found.summary, full_summary(records[~margins]), ROUNDING)
+    # A resample may have the mean itself but for rounding, which moves an end by a part of a step.
+    same(found.summary, full_summary(records[~margins]), TIED)
     same(found.calibrated, calibrated, ROUNDING)
     admission = admissions(as_scan(records), None)
     same(found.admission, admission, ROUNDING)
