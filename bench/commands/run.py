@@ -240,7 +240,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
         typer.Option("--controls/--no-controls", help="Run the controls, too; on unless told."),
     ] = None,
     nulls: Annotated[
-        int | None, typer.Option(help="Unrelated maps of either kind to calibrate by; 0 for none.")
+        int | None, typer.Option(help="Randomised networks to calibrate by; 0 for no calibration.")
     ] = None,
     coupled: Annotated[
         bool | None,
