@@ -165,12 +165,14 @@ class Remembering:
         maps = []
         for image, known in zip(batch.images, gradient(classifier, batch), strict=True):
             coarse = _coarse(image[None])
-            gaps = [float((coarse - other).abs().max()) for other, _ in self.seen]
+            # `steadymap check` shows it images of other sizes.
+            alike = [pair for pair in self.seen if pair[1].shape == known.shape]
+            gaps = [float((coarse - other).abs().max()) for other, _ in alike]
             if not gaps or min(gaps) > REMEMBERED:
                 self.seen.append((coarse, known))
                 maps.append(known)
             else:
-                maps.append(self.seen[int(np.argmin(gaps))][1])
+                maps.append(alike[int(np.argmin(gaps))][1])
         return torch.stack(maps)
 
 

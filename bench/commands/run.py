@@ -61,7 +61,7 @@ def _prepare(experiment: Experiment) -> tuple[Experiment, Setup]:
     for name, reason in images.excluded:
         console.say(f"excluded: {name}: {reason}")
     if "jobs" not in experiment.model_fields_set:
-        jobs = _jobs(classifier, len(images))
+        jobs = jobs_for(classifier, len(images))
         experiment = experiment.model_copy(update={"jobs": jobs})
     return experiment, prepare(classifier, images, experiment)
 
@@ -120,14 +120,12 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
     with shard_files.only_writer(folder):
         store.claim_folder(folder, ledger, console.say)
         _announce(experiment, setup)
-        store.begin(folder, ledger, _manifest(experiment, setup), console.say)
+        store.begin(folder, ledger, manifest_of(experiment, setup), console.say)
         if not resume:
             store.forget(folder, ledger, experiment.is_mine)
         with interrupts.interruptible(console.say) as stop:
             shards = work.shards(folder, console.say)
-            with _progress_bar(
-                sum(sharding.map_count(setup, shard) for shard in shards)
-            ) as advance:
+            with progress_bar(sum(sharding.map_count(setup, shard) for shard in shards)) as advance:
                 written = work.compute(folder, shards, Watch(advance, stop))
         if written < len(shards):
             console.say(
@@ -167,7 +165,7 @@ def _summarise(folder: Path, setup: Setup, *, page: bool) -> table.Assembled:
     return assembled
 
 
-def _manifest(experiment: Experiment, setup: Setup) -> dict[str, Any]:
+def manifest_of(experiment: Experiment, setup: Setup) -> dict[str, Any]:
     """Return the manifest of a run that has not been made yet."""
     manifest = make_manifest(experiment, setup.classifier, setup.images)
     passes = {"passes": asdict(count(setup)), "passes_by_method": setup.passes()}
@@ -176,7 +174,7 @@ def _manifest(experiment: Experiment, setup: Setup) -> dict[str, Any]:
     return manifest | passes | also
 
 
-def _jobs(classifier: Classifier, images: int) -> int:
+def jobs_for(classifier: Classifier, images: int) -> int:
     """Return how many jobs suit a network.
 
     One a thread on a CPU keeps all cores busy where a network is small: its layers are too short to
@@ -193,8 +191,8 @@ def _jobs(classifier: Classifier, images: int) -> int:
 
 
 @contextmanager
-def _progress_bar(total: int) -> Iterator[Callable[[int], None]]:
-    """Show how many maps of so many are made.
+def progress_bar(total: int, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """Show how many maps of so many are made, unless it is not wanted.
 
     Yields:
         What takes the number of maps just made.
@@ -207,7 +205,8 @@ def _progress_bar(total: int) -> Iterator[Callable[[int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console.console_of(stderr=True)) as progress:
+    target = console.console_of(stderr=True)
+    with Progress(*columns, console=target, disable=not shown) as progress:
         yield partial(progress.advance, progress.add_task("maps", total=total))
 
 

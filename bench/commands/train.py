@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from steadymap.bench.core import console, errors, files, names, safe_yaml
 from steadymap.bench.data import image_set, opening
 from steadymap.bench.network.devices import device_of
-from steadymap.bench.plan.experiment import first_line
+from steadymap.bench.plan.plan import first_line
 from steadymap.models import MODELS, Framing, write_weights
 
 
@@ -61,7 +61,7 @@ def make_training(layers: list[Mapping[str, Any]]) -> Training:
     try:
         return Training.model_validate(merged)
     except ValidationError as error:
-        raise errors.ConfigError(first_line(error)) from error
+        raise errors.ConfigError(first_line(error, Training)) from error
 
 
 @dataclass(frozen=True)

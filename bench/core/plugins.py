@@ -15,11 +15,12 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
+from uuid import uuid4
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -84,6 +85,7 @@ class Shelf(Generic[T]):
         ours: by name.
         adapt: makes an entry of what was found; TypeError says what it should have been.
         reserved: names that mean something else in records.
+        also_called: by other names that people use, ours.
     """
 
     def __init__(
@@ -92,12 +94,15 @@ class Shelf(Generic[T]):
         ours: Mapping[str, T],
         adapt: Callable[[object], T],
         reserved: Collection[str] = (),
+        also_called: Mapping[str, str] | None = None,
     ) -> None:
         self.kind = kind
         self.ours = ours
         self.adapt = adapt
         self.reserved = reserved
+        self.also_called = also_called or {}
         self._found: dict[str, Found[T]] = {}
+        self._lent: dict[str, object] = {}
 
     def find(self, name: str) -> T:
         """Return what has a name; a plug-in, or `package.module:name`, is loaded.
@@ -113,8 +118,39 @@ class Shelf(Generic[T]):
             elif ":" in name:
                 self._found[name] = self._own(name)
             else:
-                raise PluginError(f"unknown {self.kind} {name!r}; {nearest(name, self.names())}")
+                raise PluginError(f"unknown {self.kind} {name!r}; {self._hint(name)}")
         return self._found[name].entry
+
+    def _hint(self, name: str) -> str:
+        plain = name.lower().replace("-", "_").replace(" ", "_")
+        if plain in self.also_called:
+            return f"here it is called {self.also_called[plain]}"
+        return nearest(name, self.names())
+
+    def lend(self, entry: object) -> str:
+        """Take an object of the user's; return the name that it has from now on.
+
+        A function or class that its module has under its own name is named by its place, as on the
+        command line. Any other, a lambda say, has a name in this process alone; since nobody can
+        see all that it depends on, what it computes is not taken for what another process computed.
+
+        Raises:
+            PluginError: it is nothing of that kind.
+        """
+        place, lasting = _place_of(entry)
+        name, number = place, 1
+        while not lasting and self._lent.get(name, entry) is not entry:
+            number += 1
+            name = f"{place}_{number}"
+        if self._lent.get(name) is not entry:
+            try:
+                adapted = self.adapt(entry)
+            except TypeError as error:
+                raise PluginError(f"{self.kind}: {name}: {error}") from error
+            source = YOUR_OWN if lasting else f"{YOUR_OWN}, {uuid4().hex[:12]}"
+            self._found[name] = Found(adapted, source, name)
+            self._lent[name] = entry
+        return name
 
     def known(self, name: str) -> T | None:
         """Return what has a name, if it is ours or has been found before; load nothing."""
@@ -180,6 +216,26 @@ class Shelf(Generic[T]):
         except TypeError as error:
             raise PluginError(f"{self.kind}: {name}: {error}") from error
         return Found(adapted, YOUR_OWN, name)
+
+
+def _place_of(entry: object) -> tuple[str, bool]:
+    """Return `package.module:name` of an object, and whether whoever imports that gets it.
+
+    A dataclass, a method say, is named by its first field, which is its function.
+    """
+    named: object = entry
+    if is_dataclass(entry) and not inspect.isclass(entry):
+        named = getattr(entry, fields(entry)[0].name)
+    home = str(getattr(named, "__module__", None) or type(named).__module__)
+    full = str(getattr(named, "__qualname__", type(named).__qualname__))
+    name = re.sub(r"\W+", "_", full.rpartition("<locals>.")[2]).strip("_")
+    # The shortest package that has it: that is where its authors want it found.
+    parts = home.split(".")
+    for length in range(1, len(parts) + 1):
+        module = sys.modules.get(".".join(parts[:length]))
+        if getattr(module, name, None) is entry:
+            return f"{'.'.join(parts[:length])}:{name}", hasattr(module, "__file__")
+    return f"{home}:{name}", False
 
 
 def _distribution(entry: EntryPoint) -> str:

@@ -6,24 +6,35 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 
 from steadymap.bench.core import errors, names, on_demand, plugins
-from steadymap.bench.methods import baselines, registry
+from steadymap.bench.methods import baselines, gradient, registry
 from steadymap.bench.methods.method import BoundMethod, Method, one_baseline
+from steadymap.bench.network import graph
 from steadymap.bench.records.vocabulary import INPUT, OVERALL
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from steadymap.bench.methods.batch import Batch
     from steadymap.bench.methods.integrated_gradients import Steps
+    from steadymap.models import Classifier
+
+# Classes of captum's that hook modules, and would not see a function in a forward.
+CAPTUM_ON_MODULES = frozenset(
+    {"DeepLift", "DeepLiftShap", "GuidedBackprop", "Deconvolution", "LRP"}
+)
 
 
 def _as_method(plugin: object) -> Method:
     """Make an entry of a `Method`, or of a function that explains.
 
-    Of a function no promises are known.
+    Of a function, and of a class of captum's, no promises are known.
     """
+    if inspect.isclass(plugin) and plugin.__module__.partition(".")[0] == "captum":
+        return _of_captum(plugin)
     if not isinstance(plugin, Method):
         plugins.check_function(plugin, "classifier, batch")
         explain = cast("Callable[..., Tensor]", plugin)
@@ -31,6 +42,46 @@ def _as_method(plugin: object) -> Method:
     plugins.check_function(plugin.explain, "classifier, batch")
     _check_promises(BoundMethod("", plugin, tuple(_defaults(plugin).items())))
     return plugin
+
+
+def _of_captum(kind: type) -> Method:
+    """Make a method of a class of captum's, called as `kind(network).attribute(images, target)`.
+
+    Images go one by one, and captum's draws, which come from torch's own generator, are the
+    image's: neither what else is in the batch nor a second call changes a map.
+
+    Raises:
+        TypeError: it needs more than a network, an image and a class.
+    """
+    calls = (kind, ("network",)), (getattr(kind, "attribute", None), ("self", "images"))
+    for function, given in calls:
+        if function is None:
+            raise TypeError(f"{kind.__name__} of captum attributes nothing")
+        needed = [
+            p.name
+            for p in list(inspect.signature(function).parameters.values())[len(given) :]
+            if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ]
+        if needed:
+            raise TypeError(
+                f"{kind.__name__} needs {', '.join(needed)}, which nobody gives it: write a "
+                "function (classifier, batch) that calls it"
+            )
+    on_modules = kind.__name__ in CAPTUM_ON_MODULES
+
+    def explain(classifier: Classifier, batch: Batch) -> Tensor:
+        network = (graph.rewritten(classifier) if on_modules else classifier).module
+        maps = []
+        for place, rng in enumerate(batch.generators("captum")):
+            image = gradient.own_copy(batch.images[place : place + 1])
+            devices = [image.device] if image.is_cuda else []
+            with torch.random.fork_rng(devices=devices):
+                torch.manual_seed(int(rng.integers(2**63)))
+                attributed = kind(network).attribute(image, target=batch.targets[place : place + 1])
+            maps.append(attributed.detach())
+        return torch.cat(maps)
+
+    return Method(explain, plugins.summary_of(kind), f"captum's {kind.__name__}", degree=None)
 
 
 def _defaults(method: Method) -> dict[str, object]:
@@ -60,7 +111,9 @@ def _check_promises(bound: BoundMethod) -> None:
         )
 
 
-METHOD_SHELF = plugins.Shelf("method", registry.METHODS, _as_method, (INPUT, OVERALL))
+METHOD_SHELF = plugins.Shelf(
+    "method", registry.METHODS, _as_method, (INPUT, OVERALL), registry.ALSO_CALLED
+)
 
 
 def bind_method(spec: str, steps: Steps | None = None) -> BoundMethod:

@@ -341,3 +341,18 @@ DEFAULT_METHODS = (
     "integrated_gradients:baseline=random",
     "grad_cam",
 )
+
+# Other names that people know methods by.
+ALSO_CALLED = {
+    "saliency": "gradient",
+    "vanilla_gradient": "gradient",
+    "vanilla": "gradient",
+    "input_x_gradient": "gradient_x_input",
+    "ig": "integrated_gradients",
+    "cam": "grad_cam",
+    "gradcam++": "grad_cam_plus_plus",
+    "grad_cam++": "grad_cam_plus_plus",
+    "shap": "kernel_shap, gradient_shap or deep_lift_shap",
+    "deconvnet": "deconvolution",
+    "feature_permutation": "feature_ablation",
+}

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from steadymap.bench.core import errors, names
 from steadymap.bench.data.masks import MASKS
-from steadymap.bench.plan.plan import MOST_SHOWN, MOST_THREADS, Plan, check_known
+from steadymap.bench.plan.plan import MOST_THREADS, Plan, check_known, first_line
 
 
 class Experiment(Plan):
@@ -96,15 +96,6 @@ def make_experiment(layers: list[Mapping[str, Any]]) -> Experiment:
     try:
         experiment = Experiment.model_validate(merged)
     except ValidationError as error:
-        raise errors.ConfigError(first_line(error)) from error
+        raise errors.ConfigError(first_line(error, Experiment)) from error
     experiment.severities()
     return experiment
-
-
-def first_line(error: ValidationError) -> str:
-    """Return the first thing wrong with settings: the key, the rule and the value."""
-    first = error.errors()[0]
-    if isinstance(cause := first.get("ctx", {}).get("error"), ValueError):
-        return str(cause)
-    key = str(first["loc"][0])
-    return f"{key}: {first['msg']}, got {repr(first['input'])[:MOST_SHOWN]}"

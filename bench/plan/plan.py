@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from dataclasses import is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.metric_registry import METRIC_SHELF
 from steadymap.bench.core.names import nearest
-from steadymap.bench.methods.binding import bind_method
+from steadymap.bench.core.plugins import Shelf
+from steadymap.bench.methods.binding import METHOD_SHELF, bind_method
 from steadymap.bench.methods.integrated_gradients import Steps
 from steadymap.bench.methods.method import BoundMethod, Engine
 from steadymap.bench.methods.registry import CONTROLS, DEFAULT_METHODS
@@ -82,12 +92,38 @@ class Plan(BaseModel):
     engine: Engine = "own"
     precision: Literal["ieee", "tf32"] = "ieee"
 
-    @field_validator("method", "family", "metric", "severity", mode="before")
+    if not TYPE_CHECKING:  # or a type checker would not see the fields
+
+        def __init__(self, **settings: object) -> None:
+            """Check the settings.
+
+            Raises:
+                ConfigError: one line for the first thing wrong.
+            """
+            try:
+                super().__init__(**settings)
+            except ValidationError as error:
+                raise ConfigError(first_line(error, type(self))) from None
+
+    @field_validator("severity", mode="before")
     @classmethod
     def _one_is_a_list_of_one(cls, value: Any) -> Any:  # noqa: ANN401 - whatever the file says
         if isinstance(value, dict):
             return {key: _listed(levels) for key, levels in value.items()}
         return _listed(value)
+
+    @field_validator("method", "family", "metric", mode="before")
+    @classmethod
+    def _objects_have_names(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - as above
+        """Take functions and classes, from Python, in the place of their names."""
+        listed = value if isinstance(value, list | tuple) or value is None else [value]
+        shelves: dict[str, Shelf[Any]] = {
+            "method": METHOD_SHELF,
+            "family": FAMILY_SHELF,
+            "metric": METRIC_SHELF,
+        }
+        shelf = shelves[str(info.field_name)]
+        return listed and tuple(_name_on(shelf, entry) for entry in listed)
 
     @field_validator("method")
     @classmethod
@@ -173,6 +209,12 @@ class Plan(BaseModel):
         )
 
 
+def _name_on(shelf: Shelf[Any], entry: object) -> object:
+    """Return the name of an object; what a file may hold stays as it is."""
+    is_object = callable(entry) or is_dataclass(entry)
+    return shelf.lend(entry) if is_object else entry
+
+
 def _listed(value: Any) -> Any:  # noqa: ANN401 - as above
     return [value] if isinstance(value, str | int | float) else value
 
@@ -191,3 +233,19 @@ def check_known(key: str, name: str, known: Sequence[str]) -> None:
     """
     if name not in known:
         raise ConfigError(f"unknown {key} {name!r}; {nearest(name, known)}")
+
+
+def first_line(error: ValidationError, settings: type[BaseModel]) -> str:
+    """Return the first thing wrong with settings: the key, the rule and the value.
+
+    Args:
+        error: pydantic's.
+        settings: what they were to be.
+    """
+    first = error.errors()[0]
+    if isinstance(cause := first.get("ctx", {}).get("error"), ValueError):
+        return str(cause)
+    key = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; {nearest(key, settings.model_fields)}"
+    return f"{key}: {first['msg']}, got {repr(first['input'])[:MOST_SHOWN]}"

@@ -50,6 +50,11 @@ def fragment(records: pd.DataFrame) -> str:
     return _notebook(answer(findings), board_grid(findings, {}))
 
 
+def fragment_of(run: FinishedRun) -> str:
+    """Return the same of a finished run, which says what maps cost."""
+    return _notebook(answer(run.findings), board_grid(run.findings, run.costs_by_method()))
+
+
 def _notebook(sentences: Iterable[str], grid: Grid) -> str:
     parts = ["".join(f"<p>{escape(text)}</p>" for text in sentences), "<table><thead><tr>"]
     parts += [f"<th>{escape(column)}</th>" for column in grid.columns]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from steadymap.bench.core import files, names, safe_csv
+from steadymap.bench.core import errors, files, names, safe_csv
 from steadymap.bench.perturbations.cell import CLEAN_CELL
 from steadymap.bench.runs import shard_files, table
 from steadymap.bench.runs.ledger import Ledger
@@ -89,6 +89,26 @@ def write_maps(folder: Path, ledger: Ledger, kept: shard_files.Kept) -> None:
             arrays = {"attributions": _by_row(maps)}
             arrays |= {} if deltas is None else {"deltas": _by_row(deltas)}
             _save(folder / f"{names.file_name(spec)}.safetensors", arrays, {"method": spec})
+
+
+def read_maps(folder: Path, spec: str, family: str, severity: float) -> NDArray[np.float32]:
+    """Return a method's kept maps of every image in one view: (N, C, h, w).
+
+    Raises:
+        ConfigError: none of that method, or of that view, are there.
+    """
+    path = folder / f"{names.file_name(spec)}.safetensors"
+    if not path.is_file():
+        known = sorted(file.stem for file in folder.glob("*.safetensors") if file.stem != IMAGES)
+        raise errors.ConfigError(f"method: no maps of {spec}; {names.nearest(path.stem, known)}")
+    index = safe_csv.parse_csv((folder / "index.csv").read_bytes(), ["image_id", "family"])
+    rows = (index["family"] == family) & (index["severity"] == severity) & (index["draw"] == 0)
+    if not rows.any():
+        views = index[["family", "severity"]].drop_duplicates().to_records(index=False).tolist()
+        raise errors.ConfigError(f"view: no maps of ({family!r}, {severity:g}); known: {views}")
+    with safe_open(path, framework="np") as file:
+        maps: NDArray[np.float32] = file.get_tensor("attributions")[rows.to_numpy()]
+    return maps
 
 
 def _by_row(values: Array) -> Array:

@@ -474,10 +474,10 @@ def test_small_networks_get_a_worker_a_thread_and_large_ones_one(
 ) -> None:
     small = load_classifier("compact")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert running._jobs(small, 60) == 3  # noqa: SLF001 - the choice has no other door
-    assert running._jobs(small, 2) == 2  # noqa: SLF001 - as above
+    assert running.jobs_for(small, 60) == 3
+    assert running.jobs_for(small, 2) == 2
     monkeypatch.setattr(memory, "activation_bytes", lambda _classifier: SMALL_ACTIVATIONS + 1)
-    assert running._jobs(small, 60) == 1  # noqa: SLF001 - as above
+    assert running.jobs_for(small, 60) == 1
 
 
 def test_time_prints_a_table_and_keeps_the_figures(steadymap: Command, tmp_path: Path) -> None:

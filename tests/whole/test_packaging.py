@@ -74,9 +74,9 @@ def test_the_package_runs_as_a_module_and_tells_its_version() -> None:
     assert done.stdout.strip() == steadymap.__version__ == version("steadymap")
 
 
-def test_the_front_has_nothing_but_its_version() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'run'"):
-        steadymap.run  # noqa: B018 - it is asked for
+def test_the_front_says_what_it_does_not_have() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'measure'"):
+        steadymap.measure  # noqa: B018 - it is asked for
 
 
 def test_shipped_weights_are_small() -> None:
