@@ -68,6 +68,11 @@ def text_of(page: Path) -> str:
 
 
 README = text_of(ROOT / "README.md")
+REFERENCE = text_of(ROOT / "docs" / "reference.md")
+FIRST_RUN = text_of(ROOT / "docs" / "first-run.md")
+CHECKS_AND_SPEED = text_of(ROOT / "docs" / "checks-and-speed.md")
+# What a newcomer reads.
+ENTRANCE = "\n".join((README, FIRST_RUN, REFERENCE, CHECKS_AND_SPEED))
 RESULTS = text_of(ROOT / "results" / "README.md")
 MODELS_AND_DATA = text_of(ROOT / "docs" / "models-and-data.md")
 ARCHITECTURE = text_of(ROOT / "docs" / "architecture.md")
@@ -159,8 +164,8 @@ def test_there_are_links_paths_and_modules() -> None:
         (r"in\s(\d+) ways", MUTANTS),
     ],
 )
-def test_the_readme_counts_right(pattern: str, counted: Collection[object]) -> None:
-    assert {int(count) for count in re.findall(pattern, README)} == {len(counted)}
+def test_the_entrance_counts_right(pattern: str, counted: Collection[object]) -> None:
+    assert {int(count) for count in re.findall(pattern, ENTRANCE)} == {len(counted)}
 
 
 @pytest.mark.parametrize(
@@ -174,9 +179,13 @@ def test_the_readme_counts_right(pattern: str, counted: Collection[object]) -> N
         ("ImageNet-C's {}", IMAGENET_C),
     ],
 )
-def test_the_readme_counts_right_in_words(sentence: str, counted: Collection[object]) -> None:
-    said = re.findall(sentence.format(r"(\w+)"), " ".join(README.split()))
+def test_the_entrance_counts_right_in_words(sentence: str, counted: Collection[object]) -> None:
+    said = re.findall(sentence.format(r"(\w+)"), " ".join(ENTRANCE.split()))
     assert set(said) == {NUMBERS[len(counted)]}
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.encode()) < 6_000
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -186,16 +195,16 @@ def test_the_readme_counts_right_in_words(sentence: str, counted: Collection[obj
     ("kind", "names"),
     [("methods", EXPLAINING), ("families", OTHER_FAMILIES), ("metrics", [*METRICS])],
 )
-def test_the_readme_names_all_that_is_registered(kind: str, names: list[str]) -> None:
-    (row,) = [row for row in table(README, "") if row[0].endswith(f"{kind}**")]
+def test_the_reference_names_all_that_is_registered(kind: str, names: list[str]) -> None:
+    (row,) = [row for row in table(REFERENCE, "") if row[0].endswith(f"{kind}**")]
     named = {name for name in in_code(row[1]) if re.fullmatch(r"\w+", name)}
     # Of ImageNet-C's one is an example.
     assert named - set(IMAGENET_C) == set(names)
 
 
-def test_the_readme_has_every_command_and_experiment() -> None:
-    assert {name.split()[1] for name in first_names(README, "command")} == set(COMMANDS)
-    named = [name.split()[2:] for name in first_names(README, "experiment")]
+def test_the_reference_has_every_command_and_experiment() -> None:
+    assert {name.split()[1] for name in first_names(REFERENCE, "command")} == set(COMMANDS)
+    named = [name.split()[2:] for name in first_names(REFERENCE, "experiment")]
     assert sorted(words[0] if words else "hands" for words in named) == EXPERIMENTS
 
 
