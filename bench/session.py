@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn import Module
 
 from steadymap.bench.commands import finish
-from steadymap.bench.commands.run import jobs_for, manifest_of, progress_bar
+from steadymap.bench.commands import progress as watching
+from steadymap.bench.commands.run import jobs_for, manifest_of
 from steadymap.bench.core import console, errors, files, machine, names
 from steadymap.bench.data import opening
 from steadymap.bench.data.image_set import ImageSet, from_tensor
@@ -282,7 +283,7 @@ def _measure_into(folder: Path, experiment: Experiment, setup: Setup, *, progres
         work = Work(experiment, setup, ledger, processes.Parallel())
         shards = work.shards(folder, say)
         total = sum(sharding.map_count(setup, shard) for shard in shards)
-        with progress_bar(total, shown=progress) as advance:
+        with watching.progress_bar(total, shown=progress) as advance:
             work.compute(folder, shards, Watch(advance))
         finish.put_together(folder, machine.peak_memory(setup.classifier.module.mean.device))
 

@@ -21,6 +21,7 @@ from steadymap.models.errors import ModelError
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("commands.run:run_command", "Measure how steady saliency maps are."),
     "report": ("commands.report:report_command", "Make the report of one run or of several."),
+    "table": ("commands.table:table_command", "Print a run's tables, or write them for a paper."),
     "show": ("commands.show:show_command", "Draw one picture's maps before and after."),
     "list": ("commands.list:list_command", "Show everything that can be named."),
     "check": ("commands.check:check_command", "Check that methods are what they say they are."),

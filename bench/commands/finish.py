@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from steadymap.bench.analysis.admission import Facts
 from steadymap.bench.analysis.dice import seed_moves, wrong_declarations
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core.console import EXIT_CELLS_FAILED, console_of, line, say
-from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.records.read import MANIFEST, read_manifest
-from steadymap.bench.records.scan import scan_run
+from steadymap.bench.report.answer import answer
+from steadymap.bench.report.finished_run import findings_of
 from steadymap.bench.report.rank_diagrams import rank_diagrams, write_diagrams
-from steadymap.bench.report.terminal import footnotes, tables
+from steadymap.bench.report.terminal import footnotes, short_table, tables
 from steadymap.bench.runs import folder as store
 from steadymap.bench.runs import result, shard_files
 from steadymap.bench.runs.table import Assembled
@@ -47,25 +47,43 @@ def see_errors(assembled: Assembled, allowed: float) -> None:
         raise typer.Exit(EXIT_CELLS_FAILED)
 
 
-def print_findings(folder: Path) -> tuple[Findings, dict[str, Figure]]:
-    """Summarise a finished run, print its tables, and return what they say.
+class Told(Enum):
+    """How much of what was found is printed."""
+
+    PATHS = "paths alone"
+    SHORT = "the answer and one table"
+    ALL = "every table"
+
+
+def print_findings(folder: Path, told: Told = Told.SHORT) -> tuple[Findings, dict[str, Figure]]:
+    """Summarise a finished run, print what it found, and return that.
 
     Returns:
         The findings, and the rank diagrams that were written.
     """
-    scan, manifest = scan_run(folder)
-    findings = Findings.of(scan, known_metrics(manifest), Facts.of(manifest))
+    findings = findings_of(folder)
     findings.write(folder)
     diagrams = rank_diagrams(findings)
     write_diagrams(diagrams, folder)
     console = console_of()
-    for title, table in tables(findings):
-        console.print(title, style="bold", markup=False, highlight=False)
-        console.print(table)
-    for note in footnotes(findings):
-        line(console, f"- {note}")
-    for note in _wrong_declarations(findings):
-        line(console, f"- {note}")
+    if told is Told.SHORT:
+        for sentence in answer(findings)[:2]:
+            line(console, sentence)
+        shown, notes = short_table(findings, console.width)
+        console.print(shown)
+        for note in notes:
+            line(console, f"- {note}")
+    if told is Told.ALL:
+        for title, table in tables(findings, console.width):
+            console.print(title, style="bold", markup=False, highlight=False)
+            console.print(table)
+        for note in footnotes(findings):
+            line(console, f"- {note}")
+    if told is not Told.PATHS:
+        for note in _wrong_declarations(findings):
+            line(console, f"- {note}")
+    if told is Told.SHORT:
+        line(console, f"more: steadymap table {folder}")
     return findings, diagrams
 
 
@@ -89,8 +107,11 @@ def _wrong_declarations(findings: Findings) -> list[str]:
     return list(wrong_declarations(moves).values())
 
 
-def print_files(folder: Path) -> None:
+def print_files(folder: Path, told: Told) -> None:
     """Print how long a finished run took, and what its folder holds."""
+    if told is Told.PATHS:
+        line(console_of(), f"{folder}")
+        return
     files = ", ".join(
         sorted(path.name for path in folder.iterdir() if path.name != shard_files.LOCK)
     )

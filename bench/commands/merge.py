@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from steadymap.bench.commands.finish import (
+    Told,
     print_files,
     print_findings,
     put_together,
@@ -42,5 +43,5 @@ def merge_command(
                 store.take_over(folder, output, console.say)
         assembled = put_together(output, {})
         print_findings(output)
-        print_files(output)
+        print_files(output, Told.SHORT)
     see_errors(assembled, manifest["configuration"].get("allow_failed", 0.0))

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from rich import box
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from steadymap.bench.checks import conformance
-from steadymap.bench.commands import finish, interrupts
+from steadymap.bench.commands import finish, interrupts, progress
 from steadymap.bench.core import console, errors, files, machine, names, safe_yaml
 from steadymap.bench.data import forms, labelled, masks, opening
 from steadymap.bench.gallery.keep import keep_witnesses
@@ -87,14 +76,29 @@ def _announce(experiment: Experiment, setup: Setup) -> None:
         console.say(f"precision: {experiment.precision}: products are rounded, maps change with it")
 
 
-def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: bool) -> None:
+@dataclass(frozen=True)
+class Manner:
+    """How a run is made and told.
+
+    Attributes:
+        dry: estimate what it will cost, and run nothing.
+        page: keep the witnesses' maps and make the page.
+        resume: leave out what is there already.
+        told: how much of what was found is printed.
+    """
+
+    dry: bool = False
+    page: bool = True
+    resume: bool = True
+    told: finish.Told = finish.Told.SHORT
+
+
+def run_experiment(experiment: Experiment, manner: Manner) -> None:
     """Run an experiment, or go on with it, and print what was found.
 
     Args:
         experiment: what to run.
-        dry: estimate what it will cost, and run nothing.
-        page: keep the witnesses' maps and make the page.
-        resume: leave out what is there already.
+        manner: how.
 
     Raises:
         Exit: it was interrupted, or too many values failed.
@@ -108,7 +112,7 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
     name = identity.run_id(experiment, setup.classifier, setup.images)
     ledger = draw_up(setup, name, experiment.split, maps=experiment.save_maps)
     folder = (experiment.output or console.RUNS / ledger.run_id).expanduser()
-    if dry:
+    if manner.dry:
         _announce(experiment, setup)
         console.console_of().print(estimate_table(estimate(setup)))
         return
@@ -121,11 +125,13 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
         store.claim_folder(folder, ledger, console.say)
         _announce(experiment, setup)
         store.begin(folder, ledger, manifest_of(experiment, setup), console.say)
-        if not resume:
+        if not manner.resume:
             store.forget(folder, ledger, experiment.is_mine)
         with interrupts.interruptible(console.say) as stop:
             shards = work.shards(folder, console.say)
-            with progress_bar(sum(sharding.map_count(setup, shard) for shard in shards)) as advance:
+            total = sum(sharding.map_count(setup, shard) for shard in shards)
+            progress.foretell(setup, total)
+            with progress.progress_bar(total) as advance:
                 written = work.compute(folder, shards, Watch(advance, stop))
         if written < len(shards):
             console.say(
@@ -140,23 +146,25 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
                 f"shard {experiment.shard} is done; join them: steadymap merge {folder} ..."
             )
             return
-        assembled = _summarise(folder, setup, page=page)
+        assembled = _summarise(folder, setup, manner)
     finish.see_errors(assembled, experiment.allow_failed)
 
 
-def _summarise(folder: Path, setup: Setup, *, page: bool) -> table.Assembled:
+def _summarise(folder: Path, setup: Setup, manner: Manner) -> table.Assembled:
     """Return the table of a run that is measured, with its findings printed."""
     try:
         with interrupts.summarising():
+            console.say("all maps are made; now the table, means and intervals")
             assembled = finish.put_together(
                 folder, machine.peak_memory(setup.classifier.module.mean.device)
             )
-            findings, diagrams = finish.print_findings(folder)
-            if page:
+            findings, diagrams = finish.print_findings(folder, manner.told)
+            if manner.page:
+                console.say("now the page, with three images' maps")
                 store.seal_also(folder, keep_witnesses(setup, findings.scan, folder))
                 page_path = write_report(folder, findings, diagrams)
                 console.line(console.console_of(), f"the page to open: {page_path}")
-            finish.print_files(folder)
+            finish.print_files(folder, manner.told)
     except KeyboardInterrupt:
         console.say(
             f"interrupted: all is measured, and in {folder}; the same command summarises it"
@@ -188,26 +196,6 @@ def jobs_for(classifier: Classifier, images: int) -> int:
     except ModelError:  # a network that cannot be copied has one worker
         return 1
     return min(torch.get_num_threads(), MOST_JOBS, images)
-
-
-@contextmanager
-def progress_bar(total: int, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """Show how many maps of so many are made, unless it is not wanted.
-
-    Yields:
-        What takes the number of maps just made.
-    """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    target = console.console_of(stderr=True)
-    with Progress(*columns, console=target, disable=not shown) as progress:
-        yield partial(progress.advance, progress.add_task("maps", total=total))
 
 
 RETAIN_HELP = "Keep freed memory in the process (Linux with glibc): faster, and never smaller."
@@ -291,6 +279,10 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Estimate passes, time and memory; run nothing.")
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print every table; see `steadymap table`.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print paths alone.")] = False,
     keep_heap: Annotated[
         bool, typer.Option("--retain-heap/--no-retain-heap", help=RETAIN_HELP)
     ] = True,
@@ -348,7 +340,8 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
             )
     if keep_heap:
         machine.retain_heap()
-    run_experiment(chosen, dry=dry_run, page=page, resume=resume)
+    told = finish.Told.ALL if verbose else finish.Told.PATHS if quiet else finish.Told.SHORT
+    run_experiment(chosen, Manner(dry_run, page, resume, told))
 
 
 def _severities(texts: list[str]) -> dict[str, tuple[float, ...]] | tuple[float, ...]:

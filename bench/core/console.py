@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from rich.console import Console
@@ -25,7 +26,9 @@ LOG_WIDTH = 128
 def console_of(*, stderr: bool = False) -> Console:
     """Return a console for stdout, or for stderr."""
     console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=LOG_WIDTH)
+    if console.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
+        return console
+    return Console(stderr=stderr, width=LOG_WIDTH)
 
 
 def say(text: str) -> None:

@@ -141,3 +141,11 @@ def severity_text(severity: float, unit: str | None) -> str:
         unit: of the family's severities; None where nobody says.
     """
     return f"{severity:g}{'°' if unit == IN_DEGREES else ''}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time as people say it: 40 s, 12 min, 3.5 h, 2.1 days."""
+    for size, unit in ((86400.0, "days"), (3600.0, "h")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"  # noqa: PLR2004 - below, seconds say more

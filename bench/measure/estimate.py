@@ -177,6 +177,21 @@ def estimate(setup: Setup, seconds: float = 2.0) -> Estimate:
     )
 
 
+def rough_seconds(setup: Setup) -> float:
+    """Return about how long the passes of a run take, from one batch of each worker."""
+    device = setup.classifier.module.mean.device
+    exact = setup.plan.precision == "ieee"
+    with threads_each(setup.plan.jobs), float32(device, exact=exact):
+        works = [
+            _pass_work(own, setup.images, setup.at_once, ("gradient",))
+            for own in setup.classifiers()
+        ]
+        rate = _throughput(works, 0.0)
+    passes = count(setup)
+    # One that does not come back takes about a third of one that does.
+    return (passes.backward + (passes.forward - passes.backward) / 3) / rate
+
+
 def _throughput(works: list[Callable[[], int]], seconds: float) -> float:
     """Return how many units a second all works do together, each in a thread of its own."""
     together = threading.Barrier(len(works))

@@ -61,11 +61,8 @@ class FinishedRun:
         Raises:
             ConfigError: no finished run there.
         """
-        if findings is None:
-            scan, manifest = scan_run(folder)
-            findings = Findings.of(scan, known_metrics(manifest), Facts.of(manifest))
-        else:
-            manifest = read.read_manifest(folder / read.MANIFEST)
+        findings = findings_of(folder) if findings is None else findings
+        manifest = read.read_manifest(folder / read.MANIFEST)
         curves = curves_of(findings)
         return cls(
             findings,
@@ -85,6 +82,16 @@ class FinishedRun:
     def costs_by_method(self) -> dict[str, Mapping[Any, Any]]:
         """Return the row of `costs` of each method."""
         return {str(row[vocabulary.METHOD]): row for row in self.costs.to_dict("records")}
+
+
+def findings_of(folder: Path) -> Findings:
+    """Read a finished run, and derive everything from its records.
+
+    Raises:
+        ConfigError: no finished run there.
+    """
+    scan, manifest = scan_run(folder)
+    return Findings.of(scan, known_metrics(manifest), Facts.of(manifest))
 
 
 def method_names(findings: Findings) -> dict[str, str]:

@@ -43,6 +43,39 @@ def markdown_table(grid: Grid) -> list[str]:
     return [head, "|---" * len(grid.columns) + "|", *lines]
 
 
+# What means something to LaTeX, and how it is written there.
+LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+        "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    }
+)  # fmt: skip
+
+
+def latex_table(grid: Grid) -> list[str]:
+    """Return a table as lines of LaTeX, with booktabs."""
+
+    def row(cells: Iterable[str]) -> str:
+        return " & ".join(cell.translate(LATEX) for cell in cells) + r" \\"
+
+    body = [
+        [f"{cell.text} {cell.small}".strip() for cell in cells]
+        for cells in (*grid.rows, *grid.below)
+    ]
+    return [
+        r"% \usepackage{booktabs}",
+        r"\begin{tabular}{l" + "r" * (len(grid.columns) - 1) + "}",
+        r"\toprule",
+        row(grid.columns),
+        r"\midrule",
+        *map(row, body[: len(grid.rows)]),
+        *([r"\midrule"] if grid.rows and grid.below else []),
+        *map(row, body[len(grid.rows) :]),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
 def fragment(records: pd.DataFrame) -> str:
     """Return the answer and the leaderboard of records as HTML, for a notebook."""
     findings = Findings.of(records)

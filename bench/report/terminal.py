@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -26,34 +29,168 @@ from steadymap.bench.records.vocabulary import (
     STATUS,
     is_control,
 )
+from steadymap.bench.report.answer import metric_name
 from steadymap.bench.report.grid import Grid, TableCell, score_cell, share_cell
 from steadymap.bench.report.sections.faults import distance_words, fault_grid
 from steadymap.bench.report.sections.leaderboard import board_grid, family_grid, probe_grid
 from steadymap.metrics import Status
 
+# Wider than any table.
+ANY_WIDTH = 1000
+# On a terminal: a place, a score above its interval, and the words beside them.
+WIDTH_OF_PLACE = 6
+WIDTH_OF_SCORE = 14
+LEAST_WIDTH = 24
+
 # Families that go side by side on a screen.
 MOST_ACROSS = 5
 
 
-def tables(findings: Findings) -> list[tuple[str, Table]]:
-    """Return title and table of everything that people read first."""
-    titled = []
+Titled = list[tuple[str, Table]]
+
+
+def tables(findings: Findings, width: int = ANY_WIDTH) -> Titled:
+    """Return title and table of everything, in the order of `KINDS`.
+
+    Args:
+        findings: of the run.
+        width: of the terminal, in characters: a wider table is cut into several, column by column.
+    """
+    return [titled for kind in KINDS for titled in tables_of(findings, kind, width)]
+
+
+def tables_of(findings: Findings, kind: str, width: int = ANY_WIDTH) -> Titled:
+    """Return title and table of one of `KINDS`."""
+    return [
+        (
+            title if part is parts[0] else f"{title.partition(':')[0]}, more columns",
+            rich_table(part),
+        )
+        for title, grid in KINDS[kind](findings)
+        for parts in [fitting(grid, width)]
+        for part in parts
+    ]
+
+
+def fitting(grid: Grid, width: int) -> list[Grid]:
+    """Cut a table into as few as are no wider than a terminal, each with the names of its rows.
+
+    A column that alone is too wide has a table of its own.
+    """
+    ruler = Console(width=ANY_WIDTH)
+    parts: list[list[int]] = [[]]
+    for place in range(1, len(grid.columns)):
+        wider = [*parts[-1], place]
+        if parts[-1] and ruler.measure(rich_table(_columns(grid, wider))).maximum > width:
+            parts.append([place])
+        else:
+            parts[-1] = wider
+    return [_columns(grid, places) for places in parts]
+
+
+def _columns(grid: Grid, places: list[int]) -> Grid:
+    chosen = [0, *places]
+    rows, below = (
+        tuple(tuple(row[place] for place in chosen) for row in group)
+        for group in (grid.rows, grid.below)
+    )
+    return replace(
+        grid, columns=tuple(grid.columns[place] for place in chosen), rows=rows, below=below
+    )
+
+
+def _of_methods(findings: Findings) -> list[tuple[str, Grid]]:
     if any(findings.calibrates(name) for name in findings.metrics()):
         title = (
             "steadiness, calibrated: 1 = the maps did not move, 0 = no closer than unrelated maps"
         )
-        titled.append((title, rich_table(board_grid(findings))))
-    for metric in findings.family_metrics():
-        titled += _family_tables(findings, metric)
-    if probes := probe_grid(findings):
-        titled.append((leaderboard.PROBES_TITLE, rich_table(probes)))
-    if faults := fault_grid(findings):
-        title = (
-            f"whose fault: instability under bias ({distance_words(findings)}), split between "
-            "method and network"
+        return [(title, board_grid(findings))]
+    return []
+
+
+def _of_families(findings: Findings) -> list[tuple[str, Grid]]:
+    return [
+        titled
+        for metric in findings.family_metrics()
+        for titled in _family_tables(findings, metric)
+    ]
+
+
+def _of_metrics(findings: Findings) -> list[tuple[str, Grid]]:
+    probes = probe_grid(findings)
+    return [(leaderboard.PROBES_TITLE, probes)] if probes else []
+
+
+def _of_faults(findings: Findings) -> list[tuple[str, Grid]]:
+    faults = fault_grid(findings)
+    title = (
+        f"whose fault: instability under bias ({distance_words(findings)}), split between "
+        "method and network"
+    )
+    return [(title, faults)] if faults else []
+
+
+# What `steadymap table` shows, by name.
+KINDS: dict[str, Callable[[Findings], list[tuple[str, Grid]]]] = {
+    "methods": _of_methods,
+    "families": _of_families,
+    "metrics": _of_metrics,
+    "faults": _of_faults,
+}
+
+
+def short_table(findings: Findings, width: int) -> tuple[Table, list[str]]:
+    """Return the methods in one narrow table, and notes on it.
+
+    The table has place, scores with intervals, and what limits a method; where that does not fit,
+    the limits are among the notes.
+
+    Args:
+        findings: of the run.
+        width: of the terminal, in characters.
+    """
+    metrics = leaderboard.board_metrics(findings)
+    lines = [line for line in leaderboard.leaderboard(findings) if line.spec and not line.control]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    table.add_column("method", no_wrap=True)
+    for metric in metrics:
+        table.add_column(metric_name(metric).replace(" ", "\n"), justify="right", no_wrap=True)
+    taken = max((len(line.label) for line in lines), default=0) + WIDTH_OF_SCORE * len(metrics)
+    limited = width - taken - WIDTH_OF_PLACE >= LEAST_WIDTH and any(line.reason for line in lines)
+    if limited:
+        table.add_column("what limits it", overflow="fold")
+    for line in lines:
+        place = line.ranks.get(metrics[0])
+        cells = [score_cell(line.scores[name]) for name in metrics]
+        table.add_row(
+            Text("-" if place is None or not line.ranked else _place(place)),
+            Text(line.label),
+            *map(_text, cells),
+            *([Text(line.reason)] if limited else []),
+            style="" if line.ranked else "dim",
         )
-        titled.append((title, rich_table(faults)))
-    return titled
+    notes = _short_notes(findings)
+    return table, [
+        *notes,
+        *(f"{line.label}: {line.reason}" for line in lines if line.reason and not limited),
+    ]
+
+
+def _place(rank: leaderboard.Score) -> str:
+    return f"{rank.low:g}-{rank.high:g}" if rank.low < rank.high else f"{rank.value:g}"
+
+
+def _short_notes(findings: Findings) -> list[str]:
+    images = len(findings.scan.images)
+    if not findings.calibrates(leaderboard.board_metrics(findings)[0]):
+        scale = "raw scores: unrelated maps may score as high"
+    else:
+        scale = "1: the maps did not move; 0: they are no closer than unrelated maps"
+    notes = [f"{scale}; in brackets 95% intervals, of {images} images"]
+    if images < intervals.ROUGH_BELOW:
+        notes.append(f"below {intervals.ROUGH_BELOW} images the intervals are rough")
+    return notes
 
 
 def rich_table(grid: Grid) -> Table:
@@ -76,7 +213,7 @@ def _text(cell: TableCell) -> Text:
     return Text.assemble(f"{cell.text}\n", (cell.small.replace(", ", ","), "dim"))
 
 
-def _family_tables(findings: Findings, metric: str) -> list[tuple[str, Table]]:
+def _family_tables(findings: Findings, metric: str) -> list[tuple[str, Grid]]:
     """Return as many families across as go side by side; what is said of all beside the last."""
     counts = findings.scan.counts
     of_metric = counts[(counts[METRIC] == metric) & ~counts[FAMILY].isin(REFERENCES)]
@@ -86,11 +223,10 @@ def _family_tables(findings: Findings, metric: str) -> list[tuple[str, Table]]:
         across = families[start : start + MOST_ACROSS]
         closing = _closing_columns(findings, metric) if across[-1] == families[-1] else {}
         grid = family_grid(findings, metric, across, closing, within_rounding="~")
-        table = rich_table(grid)
-        table.add_section()
-        kept = [_kept(findings.scan.pairs, family) for family in across]
-        table.add_row("prediction kept", *kept, style="dim")
-        titled.append((f"{metric}, more families" if start else grid.caption, table))
+        shares = [TableCell(_kept(findings.scan.pairs, family)) for family in across]
+        kept = (TableCell("prediction kept"), *shares, *[TableCell("")] * len(closing))
+        title = f"{metric}, more families" if start else grid.caption
+        titled.append((title, replace(grid, below=(*grid.below, kept))))
     return titled
 
 

@@ -72,7 +72,7 @@ REFERENCE = text_of(ROOT / "docs" / "reference.md")
 FIRST_RUN = text_of(ROOT / "docs" / "first-run.md")
 CHECKS_AND_SPEED = text_of(ROOT / "docs" / "checks-and-speed.md")
 # What a newcomer reads.
-ENTRANCE = "\n".join((README, FIRST_RUN, REFERENCE, CHECKS_AND_SPEED))
+ENTRANCE = f"{README}\n{FIRST_RUN}\n{REFERENCE}\n{CHECKS_AND_SPEED}"
 RESULTS = text_of(ROOT / "results" / "README.md")
 MODELS_AND_DATA = text_of(ROOT / "docs" / "models-and-data.md")
 ARCHITECTURE = text_of(ROOT / "docs" / "architecture.md")

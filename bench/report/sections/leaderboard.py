@@ -27,7 +27,7 @@ from steadymap.metrics import METRICS
 def context(run: finished_run.FinishedRun) -> dict[str, Any]:
     """Return the leaderboard, the tables by family and of probes, and the diagrams of ranks."""
     findings = run.findings
-    families = [_page_family_grid(findings, metric) for metric in findings.family_metrics()]
+    families = [page_family_grid(findings, metric) for metric in findings.family_metrics()]
     probes = probe_grid(findings)
     return {
         "board": board_grid(findings, run.costs_by_method()),
@@ -162,7 +162,8 @@ def _family_cell(row: Mapping[Any, Any], within_rounding: str) -> grid.TableCell
     return grid.score_cell(Score(row["mean"], row["low"], row["high"], word))
 
 
-def _page_family_grid(findings: Findings, metric: str) -> grid.Grid:
+def page_family_grid(findings: Findings, metric: str) -> grid.Grid:
+    """Return a metric's scores, families across and all of them together at the right."""
     source = findings.calibrated if findings.calibrates(metric) else findings.summary
     measured = set(source[source[METRIC] == metric][FAMILY])
     families = [name for name in findings.families() if name in measured]
