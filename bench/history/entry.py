@@ -89,7 +89,8 @@ def entry_of(folder: Path, notes: Notes | None = None) -> Entry:
     """Make an entry of a finished run.
 
     Raises:
-        ConfigError: no finished run there, one that is damaged, or nobody says when it was measured.
+        ConfigError: no finished run there, one that is damaged, or nobody says when it was
+            measured.
     """
     notes = notes or Notes()
     scan, manifest = scan_run(folder)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steadymap.bench.core import errors, metric_registry, names
+from steadymap.bench.core import metric_registry, names
 from steadymap.bench.gate.comparison import better
 from steadymap.bench.gate.margins import Margins
 from steadymap.bench.gate.side import KEPT_METRICS
@@ -70,19 +70,14 @@ def lines_of(segment: Segment, metrics: Sequence[str] = ()) -> list[Line]:
 
     Args:
         segment: of a history.
-        metrics: which; left out, those that a baseline keeps, accuracy and predictions kept.
-
-    Raises:
-        ConfigError: no run of the segment has any of them.
+        metrics: which; left out, those that a baseline keeps, accuracy and predictions kept. Those
+            that no run of the segment has are passed over.
     """
     tables = [entry.scores.assign(run=place) for place, entry in enumerate(segment.entries)]
     scores = pd.concat(tables, ignore_index=True)
     present = list(dict.fromkeys(scores[METRIC]))
     chosen = metrics or [name for name in DEFAULT_METRICS if name in present] or present
     scores = scores[scores[FAMILY].isin((OVERALL, CLEAN)) & scores[METRIC].isin(chosen)]
-    if scores.empty:
-        near = "; ".join(f"{name!r}: {names.nearest(name, present)}" for name in chosen)
-        raise errors.ConfigError(f"metric: no run of the history has {near}")
     groups = {
         (str(metric), str(method)): rows
         for (metric, method), rows in scores.groupby([METRIC, METHOD], sort=True)
@@ -90,10 +85,16 @@ def lines_of(segment: Segment, metrics: Sequence[str] = ()) -> list[Line]:
     found = [
         _line(segment, metric, method, groups[metric, method])
         for metric in dict.fromkeys(chosen)
-        for method in dict.fromkeys(scores[METHOD])
+        for method in _methods(segment)
         if (metric, method) in groups
     ]
     return [line for line in found if np.isfinite(line.values).any()]
+
+
+def _methods(segment: Segment) -> list[str]:
+    """Return the methods of a segment in the order of its last run, and the network."""
+    specs = [spec for entry in reversed(segment.entries) for spec in entry.manifest["methods"]]
+    return [*dict.fromkeys(specs), NETWORK]
 
 
 def _line(segment: Segment, metric: str, method: str, rows: pd.DataFrame) -> Line:
@@ -102,7 +103,9 @@ def _line(segment: Segment, metric: str, method: str, rows: pd.DataFrame) -> Lin
     kinds = set(rows["kind"])
     kind = next(kind for kind in (CALIBRATED, RAW, COST) if kind in kinds)
     of_kind = rows[rows["kind"] == kind].set_index("run").reindex(range(len(segment.entries)))
-    values, low, high = (of_kind[name].to_numpy(dtype=np.float64) for name in (VALUE, "low", "high"))
+    values, low, high = (
+        of_kind[name].to_numpy(dtype=np.float64) for name in (VALUE, "low", "high")
+    )
     known = metric_registry.known_metrics(*(entry.manifest for entry in segment.entries))
     is_higher = method == NETWORK or (kind != COST and better(metric, known) == "higher")
     side = "higher" if is_higher else "lower"

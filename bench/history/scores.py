@@ -143,18 +143,16 @@ def _accuracy(folder: Path) -> list[Row]:
 
     low, high = proportion_confint(right, len(known), 1 - CONFIDENCE, method="beta")
     share, coverage = right / len(known), len(known) / len(images)
-    return [
-        (NETWORK, CLEAN, ACCURACY, RAW, len(known), share, float(low), float(high), coverage)
-    ]
+    return [(NETWORK, CLEAN, ACCURACY, RAW, len(known), share, float(low), float(high), coverage)]
 
 
 def _kept(scan: Scan) -> list[Row]:
-    """Return the share of predictions kept, by family, and over families, each counting the same."""
+    """Return the share of predictions kept, by family and over all, each counting the same."""
     pairs = scan.pairs[~scan.pairs[FAMILY].isin(vocabulary.DIAGNOSIS)]
     if pairs.empty:
         return []
     pairs = pairs.astype({FAMILY: str, vocabulary.IMAGE_ID: str, vocabulary.KEPT: float})
-    by_image = pairs.groupby([FAMILY, vocabulary.IMAGE_ID])[vocabulary.KEPT].mean().unstack(FAMILY)
+    by_image = pairs.pivot_table(vocabulary.KEPT, vocabulary.IMAGE_ID, FAMILY)
     samples = {str(family): by_image[family].dropna() for family in by_image}
     samples[OVERALL] = by_image.mean(axis=1)
     found = intervals([sample.to_numpy(dtype=np.float64) for sample in samples.values()])

@@ -25,19 +25,19 @@ LEAST_RUNS = 6
 # Of first differences so many are taken for noise; the largest others may be steps.
 NOISE_SHARE = 0.75
 # What a change point must gain, in squared noise, by the number of runs and of lines that are
-# looked at together: what flat lines of normal noise exceed in 4% of histories. Simulated, a
-# million to twelve thousand lines each; tests/history/test_rates.py does it again.
+# looked at together: what flat lines of normal noise exceed in 3% of histories. Simulated, a
+# million to 24,000 lines each; tests/history/test_rates.py does it again.
 LINES = (1, 10, 100)
 PENALTIES: dict[int, tuple[float, float, float]] = {
-    6: (12.6, 44.8, 150.3),
-    9: (12.3, 33.4, 80.4),
-    13: (11.8, 26.6, 53.2),
-    17: (11.5, 23.6, 43.0),
-    25: (11.3, 20.7, 32.8),
-    41: (11.1, 18.5, 27.0),
-    81: (11.2, 17.2, 23.5),
-    201: (11.4, 16.2, 21.0),
-    501: (11.9, 16.4, 21.6),
+    6: (14.9, 52.1, 172.5),
+    9: (14.1, 37.4, 88.3),
+    13: (13.2, 29.2, 57.2),
+    17: (12.8, 25.7, 46.2),
+    25: (12.3, 22.1, 34.6),
+    41: (11.9, 19.5, 28.6),
+    81: (11.9, 18.0, 24.6),
+    201: (12.0, 16.9, 22.4),
+    501: (12.3, 16.9, 22.0),
 }
 # How much worse another place may fit and still be a place where the step may be, in squared noise.
 UNSURE = 6.0
@@ -163,7 +163,7 @@ def noise_of(values: Floats) -> float:
     kept = math.ceil(NOISE_SHARE * len(differences))
     share = kept / len(differences)
     # A normal variable's mean square where its size is below the quantile of that share.
-    end = special.ndtri((1 + share) / 2)
+    end = float(special.ndtri((1 + share) / 2))
     shrunk = special.gammainc(1.5, end**2 / 2) / share
     return float(np.sqrt((differences[:kept] ** 2).mean() / (2 * shrunk)))
 

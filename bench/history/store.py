@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
 
 from steadymap.bench.core import errors, files
 from steadymap.bench.history.entry import SCHEMA_VERSION, Entry
 from steadymap.bench.history.scores import COLUMNS, KEY
-from steadymap.bench.records import seal
+from steadymap.bench.records import read, seal
 from steadymap.bench.records.vocabulary import VALUE
 
 HISTORY = Path("results") / "history"
@@ -38,6 +40,49 @@ MEND = (
     "take it back from where the history is kept, or delete it and add its run again "
     "(steadymap history add RUN)"
 )
+
+
+UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RecursionError)
+
+
+class _Shape(BaseModel):
+    """Keys that are read; others may stand beside them."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class _Model(_Shape):
+    name: str
+
+
+class _Data(_Shape):
+    name: str
+    pictures: int
+    excluded: int
+
+
+class _Manifest(_Shape):
+    configuration: dict[str, Any]
+    methods: list[str]
+    severities: dict[str, list[float]]
+    model: _Model
+    data: _Data
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    plugins: dict[str, str] = {}
+    own_metrics: dict[str, dict[str, Any]] = {}
+    git: dict[str, Any] | None = None
+
+
+class _Facts(_Shape):
+    id: str
+    run_id: str
+    measured_at: str
+    commit: str
+    label: str
+    renewed: bool
+    rules: int
+    manifest: _Manifest
 
 
 def add(folder: Path, entry: Entry) -> bool:
@@ -105,26 +150,44 @@ def read_entry(path: Path) -> Entry:
         ConfigError: it is damaged, or of another version of the format.
     """
     try:
-        table = pq.read_table(path, partitioning=None)
-        metadata = table.schema.metadata or {}
+        metadata = pq.read_schema(path).metadata or {}
         facts = json.loads(metadata[FACTS])
-        given = metadata[SEAL].decode()
         version = facts["schema"]
-        if version == SCHEMA_VERSION and not table.schema.equals(SCHEMA):
-            raise ValueError("its columns are not those of a history")
-        scores = table.to_pandas()[COLUMNS].astype(dict.fromkeys(KEY, str))
-        entry = Entry(facts, scores)
-        if version == SCHEMA_VERSION and (given != _seal(entry) or path.stem != entry.id):
-            raise ValueError("it is not what was written")
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        entry = _parsed(path, facts, metadata[SEAL].decode()) if version == SCHEMA_VERSION else None
+    except UNREADABLE as error:
         raise errors.ConfigError(
             f"history: {path} is damaged: {errors.message_of(error)}; {MEND}"
         ) from error
-    if version != SCHEMA_VERSION:
+    if entry is None:
         raise errors.ConfigError(
             f"history: {path} has version {version!r} of the format, this steadymap reads "
             f"{SCHEMA_VERSION}; use the steadymap that wrote it"
         )
+    return entry
+
+
+def _parsed(path: Path, facts: dict[str, Any], given: str) -> Entry:
+    """Return the entry of a file, once it is known to be what was written.
+
+    Args:
+        path: of the file.
+        facts: that it holds.
+        given: its seal.
+
+    Raises:
+        ValueError, ...: it is not that.
+    """
+    rows, size = pq.read_metadata(path).num_rows, path.stat().st_size
+    if rows > read.MOST_ROWS_A_BYTE * size:
+        raise ValueError(f"it claims {rows} rows in {size} bytes")
+    table = pq.read_table(path, partitioning=None)
+    if not table.schema.equals(SCHEMA):
+        raise ValueError("its columns are not those of a history")
+    scores = table.to_pandas()[COLUMNS].astype(dict.fromkeys(KEY, str))
+    _Facts.model_validate(facts)
+    entry = Entry(facts, scores)
+    if given != _seal(entry) or path.stem != entry.id:
+        raise ValueError("it is not what was written")
     return entry
 
 

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steadymap.bench.core.errors import first_error
 
-
 # The key of a manifest: when the run was measured, UTC, ISO 8601. Those from before 0.2.0 lack it.
 MEASURED_AT = "measured_at"
 

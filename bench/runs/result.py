@@ -47,10 +47,14 @@ def completed(manifest: Mapping[str, Any], result: Result) -> dict[str, Any]:
     """Return the manifest of a run that has been made."""
     # When it was measured is in no name and no identity: with it runs are put in order, no more.
     dated = {MEASURED_AT: result.measured_at} if result.measured_at else {}
-    return dict(manifest) | dated | {
-        "complete": result.complete,
-        "wall_seconds": round(result.seconds, 2),
-        "images_at_once": result.at_once,
-        "halved_for_memory": result.halved,
-        "statuses": dict(sorted(result.statuses.items())),
-    }
+    return (
+        dict(manifest)
+        | dated
+        | {
+            "complete": result.complete,
+            "wall_seconds": round(result.seconds, 2),
+            "images_at_once": result.at_once,
+            "halved_for_memory": result.halved,
+            "statuses": dict(sorted(result.statuses.items())),
+        }
+    )
