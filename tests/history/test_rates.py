@@ -48,12 +48,8 @@ def test_a_flat_history_alarms_in_at_most_5_percent(runs: int, lines: int, histo
 
 
 def test_flat_histories_that_are_not_normal_and_independent_are_printed() -> None:
-    together = [
-        alarms(alike(0.5, flat(f"alike {key}", MANY, RUNS))) for key in range(300)
-    ]
-    heavy = [
-        alarms(generator("heavy", key).standard_t(5, (MANY, RUNS))) for key in range(300)
-    ]
+    together = [alarms(alike(0.5, flat(f"alike {key}", MANY, RUNS))) for key in range(300)]
+    heavy = [alarms(generator("heavy", key).standard_t(5, (MANY, RUNS))) for key in range(300)]
     print(f"flat, lines with half their variance in common: {np.mean(together):.1%} alarm")
     print(f"flat, noise of Student's t with 5 degrees of freedom: {np.mean(heavy):.1%} alarm")
     assert np.mean(together) <= 0.05
@@ -115,9 +111,7 @@ def least_penalties(values: Floats) -> Floats:
 
 @pytest.mark.parametrize(("runs", "lines"), [(6, 400_000), (13, 400_000), (41, 100_000)])
 def test_penalties_are_what_flat_lines_exceed_in_3_percent(runs: int, lines: int) -> None:
-    parts = [
-        least_penalties(flat(f"penalty {part}", lines // 20, runs)) for part in range(20)
-    ]
+    parts = [least_penalties(flat(f"penalty {part}", lines // 20, runs)) for part in range(20)]
     least = np.concatenate(parts)
     for count, given in zip(LINES, PENALTIES[runs], strict=True):
         found = float(np.quantile(least, 0.97 ** (1 / count)))

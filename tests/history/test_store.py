@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -169,4 +168,3 @@ def test_a_forged_entry_is_one_line(tmp_path: Path) -> None:
     assert store.add(tmp_path, forged)
     with pytest.raises(ConfigError, match=r"versions.*valid dictionary"):
         store.read_history(tmp_path)
-    shutil.rmtree(tmp_path)
