@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +16,6 @@ from steadymap.bench.history.timeline import Era, timeline
 HISTORY_HELP = "Folder of the history."
 METRIC_HELP = "Repeat for more; left out: what a baseline keeps, accuracy, predictions kept."
 PAGE = Path("history.html")
-# Terminals that have no signs beyond ASCII, by what TERM says.
-DUMB = ("dumb", "unknown")
 
 history_app = typer.Typer(
     add_completion=False,
@@ -89,15 +86,9 @@ def _print_era(number: int, era: Era) -> None:
     console.line(stdout, f"segment {number}: {era.about()}")
     for border in era.segment.borders:
         console.line(stdout, f"  begins anew: {border}")
-    stdout.print(show.era_table(era, stdout.width, _bars()))
+    stdout.print(show.era_table(era, stdout.width, show.bars_of(stdout)))
     for sentence in show.sentences(era):
         console.line(stdout, sentence)
-
-
-def _bars() -> str:
-    """Return the signs of a sparkline that the terminal has."""
-    dumb = os.environ.get("TERM", "") in DUMB
-    return show.PLAIN_BARS if dumb or console.console_of().options.ascii_only else show.BARS
 
 
 @history_app.command("page")
