@@ -48,6 +48,10 @@ READING: dict[str, tuple[int, frozenset[str]]] = {
     "baseline save other second --root base": (0, TABLES | {"scipy"}),
     "baseline list --root base": (0, TABLES),
     "baseline show kept --root base": (0, TABLES),
+    "history add other --history another": (0, FIGURES),
+    "history show --history told": (0, FIGURES - {"matplotlib"}),
+    "history blame --history told": (0, FIGURES - {"matplotlib"}),
+    "history page --history told": (0, FIGURES),
 }  # fmt: skip
 
 
@@ -93,6 +97,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert call(patch, "run", *quick, "--output", "run") == 0
         assert call(patch, "run", *quick, "--output", "other", "--no-report") == 0
         assert call(patch, "baseline", "save", "run", "kept", "--root", "base") == 0
+        assert call(patch, "history", "add", "run", "--history", "told") == 0
     return home
 
 
