@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,11 @@ def is_unrelated(name: str) -> bool:
     """Return whether a metric's name is that of scores of unrelated maps."""
     behind = name.removeprefix(base_metric(name)).removesuffix(PARTNER)
     return behind in OTHERS.values() or behind.startswith(MATCHED_NETWORK)
+
+
+def networks_in(names: Iterable[str]) -> int:
+    """Return how many randomised networks' maps scores were held against, by names of metrics."""
+    return len({name.partition(MATCHED_NETWORK)[2] for name in names if MATCHED_NETWORK in name})
 
 
 @dataclass(frozen=True)

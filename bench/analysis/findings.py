@@ -128,12 +128,27 @@ class Findings:
         )
 
     def units(self) -> tuple[int, str]:
-        """Return over how many images, or groups of them, intervals are, and in words."""
+        """Return how many images, or groups of them, are resampled, and what they are called."""
         images = self.scan.images[IMAGE_ID].astype(str).tolist()
         count = int(places_of(images, self.groups).max(initial=-1)) + 1
-        if count == len(images):
-            return count, f"{count} images"
-        return count, f"{count} {'group' if count == 1 else 'groups'} of {len(images)} images"
+        return count, "images" if count == len(images) else "groups"
+
+    def over(self) -> str:
+        """Return over what intervals are, in words."""
+        (count, what), images = self.units(), len(self.scan.images)
+        if count < 2:  # noqa: PLR2004 - one varies with no other
+            of_one = f"all {images} images are of one group" if what == "groups" else "of one image"
+            return f"there are no intervals: {of_one}"
+        sample = f"{count} images" if what == "images" else f"{count} groups of {images} images"
+        networks = cells.networks_in(self.scan.counts[METRIC].astype(str).unique())
+        if networks == 1:
+            return (
+                f"95% intervals over {sample}; of randomised networks there is 1, and how much "
+                "others would differ is not known"
+            )
+        return f"95% intervals over {sample}" + (
+            f" and {networks} randomised networks" if networks else ""
+        )
 
     def metrics(self) -> list[str]:
         """Return the metrics of the run that have a table: headlines and plug-ins, or its first."""

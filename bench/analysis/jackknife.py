@@ -109,8 +109,12 @@ def _errors(estimate: Replicates) -> Floats:
     influence = (count - 1) * (estimate.images.mean() - estimate.images)
     drawn = _resamplings(count)
     mean = drawn @ influence / count
-    variance = (drawn @ influence**2 / count - mean**2) / (count - 1)
-    known = variance > 0
+    spread = drawn @ influence**2 / count - mean**2
+    # Where one image alone matters, resamples without it vary by nothing but rounding.
+    known = spread > ROUNDING * (influence**2).mean()
+    if not known.any():
+        return by_t
+    variance = spread / (count - 1)
     skewed = np.quantile(mean[known] / np.sqrt(variance[known]), levels)
     size = np.sqrt((influence**2).sum() / (count * (count - 1)))
     both: Floats = by_t + size * (skewed - student.ppf(levels, count - 1))
