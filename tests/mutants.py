@@ -865,10 +865,10 @@ MUTANTS = (
     ),
     Mutant(
         "images of a group that count as if each were one",
-        "bench/records/groups.py",
+        "bench/records/grouping.py",
         "    if not groups:\n        return values\n",
         "    return values\n",
-        "tests/records/test_groups.py",
+        "tests/records/test_grouping.py",
     ),
     Mutant(
         "a group left out as cases and not as partners",

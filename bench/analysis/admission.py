@@ -20,8 +20,7 @@ import pandas as pd
 from steadymap.bench.analysis.intervals import Floats, Mean, images_needed, mean_of
 from steadymap.bench.analysis.reactions import Reaction, react
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.records import vocabulary
-from steadymap.bench.records.groups import NONE, Groups, by_group, groups_of
+from steadymap.bench.records import grouping, vocabulary
 from steadymap.bench.records.scan import Scan
 from steadymap.metrics import Status
 
@@ -68,7 +67,7 @@ class Facts:
     unsigned: frozenset[str] = frozenset()
     by_magnitude: frozenset[str] = frozenset()
     checks: Mapping[str, str] = field(default_factory=dict)
-    groups: Groups = field(default_factory=dict)
+    groups: grouping.Groups = field(default_factory=dict)
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Facts:
@@ -79,7 +78,7 @@ class Facts:
             frozenset(manifest.get("unsigned", ())),
             frozenset(spec for spec, order in orders.items() if order == "magnitude"),
             manifest.get("checks", {}),
-            groups_of(manifest),
+            grouping.groups_of(manifest),
         )
 
     def blind_by_nature(self, method: str) -> bool:
@@ -149,7 +148,7 @@ class Table:
     methods: tuple[str, ...]
 
     @classmethod
-    def of(cls, records: pd.DataFrame, groups: Groups = NONE) -> Table:
+    def of(cls, records: pd.DataFrame, groups: grouping.Groups = grouping.NONE) -> Table:
         """Gather them, images in the order of the records."""
         # Records that were joined may have rows of one number.
         chosen = records[records[vocabulary.FAMILY] == vocabulary.CLEAN].reset_index(drop=True)
@@ -164,7 +163,7 @@ class Table:
         ):
             by_image = rows.set_axis(chosen.loc[rows.index, vocabulary.IMAGE_ID])
             numbers = by_image.reindex(images).to_numpy(float)
-            values[str(method), str(metric)] = by_group(numbers, images, groups)
+            values[str(method), str(metric)] = grouping.by_group(numbers, images, groups)
             counts[str(method), str(metric)] = int(np.isfinite(numbers).sum())
         return cls(values, counts, tuple(dict.fromkeys(chosen[vocabulary.METHOD])))
 

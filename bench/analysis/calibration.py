@@ -12,7 +12,7 @@ from steadymap.bench.analysis import cells, estimates
 from steadymap.bench.analysis.instability import Instability
 from steadymap.bench.analysis.jackknife import interval_of
 from steadymap.bench.core.metric_registry import known_metrics
-from steadymap.bench.records.groups import NONE, Groups
+from steadymap.bench.records.grouping import NONE, Groups
 from steadymap.bench.records.vocabulary import (
     DIAGNOSIS,
     DRAW,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steadymap.bench.records.groups import NONE, Groups, places_of
+from steadymap.bench.records.grouping import NONE, Groups, places_of
 from steadymap.bench.records.vocabulary import (
     CLEAN,
     DETAIL,

@@ -9,7 +9,7 @@ import pandas as pd
 
 from steadymap.bench.analysis import calibration, summary
 from steadymap.bench.core.metric_registry import known_metrics
-from steadymap.bench.records.groups import NONE, Groups
+from steadymap.bench.records.grouping import NONE, Groups
 from steadymap.bench.records.vocabulary import (
     CLEAN,
     FAMILY,

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from steadymap.bench.analysis.intervals import Ratio, ratio_of_means
-from steadymap.bench.records import vocabulary
-from steadymap.bench.records.groups import NONE, Groups, by_group
+from steadymap.bench.records import grouping, vocabulary
 from steadymap.bench.records.scan import Scan
 from steadymap.metrics import Status
 
@@ -22,7 +21,9 @@ CLEAN_MARGIN = vocabulary.MARGIN + "other_image"
 NO_MARGIN = "the clean map's own margin may be 0"
 
 
-def evidence_kept(records: pd.DataFrame | Scan, groups: Groups = NONE) -> pd.DataFrame:
+def evidence_kept(
+    records: pd.DataFrame | Scan, groups: grouping.Groups = grouping.NONE
+) -> pd.DataFrame:
     """Return what maps still know, method by method and family by family, and `overall`.
 
     A ratio of means over images, with its 95% interval by Fieller's theorem. There is no number
@@ -57,7 +58,7 @@ def evidence_kept(records: pd.DataFrame | Scan, groups: Groups = NONE) -> pd.Dat
         # Of images that have both: else the two numbers of a group would be of different images.
         both = both.dropna()
         upper, lower = (
-            by_group(both[name].to_numpy(float), both.index.astype(str).tolist(), groups)
+            grouping.by_group(both[name].to_numpy(float), both.index.astype(str).tolist(), groups)
             for name in both
         )
         ratio = ratio_of_means(upper, lower)

@@ -19,7 +19,7 @@ from steadymap.bench.analysis.ranks import Field, rank_methods, ranked_methods
 from steadymap.bench.analysis.summary import full_summary
 from steadymap.bench.analysis.whose_fault import whose_fault
 from steadymap.bench.core import files, metric_registry, safe_csv
-from steadymap.bench.records.groups import Groups, places_of
+from steadymap.bench.records.grouping import Groups, places_of
 from steadymap.bench.records.scan import Scan, as_scan
 from steadymap.bench.records.vocabulary import (
     CLEAN,

@@ -1,6 +1,6 @@
 """The jackknife over images that are cases and partners, and over randomised networks.
 
-Where images come in groups (`bench/records/groups.py`) a whole group is deleted at once.
+Where images come in groups (`bench/records/grouping.py`) a whole group is deleted at once.
 
 A score's null holds the maps of an image against those of others, so that an image is in two
 places: as the case, and as the partner of others. It is deleted from both. Randomised networks are
@@ -19,7 +19,7 @@ from scipy.stats import t as student
 
 from steadymap.bench.analysis.intervals import CONFIDENCE, RESAMPLES, Interval
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.records.groups import sums
+from steadymap.bench.records.grouping import sums
 
 Floats = NDArray[np.float64]
 

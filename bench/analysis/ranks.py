@@ -16,7 +16,7 @@ from steadymap.bench.analysis import calibration, cells, estimates, intervals
 from steadymap.bench.analysis.jackknife import ROUNDING, Replicates
 from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.records.groups import NONE, Groups, places_of
+from steadymap.bench.records.grouping import NONE, Groups, places_of
 from steadymap.bench.records.vocabulary import DIAGNOSIS, FAMILY, METHOD, METRIC, OVERALL
 from steadymap.metrics import Metric
 

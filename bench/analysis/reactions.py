@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 
 from steadymap.bench.analysis.intervals import Floats, Mean, above_zero, mean_of
-from steadymap.bench.records import vocabulary
-from steadymap.bench.records.groups import NONE, Groups, by_group
+from steadymap.bench.records import grouping, vocabulary
 from steadymap.metrics import Status
 
 # What changes, by the family of records.
@@ -67,7 +66,7 @@ class Reaction:
         return "admitted", ""
 
 
-def react(records: pd.DataFrame, groups: Groups = NONE) -> dict[str, Reaction]:
+def react(records: pd.DataFrame, groups: grouping.Groups = grouping.NONE) -> dict[str, Reaction]:
     """Return by method how far its maps move.
 
     Args:
@@ -84,7 +83,7 @@ def react(records: pd.DataFrame, groups: Groups = NONE) -> dict[str, Reaction]:
     }
 
 
-def _reaction(rows: pd.DataFrame, groups: Groups) -> Reaction:
+def _reaction(rows: pd.DataFrame, groups: grouping.Groups) -> Reaction:
     # Draws are averaged within an image first; a network on which the map vanished is left out.
     means = rows.groupby([vocabulary.FAMILY, vocabulary.IMAGE_ID], observed=True, sort=False)[
         "distance"
@@ -99,11 +98,11 @@ def _reaction(rows: pd.DataFrame, groups: Groups) -> Reaction:
             continue
         values = by_family[family]
         images = [str(image) for image in values.index]
-        moved[what] = by_group(values.to_numpy(float), images, groups)
+        moved[what] = grouping.by_group(values.to_numpy(float), images, groups)
         if family == vocabulary.OTHER_CLASS:
             continue
         less = (values - _own(dice, values, floor)).to_numpy(float)
-        beyond[what] = by_group(less, images, groups)
+        beyond[what] = grouping.by_group(less, images, groups)
     return Reaction(moved, beyond)
 
 

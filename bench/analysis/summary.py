@@ -9,7 +9,7 @@ import pandas as pd
 
 from steadymap.bench.analysis.cells import is_unrelated
 from steadymap.bench.analysis.intervals import intervals
-from steadymap.bench.records.groups import NONE, Groups, by_group
+from steadymap.bench.records.grouping import NONE, Groups, by_group
 from steadymap.bench.records.vocabulary import (
     CLEAN,
     DIAGNOSIS,

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steadymap.bench.analysis import intervals
-from steadymap.bench.analysis.instability import Instability
-from steadymap.bench.records.groups import NONE, Groups, by_group
+from steadymap.bench.analysis import instability, intervals
+from steadymap.bench.records.grouping import NONE, Groups, by_group
 from steadymap.bench.records.vocabulary import (
     COMPENSATED,
     FAMILY,
@@ -97,9 +96,9 @@ def whose_fault(
         halves.
     """
     rows: list[dict[str, object]] = []
-    floors = Instability.of(records, metrics)
+    floors = instability.Instability.of(records, metrics)
     for severity, chosen, cells in _experiments(records):
-        unstable = Instability.of(_together(chosen, cells), metrics)
+        unstable = instability.Instability.of(_together(chosen, cells), metrics)
         present, images = set(unstable.pairs()), np.array(unstable.images(), dtype=object)
         for method, metric in (pair for pair in floors.pairs() if pair in present):
             sample = np.stack([unstable.at(method, metric, family) for family in cells])

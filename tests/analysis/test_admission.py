@@ -259,8 +259,9 @@ def test_facts_are_read_off_a_manifest() -> None:
         "unsigned": ["var_grad"],
         "data": {"groups": {"i0": "g"}},
     }
-    expected = (2, frozenset({"var_grad"}), frozenset({"gradient"}), {}, {"i0": "g"})
-    assert Facts.of(manifest) == Facts(*expected)
+    assert Facts.of(manifest) == Facts(
+        2, frozenset({"var_grad"}), frozenset({"gradient"}), {}, {"i0": "g"}
+    )
 
 
 def test_margins_are_names_of_their_own() -> None:

@@ -19,7 +19,7 @@ from steadymap.bench.analysis.cells import Cells
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.analysis.intervals import Interval, intervals, mean_of
 from steadymap.bench.analysis.jackknife import interval_of
-from steadymap.bench.records.groups import NONE, Groups, by_group
+from steadymap.bench.records.grouping import NONE, Groups, by_group
 from steadymap.bench.records.read import read_run
 from steadymap.bench.report.finished_run import curves_of
 from steadymap.metrics import METRICS
@@ -126,7 +126,7 @@ def by_bootstrap(values: Floats) -> Interval:
 
 
 # The bootstrap's are a little narrow where there are few, and more so where few of them are large.
-HELD = {
+HELD: dict[tuple[str, Callable[[Floats], Interval]], float] = {
     ("equal", by_student): 0.95,
     ("unequal", by_student): 0.95,
     ("equal", by_bootstrap): 0.94,

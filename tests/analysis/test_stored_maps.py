@@ -149,7 +149,8 @@ class Population:
         gone = over(self.vanished.astype(float))
         moved = np.nanmean((1 - gone) * np.nan_to_num(over(distance)), axis=-1)
         lost: Floats = (moved + np.nanmean(gone, axis=-1) * null).mean(axis=-1)
-        return 1 - lost / null.mean(axis=-1)
+        scores: Floats = 1 - lost / null.mean(axis=-1)
+        return scores
 
 
 @pytest.fixture(scope="module")
@@ -210,8 +211,8 @@ def population(request: pytest.FixtureRequest, stored: Path) -> tuple[str, Popul
     scores = calibrated[calibrated["family"] == "overall"].set_index("method")
     for place, method in enumerate(METHODS):
         found = interval_of(estimate(of_all, place, [0, 1]).calibrated)
-        expected = scores.loc[method, ["calibrated", "low", "high"]].astype(float)
-        assert [found.mean, found.low, found.high] == pytest.approx(expected.tolist(), rel=1e-6)
+        expected = [float(scores[name][method]) for name in ("calibrated", "low", "high")]
+        assert [found.mean, found.low, found.high] == pytest.approx(expected, rel=1e-6)
     return request.param, whole
 
 

@@ -320,8 +320,8 @@ def test_groups_of_a_table_reach_intervals_page_and_manifest(
     rows = [f"{name},{'rock' if n % 2 else 'paper'}" for n, name in enumerate(names)]
     lines = [f"{row},{'anna' if n < 4 else 'ben'}" for n, row in enumerate(rows)]
     (tmp_path / "t.csv").write_text("\n".join(["path,label,group", *lines]))
-    command = ("run", "--data", "csv:t.csv", "--split", "all", "--method", "gradient")
-    command += ("--family", "bias", "--severity", "0.1", "--no-controls", "--no-admission")
+    command = ["run", "--data", "csv:t.csv", "--split", "all", "--method", "gradient"]
+    command += ["--family", "bias", "--severity", "0.1", "--no-controls", "--no-admission"]
     done = steadymap(*command, "--nulls", "1", "--output", "grouped")
     assert done.code == 0, done.err
     said = "95% intervals over 2 groups of 6 images; of randomised networks there is 1"

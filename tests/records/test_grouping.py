@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadymap.bench.records.groups import by_group, groups_of, places_of, sums
+from steadymap.bench.records.grouping import by_group, groups_of, places_of, sums
 
 NUMBERS = st.lists(
     st.tuples(st.sampled_from("abcde"), st.floats(-100, 100) | st.just(np.nan)), min_size=1
