@@ -810,8 +810,8 @@ MUTANTS = (
     Mutant(
         "a map that vanished taken for one that stayed",
         "bench/analysis/estimates.py",
-        "distances = _mean_of_known(moved + gone * np.nan_to_num(filled), axis=1)",
-        "distances = _mean_of_known(moved + 0 * gone * np.nan_to_num(filled), axis=1)",
+        "distances = mean_of_known(moved + gone * np.nan_to_num(filled), axis=1)",
+        "distances = mean_of_known(moved + 0 * gone * np.nan_to_num(filled), axis=1)",
         CALIBRATION_TESTS,
     ),
     Mutant(
@@ -855,6 +855,34 @@ MUTANTS = (
         "means[..., 1:] -= np.divide(moved, count, out=np.zeros(moved.shape), where=count > 0)",
         "pass",
         "tests/analysis/test_jackknife.py -k partner",
+    ),
+    Mutant(
+        "an interval of what rounding leaves",
+        "bench/analysis/jackknife.py",
+        "known = spread > ROUNDING * (influence**2).mean()",
+        "known = spread > 0",
+        "tests/analysis/test_jackknife.py -k matters_alone",
+    ),
+    Mutant(
+        "images of a group that count as if each were one",
+        "bench/records/grouping.py",
+        "    if not groups:\n        return values\n",
+        "    return values\n",
+        "tests/records/test_grouping.py",
+    ),
+    Mutant(
+        "a group left out as cases and not as partners",
+        "bench/analysis/jackknife.py",
+        "moved = sums(apart, places)",
+        "moved = 0 * sums(apart, places)",
+        "tests/analysis/test_jackknife.py -k partner",
+    ),
+    Mutant(
+        "groups that are of one picture each kept",
+        "bench/data/image_set.py",
+        "return named if len(set(named.values())) < len(named) else {}",
+        "return named",
+        "tests/data/test_labelled.py -k one_picture",
     ),
     Mutant(
         "as many degrees of freedom as networks",

@@ -33,6 +33,8 @@ class World:
         families: how many, alike but for draws.
         classes: how many.
         shared: the share of an image's distance, on the logarithm, that all methods have in common.
+        groups: of images, how many; 0 where each is its own.
+        alike: the correlation of what images of one group bring.
     """
 
     distances: tuple[float, ...] = (0.4,)
@@ -47,6 +49,21 @@ class World:
     families: int = 2
     classes: int = 3
     shared: float = 0.5
+    groups: int = 0
+    alike: float = 0.0
+
+    def group_of(self, images: int) -> dict[str, str]:
+        """Return the group of each image; those of one are far from each other."""
+        return {f"i{i:03d}": f"g{i % self.groups}" for i in range(images)} if self.groups else {}
+
+    def brought(self, images: int, rng: np.random.Generator) -> Floats:
+        """Draw what images bring, each of variance 1."""
+        own = rng.standard_normal(images)
+        if not self.groups:
+            return own
+        common = rng.standard_normal(self.groups)[np.arange(images) % self.groups]
+        both: Floats = np.sqrt(self.alike) * common + np.sqrt(1 - self.alike) * own
+        return both
 
     def truth(self) -> Floats:
         """Return the calibrated score of each method."""
@@ -72,18 +89,18 @@ def run_of(world: World, images: int, rng: np.random.Generator) -> pd.DataFrame:
     together = block[:, None] == block
     np.fill_diagonal(together, val=False)
     same = together & (label[:, None] == label)
-    common = rng.standard_normal(images)
+    common = world.brought(images, rng)
     parts: list[pd.DataFrame] = []
     shape = (world.families, images)
     for place, distance in enumerate(world.distances):
-        own = rng.standard_normal(images)
+        own = world.brought(images, rng)
         mixed = np.sqrt(world.shared) * common + np.sqrt(1 - world.shared) * own
         noise = rng.standard_normal(shape)
         size = world.spread * (0.8 * mixed + 0.6 * noise)
         columns = {"": distance * np.exp(size - world.spread**2 / 2)}
         # Rows are perturbed maps, columns clean ones.
-        clean = world.partner * (0.6 * own + 0.8 * rng.standard_normal(images))
-        perturbed = world.partner * (0.6 * own + 0.8 * rng.standard_normal(images))
+        clean = world.partner * (0.6 * own + 0.8 * world.brought(images, rng))
+        perturbed = world.partner * (0.6 * own + 0.8 * world.brought(images, rng))
         table = (
             world.unrelated
             + clean

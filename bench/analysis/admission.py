@@ -9,6 +9,7 @@ maps must move when image or network change (`reacts`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,7 +20,7 @@ import pandas as pd
 from steadymap.bench.analysis.intervals import Floats, Mean, images_needed, mean_of
 from steadymap.bench.analysis.reactions import Reaction, react
 from steadymap.bench.core.randomness import generator
-from steadymap.bench.records import vocabulary
+from steadymap.bench.records import grouping, vocabulary
 from steadymap.bench.records.scan import Scan
 from steadymap.metrics import Status
 
@@ -59,12 +60,14 @@ class Facts:
         by_magnitude: methods whose declared order is by magnitude.
         checks: by method that is not ours, what came of `steadymap check`: passed, skipped, or
             `failed: NAME`.
+        groups: of the images, each a subject or a video.
     """
 
     classes: int | None = None
     unsigned: frozenset[str] = frozenset()
     by_magnitude: frozenset[str] = frozenset()
     checks: Mapping[str, str] = field(default_factory=dict)
+    groups: grouping.Groups = field(default_factory=dict)
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Facts:
@@ -75,6 +78,7 @@ class Facts:
             frozenset(manifest.get("unsigned", ())),
             frozenset(spec for spec, order in orders.items() if order == "magnitude"),
             manifest.get("checks", {}),
+            grouping.groups_of(manifest),
         )
 
     def blind_by_nature(self, method: str) -> bool:
@@ -88,12 +92,15 @@ class Margins:
     """The margins of a method in one order.
 
     Attributes:
-        values: by null, (images,); those that too few images have are left out.
+        values: by null, (images,), or one number a group of them, see `by_group`; those that too
+            few images have are left out.
         level: at which each must be above 0.
+        images: how many have a margin.
     """
 
     values: Mapping[str, Floats]
     level: float
+    images: int
 
     def means(self) -> dict[str, Mean]:
         """Return the means over images."""
@@ -116,16 +123,32 @@ class Margins:
             return 1.0
         return max(mean.p for mean in means.values())
 
+    def enough(self, units: int) -> tuple[int, str]:
+        """Return how many images that many of the units are, and in words what would do."""
+        there = max(mean.count for mean in self.means().values())
+        if there == self.images:
+            return units, f"{units} images would do"
+        images = math.ceil(units * self.images / there)
+        return images, f"{units} groups would do, {images} images if they are as large"
+
 
 @dataclass(frozen=True)
 class Table:
-    """Values of clean images: by method and metric, (images,), NaN where there is none."""
+    """Values of clean images.
+
+    Attributes:
+        values: by method and metric, (images,), or one number a group of them, see `by_group`; NaN
+            where there is none.
+        images: by method and metric, how many have a value.
+        methods: specs.
+    """
 
     values: Mapping[tuple[str, str], Floats]
+    images: Mapping[tuple[str, str], int]
     methods: tuple[str, ...]
 
     @classmethod
-    def of(cls, records: pd.DataFrame) -> Table:
+    def of(cls, records: pd.DataFrame, groups: grouping.Groups = grouping.NONE) -> Table:
         """Gather them, images in the order of the records."""
         # Records that were joined may have rows of one number.
         chosen = records[records[vocabulary.FAMILY] == vocabulary.CLEAN].reset_index(drop=True)
@@ -134,25 +157,26 @@ class Table:
         valid = chosen[vocabulary.STATUS] == Status.OK.value
         number = chosen[vocabulary.VALUE].where(valid)
         images = list(dict.fromkeys(chosen[vocabulary.IMAGE_ID]))
-        values = {}
-        for (method, metric), group in number.groupby(
+        values, counts = {}, {}
+        for (method, metric), rows in number.groupby(
             [chosen[vocabulary.METHOD], chosen[vocabulary.METRIC]], sort=False
         ):
-            by_image = group.set_axis(chosen.loc[group.index, vocabulary.IMAGE_ID])
-            values[str(method), str(metric)] = by_image.reindex(images).to_numpy(float)
-        return cls(values, tuple(dict.fromkeys(chosen[vocabulary.METHOD])))
+            by_image = rows.set_axis(chosen.loc[rows.index, vocabulary.IMAGE_ID])
+            numbers = by_image.reindex(images).to_numpy(float)
+            values[str(method), str(metric)] = grouping.by_group(numbers, images, groups)
+            counts[str(method), str(metric)] = int(np.isfinite(numbers).sum())
+        return cls(values, counts, tuple(dict.fromkeys(chosen[vocabulary.METHOD])))
 
     def margins(self, method: str, begin: str, level: float) -> Margins:
         """Return the margins of a method whose names begin so, over the nulls that gate."""
-        found = {kind: self.values.get((method, begin + kind)) for kind in GATES}
-        known = {kind: x for kind, x in found.items() if x is not None}
-        most = max((int(np.isfinite(x).sum()) for x in known.values()), default=0)
+        counts = {kind: self.images.get((method, begin + kind), 0) for kind in GATES}
+        most = max(counts.values())
         enough = {
-            kind: x
-            for kind, x in known.items()
-            if np.isfinite(x).sum() >= max(2, LEAST_SHARE * most)
+            kind: self.values[method, begin + kind]
+            for kind, count in counts.items()
+            if count >= max(2, LEAST_SHARE * most)
         }
-        return Margins(enough, level)
+        return Margins(enough, level, most)
 
     def tried(self, method: str) -> list[tuple[str, Margins]]:
         """Return the orders in which a method was tried, each with its margins."""
@@ -169,7 +193,7 @@ class Table:
             beside = self.margins(method, vocabulary.GRADIENT_MARGIN, LEVEL)
             if beside.values:
                 return beside
-        return Margins({}, LEVEL)
+        return Margins({}, LEVEL, 0)
 
 
 @dataclass(frozen=True)
@@ -180,7 +204,8 @@ class Admission:
         method: which.
         verdict: the answer; controls have none.
         reason: in plain words; empty where it is admitted and nothing is to be said.
-        needed: of an undecided one, how many images would do; None where none are foreseen.
+        needed: of an undecided one, how many images would do (where they come in groups, in groups
+            as large); None where none are foreseen.
         order: in which its maps were taken, as the names of its margins begin.
         margins: by null, those of that order.
         class_specific: whether it knows the class from the runner-up.
@@ -211,8 +236,8 @@ def admissions(records: pd.DataFrame | Scan, facts: Facts | None = None) -> pd.D
     """
     known = facts or Facts()
     frame = _margins_of(records)
-    table = Table.of(frame)
-    reactions = react(_maps_of(records))
+    table = Table.of(frame, known.groups)
+    reactions = react(_maps_of(records), known.groups)
     floor = _smallest(table.yardstick())
     judged = [
         judge(table, method, reactions.get(method, Reaction({}, {})), (floor, known))
@@ -284,7 +309,8 @@ def _by_margins(margins: Margins, gradient: float) -> tuple[Verdict, str, int | 
     known = [count for count in wanted if count is not None]
     if len(known) < len(wanted) or max(known) > MOST_IMAGES:
         return "undecided", reason, None
-    return "undecided", f"{reason}; {max(known)} images would do", max(known)
+    images, would_do = margins.enough(max(known))
+    return "undecided", f"{reason}; {would_do}", images
 
 
 def _smallest(margins: Margins) -> float:
@@ -320,7 +346,7 @@ def _row(admission: Admission) -> dict[str, object]:
         row |= {
             kind: mean.mean, f"{kind}_low": mean.low, f"{kind}_high": mean.high, f"{kind}_p": mean.p
         }  # fmt: skip
-    row["images"] = max((mean.count for mean in means.values()), default=0)
+    row["images"] = admission.margins.images
     for what, mean in admission.reaction.means().items():
         row |= {f"reacts_{what}": mean.mean, f"reacts_{what}_low": mean.low}
         row |= {f"reacts_{what}_high": mean.high}
@@ -330,7 +356,8 @@ def _row(admission: Admission) -> dict[str, object]:
 def _faithful(judged: Sequence[Admission]) -> dict[str, dict[str, float]]:
     """Return by method its smallest margin as a share of the best admitted one's.
 
-    With its interval: images are resampled, all methods together; each resample has its own best.
+    With its interval: images, or groups of them, are resampled, all methods together; each resample
+    has its own best.
     """
     names = ("faithful", "faithful_low", "faithful_high")
     shares = {a.method: dict.fromkeys(names, np.nan) for a in judged}

@@ -12,6 +12,7 @@ from steadymap.bench.analysis import cells, estimates
 from steadymap.bench.analysis.instability import Instability
 from steadymap.bench.analysis.jackknife import interval_of
 from steadymap.bench.core.metric_registry import known_metrics
+from steadymap.bench.records.grouping import NONE, Groups
 from steadymap.bench.records.vocabulary import (
     DIAGNOSIS,
     DRAW,
@@ -70,6 +71,7 @@ def calibrate(
     records: pd.DataFrame,
     metrics: Mapping[str, Metric] | None = None,
     families: Sequence[str] | None = None,
+    groups: Groups = NONE,
 ) -> pd.DataFrame:
     """Calibrate every score of a metric that compares two maps, over pairs whose prediction held.
 
@@ -90,6 +92,7 @@ def calibrate(
         metrics: those whose values can be read; left out, ours and those that are loaded.
         families: which to give a row each, whether they have values or not; left out, those of the
             records that have some.
+        groups: of images.
 
     Returns:
         One row a method, family and metric. `score`, `null` and `perfect` are raw, and so are
@@ -110,7 +113,10 @@ def calibrate(
     declared = (records[FAMILY] != OTHER_SEED) | (records[DRAW] == OF_STOCHASTIC)
     unstable = Instability.of(records[declared], metrics)
     families = unstable.families() if families is None else families
-    tables = {name: _Table(records, name, metrics[name]) for _, name in unstable.pairs()}
+    tables = {
+        name: _Table(name, metrics[name], cells.Cells.of(records, name, metrics[name], groups))
+        for _, name in unstable.pairs()
+    }
     rows = [
         tables[metric].row(unstable, method, family)
         for method, metric in unstable.pairs()
@@ -122,9 +128,8 @@ def calibrate(
 class _Table:
     """One metric's pairs, averaged within images, from which rows are made."""
 
-    def __init__(self, records: pd.DataFrame, name: str, metric: Metric) -> None:
-        self.name, self.metric = name, metric
-        self.cells = cells.Cells.of(records, name, metric)
+    def __init__(self, name: str, metric: Metric, table: cells.Cells) -> None:
+        self.name, self.metric, self.cells = name, metric, table
         kept = self.cells.kept
         self.kept = estimates.Averages.of(self.cells, kept)
         self.every = estimates.Averages.of(self.cells, np.ones(len(kept), dtype=bool))

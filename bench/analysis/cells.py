@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from steadymap.bench.records.grouping import NONE, Groups, places_of
 from steadymap.bench.records.vocabulary import (
     CLEAN,
     DETAIL,
@@ -52,6 +53,11 @@ def is_unrelated(name: str) -> bool:
     return behind in OTHERS.values() or behind.startswith(MATCHED_NETWORK)
 
 
+def networks_in(names: Iterable[str]) -> int:
+    """Return how many randomised networks' maps scores were held against, by names of metrics."""
+    return len({name.partition(MATCHED_NETWORK)[2] for name in names if MATCHED_NETWORK in name})
+
+
 @dataclass(frozen=True)
 class Cells:
     """Pairs of a clean and a perturbed map by one metric, in no order that means anything.
@@ -62,6 +68,7 @@ class Cells:
         methods: names, in the order of the records.
         families: of perturbations, likewise.
         images: ids, likewise.
+        groups: (images,), the place of each image's group, see `places_of`.
         method: (P,), the place of each pair's method in `methods`.
         family: (P,), likewise.
         image: (P,), likewise.
@@ -81,6 +88,7 @@ class Cells:
     methods: list[str]
     families: list[str]
     images: list[str]
+    groups: NDArray[np.intp]
     method: NDArray[np.intp]
     family: NDArray[np.intp]
     image: NDArray[np.intp]
@@ -101,13 +109,14 @@ class Cells:
         return np.isfinite(self.cost) & (np.isfinite(self.distance) | self.vanished)
 
     @classmethod
-    def of(cls, records: pd.DataFrame, name: str, metric: Metric) -> Cells:
+    def of(cls, records: pd.DataFrame, name: str, metric: Metric, groups: Groups = NONE) -> Cells:
         """Take them from records.
 
         Args:
             records: of a run, or of this metric.
             name: of the metric.
             metric: what it is; it compares two maps, and has a perfect score.
+            groups: of images.
         """
         about = [text for text in map(str, records[METRIC].unique()) if base_metric(text) == name]
         chosen = records[
@@ -153,7 +162,7 @@ class Cells:
             for place, text in zip(pair[ranked], chosen[DETAIL][ranked].astype(str), strict=True):
                 if text.startswith(OUT_OF):
                     candidates[place] = float(text.removeprefix(OUT_OF))
-        families = places[1][first]
+        families, images = places[1][first], [str(text) for text in names[2]]
         # Any record of a perfect score says that the images of a family are warped.
         warped = np.isin(families, places[1][behind_it(PERFECT)])
         networks = sorted(
@@ -163,7 +172,8 @@ class Cells:
         return cls(
             [str(text) for text in names[0]],
             [str(text) for text in names[1]],
-            [str(text) for text in names[2]],
+            images,
+            places_of(images, groups),
             places[0][first],
             families,
             places[2][first],

@@ -9,6 +9,7 @@ import pandas as pd
 
 from steadymap.bench.analysis import calibration, summary
 from steadymap.bench.core.metric_registry import known_metrics
+from steadymap.bench.records.grouping import NONE, Groups
 from steadymap.bench.records.vocabulary import (
     CLEAN,
     FAMILY,
@@ -36,6 +37,7 @@ def severity_curves(
     records: pd.DataFrame,
     calibrated: pd.DataFrame,
     metrics: Mapping[str, Metric] | None = None,
+    groups: Groups = NONE,
 ) -> pd.DataFrame:
     """Average scores over images at each severity; controls are left out.
 
@@ -48,6 +50,7 @@ def severity_curves(
         records: of a run.
         calibrated: as `calibrate` returns it for them.
         metrics: as for `calibrate`.
+        groups: of images.
 
     Returns:
         One row a method, family, metric and severity, with the 95% interval of the mean;
@@ -64,7 +67,7 @@ def severity_curves(
     worths = {(row[METHOD], row[METRIC]): row for row in overall.to_dict("records")}
     scaled = {metric for _, metric in worths}
     chosen = chosen[chosen[KEPT] | ~chosen[METRIC].isin(scaled)]
-    table = summary.summarise(chosen, tuple(keys))
+    table = summary.summarise(chosen, tuple(keys), groups=groups)
     warped = records[METRIC].isin([name + PERFECT for name in known])
     defined = records[warped & records[KEPT] & (records[STATUS] == Status.OK.value)]
     best = defined.groupby(keys, observed=True)[VALUE].mean().to_dict()

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from steadymap.bench.analysis.instability import Instability
+from steadymap.bench.analysis.intervals import mean_of_known
 from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.records.vocabulary import (
     DIAGNOSIS,
@@ -58,7 +58,7 @@ def seed_share(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = Non
             continue
         by_family = {name: unstable.at(method, metric, name) for name in unstable.families()}
         if real:
-            by_family[OVERALL] = _mean_of_known([by_family[name] for name in real])
+            by_family[OVERALL] = mean_of_known(np.stack([by_family[name] for name in real]), axis=0)
         floor = unstable.floor(method, metric)
         for family, moved in by_family.items():
             both = np.isfinite(redrawn) & np.isfinite(moved)
@@ -66,16 +66,6 @@ def seed_share(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = Non
             share = means[0] / means[1] if _beyond(means[1], floor) else np.nan
             rows.append((method, family, metric, int(both.sum()), *means, share))
     return pd.DataFrame(rows, columns=SHARES)
-
-
-def _mean_of_known(rows: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Average over families, image by image, over those that are known; NaN where none is."""
-    table = np.stack(rows)
-    known = np.isfinite(table)
-    totals, counts = np.where(known, table, 0.0).sum(axis=0), known.sum(axis=0)
-    mean: NDArray[np.float64] = np.full(len(totals), np.nan)
-    np.divide(totals, counts, out=mean, where=counts > 0)
-    return mean
 
 
 def _beyond(distance: float, floor: float) -> bool:

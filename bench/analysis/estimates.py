@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steadymap.bench.analysis.cells import KINDS, OTHERS, Cells, Flags, Floats
+from steadymap.bench.analysis.intervals import mean_of_known
 from steadymap.bench.analysis.jackknife import Replicates, left_out, without_partner
 
 # What a score is, in one sentence.
@@ -34,6 +36,7 @@ class Averages:
         unrelated: by `OTHERS`, of unrelated maps against the same perturbed maps.
         partners: by `OTHERS`, the same seen from the other side.
         networks: (K, ...), of each randomised network's maps against them.
+        groups: (images,), the place of each image's group, see `places_of`.
     """
 
     distance: Floats
@@ -42,6 +45,7 @@ class Averages:
     unrelated: Mapping[str, Floats]
     partners: Mapping[str, Floats]
     networks: Floats
+    groups: NDArray[np.intp]
 
     @classmethod
     def of(cls, cells: Cells, chosen: Flags) -> Averages:
@@ -61,6 +65,7 @@ class Averages:
             },
             {kind: cells.within(values, everywhere) for kind, values in cells.partners.items()},
             np.reshape(networks, (len(networks), *shape)),
+            cells.groups,
         )
 
 
@@ -115,9 +120,11 @@ def estimate(averages: Averages, method: int, families: Sequence[int]) -> Estima
     images = int(np.isfinite(shares).any(axis=0).sum())
     count = averages.networks.shape[0]
     deletions = count if count > 1 else 0
-    size = shares.shape[-1]
+    groups, size = averages.groups, shares.shape[-1]
+    parts = int(groups.max(initial=-1)) + 1
     if not known:
-        nothing = Replicates(np.array(np.nan), np.full(size, np.nan), np.full(deletions, np.nan))
+        rest = np.full(parts, np.nan), np.full(deletions, np.nan)
+        nothing = Replicates(np.array(np.nan), *rest)
         gone = np.full(size, np.nan)
         return Estimate(0, np.nan, np.nan, np.full(len(KINDS), np.nan), 0, np.nan, nothing, gone)
     distances = averages.distance[method, known]
@@ -129,24 +136,24 @@ def estimate(averages: Averages, method: int, families: Sequence[int]) -> Estima
         """Add the networks' replicates, in which nothing of these rows is left out."""
         return np.concatenate([rows, np.repeat(rows[..., :1], deletions, axis=-1)], axis=-1)
 
-    gone, far = whole(left_out(shares)), whole(left_out(moved))
+    gone, far = whole(left_out(shares, groups)), whole(left_out(moved, groups))
     calibrated, distance = _calibrated(far, gone, nulls)
-    without, _ = _calibrated(whole(left_out(distances)), np.zeros(gone.shape), nulls)
-    means = _mean_of_known(nulls, axis=1)[:, 0]
+    without, _ = _calibrated(whole(left_out(distances, groups)), np.zeros(gone.shape), nulls)
+    means = mean_of_known(nulls, axis=1)[:, 0]
     best = int(np.nanargmin(means)) if np.isfinite(means).any() else 0
     return Estimate(
         images,
         float(distance[0]),
-        float(_mean_of_known(left_out(averages.cost[method, known]), axis=0)[0]),
+        float(mean_of_known(left_out(averages.cost[method, known], groups), axis=0)[0]),
         means,
         int(defined[best]),
         float(without[0]),
         Replicates(
             np.array(calibrated[0]),
-            calibrated[1 : 1 + size],
-            calibrated[1 + size :],
+            calibrated[1 : 1 + parts],
+            calibrated[1 + parts :],
         ),
-        _mean_of_known(moved / _room(means) + shares, axis=0)
+        mean_of_known(moved / _room(means) + shares, axis=0)
         if _room(means) > 0
         else np.full(size, np.nan),
     )
@@ -160,22 +167,22 @@ def _room(nulls: Floats) -> float:
 def _nulls(
     averages: Averages, method: int, families: Sequence[int], images: int
 ) -> tuple[Floats, Floats]:
-    """Return replicates of each kind of null, (kinds, families, 1 + N + K), and its images."""
-    networks = averages.networks[:, method, families]
+    """Return replicates of each kind of null, (kinds, families, 1 + G + K), and its images."""
+    networks, groups = averages.networks[:, method, families], averages.groups
     count = len(networks)
     rows, defined = [], []
     for kind in OTHERS:
         values = averages.unrelated[kind][method, families]
-        row = without_partner(values, averages.partners[kind][method, families])
+        row = without_partner(values, averages.partners[kind][method, families], groups)
         rows.append(np.concatenate([row, *[row[..., :1]] * (count if count > 1 else 0)], axis=-1))
         defined.append(np.isfinite(values).any(axis=0).sum())
     if count:
-        of_all = _mean_of_known(networks, axis=0)
+        of_all = mean_of_known(networks, axis=0)
         rest = [
-            left_out(_mean_of_known(np.delete(networks, place, axis=0), axis=0))[..., :1]
+            left_out(mean_of_known(np.delete(networks, place, axis=0), axis=0), groups)[..., :1]
             for place in range(count if count > 1 else 0)
         ]
-        rows.append(np.concatenate([left_out(of_all), *rest], axis=-1))
+        rows.append(np.concatenate([left_out(of_all, groups), *rest], axis=-1))
         defined.append(np.isfinite(of_all).any(axis=0).sum())
     else:
         rows.append(np.full(rows[0].shape, np.nan))
@@ -196,22 +203,13 @@ def _calibrated(moved: Floats, gone: Floats, nulls: Floats) -> tuple[Floats, Flo
         gone: (families, R), the share that vanished.
         nulls: (kinds, families, R).
     """
-    means = _mean_of_known(nulls, axis=1)
+    means = mean_of_known(nulls, axis=1)
     filled = np.where(np.isfinite(nulls), nulls, means[:, None])
-    distances = _mean_of_known(moved + gone * np.nan_to_num(filled), axis=1)
+    distances = mean_of_known(moved + gone * np.nan_to_num(filled), axis=1)
     # Where nothing is known of a kind it is not the closest.
     best = np.argmin(np.where(np.isfinite(means), means, np.inf), axis=0)[None]
     distance = np.take_along_axis(distances, best, axis=0)[0]
-    room = np.take_along_axis(_mean_of_known(filled, axis=1), best, axis=0)[0]
+    room = np.take_along_axis(mean_of_known(filled, axis=1), best, axis=0)[0]
     with np.errstate(invalid="ignore", divide="ignore"):  # no null, or one that is perfect
         calibrated: Floats = 1 - distance / room
     return np.where(np.isfinite(calibrated), calibrated, np.nan), distance
-
-
-def _mean_of_known(rows: Floats, axis: int) -> Floats:
-    """Average over an axis what is known; NaN where nothing is."""
-    known = np.isfinite(rows)
-    count = known.sum(axis=axis)
-    total = np.where(known, rows, 0.0).sum(axis=axis)
-    mean: Floats = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
-    return mean

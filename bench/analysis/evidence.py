@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from steadymap.bench.analysis.intervals import Ratio, ratio_of_means
-from steadymap.bench.records import vocabulary
+from steadymap.bench.records import grouping, vocabulary
 from steadymap.bench.records.scan import Scan
 from steadymap.metrics import Status
 
@@ -21,7 +21,9 @@ CLEAN_MARGIN = vocabulary.MARGIN + "other_image"
 NO_MARGIN = "the clean map's own margin may be 0"
 
 
-def evidence_kept(records: pd.DataFrame | Scan) -> pd.DataFrame:
+def evidence_kept(
+    records: pd.DataFrame | Scan, groups: grouping.Groups = grouping.NONE
+) -> pd.DataFrame:
     """Return what maps still know, method by method and family by family, and `overall`.
 
     A ratio of means over images, with its 95% interval by Fieller's theorem. There is no number
@@ -29,6 +31,7 @@ def evidence_kept(records: pd.DataFrame | Scan) -> pd.DataFrame:
 
     Args:
         records: of a run; those of its margins are enough.
+        groups: of images.
     """
     if isinstance(records, Scan):
         records = records.read([vocabulary.EVIDENCE_KEPT, CLEAN_MARGIN])
@@ -51,9 +54,15 @@ def evidence_kept(records: pd.DataFrame | Scan) -> pd.DataFrame:
         values = group.set_index(vocabulary.IMAGE_ID)[vocabulary.VALUE]
         if not values.notna().any() or key[0] not in margins:
             continue
-        lower = margins[key[0]].reindex(values.index)
-        ratio = ratio_of_means(values.to_numpy(float), lower.to_numpy(float))
-        rows.append((*key, ratio.value, ratio.low, ratio.high, ratio.count, _reason(ratio)))
+        both = pd.DataFrame({"upper": values, "lower": margins[key[0]].reindex(values.index)})
+        # Of images that have both: else the two numbers of a group would be of different images.
+        both = both.dropna()
+        upper, lower = (
+            grouping.by_group(both[name].to_numpy(float), both.index.astype(str).tolist(), groups)
+            for name in both
+        )
+        ratio = ratio_of_means(upper, lower)
+        rows.append((*key, ratio.value, ratio.low, ratio.high, len(both), _reason(ratio)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -19,10 +19,12 @@ from steadymap.bench.analysis.ranks import Field, rank_methods, ranked_methods
 from steadymap.bench.analysis.summary import full_summary
 from steadymap.bench.analysis.whose_fault import whose_fault
 from steadymap.bench.core import files, metric_registry, safe_csv
+from steadymap.bench.records.grouping import Groups, places_of
 from steadymap.bench.records.scan import Scan, as_scan
 from steadymap.bench.records.vocabulary import (
     CLEAN,
     FAMILY,
+    IMAGE_ID,
     INPUT,
     MARGIN_NAMES,
     METHOD,
@@ -55,6 +57,7 @@ class Findings:
         dice: see `seed_share`; empty without a method that draws.
         faults: see `whose_fault`; empty without both families.
         known: the metrics whose values can be read.
+        groups: of the images; intervals are over these where there are some.
     """
 
     scan: Scan
@@ -68,6 +71,7 @@ class Findings:
     dice: pd.DataFrame
     faults: pd.DataFrame
     known: Mapping[str, Metric]
+    groups: Groups
 
     @classmethod
     def of(
@@ -82,20 +86,20 @@ class Findings:
             records: of a run, or what scans them.
             metrics: those whose values can be read (see `known_metrics`); left out, ours and those
                 that are loaded.
-            facts: what the records do not say of the methods; left out, nothing.
+            facts: what the records do not say of methods and images; left out, nothing.
         """
         known = metric_registry.known_metrics() if metrics is None else metrics
-        scan = as_scan(records)
+        scan, groups = as_scan(records), (facts or Facts()).groups
         # What is derived of one image that has a value of everything has all rows, in their order.
         everything = scan.as_one_image()
         compared = Instability.of(everything, known)
         has_nulls = any(map(cells.is_unrelated, map(str, scan.counts[METRIC].unique())))
         families = compared.families() if has_nulls else None
-        admission, evidence = admissions(scan, facts), evidence_kept(scan)
+        admission, evidence = admissions(scan, facts), evidence_kept(scan, groups)
         # Without margins nobody can say who knows what: then all are ranked, and the run says so.
         admitted = set(admission[METHOD][admission["ranked"]]) if len(admission) else None
         parts = [
-            _derived(scan.of(name), known, families, admitted)
+            _derived(scan.of(name), (known, groups), families, admitted)
             for name in scan.metrics()
             if not name.startswith(MARGIN_NAMES)
         ]
@@ -120,6 +124,30 @@ class Findings:
                 SEVERITY, na_position="first", kind="stable", ignore_index=True
             ),
             known,
+            groups,
+        )
+
+    def units(self) -> tuple[int, str]:
+        """Return how many images, or groups of them, are resampled, and what they are called."""
+        images = self.scan.images[IMAGE_ID].astype(str).tolist()
+        count = int(places_of(images, self.groups).max(initial=-1)) + 1
+        return count, "images" if count == len(images) else "groups"
+
+    def over(self) -> str:
+        """Return over what intervals are, in words."""
+        (count, what), images = self.units(), len(self.scan.images)
+        if count < 2:  # noqa: PLR2004 - one varies with no other
+            of_one = f"all {images} images are of one group" if what == "groups" else "of one image"
+            return f"there are no intervals: {of_one}"
+        sample = f"{count} images" if what == "images" else f"{count} groups of {images} images"
+        networks = cells.networks_in(self.scan.counts[METRIC].astype(str).unique())
+        if networks == 1:
+            return (
+                f"95% intervals over {sample}; of randomised networks there is 1, and how much "
+                "others would differ is not known"
+            )
+        return f"95% intervals over {sample}" + (
+            f" and {networks} randomised networks" if networks else ""
         )
 
     def metrics(self) -> list[str]:
@@ -205,7 +233,7 @@ class Findings:
 
 def _derived(
     records: pd.DataFrame,
-    known: Mapping[str, Metric],
+    beside: tuple[Mapping[str, Metric], Groups],
     families: Sequence[str] | None,
     admitted: Collection[str] | None,
 ) -> tuple[pd.DataFrame, ...]:
@@ -213,12 +241,14 @@ def _derived(
 
     Args:
         records: of the metric.
-        known: the metrics whose values can be read.
+        beside: the metrics whose values can be read, and the groups of images.
         families: of perturbations, of the run; None where it has no null maps.
         admitted: the methods that may be ranked; None for all but controls.
     """
-    calibrated = calibrate(records.iloc[:0] if families is None else records, known, families)
-    ranks, pairs = rank_methods(records, calibrated, known, admitted)
+    known, groups = beside
+    held = records.iloc[:0] if families is None else records
+    calibrated = calibrate(held, known, families, groups)
+    ranks, pairs = rank_methods(records, calibrated, known, admitted, groups)
     agreed: list[dict[str, object]] = []
     for metric in dict.fromkeys(ranks[METRIC]):
         methods = ranked_methods(calibrated, metric, admitted)
@@ -230,9 +260,9 @@ def _derived(
             agreement.agreement_row(metric, agreement.IMAGES_AGREE, by_image),
         ]
     agreements = pd.DataFrame(agreed, columns=agreement.COLUMNS)
-    faults = whose_fault(records, known)
+    faults = whose_fault(records, known, groups)
     dice = seed_share(records, known)
-    return full_summary(records), calibrated, ranks, pairs, agreements, dice, faults
+    return full_summary(records, groups), calibrated, ranks, pairs, agreements, dice, faults
 
 
 def _among_metrics(calibrated: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:

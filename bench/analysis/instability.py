@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from steadymap.bench.analysis.intervals import mean_of_known
 from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.records.vocabulary import (
     CLEAN,
@@ -86,6 +87,10 @@ class Instability:
         names = self.by_image.index.get_level_values(FAMILY).unique()
         return [name for name in names if name not in (*REFERENCES, CLEAN)]
 
+    def images(self) -> list[str]:
+        """Return the ids of the images (N,), in the order of the values."""
+        return [str(image) for image in self.by_image.columns]
+
     def at(self, method: str, metric: str, family: str) -> NDArray[np.float64]:
         """Return the images' values (N,), NaN where there is none.
 
@@ -108,7 +113,7 @@ class Instability:
         if family == OVERALL:
             real = [name for name in self.families() if name not in DIAGNOSIS]
             each = [self._read(rows, method, metric, name) for name in real]
-            return _mean_of_known(np.reshape(each, (len(each), self.by_image.shape[1])))
+            return mean_of_known(np.reshape(each, (len(each), self.by_image.shape[1])), axis=0)
         values = rows.get((method, metric, family))
         return np.full(self.by_image.shape[1], np.nan) if values is None else values
 
@@ -157,14 +162,3 @@ def _with_costs(
     moved = moved.assign(distance=moved["distance"] - moved["cost"]).set_index("place")
     # In the order of the records: families are named in it.
     return pd.concat([chosen[~moving.to_numpy()].astype(text), moved]).sort_index()
-
-
-def _mean_of_known(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average over rows, for each column over those that are known; NaN where none is."""
-    known = np.isfinite(rows)
-    count = known.sum(axis=0)
-    total = np.where(known, rows, 0.0).sum(axis=0)
-    mean: NDArray[np.float64] = np.divide(
-        total, count, out=np.full(rows.shape[1], np.nan), where=count > 0
-    )
-    return mean

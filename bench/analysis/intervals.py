@@ -106,17 +106,18 @@ def _stays(sample: Floats, value: float) -> bool:
 
 
 def _one_minus_ratio(first: Floats, *others: Floats, axis: int = -1) -> Floats:
-    means = [_known_mean(other, axis) for other in others]
+    means = [mean_of_known(other, axis) for other in others]
     with np.errstate(invalid="ignore", divide="ignore"):  # nothing moves in it: NaN
         ratio: Floats = 1 - first.mean(axis=axis) / np.minimum.reduce(means)
     return ratio
 
 
-def _known_mean(values: Floats, axis: int) -> Floats:
-    known = np.isfinite(values)
-    total: Floats = np.where(known, values, 0.0).sum(axis=axis)
-    with np.errstate(invalid="ignore"):  # no value is known: NaN
-        mean: Floats = total / known.sum(axis=axis)
+def mean_of_known(rows: Floats, axis: int) -> Floats:
+    """Average over an axis what is known; NaN where nothing is."""
+    known = np.isfinite(rows)
+    count = known.sum(axis=axis)
+    total = np.where(known, rows, 0.0).sum(axis=axis)
+    mean: Floats = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
     return mean
 
 

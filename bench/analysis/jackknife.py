@@ -1,5 +1,7 @@
 """The jackknife over images that are cases and partners, and over randomised networks.
 
+Where images come in groups (`bench/records/grouping.py`) a whole group is deleted at once.
+
 A score's null holds the maps of an image against those of others, so that an image is in two
 places: as the case, and as the partner of others. It is deleted from both. Randomised networks are
 a sample, too, of few: they are deleted one by one, as a second way of sampling. Sources: Efron and
@@ -17,6 +19,7 @@ from scipy.stats import t as student
 
 from steadymap.bench.analysis.intervals import CONFIDENCE, RESAMPLES, Interval
 from steadymap.bench.core.randomness import generator
+from steadymap.bench.records.grouping import sums
 
 Floats = NDArray[np.float64]
 
@@ -33,7 +36,7 @@ class Replicates:
 
     Attributes:
         whole: (...), of everything.
-        images: (..., N), without each image.
+        images: (..., G), without each image, or each group of them.
         networks: (..., K), without each randomised network; K is 0 where there is one or none.
     """
 
@@ -106,8 +109,12 @@ def _errors(estimate: Replicates) -> Floats:
     influence = (count - 1) * (estimate.images.mean() - estimate.images)
     drawn = _resamplings(count)
     mean = drawn @ influence / count
-    variance = (drawn @ influence**2 / count - mean**2) / (count - 1)
-    known = variance > 0
+    spread = drawn @ influence**2 / count - mean**2
+    # Where one image alone matters, resamples without it vary by nothing but rounding.
+    known = spread > ROUNDING * (influence**2).mean()
+    if not known.any():
+        return by_t
+    variance = spread / (count - 1)
     skewed = np.quantile(mean[known] / np.sqrt(variance[known]), levels)
     size = np.sqrt((influence**2).sum() / (count * (count - 1)))
     both: Floats = by_t + size * (skewed - student.ppf(levels, count - 1))
@@ -116,40 +123,48 @@ def _errors(estimate: Replicates) -> Floats:
 
 @cache
 def _resamplings(images: int) -> Floats:
-    """Return how often each image is drawn, (R, images)."""
+    """Return how often each image, or group, is drawn, (R, images)."""
     rng = generator("interval", images)
     return rng.multinomial(images, [1 / images] * images, size=RESAMPLES).astype(np.float64)
 
 
-def left_out(values: Floats) -> Floats:
-    """Average over the last axis what is known, then without each place: (..., 1 + N).
+def left_out(values: Floats, places: NDArray[np.intp]) -> Floats:
+    """Average over the last axis what is known, then without each group: (..., 1 + G).
 
-    Without a place that is not known the mean is what it was; NaN where nothing is left.
+    Without a group of which nothing is known the mean is what it was; NaN where nothing is left.
+
+    Args:
+        values: (..., N).
+        places: (N,), of their groups, as `places_of` numbers them.
     """
     known = np.isfinite(values)
     filled = np.where(known, values, 0.0)
-    total, count = filled.sum(axis=-1, keepdims=True), known.sum(axis=-1, keepdims=True)
-    totals = np.concatenate([total, total - filled], axis=-1)
-    counts = np.concatenate([count, count - known], axis=-1)
+    there = known.astype(np.float64)
+    total, count = filled.sum(axis=-1, keepdims=True), there.sum(axis=-1, keepdims=True)
+    totals = np.concatenate([total, total - sums(filled, places)], axis=-1)
+    counts = np.concatenate([count, count - sums(there, places)], axis=-1)
     mean: Floats = np.divide(totals, counts, out=np.full(totals.shape, np.nan), where=counts > 0)
     return mean
 
 
-def without_partner(values: Floats, partners: Floats) -> Floats:
-    """Likewise, of values against others, where an image is left out as partner, too.
+def without_partner(values: Floats, partners: Floats, places: NDArray[np.intp]) -> Floats:
+    """Likewise, of values against others, where a group is left out as partners, too.
 
     The mean over images of the mean over partners is linear in both parts of an image. As partner
     it moves the mean by (its own mean as partner - that of all) / images left. What stays of a
-    block once an image is gone is taken at the mean of all, so that nobody need know the blocks.
+    block once an image is gone is taken at the mean of all, so that nobody need know the blocks. So
+    it is with each image of a group; the few pairs within a group count in both parts.
 
     Args:
         values: (..., N), of each image against its partners.
         partners: (..., N), of each image as the partner of those; NaN where that is not known.
+        places: (N,), of their groups.
     """
-    means = left_out(values)
-    known = np.isfinite(partners)
-    count = np.isfinite(values).sum(axis=-1, keepdims=True) - np.isfinite(values)
-    centre = left_out(partners)[..., :1]
-    moved = np.where(known, partners - np.where(np.isfinite(centre), centre, 0.0), 0.0)
+    means = left_out(values, places)
+    known, there = np.isfinite(partners), np.isfinite(values).astype(np.float64)
+    count = there.sum(axis=-1, keepdims=True) - sums(there, places)
+    centre = left_out(partners, places)[..., :1]
+    apart = np.where(known, partners - np.where(np.isfinite(centre), centre, 0.0), 0.0)
+    moved = sums(apart, places)
     means[..., 1:] -= np.divide(moved, count, out=np.zeros(moved.shape), where=count > 0)
     return means

@@ -16,6 +16,7 @@ from steadymap.bench.analysis import calibration, cells, estimates, intervals
 from steadymap.bench.analysis.jackknife import ROUNDING, Replicates
 from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.core.randomness import generator
+from steadymap.bench.records.grouping import NONE, Groups, places_of
 from steadymap.bench.records.vocabulary import DIAGNOSIS, FAMILY, METHOD, METRIC, OVERALL
 from steadymap.metrics import Metric
 
@@ -42,11 +43,13 @@ class Field:
         scores: calibrated, (M,), whole and with something left out.
         within: one row an image that has a value of every method, one column a method: what is left
             of its instability once divided by the method's null; less is steadier.
+        units: the same, averaged within groups of images: what tests within images rest on.
     """
 
     methods: list[str]
     scores: Replicates
     within: pd.DataFrame
+    units: pd.DataFrame
 
     @classmethod
     def of(
@@ -55,6 +58,7 @@ class Field:
         methods: Sequence[str],
         metric: str,
         metrics: Mapping[str, Metric] | None = None,
+        groups: Groups = NONE,
     ) -> Field:
         """Take it from records.
 
@@ -63,15 +67,19 @@ class Field:
             methods: which methods, each with a calibrated score.
             metric: which metric.
             metrics: as for `calibrate`.
+            groups: of images.
         """
         known = known_metrics() if metrics is None else metrics
-        table = cells.Cells.of(records, metric, known[metric])
+        table = cells.Cells.of(records, metric, known[metric], groups)
         averages = estimates.Averages.of(table, table.kept)
         real = [place for place, name in enumerate(table.families) if name not in DIAGNOSIS]
         found = [
             estimates.estimate(averages, table.methods.index(method), real) for method in methods
         ]
         scores = [each.calibrated for each in found]
+        rows = {method: each.by_image for method, each in zip(methods, found, strict=True)}
+        within = pd.DataFrame(rows, index=table.images).dropna()
+        places = places_of(within.index.tolist(), groups)
         return cls(
             list(methods),
             Replicates(
@@ -79,9 +87,8 @@ class Field:
                 np.stack([each.images for each in scores]),
                 np.stack([each.networks for each in scores]),
             ),
-            pd.DataFrame(
-                {method: each.by_image for method, each in zip(methods, found, strict=True)}
-            ).dropna(),
+            within.reset_index(drop=True),
+            within.groupby(places).mean() if groups else within.reset_index(drop=True),
         )
 
     def places(self) -> list[float]:
@@ -95,12 +102,12 @@ class Field:
         In the form of Iman and Davenport 1980; NaN where its approximation is not good: of fewer
         than five methods on 15 images or fewer.
         """
-        images, methods = self.within.shape
+        images, methods = self.units.shape
         if methods < LEAST_METHODS or images < LEAST_IMAGES:
             return np.nan
         if methods < METHODS_FOR_FRIEDMAN and images <= IMAGES_FOR_FRIEDMAN:
             return np.nan
-        statistic = float(friedmanchisquare(*self.within.to_numpy().T).statistic)
+        statistic = float(friedmanchisquare(*self.units.to_numpy().T).statistic)
         left = images * (methods - 1) - statistic
         if np.isnan(statistic):  # all methods are alike in every image
             return 1.0
@@ -115,6 +122,7 @@ def rank_methods(
     calibrated: pd.DataFrame,
     metrics: Mapping[str, Metric] | None = None,
     admitted: Collection[str] | None = None,
+    groups: Groups = NONE,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rank the methods that have a calibrated score, 1 the steadiest, for each metric.
 
@@ -123,6 +131,7 @@ def rank_methods(
         calibrated: as `calibrate` returns it for them.
         metrics: as for `calibrate`.
         admitted: the methods that may be ranked; left out, all but controls.
+        groups: of images.
 
     Returns:
         ranks: One row a metric and method. `rank` is by the calibrated score over all families;
@@ -138,11 +147,11 @@ def rank_methods(
         methods = ranked_methods(calibrated, metric, admitted)
         if not methods:
             continue
-        field = Field.of(records, methods, metric, metrics)
+        field = Field.of(records, methods, metric, metrics, groups)
         compared = differences(field)
         low, high = rank_sets(field.methods, compared)
         ranks, within = field.places(), field.within
-        tested = len(methods) >= LEAST_METHODS and len(within) >= LEAST_IMAGES
+        tested = len(methods) >= LEAST_METHODS and len(field.units) >= LEAST_IMAGES
         mean_ranks = within.rank(axis=1).mean().tolist() if tested else [np.nan] * len(methods)
         friedman = field.friedman()
         rows += [
@@ -209,7 +218,7 @@ def differences(field: Field) -> pd.DataFrame:
     # As likely to be exceeded by a pair's own Student's t as the largest of all by its quantile.
     level = norm.sf(np.quantile(largest, intervals.CONFIDENCE))
     reach: cells.Floats = np.where(certain, 0.0, student.isf(level, freedom) * divisor)
-    wilcoxon = _wilcoxon(field.within)
+    wilcoxon = _wilcoxon(field.units)
     rows = []
     for one, other in pairs:
         p_value = np.nan

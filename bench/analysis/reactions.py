@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from steadymap.bench.analysis.intervals import Floats, Mean, above_zero, mean_of
-from steadymap.bench.records import vocabulary
+from steadymap.bench.records import grouping, vocabulary
 from steadymap.metrics import Status
 
 # What changes, by the family of records.
@@ -33,7 +33,8 @@ class Reaction:
     """How far the maps of a method move.
 
     Attributes:
-        moved: by what changes (image, network, class), (images,), 1 - Spearman.
+        moved: by what changes (image, network, class), 1 - Spearman, (images,), or one number a
+            group of them.
         beyond: the same for image and network less what its own dice and rounding move.
     """
 
@@ -65,23 +66,24 @@ class Reaction:
         return "admitted", ""
 
 
-def react(records: pd.DataFrame) -> dict[str, Reaction]:
+def react(records: pd.DataFrame, groups: grouping.Groups = grouping.NONE) -> dict[str, Reaction]:
     """Return by method how far its maps move.
 
     Args:
         records: of clean maps against others, Spearman's alone.
+        groups: of images.
     """
     distance = (1 - records[vocabulary.VALUE]).where(records[vocabulary.STATUS] == Status.OK.value)
     rows = records.assign(distance=distance)
     texts = (vocabulary.METHOD, vocabulary.FAMILY, vocabulary.IMAGE_ID)
     rows = rows.assign(**{name: rows[name].astype(str) for name in texts})
     return {
-        str(method): _reaction(group)
-        for method, group in rows.groupby(vocabulary.METHOD, sort=False)
+        str(method): _reaction(of_method, groups)
+        for method, of_method in rows.groupby(vocabulary.METHOD, sort=False)
     }
 
 
-def _reaction(rows: pd.DataFrame) -> Reaction:
+def _reaction(rows: pd.DataFrame, groups: grouping.Groups) -> Reaction:
     # Draws are averaged within an image first; a network on which the map vanished is left out.
     means = rows.groupby([vocabulary.FAMILY, vocabulary.IMAGE_ID], observed=True, sort=False)[
         "distance"
@@ -95,10 +97,12 @@ def _reaction(rows: pd.DataFrame) -> Reaction:
         if family not in by_family:
             continue
         values = by_family[family]
-        moved[what] = values.to_numpy(float)
+        images = [str(image) for image in values.index]
+        moved[what] = grouping.by_group(values.to_numpy(float), images, groups)
         if family == vocabulary.OTHER_CLASS:
             continue
-        beyond[what] = (values - _own(dice, values, floor)).to_numpy(float)
+        less = (values - _own(dice, values, floor)).to_numpy(float)
+        beyond[what] = grouping.by_group(less, images, groups)
     return Reaction(moved, beyond)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from steadymap.bench.analysis.cells import is_unrelated
 from steadymap.bench.analysis.intervals import intervals
+from steadymap.bench.records.grouping import NONE, Groups, by_group
 from steadymap.bench.records.vocabulary import (
     CLEAN,
     DIAGNOSIS,
@@ -30,16 +31,19 @@ def summarise(
     by: Sequence[str] = (METHOD, FAMILY, METRIC),
     *,
     kept_only: bool = False,
+    groups: Groups = NONE,
 ) -> pd.DataFrame:
     """Average records over images.
 
-    Draws and severities are averaged within an image first: the image is the unit, and images are
-    what is resampled. Only values of status `ok` enter; `coverage` is their share.
+    Draws and severities are averaged within an image first: the image is the unit, and images, or
+    whole groups of them, are what is resampled. Only values of status `ok` enter; `coverage` is
+    their share.
 
     Args:
         records: as `run` returns them.
         by: columns that make a group; with "severity" among them, one row a severity.
         kept_only: leave out the pairs whose prediction changed.
+        groups: of images.
 
     Returns:
         One row a group, in the records' order: `by`, images, mean, low, high, interval, coverage.
@@ -57,27 +61,29 @@ def summarise(
     # All groups at once, then cut: thousands of small ones take seconds one by one.
     places = of_images.groupby(list(by), observed=True, sort=False).indices
     values = of_images[VALUE].to_numpy(dtype=np.float64)
+    images = of_images[IMAGE_ID].to_numpy(dtype=object)
     keys = list(sizes.index)
-    per_image = [values[places[key]] if key in places else values[:0] for key in keys]
+    chosen_places = [places.get(key, np.zeros(0, dtype=int)) for key in keys]
+    units = [by_group(values[place], images[place].tolist(), groups) for place in chosen_places]
     rows = [
         {
             **dict(zip(by, key, strict=True)),
-            "images": len(values),
+            "images": len(place),
             "mean": interval.mean,
             "low": interval.low,
             "high": interval.high,
             "interval": interval.kind,
             "coverage": share,
         }
-        for key, values, share, interval in zip(
-            keys, per_image, coverage, intervals(per_image), strict=True
+        for key, place, share, interval in zip(
+            keys, chosen_places, coverage, intervals(units), strict=True
         )
     ]
     columns = [*by, "images", "mean", "low", "high", "interval", "coverage"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def full_summary(records: pd.DataFrame) -> pd.DataFrame:
+def full_summary(records: pd.DataFrame, groups: Groups = NONE) -> pd.DataFrame:
     """Summarise all pairs and, apart from them, those whose prediction held (column `subset`).
 
     Family `overall` is the mean over the families of perturbations, each counting the same, without
@@ -87,22 +93,23 @@ def full_summary(records: pd.DataFrame) -> pd.DataFrame:
     records = records[~records[METRIC].isin(list(filter(is_unrelated, records[METRIC].unique())))]
     perturbed = records[~records[FAMILY].isin((CLEAN, *REFERENCES))]
     parts = [
-        summarise(records).assign(subset="all"),
-        _overall(perturbed).assign(subset="all"),
-        summarise(perturbed, kept_only=True).assign(subset=KEPT),
-        _overall(perturbed[perturbed[KEPT]]).assign(subset=KEPT),
+        summarise(records, groups=groups).assign(subset="all"),
+        _overall(perturbed, groups).assign(subset="all"),
+        summarise(perturbed, kept_only=True, groups=groups).assign(subset=KEPT),
+        _overall(perturbed[perturbed[KEPT]], groups).assign(subset=KEPT),
     ]
     both = pd.concat([part for part in parts if len(part)], ignore_index=True)
     return both[["subset", *(name for name in both if name != "subset")]]
 
 
-def _overall(perturbed: pd.DataFrame) -> pd.DataFrame:
+def _overall(perturbed: pd.DataFrame, groups: Groups) -> pd.DataFrame:
     """Average an image's families, then images; coverage is that of all pairs."""
     perturbed = perturbed[~perturbed[FAMILY].isin(DIAGNOSIS)]
     valid = perturbed[perturbed[STATUS] == Status.OK.value]
     keys = [METHOD, METRIC, IMAGE_ID, FAMILY]
     by_family = valid.groupby(keys, observed=True, sort=False)[VALUE].mean().reset_index()
-    summary = summarise(by_family.assign(**{FAMILY: OVERALL, STATUS: Status.OK.value}))
+    by_family = by_family.assign(**{FAMILY: OVERALL, STATUS: Status.OK.value})
+    summary = summarise(by_family, groups=groups)
     pairs = perturbed.groupby([METHOD, METRIC], observed=True)[STATUS]
     coverage = pairs.agg(lambda status: float((status == Status.OK.value).mean()))
     index = pd.MultiIndex.from_frame(summary[[METHOD, METRIC]])

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steadymap.bench.analysis import intervals
-from steadymap.bench.analysis.instability import Instability
+from steadymap.bench.analysis import instability, intervals
+from steadymap.bench.records.grouping import NONE, Groups, by_group
 from steadymap.bench.records.vocabulary import (
     COMPENSATED,
     FAMILY,
@@ -57,7 +57,11 @@ COLUMNS = [
 ]
 
 
-def whose_fault(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = None) -> pd.DataFrame:
+def whose_fault(
+    records: pd.DataFrame,
+    metrics: Mapping[str, Metric] | None = None,
+    groups: Groups = NONE,
+) -> pd.DataFrame:
     """Split the instability under a bias between the method and the network.
 
     Two things change under a bias: the image that the method sees, and the network's function of
@@ -83,23 +87,27 @@ def whose_fault(records: pd.DataFrame, metrics: Mapping[str, Metric] | None = No
         records: of a run with a bias and a compensated one at some severity in common, at best with
             a shifted network at the same ones.
         metrics: as for `calibrate`.
+        groups: of images.
 
     Returns:
         One row a method and metric, in the order of the records, over all severities (`severity`
-        missing), and one a severity, with 95% intervals from resampling images; empty where the
-        families have no severity in common. Without a shifted network there are no halves.
+        missing), and one a severity, with 95% intervals from resampling images, or groups of them;
+        empty where the families have no severity in common. Without a shifted network there are no
+        halves.
     """
     rows: list[dict[str, object]] = []
-    floors = Instability.of(records, metrics)
+    floors = instability.Instability.of(records, metrics)
     for severity, chosen, cells in _experiments(records):
-        unstable = Instability.of(_together(chosen, cells), metrics)
-        present = set(unstable.pairs())
+        unstable = instability.Instability.of(_together(chosen, cells), metrics)
+        present, images = set(unstable.pairs()), np.array(unstable.images(), dtype=object)
         for method, metric in (pair for pair in floors.pairs() if pair in present):
             sample = np.stack([unstable.at(method, metric, family) for family in cells])
-            sample = sample[:, np.isfinite(sample).all(axis=0)]
+            known = np.isfinite(sample).all(axis=0)
+            names = images[known].tolist()
+            units = np.stack([by_group(row, names, groups) for row in sample[:, known]])
             floor = floors.floor(method, metric)
-            row = {METHOD: method, METRIC: metric, SEVERITY: severity, "images": sample.shape[1]}
-            rows.append(row | _split(sample, ROUNDING if np.isnan(floor) else floor))
+            row = {METHOD: method, METRIC: metric, SEVERITY: severity, "images": len(names)}
+            rows.append(row | _split(units, ROUNDING if np.isnan(floor) else floor))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -140,7 +148,8 @@ def _split(sample: NDArray[np.float64], floor: float) -> dict[str, object]:
     """Return the columns of one row.
 
     Args:
-        sample: instability (cells, images): under bias, compensated and, if measured, shifted.
+        sample: instability (cells, images or groups): under bias, compensated and, if measured,
+            shifted.
         floor: what rounding makes.
     """
     means = sample.mean(axis=1)

@@ -9,7 +9,8 @@ DATA_FORMS: dict[str, str] = {
     "hands[:COUNT]": "embedded rock, paper and scissors hands with masks; 1000, or COUNT",
     "folder:PATH": "a folder with one subfolder of pictures a class",
     "archive:FILE": "a zip or tar of such a folder, e.g. a Kaggle data set downloaded by hand",
-    "csv:PATH": "a table with the columns path and label; paths are relative to it",
+    "csv:PATH": "a table with the columns path, label and, if images belong together, group; paths "
+    "are relative to it",
     "kaggle:owner/name": "a Kaggle data set (pip install 'steadymap[kaggle]')",
     "torchvision:NAME[:ROOT]": "a data set of torchvision, e.g. torchvision:CIFAR10; downloaded "
     "once, its own test set is the test split",

@@ -27,11 +27,13 @@ class Picture:
         name: file name below the data's root, or the hand's name.
         image_id: 16 hex digits of the SHA-256 of its decoded pixels, before any resizing.
         label: index into the set's `class_names`; None where nothing is known.
+        group: the subject or video that it is of; None where nobody says.
     """
 
     name: str
     image_id: str
     label: int | None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,11 @@ class ImageSet:
     def images(self, indices: Sequence[int]) -> torch.Tensor:
         """Return pictures (B, 3, H, W), float32 in [0, 1]."""
         return torch.stack([self.read(index).image for index in indices])
+
+    def groups(self) -> dict[str, str]:
+        """Return by image id its group; nothing where no two pictures are of one."""
+        named = {x.image_id: x.group for x in self.pictures if x.group is not None}
+        return named if len(set(named.values())) < len(named) else {}
 
     def data_hash(self) -> str:
         """SHA-256 over the pictures' ids and class names, whatever their order."""

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ class Labelled:
         where: what messages call the place.
         point: where a picture stands in [0, 1), which the splits cut up.
         excluded: (name, reason) of what cannot be used.
+        groups: by picture, the subject or video that it is of; empty where there are none.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Labelled:
     where: str
     point: Callable[[str], float] = split_point
     excluded: tuple[tuple[str, str], ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)
 
 
 def file_reader(files: Mapping[str, Path]) -> Callable[[str], NDArray[np.uint8]]:
@@ -173,15 +175,20 @@ def column(name: str, features: Mapping[str, object], kind: str, usual: Sequence
 
 # --- a table --------------------------------------------------------------------------------------
 
+GROUP = "group"
+
 
 def open_csv(rest: str) -> Labelled:
-    """Open a table with the columns path and label; other columns are left alone.
+    """Open a table with the columns path and label; other columns but group are left alone.
+
+    A column group names the subject or video that a picture is of: the same name, the same group.
 
     Paths are relative to the table's folder. A row that cannot be used is excluded by its line.
     Whatever stands in a cell is text, and nothing else.
 
     Raises:
-        DataError: no such file, no such columns, no usable row, or fewer than two classes.
+        DataError: no such file, no such columns, no usable row, fewer than two classes, or a row
+            without its group.
     """
     path = path_of(rest)
     try:
@@ -196,8 +203,14 @@ def open_csv(rest: str) -> Labelled:
             raise DataError(
                 f"data: {path.name} must have one column {column!r}; it has {', '.join(header)}"
             )
+    if header.count(GROUP) > 1:
+        raise DataError(
+            f"data: {path.name} must have no more than one column {GROUP!r}; it has "
+            f"{', '.join(header)}"
+        )
     files: dict[str, Path] = {}
     classes: dict[str, str] = {}
+    groups: dict[str, str] = {}
     lines: dict[str, int] = {}
     lost: dict[str, None] = {}
     excluded: list[tuple[str, str]] = []
@@ -210,6 +223,14 @@ def open_csv(rest: str) -> Labelled:
         name = normalised(row["path"])
         files[name] = _on_disk(path.parent, row["path"]) or path.parent
         classes[name], lines[name] = normalised(row["label"]), line
+        if GROUP in header:
+            groups[name] = normalised(row[GROUP])
+            if not row[GROUP].strip():
+                raise DataError(
+                    f"data: {path.name} line {line}: the group is empty; name one in every row (a "
+                    "picture that belongs to no other has a name of its own), or take the column "
+                    f"{GROUP!r} out"
+                )
     class_names = tuple(sorted(set(classes.values())))
     if len(class_names) <= 1:
         first = f"; the first of the others: {': '.join(excluded[0])}" if excluded else ""
@@ -229,6 +250,7 @@ def open_csv(rest: str) -> Labelled:
         file_reader(files),
         str(path),
         excluded=(*whole, *excluded),
+        groups=groups,
     )
 
 

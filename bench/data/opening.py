@@ -200,7 +200,8 @@ def _open_labelled(
         except Exception as error:  # noqa: BLE001 - decoders raise anything; it is written down
             excluded.append((name, message_of(error)))
         else:
-            pictures.append(image_set.Picture(name, image_id, source.labels[name]))
+            group = source.groups.get(name)
+            pictures.append(image_set.Picture(name, image_id, source.labels[name], group))
     kept, twice = image_set.without_duplicates(tuple(pictures))
     if not kept:
         failed = (*excluded, *source.excluded)

@@ -34,6 +34,7 @@ class _Images(_Shape):
     split: str
     pictures: dict[str, str]
     excluded: list[_Excluded]
+    groups: dict[str, str] = {}
 
 
 class _Machine(_Shape):

@@ -150,13 +150,13 @@ def _share(row: pd.Series) -> str:
 
 
 def _what_is_uncertain(findings: Findings) -> str:
-    images = len(findings.scan.images)
+    units, what = findings.units()
     parts = []
     metrics = board_metrics(findings)
     if findings.calibrated.empty and findings.known[metrics[0]].against == "map":
         parts.append("scores are raw: unrelated maps may score as high")
-    if images < intervals.ROUGH_BELOW:
-        parts.append(f"with fewer than {intervals.ROUGH_BELOW} images the intervals are rough")
+    if units < intervals.ROUGH_BELOW:
+        parts.append(f"with fewer than {intervals.ROUGH_BELOW} {what} the intervals are rough")
     lines = [line for line in leaderboard(findings) if line.ranked and not line.control]
     for metric in metrics:
         tied = [line.label for line in lines if _tied(line, metric)]

@@ -108,7 +108,9 @@ def curves_of(findings: Findings) -> pd.DataFrame:
     """Return scores against severity of every metric of a run; see `severity_curves`."""
     return joined(
         [
-            severity_curves(findings.scan.of(name), findings.calibrated, findings.known)
+            severity_curves(
+                findings.scan.of(name), findings.calibrated, findings.known, findings.groups
+            )
             for name in findings.scan.metrics()
         ]
     )

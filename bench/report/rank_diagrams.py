@@ -27,7 +27,7 @@ def rank_diagrams(findings: Findings) -> dict[str, Figure]:
     metrics = findings.metrics() if len(findings.ranks) else []
     diagrams = {
         name: difference_figure(
-            Field.of(findings.scan.of(name), methods, name, findings.known), name
+            Field.of(findings.scan.of(name), methods, name, findings.known, findings.groups), name
         )
         for name in metrics
         if (methods := list(findings.ranks[findings.ranks[METRIC] == name][METHOD]))

@@ -260,10 +260,10 @@ def _kept(images: pd.DataFrame, family: str) -> str:
 
 def footnotes(findings: Findings) -> list[str]:
     """Return what a reader of the tables must know."""
-    counts, images = findings.scan.counts, len(findings.scan.images)
-    notes = [f"{images} images, 95% intervals over images and randomised networks; {ESTIMAND}"]
-    if images < intervals.ROUGH_BELOW:
-        notes.append(f"below {intervals.ROUGH_BELOW} images the intervals are rough")
+    counts, (units, what) = findings.scan.counts, findings.units()
+    notes = [findings.over(), ESTIMAND]
+    if units < intervals.ROUGH_BELOW:
+        notes.append(f"below {intervals.ROUGH_BELOW} {what} the intervals are rough")
     notes += [
         f"{name}: left out, because neither we nor the manifest say how to read it"
         for name in findings.unknown()

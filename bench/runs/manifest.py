@@ -77,7 +77,8 @@ def make_manifest(
             "class_names": list(images.class_names),
             "pictures": {picture.image_id: picture.name for picture in images.pictures},
             "excluded": [{"name": name, "reason": reason} for name, reason in images.excluded],
-        },
+        }
+        | ({"groups": groups} if (groups := images.groups()) else {}),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "machine": machine(classifier.module.mean.device),

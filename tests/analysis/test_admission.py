@@ -257,8 +257,11 @@ def test_facts_are_read_off_a_manifest() -> None:
         "model": {"class_names": ["a", "b"]},
         "orders": {"gradient": "magnitude", "lime": "signed", "own": None},
         "unsigned": ["var_grad"],
+        "data": {"groups": {"i0": "g"}},
     }
-    assert Facts.of(manifest) == Facts(2, frozenset({"var_grad"}), frozenset({"gradient"}), {})
+    assert Facts.of(manifest) == Facts(
+        2, frozenset({"var_grad"}), frozenset({"gradient"}), {}, {"i0": "g"}
+    )
 
 
 def test_margins_are_names_of_their_own() -> None:

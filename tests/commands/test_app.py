@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from support import CLASSES, Command, console, conv_network, random_images
+from support import CLASSES, Command, console, conv_network, random_images, write_noise
 
 from steadymap.bench.checks.registry import CHECKS
 from steadymap.bench.commands import run as running
@@ -309,6 +309,43 @@ def test_the_curve_holds_the_loss_that_was_minimised(steadymap: Command, tmp_pat
     assert first == pytest.approx(math.log(2), abs=0.05)
     # The flips are drawn anew.
     assert second == pytest.approx(first, abs=0.002)
+
+
+def test_groups_of_a_table_reach_intervals_page_and_manifest(
+    steadymap: Command, tmp_path: Path
+) -> None:
+    names = [f"{number}.png" for number in range(6)]
+    for number, name in enumerate(names):
+        write_noise(tmp_path / name, number)
+    rows = [f"{name},{'rock' if n % 2 else 'paper'}" for n, name in enumerate(names)]
+    lines = [f"{row},{'anna' if n < 4 else 'ben'}" for n, row in enumerate(rows)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,group", *lines]))
+    command = ["run", "--data", "csv:t.csv", "--split", "all", "--method", "gradient"]
+    command += ["--family", "bias", "--severity", "0.1", "--no-controls", "--no-admission"]
+    done = steadymap(*command, "--nulls", "1", "--output", "grouped")
+    assert done.code == 0, done.err
+    said = "95% intervals over 2 groups of 6 images; of randomised networks there is 1"
+    assert said in " ".join(done.out.split())
+    assert "below 30 groups the intervals are rough" in done.out
+    assert said in (tmp_path / "grouped" / "report.html").read_text()
+    _, manifest = read_run(tmp_path / "grouped")
+    groups, pictures = manifest["data"]["groups"], manifest["data"]["pictures"]
+    assert {pictures[image]: group for image, group in groups.items()} == dict(
+        zip(names, ["anna"] * 4 + ["ben"] * 2, strict=True)
+    )
+    # The same maps, and intervals that take each image for a subject.
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows]))
+    assert steadymap(*command, "--nulls", "1", "--output", "plain", "--no-report").code == 0
+    _, other = read_run(tmp_path / "plain")
+    assert (other["run_id"], "groups" in other["data"]) == (manifest["run_id"], False)
+    alone, together = (
+        pd.read_csv(tmp_path / name / "calibrated.csv") for name in ("plain", "grouped")
+    )
+    scores = alone["calibrated"].tolist()
+    assert together["calibrated"].tolist() == pytest.approx(scores, nan_ok=True)
+    ends = alone["interval"] == "jackknife"
+    assert ends.any()
+    assert (together["low"][ends] != alone["low"][ends]).all()
 
 
 def test_masks_by_colour_make_mask_mass_possible(steadymap: Command, tmp_path: Path) -> None:

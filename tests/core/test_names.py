@@ -167,7 +167,7 @@ def findings() -> Findings:
     empty = pd.DataFrame()
     table = pd.DataFrame({"method": ["gradient"], "value": [1.0]})
     scan = Scan(empty, empty, empty, empty, lambda _names: empty)
-    return Findings(scan, table, empty, empty, empty, empty, empty, empty, empty, empty, {})
+    return Findings(scan, table, empty, empty, empty, empty, empty, empty, empty, empty, {}, {})
 
 
 @pytest.mark.parametrize("planted", ["summary.csv", "deep/er/summary.csv", "witnesses"])

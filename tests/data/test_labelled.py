@@ -187,9 +187,40 @@ def test_cells_are_text_and_nothing_else(tmp_path: Path) -> None:
     assert {found.class_names[picture.label or 0] for picture in found.pictures} == set(odd)
 
 
+def test_a_table_may_say_which_pictures_belong_together(tmp_path: Path) -> None:
+    rows = ("p/0.png,cat,anna", "p/1.png,dog,anna", "p/2.png,dog,ren\u00e9", "p/9.png,dog,")
+    spec = write_table(tmp_path, *rows, header="path,label,group")
+    found = open_images(spec, SMALL, "all")
+    named = {picture.name: picture.group for picture in found.pictures}
+    assert named == {"p/0.png": "anna", "p/1.png": "anna", "p/2.png": "ren\u00e9"}
+    assert found.groups() == {picture.image_id: picture.group for picture in found.pictures}
+    # A row that cannot be used needs no group.
+    assert dict(found.excluded)["t.csv line 5"] == "there is no file 'p/9.png'"
+    # What belongs together does not change what is measured.
+    plain = write_table(tmp_path, *(row.rpartition(",")[0] for row in rows))
+    assert open_images(plain, SMALL, "all").data_hash() == found.data_hash()
+    assert open_images(plain, SMALL, "all").groups() == {}
+
+
+def test_groups_of_one_picture_each_are_none(tmp_path: Path) -> None:
+    rows = ("p/0.png,cat,a", "p/1.png,dog,b", "p/2.png,dog,a")
+    spec = write_table(tmp_path, *rows, header="path,label,group")
+    assert set(open_images(spec, SMALL, "all").groups().values()) == {"a", "b"}
+    # Of each class one: no two of these are of one group.
+    few = open_images(write_table(tmp_path, *rows[:2], header="path,label,group"), SMALL, "all")
+    assert [picture.group for picture in few.pictures] != [None, None]
+    assert few.groups() == {}
+
+
 @pytest.mark.parametrize(
     ("header", "rows", "message"),
     [
+        (
+            "path,label,group",
+            ("p/0.png,a,x", "p/1.png,b, "),
+            "t.csv line 3: the group is empty; name one in every row .* or take the column 'group'",
+        ),
+        ("path,label,group,group", ("p/0.png,a,x,x",), "no more than one column 'group'; it has"),
         ("path,class", ("p/0.png,a",), "t.csv must have one column 'label'; it has path, class"),
         ("path,label,label", ("p/0.png,a,b",), "must have one column 'label'"),
         ("path,label", (), "has 0 usable rows of 0 classes; a classifier needs two or more$"),

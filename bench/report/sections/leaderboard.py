@@ -25,12 +25,13 @@ from steadymap.metrics import METRICS
 
 
 def context(run: finished_run.FinishedRun) -> dict[str, Any]:
-    """Return the leaderboard, the tables by family and of probes, and the diagrams of ranks."""
+    """Return the leaderboard, over what its intervals are, other tables, diagrams of ranks."""
     findings = run.findings
     families = [page_family_grid(findings, metric) for metric in findings.family_metrics()]
     probes = probe_grid(findings)
     return {
         "board": board_grid(findings, run.costs_by_method()),
+        "over": findings.over(),
         "families": [*families, *([probes] if probes else [])],
         "figures": drawings(run),
     }
