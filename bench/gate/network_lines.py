@@ -112,7 +112,7 @@ def lines_of(before: pd.DataFrame, after: pd.DataFrame) -> tuple[list[Line], Lin
         over the images with as many pairs in both. And the agreement, whose `before` is 1 for each
         image; None where every image has a label.
     """
-    paired = by_image(before).join(by_image(after), rsuffix="_after", how="inner")
+    paired = _paired(before, after)
     label, said = paired[LABEL].fillna(-1), paired[PREDICTION].fillna(-1)
     now = paired[f"{PREDICTION}_after"].fillna(-1)
     known = label >= 0
@@ -130,6 +130,13 @@ def lines_of(before: pd.DataFrame, after: pd.DataFrame) -> tuple[list[Line], Lin
         return lines, None
     alike = _counts((said == now)[~known])
     return lines, Line(AGREEMENT, np.ones_like(alike), alike, np.ones_like(alike))
+
+
+def _paired(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """Return what is said of each image that both have, indexed by its id."""
+    return by_image(before).merge(
+        by_image(after), left_index=True, right_index=True, suffixes=("", "_after")
+    )
 
 
 def kept_name(family: str) -> str:
@@ -242,9 +249,7 @@ def changed_predictions(before: Side, after: Side) -> tuple[str, ...]:
     """Name each image that is predicted otherwise: picture, class before, class after."""
     if before.predictions is None or after.predictions is None:
         return ()
-    paired = by_image(before.predictions).join(
-        by_image(after.predictions), rsuffix="_after", how="inner"
-    )
+    paired = _paired(before.predictions, after.predictions)
     first, second = (paired[name].fillna(-1) for name in (PREDICTION, f"{PREDICTION}_after"))
     moved = paired.index[first != second]
     pictures = after.manifest["data"]["pictures"]
