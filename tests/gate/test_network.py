@@ -35,9 +35,7 @@ STEADY = {("gradient", "bias", "ssim"): np.linspace(0.3, 0.7, 40)}
 
 
 def lines(before: pd.DataFrame, after: pd.DataFrame) -> NetworkLines:
-    return network_lines(
-        side_of(STEADY, said=before), side_of(STEADY, said=after), Margins()
-    )
+    return network_lines(side_of(STEADY, said=before), side_of(STEADY, said=after), Margins())
 
 
 def results(found: NetworkLines) -> dict[str, str]:
@@ -66,7 +64,7 @@ def test_with_one_prediction_an_image_it_is_mcnemars(fell: int, rose: int) -> No
 def test_a_ruined_network_fails_however_steady_its_maps_are() -> None:
     """The case of the issue: from 100% to 45%, 35 of 40 pictures in one class."""
     labels = [place % 3 for place in range(40)]
-    constant = [0] * 35 + [label for label in labels[35:]]
+    constant = [0] * 35 + labels[35:]
     steadier = {key: values + 0.3 for key, values in STEADY.items()}
     before = side_of(STEADY, said=predictions(labels, labels))
     after = side_of(steadier, said=predictions(labels, constant))
@@ -87,7 +85,9 @@ def test_a_ruined_network_fails_however_steady_its_maps_are() -> None:
 def test_accuracy_fails_where_its_fall_is_beyond_chance(wrong: int, result: str) -> None:
     """Two lines: p = 2 * 2^-5 = 0.0625 after Holm, and half of that."""
     labels = [0] * 60
-    found = lines(predictions(labels, labels), predictions(labels, [1] * wrong + [0] * (60 - wrong)))
+    found = lines(
+        predictions(labels, labels), predictions(labels, [1] * wrong + [0] * (60 - wrong))
+    )
     assert results(found)[ACCURACY] == result
     assert smallest_fall(60, 2) == pytest.approx(6 / 60)
 
