@@ -94,7 +94,24 @@ def read_predictions(folder: Path, manifest: Mapping[str, Any]) -> pd.DataFrame 
         raise errors.ConfigError(f"{path} is not what was saved (cut or edited): {again}")
     try:
         table = safe_csv.parse_csv(content, [vocabulary.IMAGE_ID, vocabulary.FAMILY])
-        return table[COLUMNS].astype(dict.fromkeys(COUNTS, "Int64")).astype({PROBABILITY: float})
+        table = table[COLUMNS].astype(dict.fromkeys(COUNTS, "Int64")).astype({PROBABILITY: float})
     # pandas' own errors are ValueErrors, and a column that is gone is a KeyError.
     except (ValueError, TypeError, OverflowError, KeyError) as error:
         raise errors.ConfigError(f"{path} is no table of predictions: {again}") from error
+    if not _is_sound(table):
+        raise errors.ConfigError(f"{path} holds what predictions cannot be: {again}")
+    return table
+
+
+def _is_sound(table: pd.DataFrame) -> bool:
+    """Whether there is one row an image and family, with counts and shares in their ranges."""
+    keys = table[[vocabulary.IMAGE_ID, vocabulary.FAMILY]]
+    held = table[[vocabulary.KEPT, PAIRS]]
+    if keys.isna().any(axis=None) or keys.duplicated().any() or held.isna().any(axis=None):
+        return False
+    classes = table[[vocabulary.LABEL, PREDICTION]].fillna(0)
+    return bool(
+        (held[vocabulary.KEPT].between(0, held[PAIRS])).all()
+        and (classes >= 0).all(axis=None)
+        and table[PROBABILITY].dropna().between(0, 1).all()
+    )

@@ -150,11 +150,11 @@ def test_without_labels_predictions_must_agree(alike: int, result: str) -> None:
 
 def test_the_least_agreement_is_a_key_of_its_own() -> None:
     nobody = [None] * 60
-    sides = [
+    before, after = (
         side_of(STEADY, said=predictions(nobody, said)) for said in ([0] * 60, [0] * 48 + [1] * 12)
-    ]
+    )
     for least, result in ((0.9, FAIL), (0.8, PASS)):
-        found = network_lines(*sides, Margins(agreement=least))
+        found = network_lines(before, after, Margins(agreement=least))
         assert results(found)[AGREEMENT] == result
 
 

@@ -64,7 +64,7 @@ def one(before: Side, after: Side) -> dict[str, object]:
 def test_the_bound_is_that_of_one_more_network() -> None:
     """Mean - margin - t(S - 1) s sqrt(1 + 1/S): just above it passes, just below it fails."""
     spread = np.std(MEANS, ddof=1)
-    bound = np.mean(MEANS) - 0.05 - student.ppf(0.95, 4) * spread * math.sqrt(1.2)
+    bound = float(np.mean(MEANS) - 0.05 - student.ppf(0.95, 4) * spread * math.sqrt(1.2))
     for step, result, verdict in ((1e-6, PASS, EXPECTED), (-1e-6, FAIL, WORSE)):
         row = one(recipe(*MEANS), trained(bound + step))
         assert (row["gate"], row["verdict"]) == (result, verdict)
@@ -179,7 +179,8 @@ def test_a_line_is_the_mean_over_families_which_are_shown_and_not_judged() -> No
 
     networks = [network(mean, mean + 0.2, f"w{mean}") for mean in MEANS]
     # One family lost what the other gained.
-    after = network(np.mean(MEANS) - 0.4, np.mean(MEANS) + 0.6, "new")
+    mean = float(np.mean(MEANS))
+    after = network(mean - 0.4, mean + 0.6, "new")
     rows = gate(replace(networks[0], networks=tuple(networks)), after).rows.set_index("family")
     assert rows.loc["overall", "before"] == pytest.approx(np.mean(MEANS) + 0.1)
     assert rows.loc["overall", "gain"] == pytest.approx(0.0)

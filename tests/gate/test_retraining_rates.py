@@ -122,7 +122,8 @@ def equal_correlation(covariance: Values, lines: Sequence[Line], rho: float) -> 
     same = np.array([[one.key[1] == two.key[1] for one in lines] for two in lines])
     correlation = np.where(same, rho, 0.0)
     np.fill_diagonal(correlation, 1.0)
-    return correlation * np.outer(spread, spread)
+    drawn: Values = correlation * np.outer(spread, spread)
+    return drawn
 
 
 def equal_spread(covariance: Values, lines: Sequence[Line]) -> Values:
