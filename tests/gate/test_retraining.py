@@ -297,7 +297,7 @@ def test_the_weights_ask_the_question() -> None:
     assert new.networks == several.networks
     assert new.text.startswith("Question: a new training. Is this network as good as one more of")
     single = trained(0.5, "w0")
-    assert ask(single, trained(0.4, "w0")).text.startswith("Question: the same weights as run. Did")
+    assert ask(single, trained(0.4, "w0")).text.startswith("Question: the same weights as run. Are")
 
 
 def test_new_weights_against_one_network_are_refused_unless_allowed() -> None:
