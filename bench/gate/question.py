@@ -74,8 +74,8 @@ def ask(before: Side, after: Side, *, allow_one_seed: bool = False) -> Asked:
 def _of_these_weights(network: Side, before: Side) -> str:
     which = "" if network is before else f", of one of its {len(before.networks)} networks"
     return (
-        f"Question: the same weights as {before.name}{which}. Are maps and network as good, now that "
-        "code, libraries or machine may differ?"
+        f"Question: the same weights as {before.name}{which}. Are maps and network as good, now "
+        "that code, libraries or machine may differ?"
     )
 
 
