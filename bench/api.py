@@ -11,6 +11,7 @@ from torch import Tensor
 
 from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.data.image_set import ImageSet, from_tensor
+from steadymap.bench.gate.predictions import predictions_of
 from steadymap.bench.gate.side import KEPT_METRICS, Side, all_scores
 from steadymap.bench.measure import estimate, runner
 from steadymap.bench.plan.experiment import Experiment
@@ -85,5 +86,6 @@ def measure_side(
     )
     manifest |= {"metrics": setup.metrics(), "passes": asdict(estimate.count(setup))}
     # As one comes back from its file: tuples are lists there.
-    scores = all_scores(as_scan(records), list(kept), known_metrics())
-    return Side(classifier.name, scores, json.loads(json.dumps(manifest)), {})
+    scan = as_scan(records)
+    scores = all_scores(scan, list(kept), known_metrics())
+    return Side(classifier.name, scores, json.loads(json.dumps(manifest)), {}, predictions_of(scan))

@@ -61,15 +61,18 @@ class Gate:
     update: bool
     extra_info: dict[str, Any] | None = None
 
-    def __call__(
+    def __call__(  # noqa: PLR0913 - what a test may say
         self,
         name: str,
         classifier: Classifier,
         images: ImageSet | Tensor,
         plan: Plan | None = None,
         margins: Margins | None = None,
+        *,
+        network: bool = True,
+        allow_one_seed: bool = False,
     ) -> pd.DataFrame:
-        """Fail the test if maps are worse than the baseline by more than the margins.
+        """Fail the test if maps or network are worse than the baseline by more than the margins.
 
         Args:
             name: of the baseline.
@@ -77,14 +80,22 @@ class Gate:
             images: an image set, or a tensor (N, 3, H, W), float32 in [0, 1].
             plan: methods, families and severities; left out, all of them.
             margins: left out, the documented ones.
+            network: whether the network's predictions are judged, too.
+            allow_one_seed: whether new weights may be held against a baseline of one network.
 
         Returns:
             The comparison, one row a method, family and metric; empty where the baseline was made.
         """
         from steadymap.bench.api import measure_side  # noqa: PLC0415 - large
         from steadymap.bench.core.errors import ConfigError, NoBaselineError  # noqa: PLC0415 - large
-        from steadymap.bench.gate import baseline_runs, comparison  # noqa: PLC0415 - large
+        from steadymap.bench.gate import (  # noqa: PLC0415 - large
+            baseline_runs,
+            comparison,
+            judging,
+            question,
+        )
         from steadymap.bench.gate.differences import differences  # noqa: PLC0415 - large
+        from steadymap.bench.gate.margins import Margins  # noqa: PLC0415 - large
         from steadymap.bench.gate.verdict import Verdict  # noqa: PLC0415 - large
 
         side = measure_side(classifier, images, plan)
@@ -107,12 +118,23 @@ class Gate:
         if differing.forbidding:
             reasons = "\n  ".join(differing.forbidding)
             pytest.fail(f"cannot be compared with {name!r}:\n  {reasons}", pytrace=False)
-        rows = comparison.compare(before, side, margins)
+        try:
+            asked = question.ask(before, side, allow_one_seed=allow_one_seed)
+        except ConfigError as error:
+            pytest.fail(str(error), pytrace=False)
+        judged = judging.judge(asked, side, margins or Margins(), network=network)
+        rows = judged.rows
         if reason := Verdict(name, side.name, rows, differing).unjudged():
             pytest.fail(f"nothing to judge by baseline {name!r}: {reason}", pytrace=False)
         failed = rows[rows["gate"] == comparison.FAIL]
-        if len(failed):
-            lines = [_failure(row, before, side) for row in failed.to_dict("records")]
+        if len(failed) or judged.network.fell:
+            lines = [_failure(row, asked.before, side) for row in failed.to_dict("records")]
+            lines += [
+                f"  {case.name}: {case.message}"
+                for case in judged.network.cases
+                if case.result == comparison.FAIL
+            ]
+            lines += [judged.question]
             lines += [f"differs: {text}" for text in differing.explaining]
             pytest.fail("\n".join([f"worse than baseline {name!r}:", *lines]), pytrace=False)
         return rows
@@ -139,6 +161,9 @@ def _failure(row: dict[Any, Any], before: Side, after: Side) -> str:
     sign = -1.0 if row["better"] == "lower" else 1.0
     gain = (sign * (sides[1] - sides[0])).dropna().sort_values()
     names = after.manifest["data"]["pictures"]
+    if sides[0].empty or sides[1].empty:
+        # A line of a new training is a mean over families, of which no image has a score.
+        return head
     worst = [
         f"    {names.get(image, image)}: {sides[0][image]:.4g} -> {sides[1][image]:.4g}"
         for image in gain.index[:WORST]

@@ -613,7 +613,9 @@ def records(
     """
     explainer = Explainer(network, STEPS)
     clean = seen_as(pictures, "clean", 0.0)
-    clean = clean._replace(targets=explainer.logits(clean.images, 0.0).argmax(dim=1))
+    logits = explainer.logits(clean.images, 0.0).detach()
+    clean = clean._replace(targets=logits.argmax(dim=1))
+    sure = logits.double().softmax(dim=1).max(dim=1).values.numpy()
     before = {spec: explainer.attributions(METHODS[spec][0], clean).numpy() for spec in methods}
     kinks = explainer.from_kinks_by_method(methods, clean)
     for family, severity in [("clean", 0.0), *cells]:
@@ -625,7 +627,7 @@ def records(
         if family == "clean":  # nothing to compare
             rows = [row for row in rows if row["metric"].startswith("completeness")]
         else:
-            rows += of_input(clean, view)
+            rows += of_input(clean, view, sure)
             rows += of_others(explainer, before, view, family, severity) if beside else []
         for row in rows:
             image, method = row["image"], row["method"]
@@ -647,12 +649,16 @@ def seen_as(pictures: list[Picture], family: str, severity: float) -> Seen:
     return Seen(images, torch.zeros(len(pictures), dtype=torch.long), shift)
 
 
-def of_input(clean: Seen, view: Seen) -> Iterator[Row]:
+def of_input(clean: Seen, view: Seen, sure: Array) -> Iterator[Row]:
     pairs = zip(clean.images.numpy(), view.images.numpy(), strict=True)
     for image, (before, after) in enumerate(pairs):
         change = math.sqrt(((after - before) ** 2).mean())
         saturated = ((after <= 0) | (after >= 1)).mean()
-        for metric, value in (("input_change", change), ("saturated_share", saturated)):
+        for metric, value in (
+            ("input_change", change),
+            ("saturated_share", saturated),
+            ("clean_probability", sure[image]),
+        ):
             yield row_of(image, "input", (metric, value, "ok"))
 
 

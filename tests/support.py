@@ -200,7 +200,8 @@ def frame(rows: list[dict[str, object]]) -> pd.DataFrame:
     """Return records of which rows say what is not as usual."""
     usual = {
         "image_id": "i0", "method": "gradient", "family": "bias", "severity": 0.1, "draw": 0,
-        "metric": "ssim", "value": 0.5, "status": "ok", "kept": True, "label": 0, "detail": "",
+        "metric": "ssim", "value": 0.5, "status": "ok", "kept": True, "label": 0,
+        "pred_clean": 0, "detail": "",
     }  # fmt: skip
     return pd.DataFrame([usual | row for row in rows])
 

@@ -142,6 +142,7 @@ def _records(method: str, suffix: str, distances: Floats) -> pd.DataFrame:
             "status": np.where(known, "ok", "skipped"),
             "kept": True,
             "label": 0,
+            "pred_clean": 0,
             "detail": "",
         }
     )

@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 from steadymap.bench.core.console import console_of, line
+from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.gate.baseline_runs import (
     BASELINES_FOLDER,
     baseline_names,
     open_baseline,
     save_baseline,
 )
-from steadymap.bench.gate.side import KEPT_METRICS
+from steadymap.bench.gate.side import KEPT_METRICS, Side
 from steadymap.bench.records.vocabulary import FAMILY, IMAGE_ID, METHOD, METRIC, VALUE
 
 ROOT_HELP = "Folder of the baselines."
@@ -30,18 +32,34 @@ baseline_app = typer.Typer(
 
 @baseline_app.command("save")
 def baseline_save_command(
-    run: Annotated[Path, typer.Argument(help=RUN_HELP)],
-    name: Annotated[str, typer.Argument(help="What to call it.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN [RUN ...] NAME",
+            help="Folders of finished runs, and what to call the baseline. One run; or five at "
+            "least, whose networks are trainings of one recipe and differ in their seed alone.",
+        ),
+    ],
     metric: Annotated[
         list[str] | None, typer.Option(help=f"Repeat for more; {', '.join(KEPT_METRICS)}.")
     ] = None,
     root: Annotated[Path, typer.Option(help=ROOT_HELP)] = BASELINES_FOLDER,
 ) -> None:
-    """Keep a run's scores by image, and its manifest, for committing."""
-    folder = save_baseline(run, name, root, metric or KEPT_METRICS)
-    size = sum(path.stat().st_size for path in folder.iterdir())
+    """Keep scores by image, predictions and manifests, for committing."""
+    *folders, name = runs
+    if not folders:
+        raise ConfigError(f"run: give the folder of a run before the name {name!r}")
+    chosen = [Path(text) for text in folders]
+    folder = save_baseline(chosen, name, root, metric or KEPT_METRICS)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     side = open_baseline(name, root)
-    line(console_of(), f"{len(side.scores)} scores, {size / 1000:,.0f} kB: {folder}")
+    text = f"{networks_text(side)}{len(side.scores)} scores, {size / 1000:,.0f} kB: {folder}"
+    line(console_of(), text)
+
+
+def networks_text(side: Side) -> str:
+    """Say how many networks a baseline holds; nothing where it is one."""
+    return f"{len(side.networks)} networks, of each " if side.networks else ""
 
 
 @baseline_app.command("list")
@@ -53,7 +71,8 @@ def baseline_list_command(
         side = open_baseline(name, root)
         model, data = side.manifest["model"]["name"], side.manifest["data"]["name"]
         images = side.scores[IMAGE_ID].nunique()
-        line(console_of(), f"{name}: {model} on {data}, {images} images, {len(side.scores)} scores")
+        text = f"{model} on {data}, {networks_text(side)}{images} images, {len(side.scores)} scores"
+        line(console_of(), f"{name}: {text}")
 
 
 @baseline_app.command("show")
@@ -63,5 +82,9 @@ def baseline_show_command(
 ) -> None:
     """Print a baseline's means."""
     side = open_baseline(name, root)
-    means = side.scores.groupby([METRIC, METHOD, FAMILY], sort=False)[VALUE].mean()
-    line(console_of(), means.unstack(FAMILY).round(4).to_string())
+    if side.networks:
+        line(console_of(), f"means over {len(side.networks)} networks")
+    scores = pd.concat([network.scores for network in side.networks or (side,)])
+    means = scores.groupby([METRIC, METHOD, FAMILY], sort=False)[VALUE].mean()
+    table = means.unstack(FAMILY)  # noqa: PD010 - of a series
+    line(console_of(), table.round(4).to_string())

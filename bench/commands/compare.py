@@ -10,7 +10,7 @@ import typer
 
 from steadymap.bench.commands.baseline import ROOT_HELP
 from steadymap.bench.core import console, errors, files
-from steadymap.bench.gate import baseline_runs, comparison, formats
+from steadymap.bench.gate import baseline_runs, comparison, formats, judging, question
 from steadymap.bench.gate.differences import differences
 from steadymap.bench.gate.margins import Margins
 from steadymap.bench.gate.side import Side, read_side
@@ -28,7 +28,8 @@ def compare_command(
     root: Annotated[Path, typer.Option(help=ROOT_HELP)] = baseline_runs.BASELINES_FOLDER,
 ) -> None:
     """Say what moved between two runs, by how much, and whether that is beyond doubt."""
-    verdict = verdict_of(*_alike(_read(before, root), _read(after, root)), Margins())
+    sides = _alike(_read(before, root), _read(after, root))
+    verdict = verdict_of(*sides, Margins(), allow_one_seed=True)
     show_verdict(verdict, show_all=show_all)
     if output:
         files.make_folder(output)
@@ -51,15 +52,32 @@ def _alike(before: Side, after: Side) -> tuple[Side, Side]:
     if not kept:
         return before, after
     metrics = set.intersection(*kept)
-    first, second = (
-        replace(side, scores=side.scores[side.scores[METRIC].isin(metrics)])
-        for side in (before, after)
-    )
-    return first, second
+    return _only(before, metrics), _only(after, metrics)
 
 
-def verdict_of(before: Side, after: Side, margins: Margins) -> Verdict:
+def _only(side: Side, metrics: set[str]) -> Side:
+    """Leave other metrics out of a side, and of each of its networks."""
+    scores = side.scores[side.scores[METRIC].isin(metrics)]
+    networks = tuple(_only(network, metrics) for network in side.networks)
+    return replace(side, scores=scores, networks=networks)
+
+
+def verdict_of(
+    before: Side,
+    after: Side,
+    margins: Margins,
+    *,
+    allow_one_seed: bool = False,
+    network: bool = True,
+) -> Verdict:
     """Compare, or refuse to.
+
+    Args:
+        before: the baseline.
+        after: the run to judge.
+        margins: how much worse is still as good.
+        allow_one_seed: whether new weights may be held against one network.
+        network: whether the network is judged, too.
 
     Raises:
         ConfigError: the two cannot be compared, with every reason.
@@ -70,15 +88,25 @@ def verdict_of(before: Side, after: Side, margins: Margins) -> Verdict:
         raise errors.ConfigError(f"{before.name} and {after.name} cannot be compared: {reasons}")
     for text in differing.explaining:
         console.say(f"differs: {text}")
-    rows = comparison.compare(before, after, margins)
+    asked = question.ask(before, after, allow_one_seed=allow_one_seed)
+    judged = judging.judge(asked, after, margins, network=network)
     return Verdict(
-        before.name, after.name, rows, differing, tuple(comparison.timing_cases(before, after))
+        before.name,
+        after.name,
+        judged.rows,
+        differing,
+        tuple(comparison.timing_cases(asked.before, after)),
+        question=judged.question,
+        network=judged.network,
     )
 
 
 def show_verdict(verdict: Verdict, *, show_all: bool = False) -> None:
-    """Print what moved, and the whole in one line."""
+    """Print the question, what moved, and the whole in one line."""
+    console.line(console.console_of(), verdict.question)
     table = comparison_table(verdict, show_all=show_all)
     if table.row_count:
         console.console_of().print(table)
+    for note in verdict.network.notes:
+        console.line(console.console_of(), note)
     console.line(console.console_of(), closing_line(verdict))

@@ -31,6 +31,16 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     strict: Annotated[bool, typer.Option("--strict", help="Inconclusive fails.")] = False,
     output: Annotated[Path | None, typer.Option(help="For reports; left out: in the run.")] = None,
     root: Annotated[Path, typer.Option(help=ROOT_HELP)] = baseline_runs.BASELINES_FOLDER,
+    network: Annotated[
+        bool,
+        typer.Option("--network/--no-network", help="Judge the network's predictions, too."),
+    ] = True,
+    allow_one_seed: Annotated[
+        bool,
+        typer.Option(
+            "--allow-one-seed", help="Hold new weights against a baseline of one network."
+        ),
+    ] = False,
 ) -> None:
     """Fail if a run is worse than a baseline by more than the margins, beyond doubt."""
     if not baseline:
@@ -40,7 +50,8 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     folder = run or _newest_run()
     after = side.read_side(folder, before.manifest["baseline"]["metrics"])
     errors = int(after.manifest["statuses"].get(Status.ERROR.value, 0))
-    verdict = replace(verdict_of(before, after, chosen), strict=strict, errors=errors)
+    verdict = verdict_of(before, after, chosen, allow_one_seed=allow_one_seed, network=network)
+    verdict = replace(verdict, strict=strict, errors=errors)
     stdout = console.console_of()
     show_verdict(verdict)
     for case in verdict.cases():

@@ -81,7 +81,7 @@ DESCRIBED = tuple(
 
 # What records hold beside metrics of maps: of the input, and of paths.
 METRIC_SHELF = plugins.Shelf(
-    "metric", METRICS, _as_metric, ("input_change", "saturated_share", "steps")
+    "metric", METRICS, _as_metric, ("input_change", "saturated_share", "clean_probability", "steps")
 )
 
 

@@ -24,10 +24,12 @@ def as_json(verdict: Verdict) -> str:
     content = {
         "before": verdict.before,
         "after": verdict.after,
+        "question": verdict.question,
         "forbidding": verdict.differences.forbidding,
         "explaining": verdict.differences.explaining,
         "comparisons": [plain(row) for row in verdict.rows.to_dict("records")],
         "cases": [asdict(case) for case in verdict.cases()],
+        "notes": verdict.network.notes,
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
@@ -43,6 +45,8 @@ def as_markdown(verdict: Verdict) -> str:
         f"{sides}; {gate_line(verdict)}",
         "",
     ]
+    if verdict.question:
+        lines[2:2] = [names.safe_markdown(verdict.question), ""]
     if verdict.differences.explaining:
         lines += [
             f"- differs: {names.safe_markdown(text)}" for text in verdict.differences.explaining

@@ -19,7 +19,8 @@ def read_margins(
     """Return the documented margins, with those of a file and of flags over them.
 
     Args:
-        path: YAML with any of `absolute`, `relative` (metrics with their margins) and `coverage`.
+        path: YAML with any of `absolute`, `relative` (metrics with their margins), `coverage` and
+            `agreement`.
         texts: METRIC=MARGIN, in the metric's own unit.
         metrics: those that may have a margin beside ours; a plug-in's has none unless given.
 
@@ -28,25 +29,32 @@ def read_margins(
     """
     absolute, relative = dict(MARGINS), dict(RELATIVE_MARGINS)
     coverage: float = Margins().coverage
+    agreement: float = Margins().agreement
     known = list(dict.fromkeys((*MARGINS, *RELATIVE_MARGINS, *INFORMATIVE, *metrics)))
     content = {} if path is None else safe_yaml.read_config(path)
     for key, value in content.items():
         if key == "coverage":
             coverage = _number("coverage", value)
+        elif key == "agreement":
+            agreement = _number("agreement", value)
+            if agreement > 1:
+                raise errors.ConfigError(
+                    f"margin: agreement: a share of images, 1 at most, got {value}"
+                )
         elif key in ("absolute", "relative") and isinstance(value, dict):
             for metric, margin in value.items():
                 _set((absolute, relative), key, _known(str(metric), known), margin)
         else:
             raise errors.ConfigError(
                 f"margins: {path} has {key!r}; known: absolute, relative (each with metrics and "
-                "their margins) and coverage"
+                "their margins), coverage and agreement"
             )
     for text in texts:
         metric, equals, margin = text.rpartition("=")
         if not equals:
             raise errors.ConfigError(f"margin: expected METRIC=NUMBER, got {text!r}")
         _set((absolute, relative), "absolute", _known(metric, known), margin)
-    return Margins(absolute, relative, coverage)
+    return Margins(absolute, relative, coverage, agreement)
 
 
 def _set(
@@ -98,6 +106,8 @@ RELATIVE_MARGINS: dict[str, float] = {
 # Informative only, unless a margin is given.
 INFORMATIVE = tuple(name for name in METRICS if name not in MARGINS | RELATIVE_MARGINS)
 COVERAGE_MARGIN = 0.05
+# The share of images without a label on which two networks must say the same.
+LEAST_AGREEMENT = 0.9
 
 # How many times as long a method may take, in shared passes of its own run.
 TIME_FACTOR = 2.0
@@ -111,11 +121,13 @@ class Margins:
         absolute: by metric, in its own unit.
         relative: by metric, as a share of the baseline's mean.
         coverage: how far the share of defined pairs may fall.
+        agreement: the share of images without a label whose predictions must be the baseline's.
     """
 
     absolute: Mapping[str, float] = field(default_factory=lambda: dict(MARGINS))
     relative: Mapping[str, float] = field(default_factory=lambda: dict(RELATIVE_MARGINS))
     coverage: float = COVERAGE_MARGIN
+    agreement: float = LEAST_AGREEMENT
 
     def of(self, metric: str, before: float) -> float:
         """Return a metric's margin, in its own unit; NaN where it has none."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,17 @@ import pandas as pd
 
 from steadymap.bench.analysis.costs import seconds_by_part
 from steadymap.bench.core import errors, metric_registry, safe_csv
+from steadymap.bench.gate.predictions import predictions_of, read_predictions
 from steadymap.bench.records import manifest_schema, read, rules, seal, vocabulary
 from steadymap.bench.records.scan import Scan, scan_run
 from steadymap.bench.records.schema import SCHEMA_VERSION
 from steadymap.metrics import METRICS, Metric, Status
 
 SCORES = "scores.csv"
+# In a baseline's manifest: its own hash, and, where it holds several networks, those of the others'
+# manifests.
+MANIFEST_HASH = "manifest_sha256"
+NETWORKS = "networks"
 
 # What a baseline keeps unless told otherwise: the headlines, and whether maps are recognised by
 # them, without which a map that ignores the image would pass for a steady one.
@@ -49,12 +54,18 @@ class Side:
         manifest: of the run.
         ratios: by method, seconds an image beyond the shared pass over those of that pass, both in
             the same run.
+        predictions: what the network said, see `predictions_of`; None where a baseline was saved
+            without it.
+        networks: of a baseline of several trainings each one's side, the first among them; empty
+            where there is one.
     """
 
     name: str
     scores: pd.DataFrame
     manifest: Mapping[str, Any]
     ratios: Mapping[str, float]
+    predictions: pd.DataFrame | None = None
+    networks: tuple[Side, ...] = ()
 
 
 def image_scores(
@@ -174,13 +185,23 @@ def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
         if not scores[vocabulary.VALUE].notna().any():
             raise errors.ConfigError(f"{folder}: the run has no scores to compare")
         ratios = time_ratios(folder, manifest)
-        return Side(folder.name, scores, manifest, ratios)
+        return Side(folder.name, scores, manifest, ratios, predictions_of(scan))
     if not (folder / SCORES).is_file() or not (folder / read.MANIFEST).is_file():
         raise errors.ConfigError(
             f"{folder} holds neither a finished run ({read.RECORDS}, {read.MANIFEST}) nor a "
             f"baseline ({SCORES}, {read.MANIFEST})"
         )
     manifest = _read_sealed(folder / read.MANIFEST)
+    scores = _sealed_scores(folder, manifest)
+    if metrics is not None:
+        scores = scores[scores[vocabulary.METRIC].isin(metrics)].reset_index(drop=True)
+    ratios = manifest["baseline"]["time_ratios"]
+    side = Side(folder.name, scores, manifest, ratios, read_predictions(folder, manifest))
+    return replace(side, networks=_all_networks(side, folder, metrics))
+
+
+def _sealed_scores(folder: Path, manifest: Mapping[str, Any]) -> pd.DataFrame:
+    """Read the scores of a baseline, and see that they are what was saved."""
     text = (folder / SCORES).read_bytes()
     if hashlib.sha256(text).hexdigest() != manifest["baseline"]["scores_sha256"]:
         raise errors.ConfigError(
@@ -195,9 +216,30 @@ def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
                 raise errors.ConfigError(
                     f"{folder / SCORES} is damaged: {wrong}; save the baseline again"
                 )
-    if metrics is not None:
-        scores = scores[scores[vocabulary.METRIC].isin(metrics)].reset_index(drop=True)
-    return Side(folder.name, scores, manifest, manifest["baseline"]["time_ratios"])
+    return scores
+
+
+def _all_networks(first: Side, folder: Path, metrics: Sequence[str] | None) -> tuple[Side, ...]:
+    """Read the other networks of a baseline; return all of them, or none where there is one.
+
+    Raises:
+        ConfigError: one is gone, or is of another baseline.
+    """
+    others = []
+    for place, digest in enumerate(first.manifest["baseline"].get(NETWORKS, []), start=2):
+        home = network_folder(folder, place)
+        other = read_side(home, metrics)
+        if other.manifest.get("baseline", {}).get(MANIFEST_HASH) != digest:
+            raise errors.ConfigError(
+                f"{home} is of another baseline: save {folder.name} again, of all its runs"
+            )
+        others.append(other)
+    return (first, *others) if others else ()
+
+
+def network_folder(folder: Path, place: int | str) -> Path:
+    """Return where a baseline keeps its second network, third, and so on."""
+    return folder / f"network-{place}"
 
 
 def _scores(path: Path, text: bytes) -> pd.DataFrame:
@@ -230,8 +272,9 @@ def _read_sealed(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         schema = manifest["schema_version"]
-        given = manifest["baseline"].pop("manifest_sha256")
+        given = manifest["baseline"].pop(MANIFEST_HASH)
         digest = seal.seal_of(manifest)
+        manifest["baseline"][MANIFEST_HASH] = given
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise errors.ConfigError(f"{path} is no manifest of a baseline: save it again") from error
     if schema != SCHEMA_VERSION:

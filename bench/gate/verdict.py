@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from rich.table import Table
 from steadymap.bench.core.names import short_names
 from steadymap.bench.gate.comparison import EQUIVALENT, FAIL, INCONCLUSIVE, PASS, Case
 from steadymap.bench.gate.differences import Differences
+from steadymap.bench.gate.network_lines import NetworkLines
+from steadymap.bench.gate.retraining import NOT_JUDGED
 from steadymap.bench.records.vocabulary import FAMILY, METHOD, METRIC
 
 STYLES = {
@@ -38,6 +40,8 @@ class Verdict:
         timing: see `timing_cases`.
         strict: whether what is inconclusive fails.
         errors: how many values of the run itself had errors.
+        question: which was asked, and of what.
+        network: the lines of the network itself.
     """
 
     before: str
@@ -47,9 +51,11 @@ class Verdict:
     timing: tuple[Case, ...] = ()
     strict: bool = False
     errors: int = 0
+    question: str = ""
+    network: NetworkLines = field(default_factory=NetworkLines)
 
     def cases(self) -> list[Case]:
-        """Return what the gate looks at: comparisons with a margin, then passes and times."""
+        """Return what the gate looks at: comparisons with a margin, the network, passes, times."""
         names = short_names([str(spec) for spec in self.rows[METHOD].unique()])
         gated = self.rows[self.rows["gate"] != ""].to_dict("records")
         comparisons = [
@@ -60,7 +66,7 @@ class Verdict:
             )
             for row in gated
         ]
-        return [*comparisons, *self.timing]
+        return [*comparisons, *self.network.cases, *self.timing]
 
     def failing(self) -> tuple[str, ...]:
         """Return the results that fail the gate."""
@@ -150,7 +156,8 @@ def comparison_table(verdict: Verdict, *, show_all: bool = False) -> Table:
 
 def _telling(rows: pd.DataFrame, *, show_all: bool) -> pd.DataFrame:
     """Leave out what stayed as it was."""
-    return rows if show_all else rows[(rows["verdict"] != EQUIVALENT) | (rows["gate"] == FAIL)]
+    quiet = rows["verdict"].isin((EQUIVALENT, NOT_JUDGED))
+    return rows if show_all else rows[~quiet | (rows["gate"] == FAIL)]
 
 
 def closing_line(verdict: Verdict) -> str:

@@ -22,6 +22,7 @@ from steadymap.bench.perturbations.warp import (
     masks_inside,
 )
 from steadymap.bench.records.vocabulary import (
+    CLEAN_PROBABILITY,
     MATCHED_CLASS,
     MATCHED_IMAGE,
     MATCHED_NETWORK,
@@ -246,12 +247,30 @@ def deltas(worker: Worker, method: BoundMethod, view: View) -> Array:
 
 
 def input_scores(clean: View, view: View) -> dict[str, Scores]:
-    """Return the scores of the image itself: its change, its share of values beyond the bounds."""
+    """Return the scores of the image itself.
+
+    They are its change, its share of values beyond the bounds, and the softmax probability of the
+    target on the clean image, which is missing where a logit is not finite.
+    """
     low, high = view.classifier.bounds
     change = (view.images - clean.images).double().square().mean(dim=(1, 2, 3)).sqrt()
     outside = (view.images <= low) | (view.images >= high)
     values = {"input_change": change, "saturated_share": outside.double().mean(dim=(1, 2, 3))}
-    return {
+    of_image = {
         name: Scores(value.numpy(), (Status.OK,) * len(value), ("",) * len(value))
         for name, value in values.items()
     }
+    return of_image | {CLEAN_PROBABILITY: _probabilities(clean)}
+
+
+def _probabilities(clean: View) -> Scores:
+    """Return the softmax probability of each image's target, float64."""
+    logits = clean.logits.double().cpu()
+    targets = clean.batch.targets.cpu()[:, None]
+    values = logits.softmax(dim=1).gather(1, targets)[:, 0].numpy()
+    finite = logits.isfinite().all(dim=1).tolist()
+    return Scores(
+        np.where(finite, values, np.nan),
+        tuple(Status.OK if known else Status.NONFINITE for known in finite),
+        tuple("" if known else "the network's logits are not finite" for known in finite),
+    )

@@ -57,6 +57,8 @@ class _Baseline(_Shape):
     metrics: list[str]
     scores_sha256: str
     time_ratios: dict[str, float]
+    predictions_sha256: str | None = None
+    networks: list[str] = []
 
 
 class _Manifest(_Shape):

@@ -44,6 +44,7 @@ KINDS = [
     vocabulary.STATUS,
 ]
 REASONS = [vocabulary.STATUS, vocabulary.DETAIL]
+OF_IMAGE = [vocabulary.LABEL, vocabulary.PRED_CLEAN]
 PAIR = [vocabulary.IMAGE_ID, vocabulary.FAMILY, vocabulary.SEVERITY, vocabulary.DRAW]
 
 
@@ -57,7 +58,7 @@ class Scan:
         counts: how many records there are of what: method, family, metric, kept, status, size.
         reasons: how many there are of each status and detail: status, detail, size; of values that
             are there the detail is left out.
-        images: image_id, and label as far as it is known.
+        images: image_id, with label and pred_clean as far as they are known.
         pairs: one row a perturbed image, see `perturbed_images`: image_id, family, severity, draw,
             kept.
         read: returns the records of metrics with these names, in `COLUMNS`.
@@ -230,7 +231,7 @@ def _counted(
     for part in parts:
         kinds.add(part[KINDS].assign(size=1))
         reasons.add(part[REASONS].assign(size=1))
-        images.add(part[[vocabulary.IMAGE_ID, vocabulary.LABEL]])
+        images.add(part[[vocabulary.IMAGE_ID, *OF_IMAGE]])
         pairs.add(part[[*PAIR, vocabulary.KEPT, vocabulary.METHOD, vocabulary.STATUS]])
     counts, why, pictures = kinds.whole(), reasons.whole(), images.whole()
     known = {
@@ -260,7 +261,7 @@ def _sizes(keys: list[str]) -> Callable[[pd.DataFrame], pd.DataFrame]:
 
 def _labels(frame: pd.DataFrame) -> pd.DataFrame:
     groups = frame.groupby(vocabulary.IMAGE_ID, observed=True, sort=False)
-    return groups[vocabulary.LABEL].first().reset_index()
+    return groups[OF_IMAGE].first().reset_index()
 
 
 def _first_of_pairs(frame: pd.DataFrame) -> pd.DataFrame:

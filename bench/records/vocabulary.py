@@ -111,16 +111,22 @@ MARGIN_NAMES = (MARGIN, MARGIN_OF_MAGNITUDE, GRADIENT_MARGIN, DELETION_LOGIT, EV
 # Methods that are there to be beaten: they ignore the network or the image.
 CONTROLS = ("constant", "random", "edge", "centre_blob")
 
-# About the perturbed image itself, once a cell.
+# What the network says of the clean image; recorded with every cell, so that whatever piece of a
+# run is there knows it.
+CLEAN_PROBABILITY = "clean_probability"
+
+# About the image itself, once a cell.
 INPUT_METRICS: dict[str, str] = {
     "input_change": "root mean square of perturbed minus clean image, in image units",
     "saturated_share": "share of the perturbed image's values at or beyond black or white",
+    CLEAN_PROBABILITY: "softmax probability of the class explained, on the clean image",
 }
 
 # What values of these can be, as `Metric.range` says of metrics of maps.
 INPUT_RANGES: dict[str, tuple[float | None, float | None]] = {
     "input_change": (0.0, None),
     "saturated_share": (0.0, 1.0),
+    CLEAN_PROBABILITY: (0.0, 1.0),
 }
 
 # Of a method with steps=auto: points of the path at which a map took gradients.

@@ -30,7 +30,7 @@ from steadymap.bench.network.memory import SMALL_ACTIVATIONS
 from steadymap.bench.perturbations.registry import PERTURBATIONS, Perturbation
 from steadymap.bench.records.read import read_run
 from steadymap.bench.records.schema import SCHEMA
-from steadymap.bench.records.vocabulary import REFERENCES
+from steadymap.bench.records.vocabulary import INPUT_METRICS, REFERENCES
 from steadymap.metrics import METRICS, Maps, Metric, evaluate
 from steadymap.models import MODELS, Classifier, load_classifier, write_weights
 
@@ -184,7 +184,7 @@ def test_a_configuration_file_and_flags_over_it(steadymap: Command, tmp_path: Pa
     records, manifest = read_run(tmp_path / "flags")
     assert manifest["severities"] == {"bias": [-0.3], "gaussian_noise": [0.1]}
     assert set(records["draw"]) == {0, 1}
-    assert set(records["metric"]) == {"spearman", "input_change", "saturated_share"}
+    assert set(records["metric"]) == {"spearman", *INPUT_METRICS}
 
 
 def test_saved_maps_give_the_scores_again(steadymap: Command, tmp_path: Path) -> None:

@@ -179,9 +179,12 @@ def test_records_are_counted_in_their_order(
     assert [(row[:-1], row[-1]) for row in rows] == list(expected.items())
 
 
-def test_images_have_their_labels(scan: Scan, records: pd.DataFrame) -> None:
-    expected = dict(zip(records["image_id"], records["label"], strict=True))
-    found = zip(scan.images["image_id"], scan.images["label"], strict=True)
+@pytest.mark.parametrize("column", ["label", "pred_clean"])
+def test_images_have_their_labels_and_predictions(
+    scan: Scan, records: pd.DataFrame, column: str
+) -> None:
+    expected = dict(zip(records["image_id"], records[column], strict=True))
+    found = zip(scan.images["image_id"], scan.images[column], strict=True)
     assert list(found) == list(expected.items())
 
 
@@ -190,7 +193,10 @@ def test_a_label_that_some_records_lack_is_found(home: Path, tmp_path: Path) -> 
     records["label"] = records["label"].mask(records.index < len(records) - 1)
     images = scan_run(write(tmp_path / "run", records))[0].images
     found = images.dropna(subset="label")
-    assert found.values.tolist() == records[["image_id", "label"]].iloc[-1:].values.tolist()
+    assert (
+        found[["image_id", "label"]].values.tolist()
+        == records[["image_id", "label"]].iloc[-1:].values.tolist()
+    )
 
 
 def test_pairs_are_the_perturbed_images(scan: Scan, records: pd.DataFrame) -> None:
@@ -205,7 +211,7 @@ def test_metrics_part_the_records(scan: Scan, records: pd.DataFrame) -> None:
     metrics = scan.metrics()
     assert {name for name in metrics if not name.startswith(MARGIN_NAMES)} == {
         "ssim", "plain", "spearman", "relative_l2", "completeness_error", "input_change",
-        "saturated_share",
+        "saturated_share", "clean_probability",
     }  # fmt: skip
     assert {name for name in metrics if name.startswith(MARGIN_NAMES)} == {
         "deletion_logit", "evidence_kept", "margin.other_image", "margin.same_class",

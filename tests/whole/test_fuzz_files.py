@@ -35,10 +35,11 @@ from steadymap.bench.core.metric_registry import known_metrics
 from steadymap.bench.core.safe_csv import write_csv
 from steadymap.bench.core.safe_yaml import read_config
 from steadymap.bench.gate.baseline_runs import write_side
+from steadymap.bench.gate.predictions import predictions_of
 from steadymap.bench.gate.side import Side, image_scores, read_side
 from steadymap.bench.plan.experiment import make_experiment
 from steadymap.bench.records.read import read_run
-from steadymap.bench.records.scan import scan_run
+from steadymap.bench.records.scan import as_scan, scan_run
 from steadymap.bench.records.schema import SCHEMA
 from steadymap.bench.records.seal import seal_of
 from steadymap.bench.report.finished_run import FinishedRun
@@ -100,7 +101,8 @@ def write_run(folder: Path) -> None:
 
 
 def write_baseline(folder: Path) -> None:
-    side = Side("run", image_scores(records()), manifest(), {METHODS[1]: 2.5})
+    said = predictions_of(as_scan(records()))
+    side = Side("run", image_scores(records()), manifest(), {METHODS[1]: 2.5}, said)
     write_side(side, folder)
 
 
@@ -372,8 +374,9 @@ def seal_again(folder: Path) -> None:
     """Seal a baseline that has been changed as whoever changes one could."""
     try:
         content = json.loads((folder / "manifest.json").read_text())
-        digest = hashlib.sha256((folder / "scores.csv").read_bytes()).hexdigest()
-        content["baseline"]["scores_sha256"] = digest
+        for name in ("scores", "predictions"):
+            digest = hashlib.sha256((folder / f"{name}.csv").read_bytes()).hexdigest()
+            content["baseline"][f"{name}_sha256"] = digest
         content["baseline"].pop("manifest_sha256", None)
         content["baseline"]["manifest_sha256"] = seal_of(content)
         (folder / "manifest.json").write_text(json.dumps(content))

@@ -24,6 +24,7 @@ from support import finished_run, seal_again
 from steadymap.bench.core.safe_csv import parse_csv, write_csv
 from steadymap.bench.records.read import TEXTS, read_run
 from steadymap.bench.records.seal import FILES
+from steadymap.bench.records.vocabulary import INPUT_METRICS
 from steadymap.bench.report.finished_run import FinishedRun
 from steadymap.bench.report.markdown import fragment, markdown
 from steadymap.bench.report.page import render, write_figures
@@ -126,7 +127,7 @@ class Spoiler:
 
 
 def spoiler(records: pd.DataFrame, manifest: dict[str, Any], turn: int) -> Spoiler:
-    stay = KEPT | set(manifest["metrics"]) | {"steps", "input_change", "saturated_share"}
+    stay = KEPT | set(manifest["metrics"]) | {"steps", *INPUT_METRICS}
     stay |= {f"{name}.recognised" for name in stay}
     stay |= set(records["family"].astype(str)) - {"bias", "compensated_bias"}
     named = {*manifest["methods"], OWN, *manifest["data"]["pictures"], *manifest["severities"]}

@@ -37,6 +37,7 @@ from steadymap.bench.perturbations import registry as perturbations_module
 from steadymap.bench.perturbations.registry import PERTURBATIONS
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.plan.setup import prepare
+from steadymap.bench.records.vocabulary import INPUT_METRICS
 from steadymap.metrics import METRICS, Maps
 from steadymap.models import Classifier, make_classifier
 
@@ -143,7 +144,7 @@ def test_in_metrics(
 
     monkeypatch.setattr(Maps, part, property(scarce))
     found = run(classifier, image_set(), plan)
-    signed = found["metric"].isin(["spearman", "input_change", "saturated_share"])
+    signed = found["metric"].isin(["spearman", *INPUT_METRICS])
     same_records(found[signed], expected[signed])
     rest = found["metric"] == "spearman_magnitude"
     if limit:

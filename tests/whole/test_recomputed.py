@@ -66,6 +66,7 @@ CLOSE = {
     "completeness_error_relative": 1e-4,
     "input_change": 1e-6,
     "saturated_share": 1e-9,
+    "clean_probability": 1e-5,
     "rank": 0.0,
 }
 # An image so near to where a ReLU turns that rounding says on which side it is: a pixel or two of
