@@ -14,7 +14,7 @@ from steadymap.bench.gate import baseline_runs, comparison, formats
 from steadymap.bench.gate.differences import differences
 from steadymap.bench.gate.margins import Margins
 from steadymap.bench.gate.side import Side, read_side
-from steadymap.bench.gate.verdict import Verdict, closing_line, comparison_table
+from steadymap.bench.gate.verdict import Verdict, closing_line, comparison_table, power_line
 from steadymap.bench.records.vocabulary import METRIC
 
 SIDE_HELP = "Folder of a run or of a baseline, or a baseline's name."
@@ -30,6 +30,8 @@ def compare_command(
     """Say what moved between two runs, by how much, and whether that is beyond doubt."""
     verdict = verdict_of(*_alike(_read(before, root), _read(after, root)), Margins())
     show_verdict(verdict, show_all=show_all)
+    if power := power_line(verdict):
+        console.line(console.console_of(), power)
     if output:
         files.make_folder(output)
         for path in formats.write_outputs(verdict, output):

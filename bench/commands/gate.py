@@ -16,7 +16,7 @@ from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.files import listed, make_folder, refuse_links
 from steadymap.bench.gate import baseline_runs, comparison, formats, side
 from steadymap.bench.gate.margins import read_margins
-from steadymap.bench.gate.verdict import gate_line
+from steadymap.bench.gate.verdict import Verdict, gate_line, power_line
 from steadymap.bench.records.read import LEDGER, RECORDS
 from steadymap.metrics import Status
 
@@ -28,24 +28,50 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     baseline: Annotated[str, typer.Option(help="Its name.")] = "",
     margin: Annotated[list[str] | None, typer.Option(help="METRIC=0.05; repeat for more.")] = None,
     margins: Annotated[Path | None, typer.Option(help="YAML file of margins.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Inconclusive fails.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="What is inconclusive or undecided fails.")
+    ] = False,
+    allow_undecided: Annotated[
+        bool,
+        typer.Option("--allow-undecided", help="Exit code 0, not 5, where images are too few."),
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="For reports; left out: in the run.")] = None,
     root: Annotated[Path, typer.Option(help=ROOT_HELP)] = baseline_runs.BASELINES_FOLDER,
 ) -> None:
     """Fail if a run is worse than a baseline by more than the margins, beyond doubt."""
     if not baseline:
         raise ConfigError("baseline: give its name with --baseline NAME")
+    if strict and allow_undecided:
+        raise ConfigError("give --strict or --allow-undecided, not both")
     before = baseline_runs.open_baseline(baseline, root)
     chosen = read_margins(margins, margin or (), before.manifest["baseline"]["metrics"])
     folder = run or _newest_run()
     after = side.read_side(folder, before.manifest["baseline"]["metrics"])
     errors = int(after.manifest["statuses"].get(Status.ERROR.value, 0))
-    verdict = replace(verdict_of(before, after, chosen), strict=strict, errors=errors)
-    stdout = console.console_of()
+    verdict = replace(
+        verdict_of(before, after, chosen),
+        strict=strict,
+        allow_undecided=allow_undecided,
+        errors=errors,
+    )
     show_verdict(verdict)
+    _write(verdict, folder, output)
+    if errors:
+        console.say("the run itself had errors: see `detail` in its records")
+    elif reason := verdict.undecided():
+        console.say(reason)
+    if code := verdict.ending():
+        raise typer.Exit(code)
+
+
+def _write(verdict: Verdict, folder: Path, output: Path | None) -> None:
+    """Print what fails, and the whole in a line; write the reports, into the run unless told."""
+    stdout = console.console_of()
     for case in verdict.cases():
         if case.result == comparison.FAIL:
             console.line(stdout, f"FAIL {case.name}: {case.message}")
+    if power := power_line(verdict):
+        console.line(stdout, power)
     console.line(stdout, gate_line(verdict))
     reports = output or folder / "gate"
     make_folder(reports)
@@ -59,14 +85,6 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
             formats.append_summary(verdict, Path(summary))
         except OSError as error:
             console.say(f"cannot write the step summary {summary}: {error.strerror}")
-    if errors:
-        console.say("the run itself had errors: see `detail` in its records")
-        raise typer.Exit(console.EXIT_CELLS_FAILED)
-    if any(case.result in verdict.failing() for case in verdict.cases()):
-        raise typer.Exit(console.EXIT_FAILED)
-    if reason := verdict.unjudged():
-        console.say(f"nothing to judge: {reason}")
-        raise typer.Exit(console.EXIT_NOTHING_JUDGED)
 
 
 def _newest_run() -> Path:
