@@ -91,12 +91,13 @@ def compare(before: Side, after: Side, margins: Margins | None = None) -> pd.Dat
     and `new` have a value on one side alone, `undefined` on none.
 
     The gate asks another question: is it worse by more than the margin? `fail` where that is beyond
-    doubt (the test against the margin, adjusted after Holm, below 0.05), where coverage fell by
-    more than its margin, or where a value is missing; `pass` where the interval's lower end is
-    above minus the margin. Else `inconclusive`, if the gate could have found a loss of twice the
-    margin, and `undecided` if not. `detectable` is the loss that it would have found with a power
-    of 80%, at the strictest step of the adjustment; `needed`, where it is undecided, of how many
-    images it would find twice the margin. Metrics without a margin have no gate.
+    doubt (the test against the margin, adjusted after Holm, so that one gate in twenty errs at
+    most), where coverage fell by more than its margin, or where a value is missing; `pass` where
+    the interval's lower end is above minus the margin. Else `inconclusive`, if the gate could have
+    found a loss of twice the margin, and `undecided` if not. `detectable` is the loss that it would
+    have found with a power of 80%, at the strictest step of the adjustment; `needed`, where it is
+    undecided, of how many images it would find twice the margin. Metrics without a margin have no
+    gate.
 
     Below 28 images nothing is `equivalent` and nothing passes, and below 5 nothing is tested. The
     exception is a method that is as it was: all its scores, of two kinds or more, are the same in
@@ -129,7 +130,7 @@ def compare(before: Side, after: Side, margins: Margins | None = None) -> pd.Dat
         _tested(mean_test.p_below, gain, -row["margin"]) if np.isfinite(row["margin"]) else np.nan
         for row, gain in zip(rows, gains, strict=True)
     ]
-    strictest = ALPHA / max(1, int(np.isfinite(too_much).sum()))
+    strictest = mean_test.FAIL_LEVEL / max(1, int(np.isfinite(too_much).sum()))
     same = _as_they_were(rows)
     for row, gain, changed, lost in zip(rows, gains, any_change, _holm(too_much), strict=True):
         row["same"] = row[METHOD] in same
@@ -252,7 +253,7 @@ def _gate(row: Mapping[str, Any], p_value: float, coverage: float) -> tuple[str,
             FAIL,
             f"coverage fell by {names.percent(fallen)}, more than {names.percent(coverage)}",
         )
-    if p_value < ALPHA:
+    if p_value < mean_test.FAIL_LEVEL:
         return FAIL, f"worse by more than {row['margin']:.3g}"
     few = row["images"] < mean_test.LEAST_TO_PASS
     if row["same"] or (not few and row["low"] >= -row["margin"]):

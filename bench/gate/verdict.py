@@ -84,7 +84,8 @@ class Verdict:
 
     def stopping(self) -> tuple[str, ...]:
         """Return the results that end with another exit code than 0."""
-        return self.failing() if self.allow_undecided else (*self.failing(), UNDECIDED)
+        failing = self.failing()
+        return failing if self.allow_undecided else tuple(dict.fromkeys((*failing, UNDECIDED)))
 
     def unjudged(self) -> str:
         """Return why no score was judged; nothing where one was.
@@ -222,11 +223,11 @@ def power_line(verdict: Verdict) -> str:
         return ""
     least = judged.loc[judged.groupby(METRIC)["detectable"].idxmax()].to_dict("records")
     losses = [
-        f"{row[METRIC]} {_loss(row['detectable'])} (margin {row['margin']:.3g})" for row in least
+        f"{_loss(row['detectable'])} in {row[METRIC]} (margin {row['margin']:.3g})" for row in least
     ]
     return (
         "power: in four of five such runs the gate would have found a loss of "
-        f"{', '.join(losses)} in any one comparison of the metric"
+        f"{', '.join(losses)}, in whichever comparison it were"
     )
 
 
@@ -234,7 +235,7 @@ def _loss(detectable: float) -> str:
     """Write a loss that would be found."""
     if np.isnan(detectable):
         return "-"
-    return f"{detectable:.3g}" if np.isfinite(detectable) else "none"
+    return f"{detectable:.3g}" if np.isfinite(detectable) else "no size"
 
 
 def gate_line(verdict: Verdict) -> str:

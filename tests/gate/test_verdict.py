@@ -75,7 +75,9 @@ def altered(home: Path, name: str, change: float, spread: float = 0.0) -> None:
     values += change * side.scores["metric"].eq("ssim")
     noise = rng.lognormal(0.0, spread, len(side.scores))
     errors = side.scores["metric"].eq("completeness_error")
-    values = (values * noise).where(errors, values.clip(0, 1))
+    values *= np.where(errors, noise, 1.0)
+    # Shares of evidence have no end.
+    values = values.where(errors | side.scores["metric"].eq("evidence_kept"), values.clip(0, 1))
     write_side(replace(side, scores=side.scores.assign(value=values)), root / name)
 
 
@@ -101,12 +103,12 @@ def test_a_loss_beyond_doubt_fails_and_says_where(
 
 
 def test_what_is_inconclusive_fails_under_strict(steadymap: Command, home: Path) -> None:
-    """Six images that hardly move would have shown a loss of twice the margin, and rule out none."""
+    """Six images that hardly move would have shown a loss of two margins, and rule out none."""
     altered(home, "near", 0.0)
     given = ["gate", "runs/a", "--baseline", "near", "--output", "out"]
     done = steadymap(*given)
     assert done.code == 0, done.out + done.err
-    assert "gate: 1 pass, 0 fail, 10 inconclusive, 0 undecided" in done.out
+    assert "gate: 2 pass, 0 fail, 11 inconclusive, 0 undecided" in done.out
     assert steadymap(*given, "--strict").code == 1
     assert steadymap(*given, "--allow-undecided").code == 0
 
@@ -117,12 +119,12 @@ def test_what_so_few_images_cannot_see_is_undecided(steadymap: Command, home: Pa
     done = steadymap(*given)
     assert done.code == 5
     assert re.fullmatch(
-        r"undecided: 6 images find a loss of \S+, \d+ are needed \(integrated_gradients / bias / "
-        r"completeness_error: the margin is \S+, and a loss of twice that must be found; 1 of 10 "
+        r"undecided: 6 images find a loss of \S+, \d+ are needed \(integrated_gradients / clean / "
+        r"completeness_error: the margin is \S+, and a loss of twice that must be found; 2 of 11 "
         r"comparisons are undecided\)",
         done.err.splitlines()[-1],
     )
-    assert "power: in four of five such runs the gate would have found a loss of comp" in done.out
+    assert "power: in four of five such runs the gate would have found a loss of " in done.out
     assert steadymap(*given, "--strict").code == 1
     assert steadymap(*given, "--allow-undecided").code == 0
     done = steadymap(*given, "--strict", "--allow-undecided")
@@ -216,7 +218,7 @@ def test_a_gate_with_nothing_to_judge_is_no_pass(
     unvalued(home, "one", lambda scores: scores["metric"] != "ssim")
     done = steadymap("gate", "runs/a", "--baseline", "one", "--output", "out")
     assert done.code == 5
-    assert "undecided: 6 images find no loss, 28 are needed" in done.err
+    assert "undecided: 6 images find a loss of 0.614, 28 are needed" in done.err
 
 
 def test_compare_says_what_moved(steadymap: Command, home: Path, tmp_path: Path) -> None:
@@ -359,13 +361,13 @@ def test_the_words_of_a_verdict_are_those_of_its_exit_code(
         ]
         return code, heads[-1].removeprefix("### steadymap: "), int(str(suite.get("failures")))
 
-    assert said("near") == (0, "passed, 10 inconclusive", 0)
-    assert said("near", "--strict") == (1, "failed", 10)
+    assert said("near") == (0, "passed, 11 inconclusive", 0)
+    assert said("near", "--strict") == (1, "failed", 11)
     code, head, failures = said("noisy")
-    assert (code, failures) == (5, 1)
+    assert (code, failures) == (5, 2)
     assert head.startswith("undecided: 6 images find a loss of ")
-    assert said("noisy", "--allow-undecided") == (0, "passed, 9 inconclusive, 1 undecided", 0)
-    assert said("noisy", "--strict") == (1, "failed", 10)
+    assert said("noisy", "--allow-undecided") == (0, "passed, 9 inconclusive, 2 undecided", 0)
+    assert said("noisy", "--strict") == (1, "failed", 11)
     shutil.copytree(home / "runs/a", tmp_path / "erring")
     manifest = json.loads((tmp_path / "erring" / "manifest.json").read_text())
     manifest["statuses"]["error"] = 3
