@@ -15,6 +15,7 @@ from steadymap.bench.core import errors, machine, metric_registry, names
 from steadymap.bench.gate import mean_test
 from steadymap.bench.gate.differences import value_at
 from steadymap.bench.gate.margins import TIME_FACTOR, Margins
+from steadymap.bench.gate.sequential import Look
 from steadymap.bench.gate.side import Side
 from steadymap.bench.records.vocabulary import (
     EVIDENCE_KEPT,
@@ -78,7 +79,9 @@ COLUMNS = [
 ]
 
 
-def compare(before: Side, after: Side, margins: Margins | None = None) -> pd.DataFrame:
+def compare(
+    before: Side, after: Side, margins: Margins | None = None, look: Look | None = None
+) -> pd.DataFrame:
     """Compare two runs, image by image.
 
     For each method, family and metric the images that have a value in both are paired. `gain` is
@@ -107,6 +110,7 @@ def compare(before: Side, after: Side, margins: Margins | None = None) -> pd.Dat
         before: the baseline.
         after: the run to judge.
         margins: left out, the documented ones.
+        look: which of several looks this is, where the images come one block after another.
 
     Raises:
         PluginError: neither we nor the manifests say which way a metric is better.
@@ -130,15 +134,21 @@ def compare(before: Side, after: Side, margins: Margins | None = None) -> pd.Dat
         _tested(mean_test.p_below, gain, -row["margin"]) if np.isfinite(row["margin"]) else np.nan
         for row, gain in zip(rows, gains, strict=True)
     ]
-    strictest = mean_test.FAIL_LEVEL / max(1, int(np.isfinite(too_much).sum()))
+    tested = max(1, int(np.isfinite(too_much).sum()))
+    strictest = look.fail_level(tested) if look else mean_test.FAIL_LEVEL / tested
+    if look is None:
+        failing = np.array(_holm(too_much)) < mean_test.FAIL_LEVEL
+    else:
+        failing = np.array(too_much) < strictest
+    bound = look.pass_level if look else mean_test.PASS_LEVEL
     same = _as_they_were(rows)
-    for row, gain, changed, lost in zip(rows, gains, any_change, _holm(too_much), strict=True):
+    for row, gain, changed, lost in zip(rows, gains, any_change, failing, strict=True):
         row["same"] = row[METHOD] in same
         row["p_value"] = changed
-        row["low"], row["high"] = (0.0, 0.0) if row["same"] else mean_test.interval(gain)
+        row["low"], row["high"] = (0.0, 0.0) if row["same"] else mean_test.interval(gain, bound)
         row["detectable"] = mean_test.detectable(gain, row["margin"], strictest)
         row["verdict"] = _verdict(row, changed)
-        row["gate"], row["reason"] = _gate(row, lost, margins.coverage)
+        row["gate"], row["reason"] = _gate(row, margins.coverage, is_worse=bool(lost))
         undecided = row["gate"] == UNDECIDED
         row["needed"] = (
             mean_test.images_needed(gain, row["margin"], strictest) if undecided else np.nan
@@ -241,7 +251,7 @@ def _verdict(row: Mapping[str, Any], p_value: float) -> str:
     return INCONCLUSIVE
 
 
-def _gate(row: Mapping[str, Any], p_value: float, coverage: float) -> tuple[str, str]:
+def _gate(row: Mapping[str, Any], coverage: float, *, is_worse: bool) -> tuple[str, str]:
     """Return what the gate says, and why; nothing for a metric without a margin."""
     if row["verdict"] == MISSING:
         return FAIL, "had values, and has none"
@@ -253,7 +263,7 @@ def _gate(row: Mapping[str, Any], p_value: float, coverage: float) -> tuple[str,
             FAIL,
             f"coverage fell by {names.percent(fallen)}, more than {names.percent(coverage)}",
         )
-    if p_value < mean_test.FAIL_LEVEL:
+    if is_worse:
         return FAIL, f"worse by more than {row['margin']:.3g}"
     few = row["images"] < mean_test.LEAST_TO_PASS
     if row["same"] or (not few and row["low"] >= -row["margin"]):

@@ -117,11 +117,11 @@ def _hall_inverse(lean: Floats, quantile: float) -> Floats:
     return inverse
 
 
-def interval(gains: Floats) -> tuple[float, float]:
-    """Return both bounds of the mean of gains (images,), wrong in 2.5% each; NaN below 5 images."""
+def interval(gains: Floats, level: float = PASS_LEVEL) -> tuple[float, float]:
+    """Return both bounds of the mean of gains (images,), each of a level; NaN below 5 images."""
     if len(gains) < LEAST_TO_FAIL:
         return math.nan, math.nan
-    return float(lower_bound(gains)), -float(lower_bound(-gains))
+    return float(lower_bound(gains, level)), -float(lower_bound(-gains, level))
 
 
 # --- power ----------------------------------------------------------------------------------------

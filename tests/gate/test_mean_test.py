@@ -223,11 +223,11 @@ def sign_flip(shifted: Floats) -> tuple[Floats, Floats]:
 
 
 def betting(shifted: Floats) -> tuple[Floats, Floats]:
-    """Bet at stakes of 1 to 99% of the highest, gains being within +-1; exact.
+    """Bet at stakes of 1 to 99% of the highest; exact, gains being within +-1.
 
     Source: Waudby-Smith and Ramdas 2024, Estimating means of bounded random variables by betting.
     """
-    stakes = np.linspace(0.01, 0.99, 25)
+    stakes, shifted = np.linspace(0.01, 0.99, 25), shifted.clip(MARGIN - 1, MARGIN + 1)
     wealth = []
     for sign, worst in ((-1, 1 + MARGIN), (1, 1 - MARGIN)):
         logs = [np.log1p(stake / worst * sign * shifted).sum(axis=-1) for stake in stakes]
