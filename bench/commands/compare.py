@@ -11,7 +11,7 @@ import typer
 from steadymap.bench.commands.baseline import ROOT_HELP
 from steadymap.bench.core import console, errors, files
 from steadymap.bench.gate import baseline_runs, comparison, formats
-from steadymap.bench.gate.differences import differences
+from steadymap.bench.gate.differences import Differences, differences
 from steadymap.bench.gate.margins import Margins
 from steadymap.bench.gate.side import Side, read_side
 from steadymap.bench.gate.verdict import Verdict, closing_line, comparison_table, power_line
@@ -66,16 +66,26 @@ def verdict_of(before: Side, after: Side, margins: Margins) -> Verdict:
     Raises:
         ConfigError: the two cannot be compared, with every reason.
     """
-    differing = differences(before.manifest, after.manifest)
-    if differing.forbidding:
-        reasons = "; ".join(differing.forbidding)
-        raise errors.ConfigError(f"{before.name} and {after.name} cannot be compared: {reasons}")
+    differing = refuse_unlike(before, after)
     for text in differing.explaining:
         console.say(f"differs: {text}")
     rows = comparison.compare(before, after, margins)
     return Verdict(
         before.name, after.name, rows, differing, tuple(comparison.timing_cases(before, after))
     )
+
+
+def refuse_unlike(before: Side, after: Side) -> Differences:
+    """Return in what two sides differ that may be compared.
+
+    Raises:
+        ConfigError: the two cannot be compared, with every reason.
+    """
+    differing = differences(before.manifest, after.manifest)
+    if differing.forbidding:
+        reasons = "; ".join(differing.forbidding)
+        raise errors.ConfigError(f"{before.name} and {after.name} cannot be compared: {reasons}")
+    return differing
 
 
 def show_verdict(verdict: Verdict, *, show_all: bool = False) -> None:

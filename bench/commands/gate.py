@@ -15,7 +15,7 @@ from steadymap.bench.core import console
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.files import listed, make_folder, refuse_links
 from steadymap.bench.gate import baseline_runs, comparison, formats, side
-from steadymap.bench.gate.margins import read_margins
+from steadymap.bench.gate.margins import Margins, read_margins
 from steadymap.bench.gate.verdict import Verdict, gate_line, power_line
 from steadymap.bench.records.read import LEDGER, RECORDS
 from steadymap.metrics import Status
@@ -35,6 +35,17 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
         bool,
         typer.Option("--allow-undecided", help="Exit code 0, not 5, where images are too few."),
     ] = False,
+    until_decided: Annotated[
+        bool,
+        typer.Option(
+            "--until-decided",
+            help="Measure, in the folder RUN, until it is decided: no more images than that takes.",
+        ),
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Of --until-decided: the experiment; left out, the baseline's."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="For reports; left out: in the run.")] = None,
     root: Annotated[Path, typer.Option(help=ROOT_HELP)] = baseline_runs.BASELINES_FOLDER,
 ) -> None:
@@ -43,25 +54,41 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
         raise ConfigError("baseline: give its name with --baseline NAME")
     if strict and allow_undecided:
         raise ConfigError("give --strict or --allow-undecided, not both")
+    if config is not None and not until_decided:
+        raise ConfigError("config: goes with --until-decided; a finished run has its experiment")
     before = baseline_runs.open_baseline(baseline, root)
     chosen = read_margins(margins, margin or (), before.manifest["baseline"]["metrics"])
-    folder = run or _newest_run()
-    after = side.read_side(folder, before.manifest["baseline"]["metrics"])
-    errors = int(after.manifest["statuses"].get(Status.ERROR.value, 0))
-    verdict = replace(
-        verdict_of(before, after, chosen),
-        strict=strict,
-        allow_undecided=allow_undecided,
-        errors=errors,
-    )
+    if until_decided:
+        folder = run or console.RUNS / f"until-{baseline}"
+        judged = _measured(before, chosen, config, folder)
+    else:
+        folder = run or _newest_run()
+        judged = _stored(before, chosen, folder)
+    verdict = replace(judged, strict=strict, allow_undecided=allow_undecided)
     show_verdict(verdict)
     _write(verdict, folder, output)
-    if errors:
+    if verdict.errors:
         console.say("the run itself had errors: see `detail` in its records")
     elif reason := verdict.undecided():
         console.say(reason)
     if code := verdict.ending():
         raise typer.Exit(code)
+
+
+def _stored(before: side.Side, margins: Margins, folder: Path) -> Verdict:
+    """Judge a run that is there."""
+    after = side.read_side(folder, before.manifest["baseline"]["metrics"])
+    errors = int(after.manifest["statuses"].get(Status.ERROR.value, 0))
+    return replace(verdict_of(before, after, margins), errors=errors)
+
+
+def _measured(before: side.Side, margins: Margins, config: Path | None, folder: Path) -> Verdict:
+    """Measure a run until it is judged."""
+    # It brings torch, which a stored run does not need.
+    from steadymap.bench.commands import until_decided  # noqa: PLC0415
+
+    experiment = until_decided.experiment_of(before, config, folder)
+    return until_decided.decide(before, margins, experiment)
 
 
 def _write(verdict: Verdict, folder: Path, output: Path | None) -> None:

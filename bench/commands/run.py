@@ -87,7 +87,9 @@ def _announce(experiment: Experiment, setup: Setup) -> None:
         console.say(f"precision: {experiment.precision}: products are rounded, maps change with it")
 
 
-def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: bool) -> None:
+def run_experiment(
+    experiment: Experiment, *, dry: bool, page: bool, resume: bool, findings: bool = True
+) -> None:
     """Run an experiment, or go on with it, and print what was found.
 
     Args:
@@ -95,6 +97,7 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
         dry: estimate what it will cost, and run nothing.
         page: keep the witnesses' maps and make the page.
         resume: leave out what is there already.
+        findings: summarise the run; without it there is its table alone.
 
     Raises:
         Exit: it was interrupted, or too many values failed.
@@ -142,17 +145,19 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
                 f"shard {experiment.shard} is done; join them: steadymap merge {folder} ..."
             )
             return
-        assembled = _summarise(folder, setup, page=page)
+        assembled = _summarise(folder, setup, page=page, show=findings)
     finish.see_errors(assembled, experiment.allow_failed)
 
 
-def _summarise(folder: Path, setup: Setup, *, page: bool) -> table.Assembled:
-    """Return the table of a run that is measured, with its findings printed."""
+def _summarise(folder: Path, setup: Setup, *, page: bool, show: bool) -> table.Assembled:
+    """Return the table of a run that is measured, with its findings printed if they are to be."""
     try:
         with interrupts.summarising():
             assembled = finish.put_together(
                 folder, machine.peak_memory(setup.classifier.module.mean.device)
             )
+            if not show:
+                return assembled
             findings, diagrams = finish.print_findings(folder)
             if page:
                 store.seal_also(folder, keep_witnesses(setup, findings.scan, folder))

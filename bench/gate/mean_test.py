@@ -189,4 +189,4 @@ def images_needed(gains: Floats, margin: float, level: float) -> float:
 def _reach_of_t(count: int, level: float) -> float:
     """Return about how far Student's t reaches, in units of SD."""
     quantiles = student.isf([level, 1 - POWER], count - 1)
-    return float(quantiles.sum()) / math.sqrt(count)
+    return float(np.sum(quantiles)) / math.sqrt(count)

@@ -116,10 +116,9 @@ class Verdict:
         name, row = self._names(rows)[-1], rows.to_dict("records")[-1]
         finite = np.isfinite(row["needed"])
         needed = f"{row['needed']:.0f} are needed" if finite else "no number of them is enough"
-        loss = f"a loss of {row['detectable']:.3g}" if np.isfinite(row["detectable"]) else "no loss"
         count = int((self.rows["gate"] != "").sum())
         return (
-            f"undecided: {row['images']} images find {loss}, {needed} "
+            f"undecided: {row['images']} images find {_loss(row['detectable'])}, {needed} "
             f"({name}: the margin is {row['margin']:.3g}, and a loss of twice that must "
             f"be found; {len(rows)} of {count} comparisons are undecided)"
         )
@@ -192,7 +191,7 @@ def comparison_table(verdict: Verdict, *, show_all: bool = False) -> Table:
             f"{row['after']:.3f}",
             escape(interval) if np.isfinite(row["gain"]) else "-",
             f"{row['margin']:.3g}",
-            _loss(row["detectable"]),
+            f"{row['detectable']:.3g}" if np.isfinite(row["detectable"]) else "-",
             f"{row['images']}",
             str(row["verdict"]),
             str(row["gate"]),
@@ -226,16 +225,14 @@ def power_line(verdict: Verdict) -> str:
         f"{_loss(row['detectable'])} in {row[METRIC]} (margin {row['margin']:.3g})" for row in least
     ]
     return (
-        "power: in four of five such runs the gate would have found a loss of "
-        f"{', '.join(losses)}, in whichever comparison it were"
+        "power: in whichever comparison it were, the gate would have found in four of five such "
+        f"runs: {', '.join(losses)}"
     )
 
 
 def _loss(detectable: float) -> str:
-    """Write a loss that would be found."""
-    if np.isnan(detectable):
-        return "-"
-    return f"{detectable:.3g}" if np.isfinite(detectable) else "no size"
+    """Name a loss that would be found."""
+    return f"a loss of {detectable:.3g}" if np.isfinite(detectable) else "no loss"
 
 
 def gate_line(verdict: Verdict) -> str:

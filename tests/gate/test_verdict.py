@@ -124,7 +124,7 @@ def test_what_so_few_images_cannot_see_is_undecided(steadymap: Command, home: Pa
         r"comparisons are undecided\)",
         done.err.splitlines()[-1],
     )
-    assert "power: in four of five such runs the gate would have found a loss of " in done.out
+    assert "would have found in four of five such runs: a loss of " in done.out
     assert steadymap(*given, "--strict").code == 1
     assert steadymap(*given, "--allow-undecided").code == 0
     done = steadymap(*given, "--strict", "--allow-undecided")
@@ -218,7 +218,7 @@ def test_a_gate_with_nothing_to_judge_is_no_pass(
     unvalued(home, "one", lambda scores: scores["metric"] != "ssim")
     done = steadymap("gate", "runs/a", "--baseline", "one", "--output", "out")
     assert done.code == 5
-    assert "undecided: 6 images find a loss of 0.614, 28 are needed" in done.err
+    assert "undecided: 6 images find a loss of 0.798, 28 are needed" in done.err
 
 
 def test_compare_says_what_moved(steadymap: Command, home: Path, tmp_path: Path) -> None:
@@ -442,3 +442,64 @@ def test_misuse_is_answered_in_a_line(
     assert done.code == 2
     assert text in done.err
     assert "Traceback" not in done.err
+
+
+# --- until decided --------------------------------------------------------------------------------
+
+LOOKS = [
+    "run", "--limit", "16", "--no-controls", "--nulls", "1", "--no-report", "--no-admission",
+    "--method", "gradient", "--family", "bias", "--severity", "0.2",
+]  # fmt: skip
+
+
+def test_a_gate_that_measures_stops_when_it_has_decided(
+    steadymap: Command, home: Path, tmp_path: Path
+) -> None:
+    """Of 16 images it looks at 8: unchanged they pass, spoilt they fail; the rest goes on."""
+    assert steadymap(*LOOKS, "--output", "runs/sixteen").code == 0
+    assert steadymap("baseline", "save", "runs/sixteen", "sixteen").code == 0
+    folder = str(tmp_path / "ci")
+    given = ["gate", folder, "--until-decided", "--baseline"]
+    done = steadymap(*given, "sixteen")
+    assert done.code == 0, done.err
+    assert "look 1 of 2, 8 of 16 images: every comparison has passed" in done.err
+    manifest = json.loads((tmp_path / "ci" / "manifest.json").read_text())
+    assert manifest["until_decided"] == {
+        "planned": [8, 16], "images": 8, "ending": "every comparison has passed",
+        "baseline": "sixteen",
+    }  # fmt: skip
+    # What is not as it was goes on; the blocks that are there are not computed again, and what is
+    # not decided by all images is undecided.
+    root = home / "results/baselines"
+    side = open_baseline("sixteen", root)
+    noise = np.random.default_rng(1).standard_normal(len(side.scores))
+    for name, change, code, ending in (
+        ("moved", 0.15 * noise, 5, "look 2 of 2, 16 of 16 images: not decided yet"),
+        ("spoilt", 0.3 + 1e-3 * noise, 1, "look 1 of 2, 8 of 16 images: 1 of 4 comparisons failed"),
+    ):
+        ssim = side.scores["metric"].eq("ssim")
+        moved = side.scores.assign(value=side.scores["value"] + change * ssim)
+        write_side(replace(side, scores=moved), root / name)
+        done = steadymap(*given, name)
+        assert done.code == code, done.err
+        assert ending in done.err
+        assert "going on: " in done.err
+    # The last look is at the images of a run that was never cut short.
+    assert steadymap(*given, "moved").code == 5
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "ci" / "records.parquet"),
+        pd.read_parquet(home / "runs/sixteen/records.parquet"),
+    )
+
+
+def test_a_gate_that_measures_refuses_what_it_cannot_hold_against_its_baseline(
+    steadymap: Command, tmp_path: Path
+) -> None:
+    given = ["gate", str(tmp_path / "ci"), "--baseline", "first", "--config", "x.yaml"]
+    done = steadymap(*given)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "goes with --until-decided" in done.err
+    (tmp_path / "x.yaml").write_text("shard: 1/2\n")
+    done = steadymap(*given[:-1], str(tmp_path / "x.yaml"), "--until-decided")
+    assert done.code == 2
+    assert "a shard of a run cannot decide" in done.err
