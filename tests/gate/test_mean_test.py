@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from steadymap.bench.analysis.intervals import above_zero
 from steadymap.bench.gate import mean_test
 
 Floats = NDArray[np.float64]
-Draw = Callable[[np.random.Generator, tuple[int, int]], Floats]
+Draw = Callable[[np.random.Generator, tuple[int, int]], NDArray[np.floating[Any]]]
 
 MARGIN = 0.1
 PAIRS = 6

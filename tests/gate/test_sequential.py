@@ -121,7 +121,8 @@ def at_once(gains: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 def drawn(gates: int, comparisons: int, losses: float | NDArray[np.float64]) -> NDArray[np.float64]:
     noise = np.random.default_rng(comparisons).standard_normal((gates, comparisons, 60))
-    return 0.07 * noise - np.reshape(losses, (1, -1, 1))
+    gains: NDArray[np.float64] = 0.07 * noise - np.reshape(losses, (1, -1, 1))
+    return gains
 
 
 def test_at_the_margin_it_fails_in_no_more_than_its_level_over_all_looks() -> None:
