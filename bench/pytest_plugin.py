@@ -40,6 +40,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="write the baselines of steadymap_gate anew, and compare nothing",
     )
     group.addoption(
+        "--steadymap-allow-undecided",
+        action="store_true",
+        help="let steadymap_gate pass where the images are too few to decide",
+    )
+    group.addoption(
         "--steadymap-baselines",
         default="results/baselines",
         metavar="DIR",
@@ -54,11 +59,13 @@ class Gate:
     Attributes:
         root: folder of the baselines.
         update: whether to write the baseline and compare nothing.
+        allow_undecided: whether a test passes of which the images are too few to decide.
         extra_info: of pytest-benchmark, if the test uses it; the scores go there.
     """
 
     root: Path
     update: bool
+    allow_undecided: bool = False
     extra_info: dict[str, Any] | None = None
 
     def __call__(  # noqa: PLR0913 - what a test may say
@@ -73,6 +80,9 @@ class Gate:
         allow_one_seed: bool = False,
     ) -> pd.DataFrame:
         """Fail the test if maps or network are worse than the baseline by more than the margins.
+
+        It fails, too, where the images are too few to find a loss of twice a margin, unless
+        pytest is called with `--steadymap-allow-undecided`.
 
         Args:
             name: of the baseline.
@@ -124,8 +134,6 @@ class Gate:
             pytest.fail(str(error), pytrace=False)
         judged = judging.judge(asked, side, margins or Margins(), network=network)
         rows = judged.rows
-        if reason := Verdict(name, side.name, rows, differing).unjudged():
-            pytest.fail(f"nothing to judge by baseline {name!r}: {reason}", pytrace=False)
         failed = rows[rows["gate"] == comparison.FAIL]
         if len(failed) or judged.network.fell:
             lines = [_failure(row, asked.before, side) for row in failed.to_dict("records")]
@@ -137,6 +145,9 @@ class Gate:
             lines += [judged.question]
             lines += [f"differs: {text}" for text in differing.explaining]
             pytest.fail("\n".join([f"worse than baseline {name!r}:", *lines]), pytrace=False)
+        reason = Verdict(name, side.name, rows, differing).undecided()
+        if reason and not self.allow_undecided:
+            pytest.fail(f"baseline {name!r}: {reason}", pytrace=False)
         return rows
 
 
@@ -180,5 +191,6 @@ def steadymap_gate(request: pytest.FixtureRequest) -> Callable[..., pd.DataFrame
     return Gate(
         request.config.rootpath / str(request.config.getoption("--steadymap-baselines")),
         bool(request.config.getoption("--steadymap-update-baseline")),
+        bool(request.config.getoption("--steadymap-allow-undecided")),
         extra_info,
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 from steadymap.bench.api import measure_side
 from steadymap.bench.commands.train import Training, train
 from steadymap.bench.data.opening import open_images
-from steadymap.bench.gate.comparison import FAIL, INCONCLUSIVE, compare
+from steadymap.bench.gate.comparison import FAIL, INCONCLUSIVE, UNDECIDED, compare
 from steadymap.bench.gate.differences import differences
 from steadymap.bench.gate.side import Side
 from steadymap.bench.methods.batch import Batch
@@ -170,7 +170,7 @@ def answer(before: Side, after: Side) -> tuple[str, str]:
         f"{row['before']:.3f} -> {row['after']:.3f}, {row['reason']}"
         for row in failed.to_dict("records")
     ]
-    unsure = int((rows["gate"] == INCONCLUSIVE).sum())
+    unsure = int(rows["gate"].isin([INCONCLUSIVE, UNDECIDED]).sum())
     text = f"{len(failed)} of {len(rows)} fail, {unsure} inconclusive"
     return (RED if len(failed) else GREEN), "\n    ".join([text, *reasons])
 

@@ -194,15 +194,31 @@ def above_zero(values: Floats) -> float:
     are all equal say nothing of chance: 1 unless they are above 0. Source: Hall 1992, On the
     removal of skewness by transformation, equation 3.
     """
-    count, mean = len(values), float(values.mean())
-    spread = float(values.std(ddof=1))
-    if spread == 0.0:
-        return 0.0 if mean > 0 else 1.0
-    root = math.sqrt(count)
+    if float(values.std(ddof=1)) == 0.0:
+        return 0.0 if values.mean() > 0 else 1.0
+    return float(stats.t.sf(cautious_t(values), len(values) - 1))
+
+
+def cautious_t(values: Floats) -> Floats:
+    """Return Student's t of values (..., images), or Hall's where that is smaller: (...).
+
+    Of values that are not all equal; for what it is good see `above_zero`.
+    """
+    mean, spread = values.mean(axis=-1), values.std(axis=-1, ddof=1)
+    root = math.sqrt(values.shape[-1])
     plain = root * mean / spread
-    lean = float(((values - mean) ** 3).mean()) / spread**3 / root
+    lean = leaning(values)
     corrected = plain + lean / 6 + lean * plain**2 / 3 + lean**2 * plain**3 / 27
-    return float(stats.t.sf(min(plain, corrected), count - 1))
+    least: Floats = np.minimum(plain, corrected)
+    return least
+
+
+def leaning(values: Floats) -> Floats:
+    """Return the skewness of values (..., images) over the square root of their number: (...)."""
+    mean, spread = values.mean(axis=-1), values.std(axis=-1, ddof=1)
+    third = ((values - mean[..., None]) ** 3).mean(axis=-1)
+    lean: Floats = third / spread**3 / math.sqrt(values.shape[-1])
+    return lean
 
 
 def images_needed(values: Floats, level: float) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +11,25 @@ import typer
 from steadymap.bench.commands.baseline import ROOT_HELP
 from steadymap.bench.core import console, errors, files
 from steadymap.bench.gate import baseline_runs, comparison, formats, judging, question
-from steadymap.bench.gate.differences import differences
+from steadymap.bench.gate.differences import Differences, differences
 from steadymap.bench.gate.margins import Margins
 from steadymap.bench.gate.side import Side, read_side
-from steadymap.bench.gate.verdict import Verdict, closing_line, comparison_table
+from steadymap.bench.gate.verdict import Verdict, closing_line, comparison_table, power_line
 from steadymap.bench.records.vocabulary import METRIC
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What a gate is asked beside its maps.
+
+    Attributes:
+        allow_one_seed: whether new weights may be held against a baseline of one network.
+        network: whether the network's predictions are judged, too.
+    """
+
+    allow_one_seed: bool = False
+    network: bool = True
+
 
 SIDE_HELP = "Folder of a run or of a baseline, or a baseline's name."
 
@@ -31,6 +45,8 @@ def compare_command(
     sides = _alike(_read(before, root), _read(after, root))
     verdict = verdict_of(*sides, Margins(), allow_one_seed=True)
     show_verdict(verdict, show_all=show_all)
+    if power := power_line(verdict):
+        console.line(console.console_of(), power)
     if output:
         files.make_folder(output)
         for path in formats.write_outputs(verdict, output):
@@ -82,10 +98,7 @@ def verdict_of(
     Raises:
         ConfigError: the two cannot be compared, with every reason.
     """
-    differing = differences(before.manifest, after.manifest)
-    if differing.forbidding:
-        reasons = "; ".join(differing.forbidding)
-        raise errors.ConfigError(f"{before.name} and {after.name} cannot be compared: {reasons}")
+    differing = refuse_unlike(before, after)
     for text in differing.explaining:
         console.say(f"differs: {text}")
     asked = question.ask(before, after, allow_one_seed=allow_one_seed)
@@ -99,6 +112,19 @@ def verdict_of(
         question=judged.question,
         network=judged.network,
     )
+
+
+def refuse_unlike(before: Side, after: Side) -> Differences:
+    """Return in what two sides differ that may be compared.
+
+    Raises:
+        ConfigError: the two cannot be compared, with every reason.
+    """
+    differing = differences(before.manifest, after.manifest)
+    if differing.forbidding:
+        reasons = "; ".join(differing.forbidding)
+        raise errors.ConfigError(f"{before.name} and {after.name} cannot be compared: {reasons}")
+    return differing
 
 
 def show_verdict(verdict: Verdict, *, show_all: bool = False) -> None:

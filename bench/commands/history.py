@@ -145,7 +145,7 @@ def _print_causes(eras: Sequence[Era]) -> None:
 def _cross(step: crossing.Crossing, weights: Path | None, data: str) -> None:
     """Measure the weights from before a step with what is installed, and say who did it."""
     # Torch is loaded where something is measured, and nowhere else.
-    from steadymap.bench.commands.run import run_experiment  # noqa: PLC0415
+    from steadymap.bench.commands.run import Manner, run_experiment  # noqa: PLC0415
     from steadymap.bench.network.loading import load_model  # noqa: PLC0415
     from steadymap.bench.plan.experiment import make_experiment  # noqa: PLC0415
 
@@ -153,7 +153,7 @@ def _cross(step: crossing.Crossing, weights: Path | None, data: str) -> None:
     crossing.see_weights(step.before, load_model(settings["model"], weights).weights_hash())
     folder = console.RUNS / f"old-weights-{step.before.id[:SHORT]}-{step.after.id[:SHORT]}"
     experiment = make_experiment([settings, {"weights": weights, "output": folder}])
-    run_experiment(experiment, dry=False, page=False, resume=True)
+    run_experiment(experiment, Manner(page=False))
     measured = entry_of(folder)
     crossing.see_data(step.before, measured)
     file = folder.with_suffix(".json")

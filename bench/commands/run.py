@@ -158,6 +158,8 @@ def _summarise(folder: Path, setup: Setup, manner: Manner) -> table.Assembled:
             assembled = finish.put_together(
                 folder, machine.peak_memory(setup.classifier.module.mean.device)
             )
+            if manner.told is finish.Told.NOTHING:
+                return assembled
             findings, diagrams = finish.print_findings(folder, manner.told)
             if manner.page:
                 console.say("now the page, with three images' maps")

@@ -9,11 +9,12 @@ from rich.console import Console
 
 from steadymap.bench.core.names import printable
 
+EXIT_FINE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_CELLS_FAILED = 3
 EXIT_NO_BASELINE = 4
-EXIT_NOTHING_JUDGED = 5
+EXIT_UNDECIDED = 5
 EXIT_INTERRUPTED = 130
 
 # Where runs go, unless told otherwise.

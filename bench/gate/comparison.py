@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import t as student
-from scipy.stats import ttest_1samp
 
-from steadymap.bench.analysis.intervals import CONFIDENCE, intervals
+from steadymap.bench.analysis.intervals import CONFIDENCE
 from steadymap.bench.core import errors, machine, metric_registry, names
+from steadymap.bench.gate import mean_test
 from steadymap.bench.gate.differences import value_at
 from steadymap.bench.gate.margins import TIME_FACTOR, Margins
+from steadymap.bench.gate.sequential import Look
 from steadymap.bench.gate.side import Side
 from steadymap.bench.records.vocabulary import (
     EVIDENCE_KEPT,
@@ -27,12 +27,16 @@ from steadymap.bench.records.vocabulary import (
     VALUE,
 )
 from steadymap.metrics import METRICS, Metric
-from steadymap.metrics.maps import CONSTANT_SPREAD
 
 ALPHA = 1 - CONFIDENCE
-POWER = 0.8
 ROUNDING = 1e-9
-LEAST_IMAGES = 2
+
+# What a gate must be able to see, to have judged: a loss of so many margins.
+SEEN = 2
+
+# Scores of so many kinds, none of them a share of maps, show any change of a map: SSIM looks at
+# sizes, rank correlations at order.
+TELLING = 2
 
 # The values of either side, beside each other.
 BEFORE = f"{VALUE}_before"
@@ -50,6 +54,7 @@ UNDEFINED = "undefined"
 # And of a gate.
 PASS = "pass"  # noqa: S105 - no password
 FAIL = "fail"
+UNDECIDED = "undecided"
 
 COLUMNS = [
     METHOD,
@@ -65,6 +70,7 @@ COLUMNS = [
     "better",
     "margin",
     "detectable",
+    "needed",
     "coverage_before",
     "coverage_after",
     "verdict",
@@ -73,31 +79,38 @@ COLUMNS = [
 ]
 
 
-def compare(before: Side, after: Side, margins: Margins | None = None) -> pd.DataFrame:
+def compare(
+    before: Side, after: Side, margins: Margins | None = None, look: Look | None = None
+) -> pd.DataFrame:
     """Compare two runs, image by image.
 
     For each method, family and metric the images that have a value in both are paired. `gain` is
-    the mean of the differences, above 0 where `after` is better, with a 95% interval from
-    resampling images (BCa). `p_value` is that of a paired t-test for any change, adjusted over the
-    family of all comparisons after Holm.
+    the mean of the differences, above 0 where `after` is better, with a 95% interval. `p_value` is
+    that of no change, adjusted over the family of all comparisons after Holm. Both are of the one
+    test in `steadymap.bench.gate.mean_test`.
 
     The verdict is `equivalent` where the interval lies within the margin on both sides; else
     `improved` or `worse` where the adjusted p-value is below 0.05; else `inconclusive`. `missing`
-    and `new` have a value on one side alone, `undefined` on none. `detectable` is the smallest
-    change that so many images would show, by that test alone, with a power of 80%.
+    and `new` have a value on one side alone, `undefined` on none.
 
     The gate asks another question: is it worse by more than the margin? `fail` where that is beyond
-    doubt (one-sided paired t-test against the margin, adjusted after Holm, below 0.05), where
-    coverage fell by more than its margin, or where a value is missing; `pass` where the interval's
-    lower end is above minus the margin; else `inconclusive`. Metrics without a margin have no gate.
+    doubt (the test against the margin, adjusted after Holm, so that one gate in twenty errs at
+    most), where coverage fell by more than its margin, or where a value is missing; `pass` where
+    the interval's lower end is above minus the margin. Else `inconclusive`, if the gate could have
+    found a loss of twice the margin, and `undecided` if not. `detectable` is the loss that it would
+    have found with a power of 80%, at the strictest step of the adjustment; `needed`, where it is
+    undecided, of how many images it would find twice the margin. Metrics without a margin have no
+    gate.
 
-    Where all images change alike there is no spread to test with: no change is no change (p = 1),
-    any other is one (p = 0).
+    Below 28 images nothing is `equivalent` and nothing passes, and below 5 nothing is tested. The
+    exception is a method that is as it was: all its scores, of two kinds or more, are the same in
+    every digit. No image of a sample would tell more of it.
 
     Args:
         before: the baseline.
         after: the run to judge.
         margins: left out, the documented ones.
+        look: which of several looks this is, where the images come one block after another.
 
     Raises:
         PluginError: neither we nor the manifests say which way a metric is better.
@@ -108,52 +121,56 @@ def compare(before: Side, after: Side, margins: Margins | None = None) -> pd.Dat
     joined = before.scores.merge(
         after.scores, on=[*keys, IMAGE_ID], how="outer", suffixes=("_before", "_after")
     )
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     gains: list[NDArray[np.float64]] = []
-    unmoved: set[int] = set()
     for key, group in joined.groupby(keys, sort=True):
         named = dict(zip(keys, map(str, key), strict=True))
         row, gain = _paired(named, group, better(named[METRIC], known))
-        row["margin"] = margins.of(str(row[METRIC]), float(str(row["before"])))
-        if len(gain) and not gain.any():
-            # No change is no change, of one image, too.
-            unmoved.add(len(rows))
+        row["margin"] = margins.of(row[METRIC], row["before"])
         rows.append(row)
         gains.append(gain)
-    for row, interval in zip(rows, intervals(gains), strict=True):
-        row |= {"gain": interval.mean, "low": interval.low, "high": interval.high}
-    for place in unmoved:
-        rows[place] |= {"gain": 0.0, "low": 0.0, "high": 0.0}
-    any_change = _holm([_p_value(gain, 0.0, "two-sided") for gain in gains])
-    too_much = _holm(
-        [
-            _p_value(gain, -float(str(row["margin"])), "less")
-            for row, gain in zip(rows, gains, strict=True)
-        ]
-    )
-    for row, changed, lost in zip(rows, any_change, too_much, strict=True):
+    any_change = _holm([_tested(mean_test.p_changed, gain) for gain in gains])
+    too_much = [
+        _tested(mean_test.p_below, gain, -row["margin"]) if np.isfinite(row["margin"]) else np.nan
+        for row, gain in zip(rows, gains, strict=True)
+    ]
+    tested = max(1, int(np.isfinite(too_much).sum()))
+    strictest = look.fail_level(tested) if look else mean_test.FAIL_LEVEL / tested
+    if look is None:
+        failing = np.array(_holm(too_much)) < mean_test.FAIL_LEVEL
+    else:
+        failing = np.array(too_much) < strictest
+    bound = look.pass_level if look else mean_test.PASS_LEVEL
+    same = _as_they_were(rows)
+    for row, gain, changed, lost in zip(rows, gains, any_change, failing, strict=True):
+        row["same"] = row[METHOD] in same
         row["p_value"] = changed
+        row["low"], row["high"] = (0.0, 0.0) if row["same"] else mean_test.interval(gain, bound)
+        row["detectable"] = mean_test.detectable(gain, row["margin"], strictest)
         row["verdict"] = _verdict(row, changed)
-        row["gate"], row["reason"] = _gate(row, lost, margins.coverage)
+        row["gate"], row["reason"] = _gate(row, margins.coverage, is_worse=bool(lost))
+        undecided = row["gate"] == UNDECIDED
+        row["needed"] = (
+            mean_test.images_needed(gain, row["margin"], strictest) if undecided else np.nan
+        )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _paired(
     key: dict[str, str], group: pd.DataFrame, better_is: str
-) -> tuple[dict[str, object], NDArray[Any]]:
+) -> tuple[dict[str, Any], NDArray[np.float64]]:
     """Return what is known of one comparison, and the gain of each image that has both values."""
     both = group.dropna(subset=[BEFORE, AFTER])
     sign = -1.0 if better_is == "lower" else 1.0
     gain = sign * (both[AFTER] - both[BEFORE]).to_numpy(dtype=np.float64)
-    spread = gain.std(ddof=1) if len(gain) >= LEAST_IMAGES else np.nan
-    reach = student.ppf(1 - ALPHA / 2, len(gain) - 1) + student.ppf(POWER, len(gain) - 1)
-    row: dict[str, object] = {
+    row: dict[str, Any] = {
         **key,
+        "same": group[BEFORE].equals(group[AFTER]),
         "better": better_is,
         "images": len(both),
         "before": _mean(both if len(both) else group, BEFORE),
         "after": _mean(both if len(both) else group, AFTER),
-        "detectable": reach * spread / np.sqrt(len(gain)) if len(gain) >= LEAST_IMAGES else np.nan,
+        "gain": float(gain.mean()) if len(gain) else np.nan,
         "coverage_before": _coverage(group, "before"),
         "coverage_after": _coverage(group, "after"),
     }
@@ -185,16 +202,27 @@ def better(metric: str, known: Mapping[str, Metric] = METRICS) -> str:
     return known[metric].better
 
 
-def _p_value(
-    gain: NDArray[np.float64], value: float, alternative: Literal["two-sided", "less"]
+def _as_they_were(rows: list[dict[str, Any]]) -> frozenset[str]:
+    """Return the methods whose scores are the same in every digit, of two kinds or more.
+
+    Whether maps are recognised may well stay the same by chance. That it is so with SSIM and with
+    rank correlation, under every family, to six digits, is no matter of chance: what was computed
+    is what was computed before.
+    """
+    moved = {row[METHOD] for row in rows if not row["same"]}
+    kinds: dict[str, set[str]] = {}
+    for row in rows:
+        if row["images"] and not row[METRIC].endswith(RECOGNISED):
+            kinds.setdefault(row[METHOD], set()).add(row[METRIC])
+    telling = {method for method, metrics in kinds.items() if len(metrics) >= TELLING}
+    return frozenset(telling - moved)
+
+
+def _tested(
+    test: Callable[..., NDArray[np.float64]], gain: NDArray[np.float64], *value: float
 ) -> float:
-    """Test whether the mean gain is `value`; NaN where there is nothing to test."""
-    if len(gain) < LEAST_IMAGES or np.isnan(value):
-        return np.nan
-    if np.ptp(gain) <= CONSTANT_SPREAD * np.abs(gain).max():
-        beyond = gain[0] < value if alternative == "less" else gain[0] != value
-        return 0.0 if beyond else 1.0
-    return float(ttest_1samp(gain, value, alternative=alternative).pvalue)
+    """Return the p-value of a test; NaN of fewer images than it is good for."""
+    return float(test(gain, *value)) if len(gain) >= mean_test.LEAST_TO_FAIL else np.nan
 
 
 def _holm(p_values: list[float]) -> list[float]:
@@ -213,16 +241,18 @@ def _verdict(row: Mapping[str, Any], p_value: float) -> str:
     lacks = np.isnan(row["before"]), np.isnan(row["after"])
     if any(lacks):
         return {(True, True): UNDEFINED, (True, False): NEW}.get(lacks, MISSING)
+    enough = row["images"] >= mean_test.LEAST_TO_PASS
     unmoved = row["low"] == row["high"] == 0
-    if unmoved or (row["low"] > -row["margin"] and row["high"] < row["margin"]):
+    within = unmoved or (row["low"] > -row["margin"] and row["high"] < row["margin"])
+    if row["same"] or (enough and within):
         return EQUIVALENT
     if p_value < ALPHA:
         return IMPROVED if row["gain"] > 0 else WORSE
     return INCONCLUSIVE
 
 
-def _gate(row: Mapping[str, Any], p_value: float, coverage: float) -> tuple[str, str]:
-    """Return pass, fail or inconclusive, and why; nothing for a metric without a margin."""
+def _gate(row: Mapping[str, Any], coverage: float, *, is_worse: bool) -> tuple[str, str]:
+    """Return what the gate says, and why; nothing for a metric without a margin."""
     if row["verdict"] == MISSING:
         return FAIL, "had values, and has none"
     if row["verdict"] in (NEW, UNDEFINED) or np.isnan(row["margin"]):
@@ -233,11 +263,16 @@ def _gate(row: Mapping[str, Any], p_value: float, coverage: float) -> tuple[str,
             FAIL,
             f"coverage fell by {names.percent(fallen)}, more than {names.percent(coverage)}",
         )
-    if p_value < ALPHA:
+    if is_worse:
         return FAIL, f"worse by more than {row['margin']:.3g}"
-    if row["low"] >= -row["margin"]:
+    few = row["images"] < mean_test.LEAST_TO_PASS
+    if row["same"] or (not few and row["low"] >= -row["margin"]):
         return PASS, ""
-    return INCONCLUSIVE, f"a loss of more than {row['margin']:.3g} cannot be ruled out"
+    doubt = f"a loss of more than {row['margin']:.3g} cannot be ruled out"
+    if few:
+        doubt += f" by fewer than {mean_test.LEAST_TO_PASS} images"
+    seen = row["detectable"] <= SEEN * row["margin"] + ROUNDING
+    return (INCONCLUSIVE if seen else UNDECIDED), doubt
 
 
 @dataclass(frozen=True)
@@ -246,7 +281,7 @@ class Case:
 
     Attributes:
         name: what.
-        result: pass, fail or inconclusive.
+        result: pass, fail, inconclusive or undecided.
         message: the numbers.
     """
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from steadymap.bench.core import files, names, safe_csv
-from steadymap.bench.gate.comparison import INCONCLUSIVE, PASS, plain
-from steadymap.bench.gate.verdict import Verdict, gate_line
+from steadymap.bench.gate.comparison import PASS, plain
+from steadymap.bench.gate.verdict import Verdict, gate_line, power_line
 from steadymap.bench.records.vocabulary import FAMILY, METHOD, METRIC
 
 # GitHub cuts a step's summary at 1 MiB.
@@ -30,6 +30,7 @@ def as_json(verdict: Verdict) -> str:
         "comparisons": [plain(row) for row in verdict.rows.to_dict("records")],
         "cases": [asdict(case) for case in verdict.cases()],
         "notes": verdict.network.notes,
+        "undecided": verdict.undecided(),
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
@@ -47,6 +48,8 @@ def as_markdown(verdict: Verdict) -> str:
     ]
     if verdict.question:
         lines[2:2] = [names.safe_markdown(verdict.question), ""]
+    if power := power_line(verdict):
+        lines += [names.safe_markdown(power), ""]
     if verdict.differences.explaining:
         lines += [
             f"- differs: {names.safe_markdown(text)}" for text in verdict.differences.explaining
@@ -69,15 +72,20 @@ def as_markdown(verdict: Verdict) -> str:
 
 
 def as_junit(verdict: Verdict) -> str:
-    """Return JUnit XML, a test case a case; what is inconclusive is skipped, or fails if strict."""
+    """Return JUnit XML, a test case a case; what is neither passed nor failed is skipped.
+
+    What ends the gate with another exit code than 0 is a failure here, too: with `--strict` what is
+    inconclusive; what is undecided, unless that is allowed.
+    """
     cases = verdict.cases()
-    counts = verdict.count()
+    counts, stopping = verdict.count(), verdict.stopping()
+    open_ones = sum(size for result, size in counts.items() if result not in (PASS, *stopping))
     suite = ET.Element(
         "testsuite",
         name="steadymap",
         tests=str(len(cases)),
-        failures=str(sum(counts[result] for result in verdict.failing())),
-        skipped=str(0 if verdict.strict else counts[INCONCLUSIVE]),
+        failures=str(sum(counts[result] for result in stopping)),
+        skipped=str(open_ones),
         errors="0",
     )
     for case in cases:
@@ -85,9 +93,9 @@ def as_junit(verdict: Verdict) -> str:
             suite, "testcase", classname="steadymap.gate", name=names.printable(case.name)
         )
         message = names.printable(case.message)
-        if case.result in verdict.failing():
+        if case.result in stopping:
             ET.SubElement(element, "failure", message=message).text = message
-        elif case.result == INCONCLUSIVE:
+        elif case.result != PASS:
             ET.SubElement(element, "skipped", message=message)
         else:
             ET.SubElement(element, "system-out").text = message

@@ -16,9 +16,10 @@ from scipy.special import nctdtrinc
 from scipy.stats import bartlett
 from scipy.stats import t as student
 
+from steadymap.bench.analysis.intervals import POWER
 from steadymap.bench.core import metric_registry, names
 from steadymap.bench.gate import comparison
-from steadymap.bench.gate.comparison import ALPHA, FAIL, PASS, POWER, ROUNDING
+from steadymap.bench.gate.comparison import ALPHA, FAIL, PASS, ROUNDING
 from steadymap.bench.gate.margins import Margins
 from steadymap.bench.gate.side import Side
 from steadymap.bench.records.vocabulary import (

@@ -12,8 +12,16 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from steadymap.bench.core import console
 from steadymap.bench.core.names import short_names
-from steadymap.bench.gate.comparison import EQUIVALENT, FAIL, INCONCLUSIVE, PASS, Case
+from steadymap.bench.gate.comparison import (
+    EQUIVALENT,
+    FAIL,
+    INCONCLUSIVE,
+    PASS,
+    UNDECIDED,
+    Case,
+)
 from steadymap.bench.gate.differences import Differences
 from steadymap.bench.gate.network_lines import NetworkLines
 from steadymap.bench.gate.retraining import NOT_JUDGED
@@ -25,6 +33,7 @@ STYLES = {
     FAIL: "bold red",
     "improved": "green",
     INCONCLUSIVE: "yellow",
+    UNDECIDED: "bold yellow",
 }
 
 
@@ -38,7 +47,8 @@ class Verdict:
         rows: see `compare`.
         differences: between the two runs.
         timing: see `timing_cases`.
-        strict: whether what is inconclusive fails.
+        strict: whether what is inconclusive or undecided fails.
+        allow_undecided: whether what is undecided passes.
         errors: how many values of the run itself had errors.
         question: which was asked, and of what.
         network: the lines of the network itself.
@@ -50,27 +60,38 @@ class Verdict:
     differences: Differences
     timing: tuple[Case, ...] = ()
     strict: bool = False
+    allow_undecided: bool = False
     errors: int = 0
     question: str = ""
     network: NetworkLines = field(default_factory=NetworkLines)
 
     def cases(self) -> list[Case]:
         """Return what the gate looks at: comparisons with a margin, the network, passes, times."""
-        names = short_names([str(spec) for spec in self.rows[METHOD].unique()])
-        gated = self.rows[self.rows["gate"] != ""].to_dict("records")
+        gated = self.rows[self.rows["gate"] != ""]
         comparisons = [
             Case(
-                f"{names[str(row[METHOD])]} / {row[FAMILY]} / {row[METRIC]}",
+                name,
                 str(row["gate"]),
                 numbers(row) + (f"; {row['reason']}" if row["reason"] else ""),
             )
-            for row in gated
+            for name, row in zip(self._names(gated), gated.to_dict("records"), strict=True)
         ]
         return [*comparisons, *self.network.cases, *self.timing]
 
+    def _names(self, rows: pd.DataFrame) -> list[str]:
+        """Return what comparisons are of."""
+        names = short_names([str(spec) for spec in self.rows[METHOD].unique()])
+        keys = rows[[METHOD, FAMILY, METRIC]].itertuples(index=False)
+        return [f"{names[str(spec)]} / {family} / {metric}" for spec, family, metric in keys]
+
     def failing(self) -> tuple[str, ...]:
         """Return the results that fail the gate."""
-        return (FAIL, INCONCLUSIVE) if self.strict else (FAIL,)
+        return (FAIL, INCONCLUSIVE, UNDECIDED) if self.strict else (FAIL,)
+
+    def stopping(self) -> tuple[str, ...]:
+        """Return the results that end with another exit code than 0."""
+        failing = self.failing()
+        return failing if self.allow_undecided else tuple(dict.fromkeys((*failing, UNDECIDED)))
 
     def unjudged(self) -> str:
         """Return why no score was judged; nothing where one was.
@@ -88,6 +109,36 @@ class Verdict:
             return "no image has a value in both"
         return "no metric with a margin has values in both"
 
+    def undecided(self) -> str:
+        """Return why the gate has decided nothing; nothing where it has.
+
+        It names the comparison that needs most images.
+        """
+        if reason := self.unjudged():
+            return f"nothing to judge: {reason}"
+        rows = self.rows[self.rows["gate"] == UNDECIDED].sort_values("needed")
+        if not len(rows):
+            return ""
+        name, row = self._names(rows)[-1], rows.to_dict("records")[-1]
+        finite = np.isfinite(row["needed"])
+        needed = f"{row['needed']:.0f} are needed" if finite else "no number of them is enough"
+        count = int((self.rows["gate"] != "").sum())
+        return (
+            f"undecided: {row['images']} images find {_loss(row['detectable'])}, {needed} "
+            f"({name}: the margin is {row['margin']:.3g}, and a loss of twice that must "
+            f"be found; {len(rows)} of {count} comparisons are undecided)"
+        )
+
+    def ending(self) -> int:
+        """Return the exit code: errors of the run before failures, these before what is open."""
+        if self.errors:
+            return console.EXIT_CELLS_FAILED
+        if any(case.result in self.failing() for case in self.cases()):
+            return console.EXIT_FAILED
+        if not self.undecided() or self.allow_undecided:
+            return console.EXIT_FINE
+        return console.EXIT_FAILED if self.strict else console.EXIT_UNDECIDED
+
     def word(self) -> str:
         """Return the verdict in a word or two."""
         counts = self.count()
@@ -95,12 +146,13 @@ class Verdict:
             return f"the run had errors ({self.errors} values)"
         if any(counts[result] for result in self.failing()):
             return "failed"
-        if reason := self.unjudged():
-            return f"nothing to judge: {reason}"
-        return f"passed, {counts[INCONCLUSIVE]} inconclusive" if counts[INCONCLUSIVE] else "passed"
+        if (reason := self.undecided()) and not self.allow_undecided:
+            return reason
+        open_ones = [f"{counts[kind]} {kind}" for kind in (INCONCLUSIVE, UNDECIDED) if counts[kind]]
+        return ", ".join(["passed", *open_ones])
 
     def count(self) -> Counter[str]:
-        """Return how many cases passed, failed and were inconclusive."""
+        """Return how many cases passed, failed, were inconclusive and undecided."""
         return Counter(case.result for case in self.cases())
 
 
@@ -135,7 +187,7 @@ def comparison_table(verdict: Verdict, *, show_all: bool = False) -> Table:
     table.add_column("gate", no_wrap=True)
     names = short_names([str(spec) for spec in verdict.rows[METHOD].unique()])
     for row in _telling(verdict.rows, show_all=show_all).to_dict("records"):
-        worst = row["gate"] if row["gate"] in (FAIL, INCONCLUSIVE) else row["verdict"]
+        worst = row["gate"] if row["gate"] in (FAIL, INCONCLUSIVE, UNDECIDED) else row["verdict"]
         interval = f"{row['gain']:+.3f}\n[{row['low']:+.3f},{row['high']:+.3f}]"
         table.add_row(
             escape(names[str(row[METHOD])]),
@@ -145,7 +197,7 @@ def comparison_table(verdict: Verdict, *, show_all: bool = False) -> Table:
             f"{row['after']:.3f}",
             escape(interval) if np.isfinite(row["gain"]) else "-",
             f"{row['margin']:.3g}",
-            f"{row['detectable']:.3g}",
+            f"{row['detectable']:.3g}" if np.isfinite(row["detectable"]) else "-",
             f"{row['images']}",
             str(row["verdict"]),
             str(row["gate"]),
@@ -167,8 +219,31 @@ def closing_line(verdict: Verdict) -> str:
     return f"{verdict.before} -> {verdict.after}: {len(verdict.rows)} comparisons: {text}"
 
 
+def power_line(verdict: Verdict) -> str:
+    """Return in one sentence which losses the gate would have found; nothing where it judged none.
+
+    Of each metric that of the comparison in which least is found.
+    """
+    judged = verdict.rows[(verdict.rows["gate"] != "") & (verdict.rows["images"] > 0)]
+    if not len(judged):
+        return ""
+    least = judged.loc[judged.groupby(METRIC)["detectable"].idxmax()].to_dict("records")
+    losses = [
+        f"{_loss(row['detectable'])} in {row[METRIC]} (margin {row['margin']:.3g})" for row in least
+    ]
+    return (
+        "power: in whichever comparison it were, the gate would have found in four of five such "
+        f"runs: {', '.join(losses)}"
+    )
+
+
+def _loss(detectable: float) -> str:
+    """Name a loss that would be found."""
+    return f"a loss of {detectable:.3g}" if np.isfinite(detectable) else "no loss"
+
+
 def gate_line(verdict: Verdict) -> str:
     """Return what the gate says in one line."""
     counts = verdict.count()
-    text = ", ".join(f"{counts[kind]} {kind}" for kind in (PASS, FAIL, INCONCLUSIVE))
-    return f"gate: {text}"
+    kinds = (PASS, FAIL, INCONCLUSIVE, UNDECIDED)
+    return f"gate: {', '.join(f'{counts[kind]} {kind}' for kind in kinds)}"

@@ -227,6 +227,15 @@ def seal_also(folder: Path, names: Sequence[str]) -> None:
     _write_manifest(folder, seal.sealed(manifest | {seal.FILES: files}))
 
 
+def note(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Have the manifest of a finished run hold more facts about it.
+
+    Raises:
+        ConfigError: it cannot be read, or not be written.
+    """
+    _write_manifest(folder, seal.sealed(read_manifest(folder / MANIFEST) | dict(facts)))
+
+
 def _coming(folder: Path, name: str) -> Path:
     """Return where a file is written before all of the run's are whole."""
     return folder / f".{name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -62,15 +63,22 @@ def test_a_run_passes_its_own_gate(steadymap: Command, home: Path) -> None:
 
 
 def altered(home: Path, name: str, change: float, spread: float = 0.0) -> None:
-    """Save the baseline once more with other values of SSIM, and of completeness if spread."""
+    """Save the baseline once more: SSIM changed by about so much, errors spread by a factor.
+
+    An error has no upper end, so that it may be spread as far as it is to be. All scores move a
+    little, as on another machine.
+    """
     root = home / "results/baselines"
     side = open_baseline("first", root)
-    moved = side.scores["value"] + change * side.scores["metric"].eq("ssim")
-    # An error has no upper end, so that it may be spread as far as it is to be.
-    noise = np.random.default_rng(0).lognormal(0.0, spread, len(side.scores))
-    moved *= np.where(side.scores["metric"].eq("completeness_error"), noise, 1.0)
-    moved = moved.where(~side.scores["metric"].eq("ssim"), moved.clip(upper=1.0))
-    write_side(replace(side, scores=side.scores.assign(value=moved)), root / name)
+    rng = np.random.default_rng(0)
+    values = side.scores["value"] - 1e-4 * rng.random(len(side.scores))
+    values += change * side.scores["metric"].eq("ssim")
+    noise = rng.lognormal(0.0, spread, len(side.scores))
+    errors = side.scores["metric"].eq("completeness_error")
+    values *= np.where(errors, noise, 1.0)
+    # Shares of evidence have no end.
+    values = values.where(errors | side.scores["metric"].eq("evidence_kept"), values.clip(0, 1))
+    write_side(replace(side, scores=side.scores.assign(value=values)), root / name)
 
 
 def test_a_loss_beyond_doubt_fails_and_says_where(
@@ -95,12 +103,35 @@ def test_a_loss_beyond_doubt_fails_and_says_where(
 
 
 def test_what_is_inconclusive_fails_under_strict(steadymap: Command, home: Path) -> None:
+    """Six images that hardly move would have shown a loss of two margins, and rule out none."""
+    altered(home, "near", 0.0)
+    given = ["gate", "runs/a", "--baseline", "near", "--output", "out"]
+    done = steadymap(*given)
+    assert done.code == 0, done.out + done.err
+    assert "gate: 2 pass, 0 fail, 11 inconclusive, 0 undecided" in done.out
+    assert steadymap(*given, "--strict").code == 1
+    assert steadymap(*given, "--allow-undecided").code == 0
+
+
+def test_what_so_few_images_cannot_see_is_undecided(steadymap: Command, home: Path) -> None:
     altered(home, "noisy", 0.0, 1.0)
     given = ["gate", "runs/a", "--baseline", "noisy", "--output", "out"]
     done = steadymap(*given)
-    assert done.code == 0
-    assert "inconclusive" in done.out
+    assert done.code == 5
+    assert re.fullmatch(
+        r"undecided: 6 images find a loss of \S+, \d+ are needed \(integrated_gradients / clean / "
+        r"completeness_error: the margin is \S+, and a loss of twice that must be found; 2 of 11 "
+        r"comparisons are undecided\)",
+        done.err.splitlines()[-1],
+    )
+    assert "would have found in four of five such runs: a loss of " in done.out
     assert steadymap(*given, "--strict").code == 1
+    assert steadymap(*given, "--allow-undecided").code == 0
+    done = steadymap(*given, "--strict", "--allow-undecided")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    # A failure goes before it.
+    altered(home, "both", 0.3, 1.0)
+    assert steadymap("gate", "runs/a", "--baseline", "both", "--output", "out").code == 1
 
 
 def test_what_cannot_be_compared_is_refused_with_every_reason(steadymap: Command) -> None:
@@ -177,15 +208,17 @@ def test_a_gate_with_nothing_to_judge_is_no_pass(
 ) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     unvalued(home, "hollow", lambda scores: scores["value"].notna())
-    for words in ([], ["--strict"]):
+    for words, code in (([], 5), (["--strict"], 1), (["--allow-undecided"], 0)):
         done = steadymap("gate", "runs/a", "--baseline", "hollow", "--output", "out", *words)
-        assert done.code == 5
+        assert done.code == code
         assert done.err.splitlines()[-1] == "nothing to judge: hollow has no value at all"
     heads = (tmp_path / "summary.md").read_text().splitlines()
     assert heads[0] == "### steadymap: nothing to judge: hollow has no value at all"
-    # One value is enough to judge.
+    # With one kind of values there is something to judge, though six images are too few.
     unvalued(home, "one", lambda scores: scores["metric"] != "ssim")
-    assert steadymap("gate", "runs/a", "--baseline", "one", "--output", "out").code == 0
+    done = steadymap("gate", "runs/a", "--baseline", "one", "--output", "out")
+    assert done.code == 5
+    assert "undecided: 6 images find a loss of 0.798, 28 are needed" in done.err
 
 
 def test_compare_says_what_moved(steadymap: Command, home: Path, tmp_path: Path) -> None:
@@ -267,6 +300,23 @@ def test_the_fixture_makes_a_baseline_and_holds_a_model_to_it(pytester: pytest.P
 
 
 @pytest.mark.usefixtures("as_a_user")
+def test_the_fixture_fails_as_undecided_where_images_are_too_few(
+    pytester: pytest.Pytester,
+) -> None:
+    """Of one kind of scores; of two, a method that is as it was passes."""
+    alone = 'nulls=1, metric=("spearman",))'
+    pytester.makepyfile(
+        test_mine=TESTS.replace("{activation}", "Identity").replace("nulls=1)", alone)
+    )
+    given = ["-q", "-k", "maps", "-p", "no:xdist"]
+    pytester.runpytest_subprocess(*given, "--steadymap-update-baseline").assert_outcomes(passed=1)
+    found = pytester.runpytest_subprocess(*given)
+    found.assert_outcomes(failed=1)
+    found.stdout.fnmatch_lines(["*baseline 'mine': undecided: 12 images find *28 are needed*"])
+    pytester.runpytest_subprocess(*given, "--steadymap-allow-undecided").assert_outcomes(passed=1)
+
+
+@pytest.mark.usefixtures("as_a_user")
 def test_the_scores_travel_with_pytest_benchmark(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_mine=TESTS.replace("{activation}", "Tanh"))
     arguments = ["-q", "-k", "fast", "--steadymap-update-baseline", "--benchmark-json", "b.json"]
@@ -294,11 +344,14 @@ def test_a_run_and_its_baseline_are_compared_by_what_both_have(steadymap: Comman
 def test_the_words_of_a_verdict_are_those_of_its_exit_code(
     steadymap: Command, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    altered(home, "near", 0.0)
     altered(home, "noisy", 0.0, 1.0)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    given = ["gate", "runs/a", "--baseline", "noisy", "--output", str(tmp_path / "out")]
 
-    def said() -> tuple[str, int]:
+    def said(baseline: str, *words: str) -> tuple[int, str, int]:
+        """Return the exit code, the head of the summary, and how many cases of JUnit failed."""
+        given = ["gate", "runs/a", "--baseline", baseline, "--output", str(tmp_path / "out")]
+        code = steadymap(*given, *words).code
         suite = ET.parse(tmp_path / "out" / "junit.xml").getroot().find("testsuite")  # noqa: S314 - our own
         assert suite is not None
         heads = [
@@ -306,25 +359,24 @@ def test_the_words_of_a_verdict_are_those_of_its_exit_code(
             for line in (tmp_path / "summary.md").read_text().splitlines()
             if line.startswith("###")
         ]
-        return heads[-1], int(str(suite.get("failures")))
+        return code, heads[-1].removeprefix("### steadymap: "), int(str(suite.get("failures")))
 
-    assert steadymap(*given).code == 0
-    head, failures = said()
-    assert head.startswith("### steadymap: passed, ")
-    assert head.endswith(" inconclusive")
-    assert failures == 0
-    assert steadymap(*given, "--strict").code == 1
-    head, failures = said()
-    assert head == "### steadymap: failed"
-    assert failures > 0
+    assert said("near") == (0, "passed, 11 inconclusive", 0)
+    assert said("near", "--strict") == (1, "failed", 11)
+    code, head, failures = said("noisy")
+    assert (code, failures) == (5, 2)
+    assert head.startswith("undecided: 6 images find a loss of ")
+    assert said("noisy", "--allow-undecided") == (0, "passed, 9 inconclusive, 2 undecided", 0)
+    assert said("noisy", "--strict") == (1, "failed", 11)
     shutil.copytree(home / "runs/a", tmp_path / "erring")
     manifest = json.loads((tmp_path / "erring" / "manifest.json").read_text())
     manifest["statuses"]["error"] = 3
     (tmp_path / "erring" / "manifest.json").write_text(json.dumps(manifest))
     seal_again(tmp_path / "erring")
-    erring = ["gate", str(tmp_path / "erring"), "--baseline", "first"]
+    erring = ["gate", str(tmp_path / "erring"), "--baseline", "noisy"]
     assert steadymap(*erring, "--output", str(tmp_path / "out")).code == 3
-    assert said()[0] == "### steadymap: the run had errors (3 values)"
+    heads = [x for x in (tmp_path / "summary.md").read_text().splitlines() if x.startswith("###")]
+    assert heads[-1] == "### steadymap: the run had errors (3 values)"
 
 
 def test_a_summary_that_cannot_be_written_changes_no_verdict(
@@ -390,3 +442,64 @@ def test_misuse_is_answered_in_a_line(
     assert done.code == 2
     assert text in done.err
     assert "Traceback" not in done.err
+
+
+# --- until decided --------------------------------------------------------------------------------
+
+LOOKS = [
+    "run", "--limit", "16", "--no-controls", "--nulls", "1", "--no-report", "--no-admission",
+    "--method", "gradient", "--family", "bias", "--severity", "0.2",
+]  # fmt: skip
+
+
+def test_a_gate_that_measures_stops_when_it_has_decided(
+    steadymap: Command, home: Path, tmp_path: Path
+) -> None:
+    """Of 16 images it looks at 8: unchanged they pass, spoilt they fail; the rest goes on."""
+    assert steadymap(*LOOKS, "--output", "runs/sixteen").code == 0
+    assert steadymap("baseline", "save", "runs/sixteen", "sixteen").code == 0
+    folder = str(tmp_path / "ci")
+    given = ["gate", folder, "--until-decided", "--baseline"]
+    done = steadymap(*given, "sixteen")
+    assert done.code == 0, done.err
+    assert "look 1 of 2, 8 of 16 images: every comparison has passed" in done.err
+    manifest = json.loads((tmp_path / "ci" / "manifest.json").read_text())
+    assert manifest["until_decided"] == {
+        "planned": [8, 16], "images": 8, "ending": "every comparison has passed",
+        "baseline": "sixteen",
+    }  # fmt: skip
+    # What is not as it was goes on; the blocks that are there are not computed again, and what is
+    # not decided by all images is undecided.
+    root = home / "results/baselines"
+    side = open_baseline("sixteen", root)
+    noise = np.random.default_rng(1).standard_normal(len(side.scores))
+    for name, change, code, ending in (
+        ("moved", 0.15 * noise, 5, "look 2 of 2, 16 of 16 images: not decided yet"),
+        ("spoilt", 0.3 + 1e-3 * noise, 1, "look 1 of 2, 8 of 16 images: 1 of 4 comparisons failed"),
+    ):
+        ssim = side.scores["metric"].eq("ssim")
+        moved = side.scores.assign(value=side.scores["value"] + change * ssim)
+        write_side(replace(side, scores=moved), root / name)
+        done = steadymap(*given, name)
+        assert done.code == code, done.err
+        assert ending in done.err
+        assert "going on: " in done.err
+    # The last look is at the images of a run that was never cut short.
+    assert steadymap(*given, "moved").code == 5
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "ci" / "records.parquet"),
+        pd.read_parquet(home / "runs/sixteen/records.parquet"),
+    )
+
+
+def test_a_gate_that_measures_refuses_what_it_cannot_hold_against_its_baseline(
+    steadymap: Command, tmp_path: Path
+) -> None:
+    given = ["gate", str(tmp_path / "ci"), "--baseline", "first", "--config", "x.yaml"]
+    done = steadymap(*given)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "goes with --until-decided" in done.err
+    (tmp_path / "x.yaml").write_text("shard: 1/2\n")
+    done = steadymap(*given[:-1], str(tmp_path / "x.yaml"), "--until-decided")
+    assert done.code == 2
+    assert "a shard of a run cannot decide" in done.err
