@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
+from steadymap.bench.commands import deployment
 from steadymap.bench.commands.baseline import ROOT_HELP, RUN_HELP
 from steadymap.bench.commands.compare import show_verdict, verdict_of
+from steadymap.bench.commands.run import VARIANT_HELP, parse_severities
 from steadymap.bench.core import console
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.files import listed, make_folder, refuse_links
@@ -20,8 +22,13 @@ from steadymap.bench.gate.verdict import gate_line
 from steadymap.bench.records.read import LEDGER, RECORDS
 from steadymap.metrics import Status
 
+AGAINST_HELP = (
+    "The reference: measure it and --model here, on the same images, and compare the two. "
+    "Left out beside --variant: the network itself, as it is."
+)
 
-def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signature
+
+def gate_command(  # noqa: C901, PLR0913, PLR0917 - typer reads the flags off the signature
     run: Annotated[
         Path | None, typer.Argument(help=f"{RUN_HELP} Left out: the newest below runs/.")
     ] = None,
@@ -31,16 +38,64 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     strict: Annotated[bool, typer.Option("--strict", help="Inconclusive fails.")] = False,
     output: Annotated[Path | None, typer.Option(help="For reports; left out: in the run.")] = None,
     root: Annotated[Path, typer.Option(help=ROOT_HELP)] = baseline_runs.BASELINES_FOLDER,
+    against: Annotated[str | None, typer.Option(help=AGAINST_HELP)] = None,
+    against_weights: Annotated[Path | None, typer.Option(help="Weights of the reference.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --against or --variant: the network to deploy.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights of the network to deploy.")] = None,
+    variant: Annotated[str | None, typer.Option(help=VARIANT_HELP)] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of the plan.")] = None,
+    data: Annotated[str | None, typer.Option(help="See `steadymap list data`.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Repeat for more.")] = None,
+    family: Annotated[list[str] | None, typer.Option(help="Repeat for more.")] = None,
+    severity: Annotated[
+        list[str] | None, typer.Option(help="0.1,0.3 or FAMILY=0.1,0.3; repeat for more.")
+    ] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Repeat for more.")] = None,
+    limit: Annotated[int | None, typer.Option(help="How many images at most.")] = None,
+    steps: Annotated[str | None, typer.Option(help="Steps of path methods, or auto.")] = None,
+    nulls: Annotated[int | None, typer.Option(help="Randomised networks to calibrate by.")] = None,
 ) -> None:
-    """Fail if a run is worse than a baseline by more than the margins, beyond doubt."""
-    if not baseline:
-        raise ConfigError("baseline: give its name with --baseline NAME")
-    before = baseline_runs.open_baseline(baseline, root)
-    chosen = read_margins(margins, margin or (), before.manifest["baseline"]["metrics"])
-    folder = run or _newest_run()
-    after = side.read_side(folder, before.manifest["baseline"]["metrics"])
-    errors = int(after.manifest["statuses"].get(Status.ERROR.value, 0))
+    """Fail if a run is worse than a baseline, or a network worse than another, beyond doubt."""
+    flags = {
+        "model": model,
+        "weights": weights,
+        "variant": variant,
+        "data": data,
+        "method": method or None,
+        "family": family or None,
+        "severity": parse_severities(severity) if severity else None,
+        "metric": metric or None,
+        "limit": limit,
+        "steps": steps,
+        "nulls": nulls,
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    cases: tuple[comparison.Case, ...] = ()
+    if against or variant:
+        deployment.refuse_stored(run, baseline)
+        two = deployment.two_networks(config, given, against, against_weights)
+        before, after = deployment.measure_two(two)
+        folder, kept = console.RUNS / after.name, deployment.kept_metrics(two)
+        cases = deployment.agreement_cases(two, console.RUNS / before.name, folder)
+        errors = _errors_of(before) + _errors_of(after)
+        console.line(console.console_of(), two.question)
+    else:
+        deployment.refuse_flags(config, given, against_weights)
+        if not baseline:
+            raise ConfigError(
+                "baseline: give its name with --baseline NAME; to compare two networks on the "
+                "spot give --against or --variant"
+            )
+        before = baseline_runs.open_baseline(baseline, root)
+        kept = before.manifest["baseline"]["metrics"]
+        folder = run or _newest_run()
+        after = side.read_side(folder, kept)
+        errors = _errors_of(after)
+    chosen = read_margins(margins, margin or (), kept)
     verdict = replace(verdict_of(before, after, chosen), strict=strict, errors=errors)
+    verdict = replace(verdict, timing=(*verdict.timing, *cases))
     stdout = console.console_of()
     show_verdict(verdict)
     for case in verdict.cases():
@@ -67,6 +122,11 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     if reason := verdict.unjudged():
         console.say(f"nothing to judge: {reason}")
         raise typer.Exit(console.EXIT_NOTHING_JUDGED)
+
+
+def _errors_of(measured: side.Side) -> int:
+    """Return how many values of a run had errors."""
+    return int(measured.manifest["statuses"].get(Status.ERROR.value, 0))
 
 
 def _newest_run() -> Path:

@@ -30,9 +30,10 @@ from steadymap.bench.gallery.keep import keep_witnesses
 from steadymap.bench.measure.estimate import Estimate, count, estimate
 from steadymap.bench.measure.watch import Watch
 from steadymap.bench.network import devices, loading, memory
+from steadymap.bench.network.variants import VARIANTS
 from steadymap.bench.plan import admitting, identity, packaged_experiments, sharding
 from steadymap.bench.plan.experiment import Experiment, make_experiment
-from steadymap.bench.plan.setup import Setup, prepare
+from steadymap.bench.plan.setup import Setup, deployed, prepare
 from steadymap.bench.report.page import write_report
 from steadymap.bench.runs import folder as store
 from steadymap.bench.runs import processes, shard_files, table
@@ -58,6 +59,7 @@ def _prepare(experiment: Experiment) -> tuple[Experiment, Setup]:
     )
     if experiment.mask:
         images = masks.with_masks(images, experiment.mask)
+    classifier = deployed(classifier, images, experiment.variant)
     for name, reason in images.excluded:
         console.say(f"excluded: {name}: {reason}")
     if "jobs" not in experiment.model_fields_set:
@@ -99,6 +101,39 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
     Raises:
         Exit: it was interrupted, or too many values failed.
     """
+    work = work_of(experiment)
+    experiment = work.experiment
+    if dry:
+        _announce(experiment, work.setup)
+        console.console_of().print(estimate_table(estimate(work.setup)))
+        return
+    with _folder_of(work) as folder:
+        _measure(work, folder, resume=resume)
+        if experiment.shard is not None:
+            kept = shard_files.kept(folder, console.say, is_ours=True)
+            store.see_complete(folder, table.missing(work.ledger, kept, experiment.is_mine))
+            console.say(
+                f"shard {experiment.shard} is done; join them: steadymap merge {folder} ..."
+            )
+            return
+        assembled = _summarise(folder, work.setup, page=page)
+    finish.see_errors(assembled, experiment.allow_failed)
+
+
+def measured_folder(work: Work) -> Path:
+    """Carry a run out, or go on with it, and return its folder; no findings are printed.
+
+    Raises:
+        Exit: it was interrupted.
+    """
+    with _folder_of(work) as folder:
+        _measure(work, folder, resume=True)
+        finish.put_together(folder, machine.peak_memory(work.setup.classifier.module.mean.device))
+    return folder
+
+
+def work_of(experiment: Experiment) -> Work:
+    """Load model and images, and draw up what is to be computed."""
     experiment, setup = _prepare(experiment)
     how = (
         processes.read_parallel(experiment.parallel_config)
@@ -107,43 +142,43 @@ def run_experiment(experiment: Experiment, *, dry: bool, page: bool, resume: boo
     )
     name = identity.run_id(experiment, setup.classifier, setup.images)
     ledger = draw_up(setup, name, experiment.split, maps=experiment.save_maps)
-    folder = (experiment.output or console.RUNS / ledger.run_id).expanduser()
-    if dry:
-        _announce(experiment, setup)
-        console.console_of().print(estimate_table(estimate(setup)))
-        return
-    work = Work(experiment, setup, ledger, how)
+    return Work(experiment, setup, ledger, how)
+
+
+@contextmanager
+def _folder_of(work: Work) -> Iterator[Path]:
+    """Yield the folder of a run, of which no other process writes meanwhile."""
+    folder = (work.experiment.output or console.RUNS / work.ledger.run_id).expanduser()
     # Looked at before anything is written, and again once nobody else can.
     if folder.is_dir():
-        store.claim_folder(folder, ledger)
+        store.claim_folder(folder, work.ledger)
     files.make_folder(folder)
     with shard_files.only_writer(folder):
-        store.claim_folder(folder, ledger, console.say)
-        _announce(experiment, setup)
-        store.begin(folder, ledger, _manifest(experiment, setup), console.say)
-        if not resume:
-            store.forget(folder, ledger, experiment.is_mine)
-        with interrupts.interruptible(console.say) as stop:
-            shards = work.shards(folder, console.say)
-            with _progress_bar(
-                sum(sharding.map_count(setup, shard) for shard in shards)
-            ) as advance:
-                written = work.compute(folder, shards, Watch(advance, stop))
-        if written < len(shards):
-            console.say(
-                f"interrupted: {written} of {len(shards)} shards are written to {folder}; "
-                "the same command goes on"
-            )
-            raise typer.Exit(console.EXIT_INTERRUPTED)
-        if experiment.shard is not None:
-            kept = shard_files.kept(folder, console.say, is_ours=True)
-            store.see_complete(folder, table.missing(ledger, kept, experiment.is_mine))
-            console.say(
-                f"shard {experiment.shard} is done; join them: steadymap merge {folder} ..."
-            )
-            return
-        assembled = _summarise(folder, setup, page=page)
-    finish.see_errors(assembled, experiment.allow_failed)
+        store.claim_folder(folder, work.ledger, console.say)
+        yield folder
+
+
+def _measure(work: Work, folder: Path, *, resume: bool) -> None:
+    """Compute what is not in the folder yet.
+
+    Raises:
+        Exit: it was interrupted.
+    """
+    experiment, setup = work.experiment, work.setup
+    _announce(experiment, setup)
+    store.begin(folder, work.ledger, _manifest(experiment, setup), console.say)
+    if not resume:
+        store.forget(folder, work.ledger, experiment.is_mine)
+    with interrupts.interruptible(console.say) as stop:
+        shards = work.shards(folder, console.say)
+        with _progress_bar(sum(sharding.map_count(setup, shard) for shard in shards)) as advance:
+            written = work.compute(folder, shards, Watch(advance, stop))
+    if written < len(shards):
+        console.say(
+            f"interrupted: {written} of {len(shards)} shards are written to {folder}; "
+            "the same command goes on"
+        )
+        raise typer.Exit(console.EXIT_INTERRUPTED)
 
 
 def _summarise(folder: Path, setup: Setup, *, page: bool) -> table.Assembled:
@@ -211,6 +246,9 @@ def _progress_bar(total: int) -> Iterator[Callable[[int], None]]:
         yield partial(progress.advance, progress.add_task("maps", total=total))
 
 
+VARIANT_HELP = "How the network is deployed: " + ", ".join(
+    f"{entry.form(name)} ({entry.summary})" for name, entry in VARIANTS.items()
+)
 RETAIN_HELP = "Keep freed memory in the process (Linux with glibc): faster, and never smaller."
 
 
@@ -222,6 +260,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     config: Annotated[Path | None, typer.Option(help="YAML file; flags override it.")] = None,
     model: Annotated[str | None, typer.Option(help="See `steadymap list models`.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights to load.")] = None,
+    variant: Annotated[str | None, typer.Option(help=VARIANT_HELP)] = None,
     data: Annotated[str | None, typer.Option(help="See `steadymap list data`.")] = None,
     split: Annotated[str | None, typer.Option(help=", ".join(forms.SPLITS))] = None,
     mask: Annotated[str | None, typer.Option(help="See `steadymap list masks`.")] = None,
@@ -300,12 +339,13 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     flags = {
         "model": model,
         "weights": weights,
+        "variant": variant,
         "data": data,
         "split": split,
         "mask": mask,
         "method": method or None,
         "family": family or None,
-        "severity": _severities(severity) if severity else None,
+        "severity": parse_severities(severity) if severity else None,
         "metric": metric or None,
         "controls": controls,
         "nulls": nulls,
@@ -352,7 +392,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     run_experiment(chosen, dry=dry_run, page=page, resume=resume)
 
 
-def _severities(texts: list[str]) -> dict[str, tuple[float, ...]] | tuple[float, ...]:
+def parse_severities(texts: list[str]) -> dict[str, tuple[float, ...]] | tuple[float, ...]:
     """Parse `0.1,0.3`, or `family=0.1,0.3`, given once or more."""
     by_family: dict[str, tuple[float, ...]] = {}
     for text in texts:
