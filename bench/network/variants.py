@@ -71,12 +71,11 @@ def parse_variant(spec: str) -> tuple[Variant, float]:
         number = float(text)
     except ValueError as error:
         raise ConfigError(f"variant: expected {variant.form(name)}, got {spec!r}") from error
-    if not variant.least <= number <= variant.most or (
-        variant.number == "bits" and not number.is_integer()
-    ):
+    whole = variant.number == "bits"
+    if not variant.least <= number <= variant.most or (whole and not number.is_integer()):
         raise ConfigError(
-            f"variant: {name} takes a {variant.number} from {variant.least:g} to "
-            f"{variant.most:g}, got {text}"
+            f"variant: {variant.form(name)} takes {'whole ' * whole}numbers from "
+            f"{variant.least:g} to {variant.most:g}, got {text}"
         )
     return variant, number
 
