@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "baseline": ("commands.baseline:baseline_app", "Keep runs to compare with."),
     "compare": ("commands.compare:compare_command", "Say what moved between two runs."),
     "gate": ("commands.gate:gate_command", "Fail if a run is worse than a baseline."),
+    "history": ("commands.history:history_app", "Keep the scores of runs over time."),
     "merge": ("commands.merge:merge_command", "Join the shards of one run."),
     "train": ("commands.train:train_command", "Train a network of the project."),
     "doctor": ("doctor.command:doctor_command", "Say what is here and what is broken."),

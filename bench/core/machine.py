@@ -10,6 +10,7 @@ import platform
 import subprocess
 from collections import Counter
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,11 @@ def peak_memory(device: torch.device) -> dict[str, int]:
         peak["cuda_allocated"] = torch.cuda.max_memory_allocated(device)
         peak["cuda_reserved"] = torch.cuda.max_memory_reserved(device)
     return peak
+
+
+def date_now() -> str:
+    """Return the date and the time, UTC, ISO 8601 to the second, as the machine's clock has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:

@@ -173,7 +173,7 @@ def read_side(folder: Path, metrics: Sequence[str] | None = None) -> Side:
         scores = all_scores(scan, metrics, known)
         if not scores[vocabulary.VALUE].notna().any():
             raise errors.ConfigError(f"{folder}: the run has no scores to compare")
-        ratios = _time_ratios(folder, manifest)
+        ratios = time_ratios(folder, manifest)
         return Side(folder.name, scores, manifest, ratios)
     if not (folder / SCORES).is_file() or not (folder / read.MANIFEST).is_file():
         raise errors.ConfigError(
@@ -249,7 +249,7 @@ def _read_sealed(path: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _time_ratios(folder: Path, manifest: Mapping[str, Any]) -> dict[str, float]:
+def time_ratios(folder: Path, manifest: Mapping[str, Any]) -> dict[str, float]:
     """Return what each method costs beyond the shared pass, in units of that pass."""
     per_image = seconds_by_part(folder, manifest)
     if not per_image.get(vocabulary.SHARED):

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steadymap.bench.core.errors import first_error
 
+# The key of a manifest: when the run was measured, UTC, ISO 8601. Those from before 0.2.0 lack it.
+MEASURED_AT = "measured_at"
+
 
 class _Shape(BaseModel):
     """Keys that are read; others may stand beside them."""
@@ -76,6 +79,7 @@ class _Manifest(_Shape):
     passes_by_method: dict[str, _Cost] = {}
     peak_memory_bytes: dict[str, int] = {}
     wall_seconds: float = 0.0
+    measured_at: str = ""
     git: dict[str, Any] | None = None
     baseline: _Baseline | None = None
 

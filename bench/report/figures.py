@@ -106,7 +106,7 @@ def curve_figure(
     axes.set_xlabel(f"severity {unit}" if unit else "severity")
     axes.set_ylabel(label, fontsize=9)
     axes.tick_params(labelsize=8)
-    _name_ends(axes, ends)
+    name_ends(axes, ends)
     return figure
 
 
@@ -116,7 +116,7 @@ def _from_unmoved(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([rows[rows[SEVERITY] != 0], unmoved]).sort_values(SEVERITY)
 
 
-def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+def name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Write names at the right of the lines, apart from each other, in the order of the lines."""
     low, high = axes.get_ylim()
     step = LABEL_HEIGHT * (high - low)
@@ -181,7 +181,7 @@ def steps_figure(steps: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("steps")
     axes.set_ylabel("completeness error, logits")
-    _name_ends(axes, ends)
+    name_ends(axes, ends)
     return figure
 
 

@@ -22,15 +22,20 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 
 
-def render(runs: Sequence[finished_run.FinishedRun]) -> str:
-    """Return the page of one run or several, one below the other."""
-    environment = Environment(
+def templates() -> Environment:
+    """Return the templates of pages: every text is escaped, a missing name is an error."""
+    return Environment(
         loader=PackageLoader("steadymap.bench", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render(runs: Sequence[finished_run.FinishedRun]) -> str:
+    """Return the page of one run or several, one below the other."""
+    environment = templates()
     script = environment.get_template("report.js").render()
     # The page's own script runs, and no other: whatever a name got past the escaping would not.
     code = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

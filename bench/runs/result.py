@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from steadymap.bench.records.manifest_schema import MEASURED_AT
 from steadymap.bench.runs.table import Assembled
 
 
@@ -19,6 +20,7 @@ class Result:
         complete: whether it got to its end.
         at_once: the fewest images that went through the network together.
         halved: how many times that was halved because memory ran out.
+        measured_at: when the last of it was computed, UTC, ISO 8601; "" where that is not known.
     """
 
     seconds: float
@@ -26,6 +28,7 @@ class Result:
     complete: bool
     at_once: int = 0
     halved: int = 0
+    measured_at: str = ""
 
 
 def result_of(table: Assembled) -> Result:
@@ -36,15 +39,22 @@ def result_of(table: Assembled) -> Result:
         complete=True,
         at_once=table.at_once,
         halved=table.halved,
+        measured_at=table.measured_at,
     )
 
 
 def completed(manifest: Mapping[str, Any], result: Result) -> dict[str, Any]:
     """Return the manifest of a run that has been made."""
-    return dict(manifest) | {
-        "complete": result.complete,
-        "wall_seconds": round(result.seconds, 2),
-        "images_at_once": result.at_once,
-        "halved_for_memory": result.halved,
-        "statuses": dict(sorted(result.statuses.items())),
-    }
+    # When it was measured is in no name and no identity: with it runs are put in order, no more.
+    dated = {MEASURED_AT: result.measured_at} if result.measured_at else {}
+    return (
+        dict(manifest)
+        | dated
+        | {
+            "complete": result.complete,
+            "wall_seconds": round(result.seconds, 2),
+            "images_at_once": result.at_once,
+            "halved_for_memory": result.halved,
+            "statuses": dict(sorted(result.statuses.items())),
+        }
+    )

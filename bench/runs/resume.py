@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steadymap.bench.core.machine import machine
+from steadymap.bench.core.machine import date_now, machine
 from steadymap.bench.measure.outcome import Outcome
 from steadymap.bench.measure.runner import in_threads
 from steadymap.bench.measure.watch import Watch
@@ -112,6 +112,7 @@ class Work:
             outcome.at_once,
             outcome.halved,
             maps,
+            date_now(),
         )
         shard_files.write_part(folder, block, schema.to_part(outcome.records), about)
 

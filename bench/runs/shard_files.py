@@ -48,6 +48,7 @@ class ShardInfo:
         at_once: the fewest images that went through the network together.
         halved: how many times that was halved because memory ran out.
         maps: the SHA-256 of the file of maps beside it; "" where there is none.
+        measured_at: when it was computed, UTC, ISO 8601; "" where nobody wrote that down.
     """
 
     units: tuple[str, ...]
@@ -58,6 +59,7 @@ class ShardInfo:
     at_once: int = 0
     halved: int = 0
     maps: str = ""
+    measured_at: str = ""
 
     @property
     def machine_id(self) -> str:
@@ -212,6 +214,7 @@ def write_part(folder: Path, block: Sequence[str], table: pa.Table, about: Shard
             "at_once": about.at_once,
             "halved": about.halved,
             "maps": about.maps,
+            "measured_at": about.measured_at,
         }
     )
     sink = pa.BufferOutputStream()
@@ -304,6 +307,8 @@ def _about(path: Path, content: bytes) -> ShardInfo:
         int(known["at_once"]),
         int(known["halved"]),
         str(known["maps"]),
+        # Files from before 0.2.0 do not say.
+        str(known.get("measured_at", "")),
     )
     if path.stem.split("-")[1] != _digest(sorted(about.units))[:KEY_LENGTH]:
         raise ValueError("it is not the shard that its name says")

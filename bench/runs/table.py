@@ -73,6 +73,7 @@ class Assembled:
         halved: how many times that was halved because memory ran out.
         maps: whether maps are kept.
         lost: the units that are planned and not there.
+        measured_at: when the last of its shards was computed; "" where none says so.
     """
 
     rows: int = 0
@@ -82,6 +83,7 @@ class Assembled:
     halved: int = 0
     maps: bool = False
     lost: list[Unit] = field(default_factory=list)
+    measured_at: str = ""
 
     def take(self, about: ShardInfo) -> None:
         """Add what is known of a shard."""
@@ -90,6 +92,7 @@ class Assembled:
         self.at_once = min(about.at_once or self.at_once, self.at_once or about.at_once)
         self.halved += about.halved
         self.maps |= bool(about.maps)
+        self.measured_at = max(self.measured_at, about.measured_at)
 
 
 def providers(names: Iterable[str], parts: Sequence[Part]) -> dict[str, Part]:
