@@ -63,34 +63,6 @@ def named(experiment: Experiment) -> str:
     return f"{experiment.model}{weights}{variant}"
 
 
-def refuse_stored(folder: Path | None, baseline: str) -> None:
-    """See that no stored run is named where two networks are to be measured.
-
-    Raises:
-        ConfigError: one is.
-    """
-    if folder is not None or baseline:
-        raise errors.ConfigError(
-            "against: --against and --variant measure two networks here; leave out "
-            f"{'the folder of a run' if folder is not None else '--baseline'}"
-        )
-
-
-def refuse_flags(config: Path | None, flags: Mapping[str, Any], weights: Path | None) -> None:
-    """See that no plan is given where a stored run is judged, which has its own.
-
-    Raises:
-        ConfigError: one is.
-    """
-    given = [*flags, *(["config"] if config else []), *(["against_weights"] if weights else [])]
-    if given:
-        flag = given[0].replace("_", "-")
-        raise errors.ConfigError(
-            f"{flag}: --{flag} goes with --against or --variant, which measure two networks here; "
-            "a stored run is judged as it was measured"
-        )
-
-
 def two_networks(
     config: Path | None, flags: Mapping[str, Any], against: str | None, weights: Path | None
 ) -> TwoNetworks:
@@ -99,7 +71,7 @@ def two_networks(
     Args:
         config: YAML file of the plan, with the keys of `steadymap run`; left out, the embedded
             experiment.
-        flags: keys over it: the deployed network and the plan.
+        flags: keys over it: the deployed network and the plan; severities as they are typed.
         against: the reference; left out, the deployed network without its variant.
         weights: of the reference; left out, those that it brings, or the deployed network's where
             it is the same one.
@@ -112,6 +84,8 @@ def two_networks(
         if config
         else packaged_experiments.read_experiment(packaged_experiments.DEFAULT_EXPERIMENT)
     )
+    if "severity" in flags:
+        flags = {**flags, "severity": run.parse_severities(flags["severity"])}
     deployed = make_experiment([base, flags, FIXED])
     if against is None:
         weights = weights or deployed.weights

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from steadymap.bench.commands import deployment
 from steadymap.bench.commands.baseline import ROOT_HELP, RUN_HELP
 from steadymap.bench.commands.compare import show_verdict, verdict_of
-from steadymap.bench.commands.run import VARIANT_HELP, parse_severities
 from steadymap.bench.core import console
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.files import listed, make_folder, refuse_links
@@ -22,6 +21,11 @@ from steadymap.bench.gate.verdict import gate_line
 from steadymap.bench.records.read import LEDGER, RECORDS
 from steadymap.metrics import Status
 
+# A test holds it to the variants, whose module brings torch.
+VARIANT_HELP = (
+    "How the network is deployed: folded, compiled, bfloat16, int8-fake, rounded=BITS or "
+    "pruned=SHARE; `steadymap run --help` says what each is."
+)
 AGAINST_HELP = (
     "The reference: measure it and --model here, on the same images, and compare the two. "
     "Left out beside --variant: the network itself, as it is."
@@ -58,14 +62,14 @@ def gate_command(  # noqa: C901, PLR0913, PLR0917 - typer reads the flags off th
     nulls: Annotated[int | None, typer.Option(help="Randomised networks to calibrate by.")] = None,
 ) -> None:
     """Fail if a run is worse than a baseline, or a network worse than another, beyond doubt."""
-    flags = {
+    flags: dict[str, object] = {
         "model": model,
         "weights": weights,
         "variant": variant,
         "data": data,
         "method": method or None,
         "family": family or None,
-        "severity": parse_severities(severity) if severity else None,
+        "severity": severity or None,
         "metric": metric or None,
         "limit": limit,
         "steps": steps,
@@ -74,7 +78,10 @@ def gate_command(  # noqa: C901, PLR0913, PLR0917 - typer reads the flags off th
     given = {key: value for key, value in flags.items() if value is not None}
     cases: tuple[comparison.Case, ...] = ()
     if against or variant:
-        deployment.refuse_stored(run, baseline)
+        _refuse_stored(run, baseline)
+        # Loaded here: it brings torch, which whoever judges a stored run need not wait for.
+        from steadymap.bench.commands import deployment  # noqa: PLC0415
+
         two = deployment.two_networks(config, given, against, against_weights)
         before, after = deployment.measure_two(two)
         folder, kept = console.RUNS / after.name, deployment.kept_metrics(two)
@@ -82,7 +89,8 @@ def gate_command(  # noqa: C901, PLR0913, PLR0917 - typer reads the flags off th
         errors = _errors_of(before) + _errors_of(after)
         console.line(console.console_of(), two.question)
     else:
-        deployment.refuse_flags(config, given, against_weights)
+        others = {"config": config, "against_weights": against_weights}
+        _refuse_flags(given | {key: value for key, value in others.items() if value is not None})
         if not baseline:
             raise ConfigError(
                 "baseline: give its name with --baseline NAME; to compare two networks on the "
@@ -122,6 +130,25 @@ def gate_command(  # noqa: C901, PLR0913, PLR0917 - typer reads the flags off th
     if reason := verdict.unjudged():
         console.say(f"nothing to judge: {reason}")
         raise typer.Exit(console.EXIT_NOTHING_JUDGED)
+
+
+def _refuse_stored(folder: Path | None, baseline: str) -> None:
+    """See that no stored run is named where two networks are to be measured."""
+    if folder is not None or baseline:
+        raise ConfigError(
+            "against: --against and --variant measure two networks here; leave out "
+            f"{'the folder of a run' if folder is not None else '--baseline'}"
+        )
+
+
+def _refuse_flags(given: Mapping[str, object]) -> None:
+    """See that no plan is given where a stored run is judged, which has its own."""
+    for key in given:
+        flag = key.replace("_", "-")
+        raise ConfigError(
+            f"{flag}: --{flag} goes with --against or --variant, which measure two networks here; "
+            "a stored run is judged as it was measured"
+        )
 
 
 def _errors_of(measured: side.Side) -> int:

@@ -11,6 +11,7 @@ from nets import CLASSES, SIDE, build
 from support import conv_network, seeded
 from torch import Tensor, nn
 
+from steadymap.bench.commands import gate
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.network.passes import rounded, shared_pass
 from steadymap.bench.network.variants import VARIANTS, as_deployed, parse_variant
@@ -258,3 +259,6 @@ def test_what_cannot_be_changed_so_is_refused(images: Tensor) -> None:
 
 def test_every_variant_says_what_it_is() -> None:
     assert all(entry.summary and entry.make.__doc__ for entry in VARIANTS.values())
+    # The gate's help, which is read without torch, names each.
+    named = gate.VARIANT_HELP.partition(": ")[2].partition(";")[0].replace(" or ", ", ")
+    assert [*named.split(", ")] == [entry.form(name) for name, entry in VARIANTS.items()]
