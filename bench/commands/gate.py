@@ -17,7 +17,7 @@ from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.files import listed, make_folder, refuse_links
 from steadymap.bench.gate import baseline_runs, comparison, formats, side
 from steadymap.bench.gate.margins import read_margins
-from steadymap.bench.gate.verdict import gate_line
+from steadymap.bench.gate.verdict import Verdict, gate_line
 from steadymap.bench.records.read import LEDGER, RECORDS
 from steadymap.metrics import Status
 
@@ -116,12 +116,7 @@ def gate_command(  # noqa: C901, PLR0913, PLR0917 - typer reads the flags off th
         refuse_links(folder)
     formats.write_outputs(verdict, reports)
     console.line(stdout, f"{reports}")
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
-        try:
-            formats.append_summary(verdict, Path(summary))
-        except OSError as error:
-            console.say(f"cannot write the step summary {summary}: {error.strerror}")
+    _append_step_summary(verdict)
     if errors:
         console.say("the run itself had errors: see `detail` in its records")
         raise typer.Exit(console.EXIT_CELLS_FAILED)
@@ -130,6 +125,16 @@ def gate_command(  # noqa: C901, PLR0913, PLR0917 - typer reads the flags off th
     if reason := verdict.unjudged():
         console.say(f"nothing to judge: {reason}")
         raise typer.Exit(console.EXIT_NOTHING_JUDGED)
+
+
+def _append_step_summary(verdict: Verdict) -> None:
+    """Append the verdict to the summary of a step of GitHub Actions, where there is one."""
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        try:
+            formats.append_summary(verdict, Path(summary))
+        except OSError as error:
+            console.say(f"cannot write the step summary {summary}: {error.strerror}")
 
 
 def _refuse_stored(folder: Path | None, baseline: str) -> None:
