@@ -32,7 +32,7 @@ AGAINST_HELP = (
 )
 
 
-def gate_command(  # noqa: C901, PLR0913, PLR0917 - typer reads the flags off the signature
+def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signature
     run: Annotated[
         Path | None, typer.Argument(help=f"{RUN_HELP} Left out: the newest below runs/.")
     ] = None,
