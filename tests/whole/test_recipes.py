@@ -127,7 +127,8 @@ def remote_of(folder: Path) -> None:
     script = """
     git init -q --bare ../remote.git
     git init -q . && git remote add origin ../remote.git
-    git -c user.name=a -c user.email=a@localhost commit -q --allow-empty -m first
+    git add saliency.yaml
+    git -c user.name=a -c user.email=a@localhost commit -q -m first
     """
     assert started(script, folder).returncode == 0
 
