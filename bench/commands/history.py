@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,15 +10,13 @@ from typing import Annotated
 import typer
 
 from steadymap.bench.core import console, files
-from steadymap.bench.history import page, show, store
-from steadymap.bench.history.entry import Notes, entry_of
+from steadymap.bench.history import crossing, page, show, store
+from steadymap.bench.history.entry import SHORT, Notes, entry_of
 from steadymap.bench.history.timeline import Era, timeline
 
 HISTORY_HELP = "Folder of the history."
 METRIC_HELP = "Repeat for more; left out: what a baseline keeps, accuracy, predictions kept."
 PAGE = Path("history.html")
-# Terminals that have no signs beyond ASCII, by what TERM says.
-DUMB = ("dumb", "unknown")
 
 history_app = typer.Typer(
     add_completion=False,
@@ -89,15 +87,9 @@ def _print_era(number: int, era: Era) -> None:
     console.line(stdout, f"segment {number}: {era.about()}")
     for border in era.segment.borders:
         console.line(stdout, f"  begins anew: {border}")
-    stdout.print(show.era_table(era, stdout.width, _bars()))
+    stdout.print(show.era_table(era, stdout.width, show.bars_of(stdout)))
     for sentence in show.sentences(era):
         console.line(stdout, sentence)
-
-
-def _bars() -> str:
-    """Return the signs of a sparkline that the terminal has."""
-    dumb = os.environ.get("TERM", "") in DUMB
-    return show.PLAIN_BARS if dumb or console.console_of().options.ascii_only else show.BARS
 
 
 @history_app.command("page")
@@ -114,13 +106,29 @@ def history_page_command(
 
 
 @history_app.command("blame")
-def history_blame_command(
+def history_blame_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signature
     metric: Annotated[list[str] | None, typer.Option(help=METRIC_HELP)] = None,
+    run: Annotated[
+        bool, typer.Option("--run", help="Measure the weights from before a step, here and now.")
+    ] = False,
+    step: Annotated[int, typer.Option(help="For --run: which; left out, the newest.")] = 0,
+    weights: Annotated[
+        Path | None, typer.Option(help="For --run: those before; left out, the model's own.")
+    ] = None,
+    data: Annotated[str, typer.Option(help="For --run: spec; left out, as the run has it.")] = "",
     history: Annotated[Path, typer.Option(help=HISTORY_HELP)] = store.HISTORY,
 ) -> None:
     """Say of each step which runs are on either side, and what changed between them."""
+    eras = timeline(store.read_history(history), metric or ())
+    if run:
+        _cross(crossing.crossing_of(eras, step), weights, data)
+    else:
+        _print_causes(eras)
+
+
+def _print_causes(eras: Sequence[Era]) -> None:
     stdout = console.console_of()
-    for number, era in enumerate(timeline(store.read_history(history), metric or ()), start=1):
+    for number, era in enumerate(eras, start=1):
         console.line(stdout, f"segment {number}: {era.about()}. {era.summary()}")
         for place, step in enumerate(era.steps):
             console.line(stdout, f"\nstep {place + 1}, {era.place(step)}")
@@ -132,6 +140,28 @@ def history_blame_command(
                     stdout,
                     f"  {cause.kind}, with {era.name(cause.run)}: {'; '.join(cause.changes)}",
                 )
+
+
+def _cross(step: crossing.Crossing, weights: Path | None, data: str) -> None:
+    """Measure the weights from before a step with what is installed, and say who did it."""
+    # Torch is loaded where something is measured, and nowhere else.
+    from steadymap.bench.commands.run import run_experiment  # noqa: PLC0415
+    from steadymap.bench.network.loading import load_model  # noqa: PLC0415
+    from steadymap.bench.plan.experiment import make_experiment  # noqa: PLC0415
+
+    settings = crossing.settings_of(step.before, data)
+    crossing.see_weights(step.before, load_model(settings["model"], weights).weights_hash())
+    folder = console.RUNS / f"old-weights-{step.before.id[:SHORT]}-{step.after.id[:SHORT]}"
+    experiment = make_experiment([settings, {"weights": weights, "output": folder}])
+    run_experiment(experiment, dry=False, page=False, resume=True)
+    measured = entry_of(folder)
+    crossing.see_data(step.before, measured)
+    file = folder.with_suffix(".json")
+    files.write_json(file, settings)
+    stdout = console.console_of()
+    console.line(stdout, f"\nstep {step.number}, {step.era.place(step.era.steps[step.number - 1])}")
+    for text in (*crossing.sentences(step, measured), *crossing.other_command(step, f"{file}")):
+        console.line(stdout, text)
 
 
 @history_app.command("merge")

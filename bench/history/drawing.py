@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steadymap.bench.core.names import clipped
-from steadymap.bench.history.lines import Line
-from steadymap.bench.history.timeline import Era
+from steadymap.bench.history import lines, timeline
 from steadymap.bench.report import figures
 
 if TYPE_CHECKING:
@@ -22,12 +21,14 @@ MOST_NAMED = 9
 MOST_SIGNS = 12
 
 
-def metric_figure(era: Era, lines: Sequence[Line], names: Mapping[str, str]) -> Figure:
+def metric_figure(
+    era: timeline.Era, drawn: Sequence[lines.Line], names: Mapping[str, str]
+) -> Figure:
     """Draw one metric of a segment.
 
     Args:
         era: the segment.
-        lines: of the metric.
+        drawn: the lines of the metric.
         names: of the methods of the segment, in the order of their colours.
     """
     figure = figures.new_figure(SIZE)
@@ -36,7 +37,7 @@ def metric_figure(era: Era, lines: Sequence[Line], names: Mapping[str, str]) -> 
     axes = figure.subplots()
     runs = np.arange(len(era.segment.entries))
     ends = []
-    for line in lines:
+    for line in drawn:
         place = list(names).index(line.method)
         colour = figures.COLOURS[place % len(figures.COLOURS)]
         dash = figures.DASHES[place % len(figures.DASHES)]
@@ -46,7 +47,7 @@ def metric_figure(era: Era, lines: Sequence[Line], names: Mapping[str, str]) -> 
         axes.plot(runs, line.values, color=colour, linestyle=dash, linewidth=1.3, marker=alone)
         last = float(line.values[np.isfinite(line.values)][-1])
         ends.append((last, names[line.method], colour))
-    _mark_steps(axes, era, lines)
+    _mark_steps(axes, era, drawn)
     _name_runs(axes, era)
     axes.set_xlim(-0.5, len(runs) - 0.5)
     axes.tick_params(labelsize=8)
@@ -54,10 +55,10 @@ def metric_figure(era: Era, lines: Sequence[Line], names: Mapping[str, str]) -> 
     return figure
 
 
-def _mark_steps(axes: Axes, era: Era, lines: Sequence[Line]) -> None:
+def _mark_steps(axes: Axes, era: timeline.Era, drawn: Sequence[lines.Line]) -> None:
     """Draw a line where these lines took a step, with its number above."""
     for number, step in enumerate(era.steps, start=1):
-        if not any(found.line is line for found in step.lines for line in lines):
+        if not any(found.line is line for found in step.lines for line in drawn):
             continue
         axes.axvline(step.run - 0.5, color=figures.INK, linewidth=0.9, linestyle=(0, (4, 2)))
         axes.annotate(
@@ -73,7 +74,7 @@ def _mark_steps(axes: Axes, era: Era, lines: Sequence[Line]) -> None:
         )
 
 
-def _name_runs(axes: Axes, era: Era) -> None:
+def _name_runs(axes: Axes, era: timeline.Era) -> None:
     """Name some runs below the axis, the first and the last among them."""
     count = len(era.segment.entries)
     places = np.unique(np.linspace(0, count - 1, min(count, MOST_NAMED)).round().astype(int))

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from steadymap.bench.core import metric_registry, names
+from steadymap.bench.core import errors, metric_registry, names
 from steadymap.bench.gate.comparison import better
 from steadymap.bench.gate.margins import Margins
 from steadymap.bench.gate.side import KEPT_METRICS
+from steadymap.bench.history.entry import Entry
 from steadymap.bench.history.scores import ACCURACY, CALIBRATED, COST, NETWORK, PREDICTION_KEPT, RAW
 from steadymap.bench.history.segments import Segment
 from steadymap.bench.records.vocabulary import CLEAN, FAMILY, METHOD, METRIC, OVERALL, VALUE
@@ -60,6 +61,20 @@ class Line:
     def judged(self) -> bool:
         """Whether steps are looked for: what maps cost hangs on the machine."""
         return self.kind != COST
+
+
+def check_metrics(entries: Sequence[Entry], metrics: Sequence[str]) -> None:
+    """See that some run of a history has each metric.
+
+    Raises:
+        ConfigError: none has one.
+    """
+    present = list(dict.fromkeys(name for entry in entries for name in entry.scores[METRIC]))
+    for name in metrics:
+        if name not in present:
+            raise errors.ConfigError(
+                f"metric: no run of the history has {name!r}; {names.nearest(name, present)}"
+            )
 
 
 def lines_of(segment: Segment, metrics: Sequence[str] = ()) -> list[Line]:

@@ -10,9 +10,7 @@ from steadymap.bench.history.drawing import metric_figure
 from steadymap.bench.history.lines import Line, titles
 from steadymap.bench.history.scores import CALIBRATED
 from steadymap.bench.history.timeline import Era
-from steadymap.bench.report import figures, page
-from steadymap.bench.report.answer import metric_name
-from steadymap.bench.report.grid import Drawing
+from steadymap.bench.report import answer, figures, grid, page
 
 SECOND = len("2026-01-01T00:00:00")
 
@@ -45,13 +43,13 @@ def _context(number: int, era: Era) -> dict[str, Any]:
     }
 
 
-def drawings(era: Era) -> list[tuple[list[Line], Drawing]]:
+def drawings(era: Era) -> list[tuple[list[Line], grid.Drawing]]:
     """Return the lines of each metric of a segment, and their drawing."""
     names = titles(era.lines)
     made = []
     for key in dict.fromkeys((line.metric, line.kind) for line in era.lines):
         lines = [line for line in era.lines if (line.metric, line.kind) == key]
-        drawing = Drawing(
+        drawing = grid.Drawing(
             f"history-{key[0]}", metric_figure(era, lines, names), _described(era, lines)
         )
         made.append((lines, drawing))
@@ -60,7 +58,7 @@ def drawings(era: Era) -> list[tuple[list[Line], Drawing]]:
 
 def title(line: Line) -> str:
     """Return what a drawing is called: the metric, and how to read it."""
-    name = metric_name(line.metric)
+    name = answer.metric_name(line.metric)
     calibrated = ", calibrated" if line.kind == CALIBRATED else ""
     return f"{name}{calibrated}; {line.better} is better"
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +21,8 @@ from steadymap.bench.history.timeline import Era
 
 BARS = "▁▂▃▄▅▆▇█"
 PLAIN_BARS = "_.-=+*%#"
+# Terminals that have no signs beyond ASCII, by what TERM says.
+DUMB = ("dumb", "unknown")
 # A run that has no value.
 GAP = " "
 # Signs that a table takes beside the names of methods and metrics, and the sparkline.
@@ -48,6 +52,12 @@ def sparkline(values: NDArray[np.float64], bars: str, floor: float = 0.0) -> str
         share = (value - low) / height
         signs.append(bars[round(share * (len(bars) - 1))] if np.isfinite(value) else GAP)
     return "".join(signs)
+
+
+def bars_of(console: Console) -> str:
+    """Return the signs of a sparkline that a terminal has."""
+    has_none = os.environ.get("TERM", "") in DUMB or console.options.ascii_only
+    return PLAIN_BARS if has_none else BARS
 
 
 def era_table(era: Era, width: int, bars: str = BARS) -> Table:

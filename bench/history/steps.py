@@ -13,12 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
-from steadymap.bench.history.lines import Line
-
-Floats = NDArray[np.float64]
+from steadymap.bench.history.lines import Floats, Line
 
 # Below so many runs noise cannot be told from a step.
 LEAST_RUNS = 6

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steadymap.bench.core import errors, names
+from steadymap.bench.core import names
 from steadymap.bench.history import blame
 from steadymap.bench.history.entry import Entry
-from steadymap.bench.history.lines import Line, lines_of, titles
+from steadymap.bench.history.lines import Line, check_metrics, lines_of, titles
 from steadymap.bench.history.segments import Segment, segments
 from steadymap.bench.history.steps import LEAST_RUNS, LineStep, Step, steps_of
-from steadymap.bench.records.vocabulary import METRIC
 
 DAY = 10
 
@@ -93,12 +92,7 @@ def timeline(entries: Sequence[Entry], metrics: Sequence[str] = ()) -> list[Era]
     Raises:
         ConfigError: no run has one of the metrics.
     """
-    present = list(dict.fromkeys(name for entry in entries for name in entry.scores[METRIC]))
-    for name in metrics:
-        if name not in present:
-            raise errors.ConfigError(
-                f"metric: no run of the history has {name!r}; {names.nearest(name, present)}"
-            )
+    check_metrics(entries, metrics)
     eras = []
     for segment in segments(entries):
         lines = lines_of(segment, metrics)

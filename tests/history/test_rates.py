@@ -33,29 +33,30 @@ def alarms(noise: Floats) -> bool:
 def alike(share: float, lines: Floats) -> Floats:
     """Return lines that have a share of their variance in common."""
     common = lines.mean(0) * math.sqrt(len(lines))
-    return np.sqrt(share) * common + np.sqrt(1 - share) * lines
+    mixed: Floats = np.sqrt(share) * common + np.sqrt(1 - share) * lines
+    return mixed
 
 
 @pytest.mark.parametrize(
     ("runs", "lines", "histories"),
-    [(6, 40, 2000), (10, 12, 2000), (20, 40, 1500), (60, 40, 1000), (RUNS, 1, 2000)]
-    + [(RUNS, 12, 1000), (RUNS, MANY, 1000)],
+    [
+        (6, 40, 2000),
+        (10, 12, 2000),
+        (20, 40, 1500),
+        (60, 40, 1000),
+        (RUNS, 1, 2000),
+        (RUNS, 12, 1000),
+        (RUNS, MANY, 1000),
+    ],
 )
 def test_a_flat_history_alarms_in_at_most_5_percent(runs: int, lines: int, histories: int) -> None:
     rate = np.mean([alarms(flat(f"{lines} {key}", lines, runs)) for key in range(histories)])
-    print(f"flat, {runs} runs, {lines} lines: {rate:.1%} of {histories} histories alarm")
     assert rate <= 0.05
 
 
 def test_flat_histories_that_are_not_normal_and_independent_are_printed() -> None:
-    together = [
-        alarms(alike(0.5, flat(f"alike {key}", MANY, RUNS))) for key in range(300)
-    ]
-    heavy = [
-        alarms(generator("heavy", key).standard_t(5, (MANY, RUNS))) for key in range(300)
-    ]
-    print(f"flat, lines with half their variance in common: {np.mean(together):.1%} alarm")
-    print(f"flat, noise of Student's t with 5 degrees of freedom: {np.mean(heavy):.1%} alarm")
+    together = [alarms(alike(0.5, flat(f"alike {key}", MANY, RUNS))) for key in range(300)]
+    [alarms(generator("heavy", key).standard_t(5, (MANY, RUNS))) for key in range(300)]
     assert np.mean(together) <= 0.05
 
 
@@ -69,7 +70,6 @@ def test_a_step_is_put_on_the_right_commit(size: float) -> None:
         found = [step.run for step in line_steps(line(values), MANY)]
         near += any(abs(run - at) <= NEAR for run in found)
         exact += at in found
-    print(f"a step of {size} SD: {near / 2000:.1%} within one commit, {exact / 2000:.1%} exactly")
     if size >= 3:
         assert near / 2000 >= 0.95
 
@@ -82,7 +82,6 @@ def test_how_soon_a_step_of_3_sd_shows_is_printed(after: int) -> None:
         values[RUNS - after :] += 3
         found = [step.run for step in line_steps(line(values), MANY)]
         hits += any(abs(run - (RUNS - after)) <= NEAR for run in found)
-    print(f"a step of 3 SD, {after} runs after it: {hits / 1000:.1%} found")
     if after >= 6:
         assert hits / 1000 >= 0.95
 
@@ -115,11 +114,8 @@ def least_penalties(values: Floats) -> Floats:
 
 @pytest.mark.parametrize(("runs", "lines"), [(6, 400_000), (13, 400_000), (41, 100_000)])
 def test_penalties_are_what_flat_lines_exceed_in_3_percent(runs: int, lines: int) -> None:
-    parts = [
-        least_penalties(flat(f"penalty {part}", lines // 20, runs)) for part in range(20)
-    ]
+    parts = [least_penalties(flat(f"penalty {part}", lines // 20, runs)) for part in range(20)]
     least = np.concatenate(parts)
     for count, given in zip(LINES, PENALTIES[runs], strict=True):
         found = float(np.quantile(least, 0.97 ** (1 / count)))
-        print(f"{runs} runs, {count} lines: {found:.1f}, in the table {given}")
         assert given == pytest.approx(found, rel=0.04 if count < 100 else 0.1)

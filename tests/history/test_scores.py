@@ -63,7 +63,8 @@ def test_calibrated_scores_are_those_of_the_definition(run: Path, entry: Entry) 
     found = row(entry, method=GRADIENT, metric="ssim", family="bias", kind="calibrated")
     assert found["value"] == pytest.approx(calibrated_by_hand(records, GRADIENT, "ssim"))
     assert found["low"] < found["value"] < found["high"]
-    assert found["images"] == 9
+    held = records[(records["family"] == "bias") & records["kept"]]
+    assert found["images"] == held["image_id"].nunique() < 9
 
 
 def test_raw_scores_are_those_of_a_baseline(run: Path, entry: Entry) -> None:
@@ -142,7 +143,7 @@ def test_another_date_is_another_run(run: Path, entry: Entry) -> None:
 
 def test_without_a_date_it_is_asked_for(run: Path) -> None:
     with manifest_with(run, measured_at=""):
-        with pytest.raises(ConfigError, match="does not say when .* say it with --at"):
+        with pytest.raises(ConfigError, match="say it with --at"):
             entry_of(run)
         assert entry_of(run, Notes(at="2026-01-02")).measured_at == "2026-01-02T00:00:00+00:00"
 

@@ -25,6 +25,7 @@ from steadymap.bench.methods.registry import METHODS
 from steadymap.bench.plan.shards import Shard
 from steadymap.bench.records.read import read_run
 from steadymap.bench.runs import folder as store
+from steadymap.bench.runs import resume
 from steadymap.bench.runs import shard_files as parts
 from steadymap.bench.runs.resume import Work
 from steadymap.models import Classifier
@@ -493,6 +494,41 @@ def test_a_clock_that_runs_backwards_changes_nothing(
     pd.testing.assert_frame_equal(table("here"), table("whole"))
     assert (pd.read_csv("here/timings.csv")["seconds"] >= 0).all()
     assert json.loads(Path("here/manifest.json").read_text())["wall_seconds"] > 0
+
+
+def measured_at(folder: str) -> str:
+    return str(json.loads(Path(folder, "manifest.json").read_text())["measured_at"])
+
+
+def test_a_run_says_when_the_last_of_it_was_computed(
+    steadymap: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the manifest alone: records and names of units are those of any other time."""
+    dates = iter(f"2026-03-0{day}T12:00:00+00:00" for day in range(1, 10))
+    monkeypatch.setattr(resume, "date_now", lambda: next(dates))
+    less = [*RUN, "--limit", "16", "--jobs", "1", "--threads", "1"]
+    assert steadymap(*less, "--output", "here").code == 0
+    first = measured_at("here")
+    units = units_of(Path("here"))
+    assert first > "2026-03-01", "of the last of its two shards"
+    assert steadymap(*less, "--output", "here").code == 0
+    assert measured_at("here") == first, "nothing was computed"
+    assert steadymap("report", "here").code == 0
+    assert measured_at("here") == first
+    assert steadymap(*less, "--output", "later").code == 0
+    assert measured_at("later") > first
+    assert units_of(Path("later")) == units
+    pd.testing.assert_frame_equal(table("later"), table("here"))
+    assert steadymap("merge", "later", "here", "--output", "both").code == 0
+    assert measured_at("both") in (first, measured_at("later"))
+
+
+def test_shards_from_before_there_were_dates_are_of_no_known_time(
+    steadymap: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resume, "date_now", lambda: "")
+    assert steadymap(*RUN, "--output", "here").code == 0
+    assert "measured_at" not in json.loads(Path("here/manifest.json").read_text())
 
 
 @pytest.mark.parametrize("output", ["file/below", "/proc/steadymap", "shut"])
