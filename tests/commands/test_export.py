@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from support import Command
+from support import Command, finished_run
 
 from steadymap.bench.commands import export
 from steadymap.bench.core.errors import ConfigError
@@ -135,6 +135,14 @@ def test_what_does_not_go_together_is_refused(
     done = steadymap("export", "mlflow", *arguments)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("steadymap: export: ")
+
+
+def test_a_run_without_null_maps_has_raw_scores_alone(tmp_path: Path) -> None:
+    words = "--limit 3 --method gradient --family bias --severity 0.1 --nulls 0"
+    folder = finished_run(tmp_path, *words.split(), "--no-controls", "--no-report")
+    names = export.metrics_of(entry_of(folder))
+    assert "raw/ssim/gradient/bias" in names
+    assert not [name for name in names if name.startswith("calibrated/")]
 
 
 def test_two_scores_never_share_a_name(entry: Entry) -> None:
