@@ -175,7 +175,7 @@ def test_rounded_weights_are_whole_multiples_of_a_scale_for_each_output(
             before = given.weight.flatten(1).double().numpy()
             scale = np.abs(before).max(axis=1, keepdims=True) / top
             expected = np.clip(np.round(before / scale), -top, top) * scale
-            found = made.weight.flatten(1).numpy()  # type: ignore[operator, union-attr] # a layer, too
+            found = made.weight.flatten(1).numpy()  # type: ignore[operator] # a layer, too
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
             assert len(np.unique(np.round(found / scale))) <= 2 * top + 1
 
@@ -186,13 +186,13 @@ def test_int8_rounds_the_input_of_each_layer_to_256_values_and_lets_slopes_pass(
     given = make_classifier(seeded(lambda: network), (4, 4))
     twin = as_deployed(given, "int8-fake", calibration)
     layer = network[1]
-    weight = layer.weight.detach().double().numpy()  # type: ignore[union-attr, operator] # a layer
+    weight = layer.weight.detach().double().numpy()  # type: ignore[operator] # a layer
     steps = np.abs(weight).max(axis=1, keepdims=True) / 127
     whole = np.round(weight / steps) * steps
     scale = float(calibration.max()) / 255
     values = calibration.flatten(1).double().numpy()
     expected = np.clip(np.round(values / scale), 0, 255) * scale @ whole.T
-    expected += layer.bias.detach().double().numpy()  # type: ignore[union-attr, operator] # as above
+    expected += layer.bias.detach().double().numpy()  # type: ignore[operator] # as above
     # One value in the middle of two may go either way.
     np.testing.assert_allclose(twin(calibration).numpy(), expected, rtol=0, atol=2e-3)
     assert float((twin(calibration) - given(calibration)).abs().max()) > 1e-5
@@ -215,7 +215,7 @@ def test_pruning_sets_the_smallest_weights_of_all_layers_to_0(
 ) -> None:
     twin = as_deployed(residual, "pruned=0.3", images)
     pairs = [
-        (given.weight.flatten(), made.weight.flatten())  # type: ignore[operator, union-attr] # layers
+        (given.weight.flatten(), made.weight.flatten())  # type: ignore[operator] # layers
         for given, made in zip(
             residual.module.network.modules(), twin.module.network.modules(), strict=True
         )

@@ -191,7 +191,7 @@ def expanded(text: str, inputs: Mapping[str, str]) -> str:
     )
 
 
-def act(folder: Path, given: Mapping[str, str]) -> dict[str, subprocess.CompletedProcess[str]]:
+def act(folder: Path, given: dict[str, str]) -> dict[str, subprocess.CompletedProcess[str]]:
     """Run the action's own steps as GitHub does, up to the first that fails."""
     inputs = {name: one["default"] for name, one in ACTION["inputs"].items()} | given
     ended = {}
