@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
-from support import ROOT, Command, Done
+from support import ROOT, Command, Done, same_records
 
 from steadymap.bench.commands.deployment import TwoNetworks, agreement_cases, named, two_networks
 from steadymap.bench.core.errors import ConfigError
@@ -204,7 +205,6 @@ def test_agreement_fails_where_its_interval_is_below_nine_tenths(
 @pytest.fixture
 def record_predictions(tmp_path: Path) -> Callable[[str, list[int]], Path]:
     """Return what writes the classes of clean images as a run's records hold them."""
-    import pandas as pd  # noqa: PLC0415 - for this one
 
     def write(name: str, classes: list[int]) -> Path:
         folder = tmp_path / name
@@ -216,3 +216,22 @@ def record_predictions(tmp_path: Path) -> Callable[[str, list[int]], Path]:
         return folder
 
     return write
+
+
+def test_a_run_of_a_variant_is_named_by_it_and_the_same_in_another_process(
+    steadymap: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "two.yaml").write_text("backend: loky\njobs: 1\nthreads: 1\n")
+    command = ("run", "--variant", "rounded=3", "--method", "gradient", *SMALL, "--no-report")
+    command += ("--no-controls", "--limit", "3")
+    assert steadymap(*command).code == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("hands-compact-rounded-3-")
+    done = steadymap(*command, "--parallel-config", "two.yaml", "--output", "other")
+    assert done.code == 0, done.err
+    first, second = (
+        pd.read_parquet(path / "records.parquet") for path in (folder, tmp_path / "other")
+    )
+    same_records(second, first, tolerance=1e-6)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["configuration"]["variant"] == "rounded=3"

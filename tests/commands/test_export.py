@@ -13,7 +13,7 @@ from support import Command, finished_run
 
 from steadymap.bench.commands import export
 from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.history.entry import Entry, Notes, entry_of
+from steadymap.bench.history.entry import Entry, entry_of
 from steadymap.bench.history.store import add, read_history
 
 # MLflow and SQLAlchemy warn of each other, and leave connections to the collector.
@@ -102,15 +102,20 @@ def test_each_run_of_a_history_is_exported_and_none_twice(
     steadymap: Command, store: str, client: Any, finished_folder: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "kept"
-    for at in ("2026-03-01", "2026-03-02"):
-        dated = entry_of(finished_folder, Notes(at=at))
-        assert add(folder, dated)
+    first = entry_of(finished_folder)
+    other = {"id": "0" * len(first.id), "measured_at": "2026-03-02T00:00:00+00:00"}
+    second = replace(first, facts={**first.facts, **other})
+    assert add(folder, first)
+    assert add(folder, second)
     command = ("--tracking-uri", store, "--experiment", "over time")
     steadymap("export", "mlflow", "--history", str(folder), *command)
-    # Two dates are two runs, of one or of the other source.
+    # When each was measured is when it is there, in milliseconds.
     exported = {run.data.tags["steadymap.id"]: run for run in runs_of(client, "over time")}
     assert set(exported) == {entry.id for entry in read_history(folder)}
-    again = steadymap("export", "mlflow", str(finished_folder), "--at", "2026-03-02", *command)
+    assert len(exported) == 2
+    assert exported[second.id].info.start_time == 1772409600000
+    # One that is exported from its folder is the one of the history.
+    again = steadymap("export", "mlflow", str(finished_folder), *command)
     assert "is already in over time" in again.out
     assert len(runs_of(client, "over time")) == len(exported)
 
