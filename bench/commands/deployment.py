@@ -12,9 +12,12 @@ import pyarrow.parquet as pq
 from scipy.stats import binomtest
 
 from steadymap.bench.commands import run
+from steadymap.bench.commands.compare import verdict_of
 from steadymap.bench.core import console, errors, names, safe_yaml
 from steadymap.bench.gate.comparison import FAIL, PASS, Case
+from steadymap.bench.gate.margins import Margins
 from steadymap.bench.gate.side import KEPT_METRICS, Side, read_side
+from steadymap.bench.gate.verdict import Verdict
 from steadymap.bench.plan import packaged_experiments
 from steadymap.bench.plan.experiment import Experiment, make_experiment
 from steadymap.bench.records import vocabulary
@@ -96,6 +99,22 @@ def two_networks(
 def kept_metrics(two: TwoNetworks) -> list[str]:
     """Return the metrics that are compared: those of a baseline, and those named in the plan."""
     return list(dict.fromkeys((*KEPT_METRICS, *(two.deployed.metric or ()))))
+
+
+def judged(two: TwoNetworks, margins: Margins) -> Verdict:
+    """Measure two networks, print the question, and judge the one that is deployed.
+
+    Values that failed count on both sides: each is as good a reason not to trust the comparison.
+
+    Raises:
+        ConfigError, Exit: as `measure_two`.
+    """
+    before, after = measure_two(two)
+    console.line(console.console_of(), two.question)
+    verdict = verdict_of(before, after, margins)
+    cases = agreement_cases(two, console.RUNS / before.name, console.RUNS / after.name)
+    failed = [side.manifest["statuses"].get(Status.ERROR.value, 0) for side in (before, after)]
+    return replace(verdict, timing=(*verdict.timing, *cases), errors=sum(failed))
 
 
 def measure_two(two: TwoNetworks) -> tuple[Side, Side]:

@@ -16,7 +16,7 @@ from steadymap.bench.core import console
 from steadymap.bench.core.errors import ConfigError
 from steadymap.bench.core.files import listed, make_folder, refuse_links
 from steadymap.bench.gate import baseline_runs, comparison, formats, side
-from steadymap.bench.gate.margins import read_margins
+from steadymap.bench.gate.margins import Margins, read_margins
 from steadymap.bench.gate.verdict import Verdict, gate_line
 from steadymap.bench.records.read import LEDGER, RECORDS
 from steadymap.metrics import Status
@@ -76,18 +76,15 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
         "nulls": nulls,
     }
     given = {key: value for key, value in flags.items() if value is not None}
-    cases: tuple[comparison.Case, ...] = ()
     if against or variant:
         _refuse_stored(run, baseline)
         # Loaded here: it brings torch, which whoever judges a stored run need not wait for.
         from steadymap.bench.commands import deployment  # noqa: PLC0415
 
         two = deployment.two_networks(config, given, against, against_weights)
-        before, after = deployment.measure_two(two)
-        folder, kept = console.RUNS / after.name, deployment.kept_metrics(two)
-        cases = deployment.agreement_cases(two, console.RUNS / before.name, folder)
-        errors = _errors_of(before) + _errors_of(after)
-        console.line(console.console_of(), two.question)
+        chosen = read_margins(margins, margin or (), deployment.kept_metrics(two))
+        judged = deployment.judged(two, chosen)
+        folder = console.RUNS / judged.after
     else:
         others = {"config": config, "against_weights": against_weights}
         _refuse_flags(given | {key: value for key, value in others.items() if value is not None})
@@ -97,13 +94,10 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
                 "spot give --against or --variant"
             )
         before = baseline_runs.open_baseline(baseline, root)
-        kept = before.manifest["baseline"]["metrics"]
+        chosen = read_margins(margins, margin or (), before.manifest["baseline"]["metrics"])
         folder = run or _newest_run()
-        after = side.read_side(folder, kept)
-        errors = _errors_of(after)
-    chosen = read_margins(margins, margin or (), kept)
-    verdict = replace(verdict_of(before, after, chosen), strict=strict, errors=errors)
-    verdict = replace(verdict, timing=(*verdict.timing, *cases))
+        judged = _stored(before, chosen, folder)
+    verdict = replace(judged, strict=strict)
     stdout = console.console_of()
     show_verdict(verdict)
     for case in verdict.cases():
@@ -117,7 +111,7 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     formats.write_outputs(verdict, reports)
     console.line(stdout, f"{reports}")
     _append_step_summary(verdict)
-    if errors:
+    if verdict.errors:
         console.say("the run itself had errors: see `detail` in its records")
         raise typer.Exit(console.EXIT_CELLS_FAILED)
     if any(case.result in verdict.failing() for case in verdict.cases()):
@@ -156,9 +150,11 @@ def _refuse_flags(given: Mapping[str, object]) -> None:
         )
 
 
-def _errors_of(measured: side.Side) -> int:
-    """Return how many values of a run had errors."""
-    return int(measured.manifest["statuses"].get(Status.ERROR.value, 0))
+def _stored(before: side.Side, margins: Margins, folder: Path) -> Verdict:
+    """Judge a run that is there."""
+    after = side.read_side(folder, before.manifest["baseline"]["metrics"])
+    errors = int(after.manifest["statuses"].get(Status.ERROR.value, 0))
+    return replace(verdict_of(before, after, margins), errors=errors)
 
 
 def _newest_run() -> Path:
