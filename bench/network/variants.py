@@ -170,10 +170,13 @@ def _folded(classifier: Classifier, _number: float, _images: torch.Tensor) -> Cl
     return _around(classifier, network)
 
 
-def _compiled(classifier: Classifier, _number: float, _images: torch.Tensor) -> Classifier:
+def _compiled(classifier: Classifier, _number: float, images: torch.Tensor) -> Classifier:
     """Hand the network to torch.compile; hooks do not reach its layers, which nobody can read."""
     network: nn.Module = torch.compile(_copied(classifier), dynamic=True)  # type: ignore[assignment] # of a module it is one
-    return _around(replace(classifier, cam=None), network)
+    made = replace(classifier, module=classifier.module.around(network), cam=None)
+    with torch.no_grad():
+        made(images[:1])  # where it cannot be compiled, that is said now
+    return made
 
 
 # --- fewer bits -----------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ def remote_of(folder: Path) -> None:
     """Put a folder under git, with a remote that takes pushes."""
     script = """
     git init -q --bare ../remote.git
-    git init -q . && git remote add origin ../remote.git
+    git init -q . && git remote add origin "$PWD/../remote.git"
     git add saliency.yaml
     git -c user.name=a -c user.email=a@localhost commit -q -m first
     """
