@@ -222,8 +222,10 @@ def test_a_run_of_a_variant_is_named_by_it_and_the_same_in_another_process(
     steadymap: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "two.yaml").write_text("backend: loky\njobs: 1\nthreads: 1\n")
-    command = ("run", "--variant", "rounded=3", "--method", "gradient", *SMALL, "--no-report")
-    command += ("--no-controls", "--limit", "3")
+    command = (
+        "run", "--variant", "rounded=3", "--method", "gradient", *SMALL,
+        "--no-report", "--no-controls", "--limit", "3",
+    )  # fmt: skip
     assert steadymap(*command).code == 0
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("hands-compact-rounded-3-")
