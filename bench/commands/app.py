@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gate": ("commands.gate:gate_command", "Fail if a run is worse than a baseline."),
     "history": ("commands.history:history_app", "Keep the scores of runs over time."),
     "merge": ("commands.merge:merge_command", "Join the shards of one run."),
+    "export": ("commands.export:export_app", "Write runs for other tools, such as MLflow."),
     "train": ("commands.train:train_command", "Train a network of the project."),
     "doctor": ("doctor.command:doctor_command", "Say what is here and what is broken."),
 }

@@ -50,7 +50,6 @@ def see_errors(assembled: Assembled, allowed: float) -> None:
 class Told(Enum):
     """How much of what was found is printed."""
 
-    NOTHING = "nothing, and nothing is summarised"
     PATHS = "paths alone"
     SHORT = "the answer and one table"
     ALL = "every table"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,16 @@ from steadymap.bench.gate.margins import Margins, read_margins
 from steadymap.bench.gate.verdict import Verdict, gate_line, power_line
 from steadymap.bench.records.read import LEDGER, RECORDS
 from steadymap.metrics import Status
+
+# A test holds it to the variants, whose module brings torch.
+VARIANT_HELP = (
+    "How the network is deployed: folded, compiled, bfloat16, int8-fake, rounded=BITS or "
+    "pruned=SHARE; `steadymap run --help` says what each is."
+)
+AGAINST_HELP = (
+    "The reference: measure it and --model here, on the same images, and compare the two. "
+    "Left out beside --variant: the network itself, as it is."
+)
 
 
 def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signature
@@ -44,7 +55,10 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
     ] = False,
     config: Annotated[
         Path | None,
-        typer.Option(help="Of --until-decided: the experiment; left out, the baseline's."),
+        typer.Option(
+            help="YAML file of the experiment, for what is measured here; left out, the baseline's "
+            "with --until-decided, else the embedded one."
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="For reports; left out: in the run.")] = None,
     root: Annotated[Path, typer.Option(help=ROOT_HELP)] = baseline_runs.BASELINES_FOLDER,
@@ -58,23 +72,68 @@ def gate_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the sign
             "--allow-one-seed", help="Hold new weights against a baseline of one network."
         ),
     ] = False,
+    against: Annotated[str | None, typer.Option(help=AGAINST_HELP)] = None,
+    against_weights: Annotated[Path | None, typer.Option(help="Weights of the reference.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --against or --variant: the network to deploy.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights of the network to deploy.")] = None,
+    variant: Annotated[str | None, typer.Option(help=VARIANT_HELP)] = None,
+    data: Annotated[str | None, typer.Option(help="See `steadymap list data`.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Repeat for more.")] = None,
+    family: Annotated[list[str] | None, typer.Option(help="Repeat for more.")] = None,
+    severity: Annotated[
+        list[str] | None, typer.Option(help="0.1,0.3 or FAMILY=0.1,0.3; repeat for more.")
+    ] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Repeat for more.")] = None,
+    limit: Annotated[int | None, typer.Option(help="How many images at most.")] = None,
+    steps: Annotated[str | None, typer.Option(help="Steps of path methods, or auto.")] = None,
+    nulls: Annotated[int | None, typer.Option(help="Randomised networks to calibrate by.")] = None,
 ) -> None:
-    """Fail if a run is worse than a baseline by more than the margins, beyond doubt."""
-    if not baseline:
-        raise ConfigError("baseline: give its name with --baseline NAME")
+    """Fail if a run is worse than a baseline, or a network worse than another, beyond doubt."""
+    flags: dict[str, object] = {
+        "model": model,
+        "weights": weights,
+        "variant": variant,
+        "data": data,
+        "method": method or None,
+        "family": family or None,
+        "severity": severity or None,
+        "metric": metric or None,
+        "limit": limit,
+        "steps": steps,
+        "nulls": nulls,
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
     if strict and allow_undecided:
         raise ConfigError("give --strict or --allow-undecided, not both")
-    if config is not None and not until_decided:
-        raise ConfigError("config: goes with --until-decided; a finished run has its experiment")
-    before = baseline_runs.open_baseline(baseline, root)
-    chosen = read_margins(margins, margin or (), before.manifest["baseline"]["metrics"])
     asking = Asking(allow_one_seed=allow_one_seed, network=network)
-    if until_decided:
-        folder = run or console.RUNS / f"until-{baseline}"
-        judged = _measured(before, chosen, asking, config, folder)
+    if against or variant:
+        _refuse_stored(run, baseline, until_decided=until_decided)
+        # Loaded here: it brings torch, which whoever judges a stored run need not wait for.
+        from steadymap.bench.commands import deployment  # noqa: PLC0415
+
+        two = deployment.two_networks(config, given, against, against_weights)
+        chosen = read_margins(margins, margin or (), deployment.kept_metrics(two))
+        judged = deployment.judged(two, chosen, network=network)
+        folder = console.RUNS / judged.after
     else:
-        folder = run or _newest_run()
-        judged = _stored(before, chosen, asking, folder)
+        others = {} if until_decided else {"config": config}
+        others |= {"against_weights": against_weights}
+        _refuse_flags(given | {key: value for key, value in others.items() if value is not None})
+        if not baseline:
+            raise ConfigError(
+                "baseline: give its name with --baseline NAME; to compare two networks on the "
+                "spot give --against or --variant"
+            )
+        before = baseline_runs.open_baseline(baseline, root)
+        chosen = read_margins(margins, margin or (), before.manifest["baseline"]["metrics"])
+        if until_decided:
+            folder = run or console.RUNS / f"until-{baseline}"
+            judged = _measured(before, chosen, asking, config, folder)
+        else:
+            folder = run or _newest_run()
+            judged = _stored(before, chosen, asking, folder)
     verdict = replace(judged, strict=strict, allow_undecided=allow_undecided)
     show_verdict(verdict)
     _write(verdict, folder, output)
@@ -122,12 +181,39 @@ def _write(verdict: Verdict, folder: Path, output: Path | None) -> None:
         refuse_links(folder)
     formats.write_outputs(verdict, reports)
     console.line(stdout, f"{reports}")
+    _append_step_summary(verdict)
+
+
+def _append_step_summary(verdict: Verdict) -> None:
+    """Append the verdict to the summary of a step of GitHub Actions, where there is one."""
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         try:
             formats.append_summary(verdict, Path(summary))
         except OSError as error:
             console.say(f"cannot write the step summary {summary}: {error.strerror}")
+
+
+def _refuse_stored(folder: Path | None, baseline: str, *, until_decided: bool) -> None:
+    """See that no stored run is named where two networks are to be measured."""
+    if until_decided:
+        raise ConfigError("against: two networks are measured whole; leave --until-decided out")
+    if folder is not None or baseline:
+        raise ConfigError(
+            "against: --against and --variant measure two networks here; leave out "
+            f"{'the folder of a run' if folder is not None else '--baseline'}"
+        )
+
+
+def _refuse_flags(given: Mapping[str, object]) -> None:
+    """See that no plan is given where a stored run is judged, which has its own."""
+    for key in given:
+        flag = key.replace("_", "-")
+        raise ConfigError(
+            f"{flag}: --{flag} goes with --against or --variant, which measure two networks here"
+            f"{' (and --config with --until-decided)' if key == 'config' else ''}; "
+            "a stored run is judged as it was measured"
+        )
 
 
 def _newest_run() -> Path:

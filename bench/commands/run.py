@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,9 +21,10 @@ from steadymap.bench.gallery.keep import keep_witnesses
 from steadymap.bench.measure.estimate import Estimate, count, estimate
 from steadymap.bench.measure.watch import Watch
 from steadymap.bench.network import devices, loading, memory
+from steadymap.bench.network.variants import VARIANTS
 from steadymap.bench.plan import admitting, identity, packaged_experiments, sharding
 from steadymap.bench.plan.experiment import Experiment, make_experiment
-from steadymap.bench.plan.setup import Setup, prepare
+from steadymap.bench.plan.setup import Setup, deployed, prepare
 from steadymap.bench.report.page import write_report
 from steadymap.bench.runs import folder as store
 from steadymap.bench.runs import processes, shard_files, table
@@ -47,6 +50,7 @@ def _prepare(experiment: Experiment) -> tuple[Experiment, Setup]:
     )
     if experiment.mask:
         images = masks.with_masks(images, experiment.mask)
+    classifier = deployed(classifier, images, experiment.variant)
     for name, reason in images.excluded:
         console.say(f"excluded: {name}: {reason}")
     if "jobs" not in experiment.model_fields_set:
@@ -103,6 +107,39 @@ def run_experiment(experiment: Experiment, manner: Manner) -> None:
     Raises:
         Exit: it was interrupted, or too many values failed.
     """
+    work = work_of(experiment)
+    experiment = work.experiment
+    if manner.dry:
+        _announce(experiment, work.setup)
+        console.console_of().print(estimate_table(estimate(work.setup)))
+        return
+    with _folder_of(work) as folder:
+        _measure(work, folder, resume=manner.resume)
+        if experiment.shard is not None:
+            kept = shard_files.kept(folder, console.say, is_ours=True)
+            store.see_complete(folder, table.missing(work.ledger, kept, experiment.is_mine))
+            console.say(
+                f"shard {experiment.shard} is done; join them: steadymap merge {folder} ..."
+            )
+            return
+        assembled = _summarise(folder, work.setup, manner)
+    finish.see_errors(assembled, experiment.allow_failed)
+
+
+def measured_folder(work: Work) -> Path:
+    """Carry a run out, or go on with it, and return its folder; no findings are printed.
+
+    Raises:
+        Exit: it was interrupted.
+    """
+    with _folder_of(work) as folder:
+        _measure(work, folder, resume=True)
+        finish.put_together(folder, machine.peak_memory(work.setup.classifier.module.mean.device))
+    return folder
+
+
+def work_of(experiment: Experiment) -> Work:
+    """Load model and images, and draw up what is to be computed."""
     experiment, setup = _prepare(experiment)
     how = (
         processes.read_parallel(experiment.parallel_config)
@@ -111,43 +148,45 @@ def run_experiment(experiment: Experiment, manner: Manner) -> None:
     )
     name = identity.run_id(experiment, setup.classifier, setup.images)
     ledger = draw_up(setup, name, experiment.split, maps=experiment.save_maps)
-    folder = (experiment.output or console.RUNS / ledger.run_id).expanduser()
-    if manner.dry:
-        _announce(experiment, setup)
-        console.console_of().print(estimate_table(estimate(setup)))
-        return
-    work = Work(experiment, setup, ledger, how)
+    return Work(experiment, setup, ledger, how)
+
+
+@contextmanager
+def _folder_of(work: Work) -> Iterator[Path]:
+    """Yield the folder of a run, of which no other process writes meanwhile."""
+    folder = (work.experiment.output or console.RUNS / work.ledger.run_id).expanduser()
     # Looked at before anything is written, and again once nobody else can.
     if folder.is_dir():
-        store.claim_folder(folder, ledger)
+        store.claim_folder(folder, work.ledger)
     files.make_folder(folder)
     with shard_files.only_writer(folder):
-        store.claim_folder(folder, ledger, console.say)
-        _announce(experiment, setup)
-        store.begin(folder, ledger, manifest_of(experiment, setup), console.say)
-        if not manner.resume:
-            store.forget(folder, ledger, experiment.is_mine)
-        with interrupts.interruptible(console.say) as stop:
-            shards = work.shards(folder, console.say)
-            total = sum(sharding.map_count(setup, shard) for shard in shards)
-            progress.foretell(setup, total)
-            with progress.progress_bar(total) as advance:
-                written = work.compute(folder, shards, Watch(advance, stop))
-        if written < len(shards):
-            console.say(
-                f"interrupted: {written} of {len(shards)} shards are written to {folder}; "
-                "the same command goes on"
-            )
-            raise typer.Exit(console.EXIT_INTERRUPTED)
-        if experiment.shard is not None:
-            kept = shard_files.kept(folder, console.say, is_ours=True)
-            store.see_complete(folder, table.missing(ledger, kept, experiment.is_mine))
-            console.say(
-                f"shard {experiment.shard} is done; join them: steadymap merge {folder} ..."
-            )
-            return
-        assembled = _summarise(folder, setup, manner)
-    finish.see_errors(assembled, experiment.allow_failed)
+        store.claim_folder(folder, work.ledger, console.say)
+        yield folder
+
+
+def _measure(work: Work, folder: Path, *, resume: bool) -> None:
+    """Compute what is not in the folder yet.
+
+    Raises:
+        Exit: it was interrupted.
+    """
+    experiment, setup = work.experiment, work.setup
+    _announce(experiment, setup)
+    store.begin(folder, work.ledger, manifest_of(experiment, setup), console.say)
+    if not resume:
+        store.forget(folder, work.ledger, experiment.is_mine)
+    with interrupts.interruptible(console.say) as stop:
+        shards = work.shards(folder, console.say)
+        total = sum(sharding.map_count(setup, shard) for shard in shards)
+        progress.foretell(setup, total)
+        with progress.progress_bar(total) as advance:
+            written = work.compute(folder, shards, Watch(advance, stop))
+    if written < len(shards):
+        console.say(
+            f"interrupted: {written} of {len(shards)} shards are written to {folder}; "
+            "the same command goes on"
+        )
+        raise typer.Exit(console.EXIT_INTERRUPTED)
 
 
 def _summarise(folder: Path, setup: Setup, manner: Manner) -> table.Assembled:
@@ -158,8 +197,6 @@ def _summarise(folder: Path, setup: Setup, manner: Manner) -> table.Assembled:
             assembled = finish.put_together(
                 folder, machine.peak_memory(setup.classifier.module.mean.device)
             )
-            if manner.told is finish.Told.NOTHING:
-                return assembled
             findings, diagrams = finish.print_findings(folder, manner.told)
             if manner.page:
                 console.say("now the page, with three images' maps")
@@ -200,6 +237,9 @@ def jobs_for(classifier: Classifier, images: int) -> int:
     return min(torch.get_num_threads(), MOST_JOBS, images)
 
 
+VARIANT_HELP = "How the network is deployed: " + ", ".join(
+    f"{entry.form(name)} ({entry.summary})" for name, entry in VARIANTS.items()
+)
 RETAIN_HELP = "Keep freed memory in the process (Linux with glibc): faster, and never smaller."
 
 
@@ -211,6 +251,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     config: Annotated[Path | None, typer.Option(help="YAML file; flags override it.")] = None,
     model: Annotated[str | None, typer.Option(help="See `steadymap list models`.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights to load.")] = None,
+    variant: Annotated[str | None, typer.Option(help=VARIANT_HELP)] = None,
     data: Annotated[str | None, typer.Option(help="See `steadymap list data`.")] = None,
     split: Annotated[str | None, typer.Option(help=", ".join(forms.SPLITS))] = None,
     mask: Annotated[str | None, typer.Option(help="See `steadymap list masks`.")] = None,
@@ -293,12 +334,13 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     flags = {
         "model": model,
         "weights": weights,
+        "variant": variant,
         "data": data,
         "split": split,
         "mask": mask,
         "method": method or None,
         "family": family or None,
-        "severity": _severities(severity) if severity else None,
+        "severity": parse_severities(severity) if severity else None,
         "metric": metric or None,
         "controls": controls,
         "nulls": nulls,
@@ -346,7 +388,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - typer reads the flags off the signa
     run_experiment(chosen, Manner(dry_run, page, resume, told))
 
 
-def _severities(texts: list[str]) -> dict[str, tuple[float, ...]] | tuple[float, ...]:
+def parse_severities(texts: list[str]) -> dict[str, tuple[float, ...]] | tuple[float, ...]:
     """Parse `0.1,0.3`, or `family=0.1,0.3`, given once or more."""
     by_family: dict[str, tuple[float, ...]] = {}
     for text in texts:

@@ -9,9 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from steadymap.bench.commands import run
 from steadymap.bench.commands.compare import Asking, refuse_unlike
-from steadymap.bench.commands.finish import Told
-from steadymap.bench.commands.run import Manner, run_experiment
 from steadymap.bench.core import console, errors, safe_yaml
 from steadymap.bench.gate import comparison, judging, network_lines, question, sequential, side
 from steadymap.bench.gate.margins import Margins
@@ -77,9 +76,7 @@ def decide(before: side.Side, margins: Margins, asking: Asking, experiment: Expe
     for place, count in enumerate(counts):
         look = sequential.Look(place, counts)
         limit = experiment.limit if look.is_last else count
-        run_experiment(
-            experiment.model_copy(update={"limit": limit}), Manner(page=False, told=Told.NOTHING)
-        )
+        run.measured_folder(run.work_of(experiment.model_copy(update={"limit": limit})))
         after = side.read_side(folder, before.manifest["baseline"]["metrics"])
         if len(after.manifest["data"]["pictures"]) != count and not look.is_last:
             continue  # a picture could not be used: the blocks are others than the baseline's

@@ -51,6 +51,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Differen
         for subject, path in {
             "model": ("model", "name"),
             "weights": ("model", "weights_sha256"),
+            "variant": ("configuration", "variant"),
             "layer for Grad-CAM": ("model", "cam_layer"),
             "input size": ("model", "input_size"),
             "engine": ("configuration", "engine"),
@@ -81,7 +82,7 @@ def _unlike(subject: str, before: object, after: object) -> str:
 
 
 def _short(value: object) -> str:
-    text = str(value)
+    text = "none" if value is None else str(value)
     # A hash says no more when it is whole.
     return text[:12] if len(text) in (40, 64) and " " not in text else text
 

@@ -217,11 +217,26 @@ def smallest_fall(images: int, lines: int) -> float | None:
     return max(needed, math.floor(FALL * images + ROUNDING) + 1) / images
 
 
-def _agreement(line: Line, least: float) -> Case:
+def agreement_of_twins(before: Side, after: Side, margins: Margins) -> tuple[Case, ...]:
+    """Judge whether a network that was changed for deployment gives the classes that it gave.
+
+    Of every image, labelled or not; empty where nothing is known of the predictions.
+    """
+    if before.predictions is None or after.predictions is None:
+        return ()
+    paired = _paired(before.predictions, after.predictions)
+    alike = _counts(paired[PREDICTION].fillna(-1) == paired[f"{PREDICTION}_after"].fillna(-1))
+    if not len(alike):
+        return ()
+    ones = np.ones_like(alike)
+    return (_agreement(Line(AGREEMENT, ones, alike, ones), margins.agreement, "images"),)
+
+
+def _agreement(line: Line, least: float, which: str = "images without a label") -> Case:
     alike, images = int(line.after.sum()), len(line.after)
     interval = binomtest(alike, images).proportion_ci(confidence_level=1 - ALPHA, method="exact")
     text = (
-        f"{alike} of {images} images without a label are predicted as before "
+        f"{alike} of {images} {which} are predicted as before "
         f"[{_points(float(interval.low))}, {_points(float(interval.high))}]"
     )
     if float(interval.high) < least - ROUNDING:

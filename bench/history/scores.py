@@ -69,7 +69,8 @@ def _told(frame: pd.DataFrame) -> pd.DataFrame:
     """Leave out controls, the input itself, unrelated maps, and what is no metric of maps."""
     methods = frame[METHOD].astype(str)
     names = frame[METRIC].astype(str)
-    other = methods.map(vocabulary.is_control) | (methods == vocabulary.INPUT)
+    # Of no row at all, what a function makes of texts would be texts.
+    other = methods.map(vocabulary.is_control).astype(bool) | (methods == vocabulary.INPUT)
     other |= frame[FAMILY].isin(vocabulary.REFERENCES)
     other |= names.map(vocabulary.base_metric) != names
     other |= names.str.startswith(vocabulary.MARGIN_NAMES) | (names == vocabulary.STEPS)

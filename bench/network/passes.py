@@ -116,7 +116,8 @@ def _one_pass(
         logits = classifier(points)
     _check_logits(logits, (len(points), len(classifier.class_names)))
     chosen = logits.detach().argmax(dim=1) if targets is None else targets
-    activations = classifier.cam_planes(seen[-1].detach()) if seen else None
+    # A layer may compute in half precision; maps do not.
+    activations = classifier.cam_planes(seen[-1].detach()).to(images.dtype) if seen else None
     sources = ([points] if "gradient" in reads else []) + (seen[-1:] if "layer" in reads else [])
     if not sources:
         return Pass(images, chosen, logits.detach(), activations=activations)
@@ -129,7 +130,7 @@ def _one_pass(
         logits.detach(),
         slopes[0] if "gradient" in reads else None,
         activations,
-        None if slope is None else classifier.cam_planes(slope),
+        None if slope is None else classifier.cam_planes(slope).to(images.dtype),
     )
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from steadymap.bench.core import errors, names
 from steadymap.bench.data.masks import MASKS
+from steadymap.bench.network.variants import parse_variant
 from steadymap.bench.plan.plan import MOST_THREADS, Plan, check_known, first_line
 
 
@@ -19,6 +20,7 @@ class Experiment(Plan):
     Attributes:
         model: see `steadymap list`.
         weights: a file of weights; left out, those that the model brings.
+        variant: how the network is deployed, e.g. `pruned=0.3`; left out, as it is.
         data: see `steadymap list`.
         split: train, validation, test or all.
         mask: how the object is found in pictures that come without masks: see `steadymap list`.
@@ -35,6 +37,7 @@ class Experiment(Plan):
 
     model: str = "compact"
     weights: Path | None = None
+    variant: str | None = None
     data: str = "hands"
     split: str = "test"
     mask: str | None = None
@@ -46,6 +49,13 @@ class Experiment(Plan):
     allow_failed: Annotated[float, Field(ge=0, le=1)] = 0.0
     parallel_config: Path | None = None
     output: Path | None = None
+
+    @field_validator("variant")
+    @classmethod
+    def _variant_is_known(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_variant(value)
+        return value
 
     @field_validator("mask")
     @classmethod

@@ -16,6 +16,7 @@ from steadymap.bench.data.masks import MASKS
 from steadymap.bench.methods.binding import METHOD_SHELF
 from steadymap.bench.network.model_shelf import MODEL_SHELF
 from steadymap.bench.perturbations.registry import FAMILY_SHELF
+from steadymap.bench.plan.experiment import Experiment
 from steadymap.bench.plan.plan import Plan
 from steadymap.bench.records import rules
 from steadymap.bench.records.schema import SCHEMA_VERSION
@@ -33,6 +34,8 @@ def run_id(plan: Plan, classifier: Classifier, images: ImageSet) -> str:
     parts = [
         re.sub("^(folder|kaggle|torchvision):", "", part) for part in (images.name, classifier.name)
     ]
+    if isinstance(plan, Experiment) and plan.variant:
+        parts.append(plan.variant)
     name = re.sub(r"[^\w-]+", "-", "-".join(parts))[:MOST_NAME]
     text = json.dumps(_identity(plan, classifier, images), sort_keys=True)
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[: machine.ID_LENGTH]}"
@@ -41,8 +44,10 @@ def run_id(plan: Plan, classifier: Classifier, images: ImageSet) -> str:
 def _identity(plan: Plan, classifier: Classifier, images: ImageSet) -> dict[str, Any]:
     plugins = loaded_plugins(plan, classifier)
     masks = {"masks": images.masks} if images.masks in MASKS else {}
+    variant = plan.variant if isinstance(plan, Experiment) else None
     return (
         masks
+        | ({"variant": variant} if variant else {})
         | ({"plugins": plugins} if plugins else {})
         | {
             "schema": SCHEMA_VERSION,

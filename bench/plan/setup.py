@@ -12,6 +12,7 @@ from steadymap.bench.data.image_set import ImageSet, References
 from steadymap.bench.methods.batch import DATA_REFERENCES
 from steadymap.bench.methods.method import BoundMethod, foreign
 from steadymap.bench.network.memory import images_at_once
+from steadymap.bench.network.variants import as_deployed
 from steadymap.bench.perturbations import apply, registry
 from steadymap.bench.perturbations.attack import differentiable_twice
 from steadymap.bench.perturbations.cell import Cell
@@ -194,6 +195,27 @@ def prepare(
     _refuse_small_images(setup)
     _refuse_attacks(setup)
     return setup
+
+
+# Images by which a variant sets the ranges of activations.
+CALIBRATION_IMAGES = 32
+
+
+def deployed(classifier: Classifier, images: ImageSet, variant: str | None) -> Classifier:
+    """Return a classifier as it is deployed, calibrated by the first images of the set.
+
+    Args:
+        classifier: what is deployed.
+        images: the images of the run.
+        variant: a spec of `VARIANTS`; None returns the classifier itself.
+
+    Raises:
+        ModelError: the network cannot be changed so.
+    """
+    if variant is None:
+        return classifier
+    few = images.images(range(min(len(images), CALIBRATION_IMAGES)))
+    return as_deployed(classifier, variant, few.to(classifier.module.mean.device))
 
 
 def _metrics_of(method: BoundMethod, images: ImageSet, named: Sequence[str]) -> dict[str, Metric]:

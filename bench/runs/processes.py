@@ -33,7 +33,7 @@ from steadymap.bench.measure.worker import Worker
 from steadymap.bench.network.loading import load_model
 from steadymap.bench.plan import plan, sharding
 from steadymap.bench.plan.experiment import Experiment
-from steadymap.bench.plan.setup import Setup, prepare
+from steadymap.bench.plan.setup import Setup, deployed, prepare
 from steadymap.bench.plan.shards import Shard
 from steadymap.bench.runs.draw_up import draw_up
 from steadymap.bench.runs.ledger import Ledger, not_the_same
@@ -160,6 +160,7 @@ def _open(blueprint: Blueprint) -> tuple[Setup, Worker]:
         raise errors.DataError(f"data: {experiment.data} holds other pictures here")
     if experiment.mask:
         images = masks.with_masks(images, experiment.mask)
+    classifier = deployed(classifier, images, experiment.variant)
     setup = prepare(classifier, images, experiment.model_copy(update={"jobs": 1}))
     expected = blueprint.ledger
     own = draw_up(setup, expected.run_id, experiment.split, maps=experiment.save_maps)
