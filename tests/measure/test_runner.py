@@ -84,7 +84,7 @@ def test_there_is_one_row_for_each_value_that_was_asked_for(records: pd.DataFram
     pairs = [name for name, metric in METRICS.items() if metric.against == "map"]
     methods, complete = 6, 3
     expected = COUNT * (
-        cells * (methods * len(pairs) + 2)  # two about the input
+        cells * (methods * len(pairs) + 3)  # three about the input
         + (cells + 1) * (methods * 1 + complete * 2)  # mask mass; two of completeness
     )
     assert len(records) == expected
