@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
-from support import ROOT, Command, Done, same_records
+from support import ROOT, Command, Done
 
-from steadymap.bench.commands.deployment import TwoNetworks, agreement_cases, named, two_networks
+from steadymap.bench.commands.deployment import named, two_networks
 from steadymap.bench.core.errors import ConfigError
-from steadymap.bench.gate.comparison import FAIL, PASS
 
 # As small as a run can be that says something.
 SMALL = (
@@ -185,55 +182,3 @@ def test_a_plan_of_a_file_takes_flags_and_is_held_to_its_keys(tmp_path: Path) ->
     (tmp_path / "plan.yaml").write_text("metod: gradient\n")
     with pytest.raises(ConfigError, match="did you mean method"):
         two_networks(tmp_path / "plan.yaml", {}, "compact", None)
-
-
-def test_agreement_fails_where_its_interval_is_below_nine_tenths(
-    record_predictions: Callable[[str, list[int]], Path],
-) -> None:
-    two = two_networks(None, {"variant": "folded"}, None, None)
-    same = record_predictions("a", [1] * 60)
-    # Clopper and Pearson: 48 of 60 reach up to 0.892, 49 to 0.906.
-    for kept, result in ((48, FAIL), (49, PASS), (60, PASS)):
-        other = record_predictions(f"b{kept}", [1] * kept + [0] * (60 - kept))
-        (case,) = agreement_cases(two, same, other)
-        assert case.result == result
-        assert case.message.startswith(f"{kept} of 60 images keep their class")
-    others = TwoNetworks(two.reference, two.deployed.model_copy(update={"model": "rps"}))
-    assert agreement_cases(others, same, same) == ()
-
-
-@pytest.fixture
-def record_predictions(tmp_path: Path) -> Callable[[str, list[int]], Path]:
-    """Return what writes the classes of clean images as a run's records hold them."""
-
-    def write(name: str, classes: list[int]) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        ids = [f"i{place}" for place in range(len(classes))]
-        pd.DataFrame({"image_id": ids, "pred_clean": classes}).to_parquet(
-            folder / "records.parquet"
-        )
-        return folder
-
-    return write
-
-
-def test_a_run_of_a_variant_is_named_by_it_and_the_same_in_another_process(
-    steadymap: Command, tmp_path: Path
-) -> None:
-    (tmp_path / "two.yaml").write_text("backend: loky\njobs: 1\nthreads: 1\n")
-    command = (
-        "run", "--variant", "rounded=3", "--method", "gradient", *SMALL,
-        "--no-report", "--no-controls", "--limit", "3",
-    )  # fmt: skip
-    assert steadymap(*command).code == 0
-    (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name.startswith("hands-compact-rounded-3-")
-    done = steadymap(*command, "--parallel-config", "two.yaml", "--output", "other")
-    assert done.code == 0, done.err
-    first, second = (
-        pd.read_parquet(path / "records.parquet") for path in (folder, tmp_path / "other")
-    )
-    same_records(second, first, tolerance=1e-6)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["configuration"]["variant"] == "rounded=3"

@@ -24,6 +24,7 @@ from steadymap.bench.gate.network_lines import (
     AGREEMENT,
     NOT_COUNTED,
     NetworkLines,
+    agreement_of_twins,
     fall_p_value,
     network_lines,
     smallest_fall,
@@ -211,3 +212,15 @@ def test_a_baseline_without_predictions_is_judged_on_maps_alone_and_says_so() ->
     assert "Maps alone are judged: run holds no predictions" in found.question
     assert "steadymap baseline save RUN run" in found.question
     assert "\n" not in found.question
+
+
+def test_a_twin_must_say_what_the_network_says_of_labelled_images_too() -> None:
+    labels = [1] * 60
+    before = side_of(STEADY, said=predictions(labels, labels))
+    # Clopper and Pearson: 48 of 60 reach up to 0.892, 49 to 0.906.
+    for kept, result in ((48, FAIL), (49, PASS), (60, PASS)):
+        after = side_of(STEADY, said=predictions(labels, [1] * kept + [0] * (60 - kept)))
+        (case,) = agreement_of_twins(before, after, Margins())
+        assert case.result == result
+        assert case.message.startswith(f"{kept} of 60 images are predicted as before")
+    assert agreement_of_twins(before, side_of(STEADY), Margins()) == ()
