@@ -11,6 +11,7 @@ from support import ROOT, Command, Done
 
 from steadymap.bench.commands.deployment import named, two_networks
 from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.gate.comparison import FAIL, PASS
 
 # As small as a run can be that says something.
 SMALL = (

@@ -360,7 +360,7 @@ def test_what_forbids_a_comparison_is_named(change: dict[str, Any], text: str) -
         ({"model": MANIFEST["model"] | {"weights_sha256": "b" * 64}}, "weights: aaaaaaaaaaaa and"),
         ({"model": MANIFEST["model"] | {"cam_layer": "0"}}, "layer for Grad-CAM: 3 and 0"),
         ({"machine": MANIFEST["machine"] | {"device": "cuda"}}, "device: cpu and cuda"),
-        ({"git": None}, "commit: cccccccccccc and None"),
+        ({"git": None}, "commit: cccccccccccc and none"),
     ],
 )
 def test_what_may_explain_a_difference_is_said(change: dict[str, Any], text: str) -> None:
