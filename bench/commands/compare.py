@@ -130,7 +130,7 @@ def refuse_unlike(before: Side, after: Side) -> Differences:
 def show_verdict(verdict: Verdict, *, show_all: bool = False) -> None:
     """Print the question, what moved, and the whole in one line."""
     console.line(console.console_of(), verdict.question)
-    table = comparison_table(verdict, show_all=show_all)
+    table = comparison_table(verdict, console.console_of().width, show_all=show_all)
     if table.row_count:
         console.console_of().print(table)
     for note in verdict.network.notes:

@@ -209,10 +209,10 @@ def _refuse_flags(given: Mapping[str, object]) -> None:
     """See that no plan is given where a stored run is judged, which has its own."""
     for key in given:
         flag = key.replace("_", "-")
+        also = "--until-decided, " if key == "config" else ""
         raise ConfigError(
-            f"{flag}: --{flag} goes with --against or --variant, which measure two networks here"
-            f"{' (and --config with --until-decided)' if key == 'config' else ''}; "
-            "a stored run is judged as it was measured"
+            f"{flag}: --{flag} goes with {also}--against or --variant, which measure here; a "
+            "stored run is judged as it was measured"
         )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -171,36 +173,63 @@ def numbers(row: dict[Any, Any]) -> str:
     )
 
 
-def comparison_table(verdict: Verdict, *, show_all: bool = False) -> Table:
+# Columns of the table that a terminal which is too narrow does without, the first one first.
+SPARED = ("images", "margin", "detectable", "before", "after", "verdict")
+# What the numbers of a row need at most.
+WIDEST = 1000
+
+
+def comparison_table(verdict: Verdict, width: int = WIDEST, *, show_all: bool = False) -> Table:
     """Return the comparisons as a table for a terminal.
 
     Args:
         verdict: what to show.
+        width: of the terminal, in characters: no name and no number is cut, some columns are left
+            out. `compare --output` and `gate` write all of them.
         show_all: whether those that are equivalent, and pass, are shown, too.
     """
+    ruler = Console(width=WIDEST)
+    # At last the names one below the other.
+    choices = [(SPARED[:spared], False) for spared in range(len(SPARED) + 1)]
+    for without, stacked in [*choices, (SPARED, True)]:
+        table = _table(verdict, without, stacked=stacked, show_all=show_all)
+        if ruler.measure(table).maximum <= width:
+            break
+    return table
+
+
+def _table(verdict: Verdict, without: Sequence[str], *, stacked: bool, show_all: bool) -> Table:
+    """Return the comparisons without some columns."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("method", "family", "metric"):
-        table.add_column(column, overflow="fold")
-    for column in ("before", "after", "gain", "margin", "detectable", "images"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("gate", no_wrap=True)
+    for column in ("comparison",) if stacked else ("method", "family", "metric"):
+        table.add_column(column, no_wrap=True)
+    columns = ("before", "after", "gain", "margin", "detectable", "images", "verdict", "gate")
+    shown = [column for column in columns if column not in without]
+    for column in shown:
+        words = column in {"verdict", "gate"}
+        table.add_column(column, justify="left" if words else "right", no_wrap=True)
     names = short_names([str(spec) for spec in verdict.rows[METHOD].unique()])
     for row in _telling(verdict.rows, show_all=show_all).to_dict("records"):
         worst = row["gate"] if row["gate"] in (FAIL, INCONCLUSIVE, UNDECIDED) else row["verdict"]
         interval = f"{row['gain']:+.3f}\n[{row['low']:+.3f},{row['high']:+.3f}]"
+        cells = {
+            "before": f"{row['before']:.3f}",
+            "after": f"{row['after']:.3f}",
+            "gain": escape(interval) if np.isfinite(row["gain"]) else "-",
+            "margin": f"{row['margin']:.3g}",
+            "detectable": f"{row['detectable']:.3g}" if np.isfinite(row["detectable"]) else "-",
+            "images": f"{row['images']}",
+            "verdict": str(row["verdict"]),
+            "gate": str(row["gate"]),
+        }
+        named = [
+            escape(names[str(row[METHOD])].replace(" ", "\n")),
+            escape(str(row[FAMILY]).replace("_", " " if stacked else "\n")),
+            escape(str(row[METRIC]) if stacked else str(row[METRIC]).replace(".", "\n.")),
+        ]
         table.add_row(
-            escape(names[str(row[METHOD])]),
-            escape(str(row[FAMILY]).replace("_", " ")),
-            escape(str(row[METRIC])),
-            f"{row['before']:.3f}",
-            f"{row['after']:.3f}",
-            escape(interval) if np.isfinite(row["gain"]) else "-",
-            f"{row['margin']:.3g}",
-            f"{row['detectable']:.3g}" if np.isfinite(row["detectable"]) else "-",
-            f"{row['images']}",
-            str(row["verdict"]),
-            str(row["gate"]),
+            *(["\n".join(named)] if stacked else named),
+            *(cells[column] for column in shown),
             style=STYLES.get(worst),
         )
     return table

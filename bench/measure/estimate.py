@@ -148,7 +148,7 @@ def estimate(setup: Setup, seconds: float = 2.0) -> Estimate:
         differentiable_twice(enabled=bool(attacks)),
     ):
         rate = _throughput(
-            [_pass_work(own, setup.images, at_once, ("gradient",)) for own in classifiers],
+            [_pass_work(own, setup.images, at_once, reads_of(own)) for own in classifiers],
             seconds * PASS_SHARE * 0.75,
         )
         forward_rate = _throughput(
@@ -177,13 +177,18 @@ def estimate(setup: Setup, seconds: float = 2.0) -> Estimate:
     )
 
 
+def reads_of(classifier: Classifier) -> tuple[Read, ...]:
+    """Return what a pass is timed with: there and back, where the network has a way back."""
+    return ("gradient",) if classifier.differentiable else ()
+
+
 def rough_seconds(setup: Setup) -> float:
     """Return about how long the passes of a run take, from one batch of each worker."""
     device = setup.classifier.module.mean.device
     exact = setup.plan.precision == "ieee"
     with threads_each(setup.plan.jobs), float32(device, exact=exact):
         works = [
-            _pass_work(own, setup.images, setup.at_once, ("gradient",))
+            _pass_work(own, setup.images, setup.at_once, reads_of(own))
             for own in setup.classifiers()
         ]
         rate = _throughput(works, 0.0)

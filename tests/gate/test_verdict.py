@@ -108,7 +108,7 @@ def test_what_is_inconclusive_fails_under_strict(steadymap: Command, home: Path)
     given = ["gate", "runs/a", "--baseline", "near", "--output", "out"]
     done = steadymap(*given)
     assert done.code == 0, done.out + done.err
-    assert "gate: 2 pass, 0 fail, 11 inconclusive, 0 undecided" in done.out
+    assert "gate: 4 pass, 0 fail, 11 inconclusive, 0 undecided" in done.out  # two of the network
     assert steadymap(*given, "--strict").code == 1
     assert steadymap(*given, "--allow-undecided").code == 0
 
@@ -232,6 +232,21 @@ def test_compare_says_what_moved(steadymap: Command, home: Path, tmp_path: Path)
     assert "worse" not in done.out
     done = steadymap("compare", "runs/a", "runs/a", "--all")
     assert "gradient" in done.out
+
+
+@pytest.mark.parametrize("width", [60, 80, 128, 200])
+def test_no_name_and_no_number_of_a_gate_is_cut(
+    steadymap: Command, home: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    altered(home, "best", 0.3)
+    monkeypatch.setenv("COLUMNS", str(width))
+    done = steadymap("compare", "best", "runs/a", "--all")
+    table = done.out[: done.out.index("best -> a")]
+    assert "…" not in table
+    words = table.split()
+    assert {"gradient", "ssim", "worse", "fail"} <= set(words)
+    rows = [line for line in table.splitlines() if line.startswith(" ")]
+    assert max(map(len, rows)) <= width
 
 
 def test_baselines_are_listed_and_shown(steadymap: Command) -> None:
