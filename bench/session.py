@@ -25,7 +25,6 @@ from torch import Tensor
 from torch.nn import Module
 
 from steadymap.bench.commands import finish
-from steadymap.bench.commands import progress as watching
 from steadymap.bench.commands.run import jobs_for, manifest_of
 from steadymap.bench.core import console, errors, files, machine, names
 from steadymap.bench.data import opening
@@ -47,6 +46,7 @@ from steadymap.bench.report.markdown import fragment_of
 from steadymap.bench.report.sections import curves
 from steadymap.bench.runs import folder as store
 from steadymap.bench.runs import map_files, processes, shard_files
+from steadymap.bench.runs import progress as watching
 from steadymap.bench.runs.draw_up import draw_up
 from steadymap.bench.runs.resume import Work
 from steadymap.models import Classifier, ModelError, make_classifier

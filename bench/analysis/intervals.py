@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.stats import DegenerateDataWarning, bootstrap
 
 from steadymap.bench.core.randomness import generator
 
@@ -133,8 +132,8 @@ def _bca(values: tuple[Floats, ...], statistic: Callable[..., Floats]) -> tuple[
     """
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         # Where resampling says nothing SciPy warns and returns NaN; the caller decides.
-        warnings.simplefilter("ignore", DegenerateDataWarning)
-        interval = bootstrap(
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        interval = stats.bootstrap(
             values,
             statistic,
             axis=1,

@@ -8,8 +8,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from steadymap.bench.core.console import console_of, line
-from steadymap.bench.core.errors import ConfigError
+from steadymap.bench.core import console, errors
 from steadymap.bench.gate.baseline_runs import (
     BASELINES_FOLDER,
     baseline_names,
@@ -48,13 +47,13 @@ def baseline_save_command(
     """Keep scores by image, predictions and manifests, for committing."""
     *folders, name = runs
     if not folders:
-        raise ConfigError(f"run: give the folder of a run before the name {name!r}")
+        raise errors.ConfigError(f"run: give the folder of a run before the name {name!r}")
     chosen = [Path(text) for text in folders]
     folder = save_baseline(chosen, name, root, metric or KEPT_METRICS)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     side = open_baseline(name, root)
     text = f"{networks_text(side)}{len(side.scores)} scores, {size / 1000:,.0f} kB: {folder}"
-    line(console_of(), text)
+    console.line(console.console_of(), text)
 
 
 def networks_text(side: Side) -> str:
@@ -72,7 +71,7 @@ def baseline_list_command(
         model, data = side.manifest["model"]["name"], side.manifest["data"]["name"]
         images = side.scores[IMAGE_ID].nunique()
         text = f"{model} on {data}, {networks_text(side)}{images} images, {len(side.scores)} scores"
-        line(console_of(), f"{name}: {text}")
+        console.line(console.console_of(), f"{name}: {text}")
 
 
 @baseline_app.command("show")
@@ -83,8 +82,8 @@ def baseline_show_command(
     """Print a baseline's means."""
     side = open_baseline(name, root)
     if side.networks:
-        line(console_of(), f"means over {len(side.networks)} networks")
+        console.line(console.console_of(), f"means over {len(side.networks)} networks")
     scores = pd.concat([network.scores for network in side.networks or (side,)])
     means = scores.groupby([METRIC, METHOD, FAMILY], sort=False)[VALUE].mean()
     table = means.unstack(FAMILY)  # noqa: PD010 - of a series
-    line(console_of(), table.round(4).to_string())
+    console.line(console.console_of(), table.round(4).to_string())

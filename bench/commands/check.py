@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Annotated, get_args
 
 import typer
-from rich import box
-from rich.markup import escape
+from rich import box, markup
 from rich.table import Table
 
 from steadymap.bench.checks import conformance, registry, subject
@@ -64,9 +63,11 @@ def check_table(findings: dict[str, dict[str, subject.Finding]]) -> Table:
         count = sum(map(len, by_reason.values()))
         for place, (reason, names) in enumerate(by_reason.items()):
             label = f"{count} not applicable" if not place else ""
-            table.add_row("", label, escape(f"{', '.join(names)}: {reason}"), style="dim")
+            table.add_row("", label, markup.escape(f"{', '.join(names)}: {reason}"), style="dim")
         for name, finding in by_check.items():
             if finding.result == "failed":
-                table.add_row("", "FAILED", escape(f"{name}: {finding.reason}"), style="bold red")
+                table.add_row(
+                    "", "FAILED", markup.escape(f"{name}: {finding.reason}"), style="bold red"
+                )
         table.add_section()
     return table

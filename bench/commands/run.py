@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from steadymap.bench.checks import conformance
-from steadymap.bench.commands import finish, interrupts, progress
+from steadymap.bench.commands import finish
 from steadymap.bench.core import console, errors, files, machine, names, safe_yaml
 from steadymap.bench.data import forms, labelled, masks, opening
 from steadymap.bench.gallery.keep import keep_witnesses
@@ -27,7 +27,7 @@ from steadymap.bench.plan.experiment import Experiment, make_experiment
 from steadymap.bench.plan.setup import Setup, deployed, prepare
 from steadymap.bench.report.page import write_report
 from steadymap.bench.runs import folder as store
-from steadymap.bench.runs import processes, shard_files, table
+from steadymap.bench.runs import interrupts, processes, progress, shard_files, table
 from steadymap.bench.runs.draw_up import draw_up
 from steadymap.bench.runs.manifest import make_manifest
 from steadymap.bench.runs.resume import Work

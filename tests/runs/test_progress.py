@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from support import image_set, small_plan, tiny
 
-from steadymap.bench.commands import progress
 from steadymap.bench.core.names import duration
 from steadymap.bench.measure.estimate import rough_seconds
 from steadymap.bench.plan.setup import prepare
+from steadymap.bench.runs import progress
 
 
 def test_a_line_has_the_share_and_the_time_left() -> None:
