@@ -98,6 +98,8 @@ def train(
     side = MODELS[model].side
     splits = {name: _load(data, side, name) for name in ("train", "validation", "test")}
     class_names = splits["train"].source.class_names
+    if not class_names:
+        raise errors.ConfigError(f"data: {data} has no classes to train for: give each a subfolder")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         network = MODELS[model].build(len(class_names))

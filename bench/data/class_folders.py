@@ -35,7 +35,7 @@ Notes = list[tuple[str, str]]
 def class_files(root: Path, where: str) -> tuple[dict[str, Path], Notes]:
     """Return the pictures that lie directly in a folder's subfolders, by their name below it.
 
-    A picture is what is called like one, or begins like one whatever it is called. A subfolder
+    Where no subfolder has any, those that lie in the folder itself: of no class. A picture is what is called like one, or begins like one whatever it is called. A subfolder
     without pictures of its own is no class: Kaggle's archive of the photographs has a second copy
     of all three classes below such a folder. Names are in Unicode's form NFC, however the disk
     spells them; of two that differ in that alone, the other stays as it is.
@@ -66,19 +66,22 @@ def class_files(root: Path, where: str) -> tuple[dict[str, Path], Notes]:
         loose = [path for path in entries if path.is_file() and _is_picture(path)]
     except OSError as error:
         raise DataError(f"data: {where} cannot be listed: {error}") from error
-    if loose:
+    flat = bool(loose) and not found
+    if loose and not flat:
         notes.append((_some(root, loose), "beside the folders of the classes, so of no class"))
     if others:
         kinds = Counter(path.suffix.lower() or "without a suffix" for path in others)
         listed = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
         notes.append((_some(root, others), f"no pictures by name or content ({listed})"))
+    if flat:
+        return {name.rpartition("/")[2]: path for name, path in _by_name(loose).items()}, notes
     files = _by_name(found)
     classes = {class_of(name) for name in files}
     first = f"; left out: {': '.join(notes[0])}" if notes else ""
     if not classes:
         raise DataError(
-            f"data: no images under {where}: expected one subfolder a class, with pictures in it "
-            f"({', '.join(TYPES)}){first}"
+            f"data: no images under {where}: expected pictures ({', '.join(TYPES)}), in one "
+            f"subfolder a class where they have classes{first}"
         )
     if len(classes) == 1:
         raise DataError(

@@ -7,7 +7,7 @@ SPLITS = {"train": (0.0, 0.7), "validation": (0.7, 0.9), "test": (0.9, 1.0), "al
 
 DATA_FORMS: dict[str, str] = {
     "hands[:COUNT]": "embedded rock, paper and scissors hands with masks; 1000, or COUNT",
-    "folder:PATH": "a folder with one subfolder of pictures a class",
+    "folder:PATH": "a folder with one subfolder of pictures a class, or of pictures without labels",
     "archive:FILE": "a zip or tar of such a folder, e.g. a Kaggle data set downloaded by hand",
     "csv:PATH": "a table with the columns path, label and, if images belong together, group; paths "
     "are relative to it",

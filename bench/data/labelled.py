@@ -60,8 +60,8 @@ class Labelled:
 
     Attributes:
         name: what records call the data set.
-        class_names: what the labels mean.
-        labels: index into `class_names`, by picture.
+        class_names: what the labels mean; empty where the pictures have none.
+        labels: index into `class_names`, by picture; 0 for all where there are none.
         read: gives a picture's pixels, 8-bit RGB (H, W, 3).
         where: what messages call the place.
         point: where a picture stands in [0, 1), which the splits cut up.

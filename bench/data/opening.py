@@ -175,11 +175,11 @@ def _open_hands(
 
 
 def _open_folder(name: str, root: Path, where: str) -> labelled.Labelled:
-    """Return the pictures of a folder of classes; `where` is what messages call it."""
+    """Return the pictures of a folder; `where` is what messages call it."""
     files, notes = class_folders.class_files(root, where)
-    class_names = tuple(sorted({class_folders.class_of(file) for file in files}))
+    class_names = tuple(sorted({class_folders.class_of(file) for file in files if "/" in file}))
     places = {class_name: place for place, class_name in enumerate(class_names)}
-    labels = {file: places[class_folders.class_of(file)] for file in files}
+    labels = {file: places.get(class_folders.class_of(file), 0) for file in files}
     return labelled.Labelled(
         name, class_names, labels, labelled.file_reader(files), where, excluded=tuple(notes)
     )
@@ -201,12 +201,15 @@ def _open_labelled(
             excluded.append((name, message_of(error)))
         else:
             group = source.groups.get(name)
-            pictures.append(image_set.Picture(name, image_id, source.labels[name], group))
+            label = source.labels[name] if source.class_names else None
+            pictures.append(image_set.Picture(name, image_id, label, group))
     kept, twice = image_set.without_duplicates(tuple(pictures))
     if not kept:
         failed = (*excluded, *source.excluded)
         first = f"; the first that failed: {failed[0][0]} ({failed[0][1]})" if failed else ""
-        raise DataError(f"data: no images in the {split} split of {source.where}{first}")
+        count = len(source.labels)
+        others = f"; --split all takes all {count} pictures" if split != "all" and count else ""
+        raise DataError(f"data: no images in the {split} split of {source.where}{others}{first}")
 
     def read(index: int) -> image_set.Frame:
         picture = kept[index]
@@ -253,7 +256,7 @@ def _lost(
     source: labelled.Labelled, chosen: list[str], kept: tuple[image_set.Picture, ...]
 ) -> list[tuple[str, str]]:
     """Name the classes of which pictures were chosen and none is left."""
-    tried = Counter(source.labels[name] for name in chosen)
+    tried = Counter(source.labels[name] for name in chosen if source.class_names)
     left = {picture.label for picture in kept}
     return [
         (

@@ -223,6 +223,19 @@ def test_data_that_cannot_be_used_says_why(
         open_images(spec, SMALL, split, limit)
 
 
+def test_a_flat_folder_is_a_set_without_labels(tmp_path: Path) -> None:
+    for index in range(5):
+        write_noise(tmp_path / f"p{index}.png", index)
+    (tmp_path / "notes.txt").write_text("mine")
+    found = open_images(f"folder:{tmp_path}", SMALL, "all")
+    assert sorted(picture.name for picture in found.pictures) == [f"p{i}.png" for i in range(5)]
+    assert {picture.label for picture in found.pictures} == {None}
+    assert found.class_names == ()
+    assert not found.excluded
+    with pytest.raises(DataError, match=r"test split of .*; --split all takes all 5 pictures"):
+        open_images(f"folder:{tmp_path}", SMALL, "test")
+
+
 def test_kaggle_data_goes_through_its_client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
