@@ -35,9 +35,10 @@ Notes = list[tuple[str, str]]
 def class_files(root: Path, where: str) -> tuple[dict[str, Path], Notes]:
     """Return the pictures that lie directly in a folder's subfolders, by their name below it.
 
-    Where no subfolder has any, those that lie in the folder itself: of no class. A picture is what is called like one, or begins like one whatever it is called. A subfolder
-    without pictures of its own is no class: Kaggle's archive of the photographs has a second copy
-    of all three classes below such a folder. Names are in Unicode's form NFC, however the disk
+    Where no subfolder has any, those that lie in the folder itself: of no class. A picture is what
+    is called like one, or begins like one whatever it is called. A subfolder without pictures of
+    its own is no class: Kaggle's archive of the photographs has a second copy of all three classes
+    below such a folder. Names are in Unicode's form NFC, however the disk
     spells them; of two that differ in that alone, the other stays as it is.
 
     Args:
