@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from steadymap.bench.analysis.findings import Findings
 from steadymap.bench.core.files import refuse_links, write_file
+from steadymap.bench.records import manifest_schema
 from steadymap.bench.report import figures, finished_run
 from steadymap.bench.report.sections.table import SECTIONS
 
@@ -45,6 +46,7 @@ def render(runs: Sequence[finished_run.FinishedRun]) -> str:
             {
                 "id": anchor,
                 "name": run.manifest["run_id"],
+                "title": title_of(run),
                 "about": about_run(run),
                 "sections": _sections(environment, run, anchor),
             }
@@ -66,6 +68,13 @@ def _sections(environment: Environment, run: finished_run.FinishedRun, anchor: s
     # Jinja cuts off the last newline of a template, unless a block ends before it.
     lines = [text if not text or text.endswith("\n") else text + "\n" for text in texts]
     return Markup("\n".join(lines))  # noqa: S704 - of our templates, which escape every text
+
+
+def title_of(run: finished_run.FinishedRun) -> str:
+    """Return the model and the data of a run, with the day on which it was measured."""
+    manifest = run.manifest
+    day = str(manifest.get(manifest_schema.MEASURED_AT) or "").partition("T")[0]
+    return f"{manifest['model']['name']} on {manifest['data']['name']}" + f" ({day})" * bool(day)
 
 
 def about_run(run: finished_run.FinishedRun) -> str:

@@ -16,8 +16,10 @@ from steadymap.bench.report.sections import (
     curves,
     faults,
     gallery,
+    lead,
     leaderboard,
     trust,
+    words,
 )
 
 
@@ -40,8 +42,10 @@ class Section:
 
 # By the name of a module of this folder, and of its partial, `templates/sections/NAME.html`.
 SECTIONS: dict[str, Section] = {
+    "lead": Section(lead.context),
     "answer": Section(answer.context),
     "leaderboard": Section(leaderboard.context, leaderboard.drawings),
+    "words": Section(words.context),
     "admission": Section(admission.context),
     "curves": Section(curves.context, curves.drawings),
     "gallery": Section(gallery.context),
