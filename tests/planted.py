@@ -16,8 +16,11 @@ from torch import Tensor
 from steadymap.bench.api import measure_side
 from steadymap.bench.commands.train import Training, train
 from steadymap.bench.data.opening import open_images
-from steadymap.bench.gate.comparison import FAIL, INCONCLUSIVE, UNDECIDED, compare
+from steadymap.bench.gate.comparison import FAIL, INCONCLUSIVE, UNDECIDED
 from steadymap.bench.gate.differences import differences
+from steadymap.bench.gate.judging import judge
+from steadymap.bench.gate.margins import Margins
+from steadymap.bench.gate.question import ask
 from steadymap.bench.gate.side import Side
 from steadymap.bench.methods.batch import Batch
 from steadymap.bench.methods.controls import edge
@@ -144,7 +147,7 @@ def edges() -> Side:
 PLANTED = (
     Planted("nothing", GREEN, "", side),
     Planted("one thread, batches of 7", GREEN, "", lambda: side(threads=1, batch_size=7)),
-    Planted("weights of another seed, right less often", RED, "worse", other_weights),
+    Planted("weights of another seed, right less often", RED, "network / accuracy", other_weights),
     Planted("integrated gradients with 4 steps, not 32", REFUSED, "steps", fewer_steps),
     Planted("4 steps behind the plan's back", RED, "completeness_error", hidden_steps),
     Planted("unsigned integrated gradients", RED, "completeness_error", unsigned),
@@ -163,16 +166,22 @@ def answer(before: Side, after: Side) -> tuple[str, str]:
     found = differences(before.manifest, after.manifest)
     if found.forbidding:
         return REFUSED, "; ".join(found.forbidding)
-    rows = compare(before, after)
+    judged = judge(ask(before, after, allow_one_seed=True), after, Margins())
+    rows = judged.rows
     failed = rows[rows["gate"] == FAIL]
     reasons = [
         f"{row['method']} / {row['family']} / {row['metric']}: "
         f"{row['before']:.3f} -> {row['after']:.3f}, {row['reason']}"
         for row in failed.to_dict("records")
     ]
+    fallen = [case for case in judged.network.cases if case.result == FAIL]
+    reasons += [f"{case.name}: {case.message}" for case in fallen]
     unsure = int(rows["gate"].isin([INCONCLUSIVE, UNDECIDED]).sum())
-    text = f"{len(failed)} of {len(rows)} fail, {unsure} inconclusive"
-    return (RED if len(failed) else GREEN), "\n    ".join([text, *reasons])
+    text = (
+        f"{len(failed)} of {len(rows)} fail, {len(fallen)} of {len(judged.network.cases)} lines of "
+        f"the network, {unsure} inconclusive"
+    )
+    return (RED if len(failed) or fallen else GREEN), "\n    ".join([text, *reasons])
 
 
 def main() -> int:
