@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,9 @@ from support import Command, Done, call, conv_network, linear_network, tiny
 from steadymap.bench import read_run
 from steadymap.bench.report.finished_run import FinishedRun
 from steadymap.models import Classifier
+
+# tox says how wide its own terminal is; what is printed here is as wide as a log.
+os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture

@@ -42,7 +42,8 @@ def list_command(
         if what in (None, title):
             table = Table(title=title, title_justify="left", title_style="bold", box=None)
             last = "needs" if title == "experiments" else "source"
-            for column in ("name", "what it is", last):
+            table.add_column("name", no_wrap=True)
+            for column in ("what it is", last):
                 table.add_column(column, overflow="fold")
             for row in section():
                 table.add_row(*(escape(text) for text in row))

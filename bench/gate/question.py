@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steadymap.bench.core import errors
+from steadymap.bench.core import errors, names
 from steadymap.bench.gate.differences import value_at
 from steadymap.bench.gate.side import Side
 
@@ -81,7 +81,9 @@ def _of_these_weights(network: Side, before: Side) -> str:
 
 def one_seed_text() -> str:
     """Return how often a gate against one network fails a training of the same recipe."""
-    rates = ", ".join(f"{rate:.0%} at {images} images" for images, rate in ONE_SEED_RATES.items())
+    rates = ", ".join(
+        f"{names.percent(rate)} at {images} images" for images, rate in ONE_SEED_RATES.items()
+    )
     return (
         "A failure says little here: of the pairs of five networks of one recipe that differ in "
         f"their seed alone, the gate failed {rates}."

@@ -6,13 +6,11 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 
 from steadymap.bench.core import errors, names, on_demand, plugins
-from steadymap.bench.methods import baselines, gradient, registry
+from steadymap.bench.methods import baselines, registry
 from steadymap.bench.methods.method import BoundMethod, Method, one_baseline
-from steadymap.bench.network import graph
 from steadymap.bench.records.vocabulary import INPUT, OVERALL
 
 if TYPE_CHECKING:
@@ -70,6 +68,12 @@ def _of_captum(kind: type) -> Method:
     on_modules = kind.__name__ in CAPTUM_ON_MODULES
 
     def explain(classifier: Classifier, batch: Batch) -> Tensor:
+        # Who lists methods needs no torch.
+        import torch  # noqa: PLC0415
+
+        from steadymap.bench.methods import gradient  # noqa: PLC0415
+        from steadymap.bench.network import graph  # noqa: PLC0415
+
         network = (graph.rewritten(classifier) if on_modules else classifier).module
         maps = []
         for place, rng in enumerate(batch.generators("captum")):

@@ -42,7 +42,7 @@ QUICK += ["--no-controls", "--nulls", "0", "--no-report"]
 def test_a_run_leaves_records_manifest_summary_and_a_table(
     steadymap: Command, tmp_path: Path
 ) -> None:
-    done = steadymap("run", *QUICK, "--output", "here")
+    done = steadymap("run", *QUICK, "--output", "here", "--verbose")
     assert done.code == 0, done.err
     assert "ssim" in done.out
     assert "gradient" in done.out
@@ -77,7 +77,7 @@ def test_a_run_with_nulls_calibrates_and_has_the_controls_below(
     done = steadymap(
         "run", "--limit", "6", "--steps", "4", "--family", "bias", "--family", "compensated_bias",
         "--family", "shifted_network", "--severity", "0.2", "--nulls", "2", "--no-admission",
-        "--output", "here",
+        "--output", "here", "--verbose",
     )  # fmt: skip
     assert done.code == 0, done.err
     folder = tmp_path / "here"
@@ -322,7 +322,7 @@ def test_groups_of_a_table_reach_intervals_page_and_manifest(
     (tmp_path / "t.csv").write_text("\n".join(["path,label,group", *lines]))
     command = ["run", "--data", "csv:t.csv", "--split", "all", "--method", "gradient"]
     command += ["--family", "bias", "--severity", "0.1", "--no-controls", "--no-admission"]
-    done = steadymap(*command, "--nulls", "1", "--output", "grouped")
+    done = steadymap(*command, "--nulls", "1", "--output", "grouped", "--verbose")
     assert done.code == 0, done.err
     said = "95% intervals over 2 groups of 6 images; of randomised networks there is 1"
     assert said in " ".join(done.out.split())

@@ -113,6 +113,8 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 TINY = ["--model", "tiny", "--limit", "3", "--seed", "5", "--no-report"]
 ALL_THREE = ["--method", "gradient_power", "--method", "gradient", "--family", "vignette"]
 ALL_THREE += ["--severity", "0.3", "--metric", "sign_agreement", "--metric", "spearman"]
+# Three images decide nothing.
+UNDECIDED = "--allow-undecided"
 BARE = ["--no-controls", "--nulls", "0"]
 FAILING = [
     *("--method", "method_raises", "--method", "method_none", "--method", "gradient"),
@@ -368,8 +370,16 @@ def read(used: Used, sites: tuple[Path, Path], request: pytest.FixtureRequest) -
         ["report", "own", "--format", "md"],
         ["report", "failing", "--output", "failing.html"],
         ["compare", "before", "before", "--all", "--output", "compared"],
-        ["gate", "before", "--baseline", "kept", "--margin", "sign_agreement=0.1"],
-        ["gate", "own", "--baseline", "own", "--margin", "own_things:sign_agreement=0.1"],
+        ["gate", "before", "--baseline", "kept", "--margin", "sign_agreement=0.1", UNDECIDED],
+        [
+            "gate",
+            "own",
+            "--baseline",
+            "own",
+            "--margin",
+            "own_things:sign_agreement=0.1",
+            UNDECIDED,
+        ],
         ["baseline", "show", "own"],
     )
 

@@ -246,7 +246,7 @@ def test_two_processes_may_unpack_at_once(
         ("archive:.", "there is no file ."),
         ("archive:text.zip", "text.zip is refused: it is neither a zip nor a tar"),
         ("archive:zero.zip", "zero.zip is refused: it is neither a zip nor a tar"),
-        ("archive:no.zip", "no images under no.zip: expected one subfolder a class"),
+        ("archive:no.zip", "no images under no.zip: expected pictures"),
         ("archive:one.zip", r"one.zip has one class \(cat\)"),
         ("archive:x\0y.zip", "has a NUL in it"),
         ("archive:" + "x" * 5000, "there is no file xxx"),

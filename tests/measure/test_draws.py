@@ -24,6 +24,7 @@ from steadymap.bench.perturbations.apply import perturb
 from steadymap.bench.perturbations.cell import CLEAN_CELL, Cell
 from steadymap.bench.records.vocabulary import (
     BATCH_OF_ONE,
+    CLEAN_PROBABILITY,
     COUPLED,
     FLOAT64,
     OTHER_CLASS,
@@ -113,7 +114,11 @@ def test_neither_batches_nor_workers_change_a_draw(
         run_with(monkeypatch, classifier, DICE, **more).drop(columns="run_id")
         for more in ({}, changes)
     )
-    pd.testing.assert_frame_equal(usual, other, check_exact=True)
+    # What the network says of an image is rounded otherwise in another batch.
+    said = usual["metric"] == CLEAN_PROBABILITY
+    assert (said == (other["metric"] == CLEAN_PROBABILITY)).all()
+    pd.testing.assert_frame_equal(usual[~said], other[~said], check_exact=True)
+    pd.testing.assert_frame_equal(usual[said], other[said], rtol=1e-5)
 
 
 def test_coupled_maps_have_the_clean_draws_and_stand_beside(

@@ -191,7 +191,7 @@ def test_the_library_leaves_the_heap_alone() -> None:
         print(len(run(load_classifier("compact"), torch.rand(2, 3, 64, 64), plan)))
     """
     done = python(code)
-    assert done.stdout == "6\n", done.stderr
+    assert done.stdout == "8\n", done.stderr
 
 
 def test_importing_the_package_alone_loads_no_torch() -> None:
