@@ -502,7 +502,7 @@ def test_a_run_that_is_summarised_from_its_folder_is_that_of_its_records(
     folder = write(tmp_path / "run", records)
     finish.print_findings(folder)
     printed = capsys.readouterr().out
-    assert "ssim" in printed
+    assert "SSIM" in printed
     expected = Findings.of(records, KNOWN)
     other = tmp_path / "other"
     other.mkdir()

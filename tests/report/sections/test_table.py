@@ -47,7 +47,7 @@ def text_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[FinishedRun, str], str
 
     def rendered(run: FinishedRun, name: str) -> str:
         monkeypatch.setattr(page, "SECTIONS", {name: SECTIONS[name]})
-        _, _, text = page.render([run]).partition(f"{page.about_run(run)}</p>\n")
+        _, _, text = page.render([run]).partition(f"; {run.manifest['run_id']}</p>\n")
         return text.partition("</article>")[0]
 
     return rendered
