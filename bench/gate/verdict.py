@@ -211,11 +211,16 @@ def _table(verdict: Verdict, without: Sequence[str], *, stacked: bool, show_all:
     names = short_names([str(spec) for spec in verdict.rows[METHOD].unique()])
     for row in _telling(verdict.rows, show_all=show_all).to_dict("records"):
         worst = row["gate"] if row["gate"] in (FAIL, INCONCLUSIVE, UNDECIDED) else row["verdict"]
-        interval = f"{row['gain']:+.3f}\n[{row['low']:+.3f},{row['high']:+.3f}]"
+        gain = f"{row['gain']:+.3f}"
+        if np.isfinite(row["low"]):
+            gain += f"\n[{row['low']:+.3f},{row['high']:+.3f}]"
+        # One of a user's own is named by its place.
+        family = str(row[FAMILY])
+        words = family if ":" in family else family.replace("_", " " if stacked else "\n")
         cells = {
             "before": f"{row['before']:.3f}",
             "after": f"{row['after']:.3f}",
-            "gain": escape(interval) if np.isfinite(row["gain"]) else "-",
+            "gain": escape(gain) if np.isfinite(row["gain"]) else "-",
             "margin": f"{row['margin']:.3g}",
             "detectable": f"{row['detectable']:.3g}" if np.isfinite(row["detectable"]) else "-",
             "images": f"{row['images']}",
@@ -224,7 +229,7 @@ def _table(verdict: Verdict, without: Sequence[str], *, stacked: bool, show_all:
         }
         named = [
             escape(names[str(row[METHOD])].replace(" ", "\n")),
-            escape(str(row[FAMILY]).replace("_", " " if stacked else "\n")),
+            escape(words),
             escape(str(row[METRIC]) if stacked else str(row[METRIC]).replace(".", "\n.")),
         ]
         table.add_row(

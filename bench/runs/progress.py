@@ -110,7 +110,7 @@ class Lines:
 
     @contextmanager
     def printed(self) -> Iterator[None]:
-        """Print a line every ten seconds, as long as this is entered."""
+        """Print a line every ten seconds, as long as this is entered, and one at the end."""
         watcher = threading.Thread(target=self._print, daemon=True)
         watcher.start()
         try:
@@ -118,6 +118,8 @@ class Lines:
         finally:
             self.over.set()
             watcher.join()
+            if self.made:
+                console.say(f"maps: {self.made:,} of {self.total:,}")
 
     def _print(self) -> None:
         while not self.over.wait(SILENCE):

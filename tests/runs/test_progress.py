@@ -32,7 +32,8 @@ def test_lines_come_while_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("steadymap.bench.core.console.say", say)
     with lines.printed():
         lines.over.wait()
-    assert said == ["maps: 0 of 7"]
+        lines.advance(7)
+    assert said == ["maps: 0 of 7", "maps: 7 of 7"]
 
 
 def test_what_takes_long_is_said_before_it_starts(

@@ -123,7 +123,7 @@ def believed(
     """
     monkeypatch.chdir(home)
     # What follows from a table takes longest, and is the report's to show.
-    monkeypatch.setattr("steadymap.bench.commands.finish.print_findings", lambda _: (None, {}))
+    monkeypatch.setattr("steadymap.bench.commands.finish.print_findings", lambda *_: (None, {}))
     whole = {name: command(steadymap, home)[1] for name, command in COMMANDS.items()}
     ends: Counter[tuple[str, str, str]] = Counter()
     wrong = []
