@@ -216,7 +216,7 @@ def _table(verdict: Verdict, without: Sequence[str], *, stacked: bool, show_all:
             gain += f"\n[{row['low']:+.3f},{row['high']:+.3f}]"
         # One of a user's own is named by its place.
         family = str(row[FAMILY])
-        words = family if ":" in family else family.replace("_", " " if stacked else "\n")
+        spelled = family if ":" in family else family.replace("_", " " if stacked else "\n")
         cells = {
             "before": f"{row['before']:.3f}",
             "after": f"{row['after']:.3f}",
@@ -229,7 +229,7 @@ def _table(verdict: Verdict, without: Sequence[str], *, stacked: bool, show_all:
         }
         named = [
             escape(names[str(row[METHOD])].replace(" ", "\n")),
-            escape(words),
+            escape(spelled),
             escape(str(row[METRIC]) if stacked else str(row[METRIC]).replace(".", "\n.")),
         ]
         table.add_row(
