@@ -12,7 +12,7 @@ LEAST_NETWORKS = 5
 
 # What a new training against a baseline of one network is told. Of the study's five networks (one
 # recipe, other seeds) each ordered pair was gated, at 20, 60 and 229 images: a test prints it.
-ONE_SEED_RATES = {20: 0.87, 60: 0.97, 229: 1.00}
+ONE_SEED_RATES = {20: 0.85, 60: 0.95, 229: 1.00}
 
 
 @dataclass(frozen=True)
