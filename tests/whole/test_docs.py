@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Collection
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from mutants import MUTANTS
 from support import ROOT
@@ -186,6 +187,47 @@ def test_the_entrance_counts_right_in_words(sentence: str, counted: Collection[o
 
 def test_the_readme_is_short() -> None:
     assert len(README.encode()) < 6_000
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+SPECS = {
+    "integrated gradients, black": "integrated_gradients:baseline=black,steps=32",
+    "integrated gradients, white": "integrated_gradients:baseline=white,steps=32",
+    "integrated gradients, random": "integrated_gradients:baseline=random,steps=32",
+    "gradient x input": "gradient_x_input",
+    "gradient": "gradient",
+    "Grad-CAM": "grad_cam:relu=true",
+}
+PLACES = {"1st": 1, "2nd": 2, "3rd": 3}
+
+
+def test_the_table_of_the_readme_is_that_of_the_committed_run() -> None:
+    folder = ROOT / "results" / "hands"
+    scores = pd.read_csv(folder / "calibrated.csv")
+    scores = scores[(scores["family"] == "overall")].set_index(["method", "metric"])
+    ranks = pd.read_csv(folder / "ranks.csv").set_index(["method", "metric"])["rank"]
+    admission = pd.read_csv(folder / "admission.csv").set_index("method")
+    rows = table(README, "method")
+    assert {row[0] for row in rows} == set(SPECS)
+    for name, ssim, spearman, words in rows:
+        spec = SPECS[name]
+        for shown, metric in ((ssim, "ssim"), (spearman, "spearman")):
+            row = scores.loc[(spec, metric)]
+            ends = f"[{row['low']:.2f}, {row['high']:.2f}]"
+            assert shown == f"{row['calibrated']:.2f} {ends}", (name, metric)
+        if words in PLACES:
+            assert ranks[spec, "ssim"] == ranks[spec, "spearman"] == PLACES[words]
+        else:
+            assert not admission.loc[spec, "ranked"]
+            assert words.startswith("not ranked")
+            needed = re.findall(r"(\d+) images would do", words)
+            assert [float(n) for n in needed] in ([admission.loc[spec, "images_needed"]], [])
+    # The page that reads the table line by line has the same numbers.
+    for _, ssim, spearman, _ in rows:
+        for shown in (ssim, spearman):
+            assert shown.partition(" ")[0] in FIRST_RUN
+            assert shown.partition(" ")[2].replace(" ", "") in FIRST_RUN
 
 
 # --- names ----------------------------------------------------------------------------------------
