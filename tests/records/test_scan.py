@@ -69,7 +69,7 @@ SEVERITIES = {
 # Rows of a batch: they are joined again and again.
 FEW = 311
 ROUNDING = 1e-12
-TIED = 1e-4
+TIED = 1e-3
 
 
 def write(folder: Path, records: pd.DataFrame, metadata: dict[str, str] | None = None) -> Path:
