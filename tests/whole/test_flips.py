@@ -97,7 +97,7 @@ def reading(*words: str) -> Callable[[Command, Path], tuple[Done, object]]:
 
 COMMANDS: dict[str, Callable[[Command, Path], tuple[Done, object]]] = {
     "resume": resumed,
-    "gate": reading("gate", "run", "--baseline", "kept", "--output", "out"),
+    "gate": reading("gate", "run", "--baseline", "kept", "--output", "out", "--allow-undecided"),
     "compare": reading("compare", "kept", "run", "--all", "--output", "out"),
     "report": reading("report", "run", "--output", "out/page.html"),
 }
