@@ -46,7 +46,8 @@ def render(runs: Sequence[finished_run.FinishedRun]) -> str:
             {
                 "id": anchor,
                 "name": run.manifest["run_id"],
-                "title": title_of(run),
+                "title": f"{subject_of(run)}{_day_of(run)}",
+                "subject": subject_of(run),
                 "about": about_run(run),
                 "sections": _sections(environment, run, anchor),
             }
@@ -70,11 +71,15 @@ def _sections(environment: Environment, run: finished_run.FinishedRun, anchor: s
     return Markup("\n".join(lines))  # noqa: S704 - of our templates, which escape every text
 
 
-def title_of(run: finished_run.FinishedRun) -> str:
-    """Return the model and the data of a run, with the day on which it was measured."""
-    manifest = run.manifest
-    day = str(manifest.get(manifest_schema.MEASURED_AT) or "").partition("T")[0]
-    return f"{manifest['model']['name']} on {manifest['data']['name']}" + f" ({day})" * bool(day)
+def subject_of(run: finished_run.FinishedRun) -> str:
+    """Return the model and the data of a run."""
+    return f"{run.manifest['model']['name']} on {run.manifest['data']['name']}"
+
+
+def _day_of(run: finished_run.FinishedRun) -> str:
+    """Return the day on which a run was measured, in brackets; nothing where nobody says."""
+    day = str(run.manifest.get(manifest_schema.MEASURED_AT) or "").partition("T")[0]
+    return f" ({day})" if day else ""
 
 
 def about_run(run: finished_run.FinishedRun) -> str:
@@ -83,7 +88,7 @@ def about_run(run: finished_run.FinishedRun) -> str:
     methods = len(run.names())
     families = len(run.findings.families())
     return (
-        f"{manifest['model']['name']} on {manifest['data']['name']} "
+        f"{subject_of(run)} "
         f"({manifest['data']['split']}): {images} images, {methods} methods, {families} families"
     )
 
