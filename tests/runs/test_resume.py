@@ -520,7 +520,8 @@ def test_a_run_says_when_the_last_of_it_was_computed(
     assert units_of(Path("later")) == units
     pd.testing.assert_frame_equal(table("later"), table("here"))
     assert steadymap("merge", "later", "here", "--output", "both").code == 0
-    assert measured_at("both") in (first, measured_at("later"))
+    # Of each block it has the shard of one of the two.
+    assert first <= measured_at("both") <= measured_at("later")
 
 
 def test_shards_from_before_there_were_dates_are_of_no_known_time(
