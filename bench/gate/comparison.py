@@ -129,7 +129,7 @@ def compare(
         row["margin"] = margins.of(row[METRIC], row["before"])
         rows.append(row)
         gains.append(gain)
-    any_change = _holm([_tested(mean_test.p_changed, gain) for gain in gains])
+    any_change = holm([_tested(mean_test.p_changed, gain) for gain in gains])
     too_much = [
         _tested(mean_test.p_below, gain, -row["margin"]) if np.isfinite(row["margin"]) else np.nan
         for row, gain in zip(rows, gains, strict=True)
@@ -137,7 +137,7 @@ def compare(
     tested = max(1, int(np.isfinite(too_much).sum()))
     strictest = look.fail_level(tested) if look else mean_test.FAIL_LEVEL / tested
     if look is None:
-        failing = np.array(_holm(too_much)) < mean_test.FAIL_LEVEL
+        failing = np.array(holm(too_much)) < mean_test.FAIL_LEVEL
     else:
         failing = np.array(too_much) < strictest
     bound = look.pass_level if look else mean_test.PASS_LEVEL
@@ -225,7 +225,7 @@ def _tested(
     return float(test(gain, *value)) if len(gain) >= mean_test.LEAST_TO_FAIL else np.nan
 
 
-def _holm(p_values: list[float]) -> list[float]:
+def holm(p_values: list[float]) -> list[float]:
     """Adjust p-values after Holm; those that are missing stay so, and do not count."""
     adjusted = np.array(p_values, dtype=np.float64)
     known = np.isfinite(adjusted)

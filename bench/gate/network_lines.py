@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from steadymap.bench.core import names
-from steadymap.bench.gate.comparison import ALPHA, FAIL, IMPROVED, PASS, Case
+from steadymap.bench.gate.comparison import ALPHA, FAIL, IMPROVED, PASS, Case, holm
 from steadymap.bench.gate.margins import Margins
 from steadymap.bench.gate.predictions import PAIRS, PREDICTION, PROBABILITY, by_image
 from steadymap.bench.gate.side import Side
@@ -164,20 +164,11 @@ def network_lines(before: Side, after: Side, margins: Margins) -> NetworkLines:
     if before.predictions is None or after.predictions is None:
         return NetworkLines()
     lines, agreement = lines_of(before.predictions, after.predictions)
-    adjusted = _holm([fall_p_value(line.before - line.after) for line in lines])
+    adjusted = holm([fall_p_value(line.before - line.after) for line in lines])
     cases = [_fall(line, p, len(lines)) for line, p in zip(lines, adjusted, strict=True)]
     if agreement is not None:
         cases.append(_agreement(agreement, margins.agreement))
     return NetworkLines(tuple(cases), (confidence(before, after),))
-
-
-def _holm(p_values: list[float]) -> list[float]:
-    if not p_values:
-        return []
-    # Loaded here: it takes a second, which most commands need not wait for.
-    from statsmodels.stats.multitest import multipletests  # noqa: PLC0415
-
-    return [float(p) for p in multipletests(p_values, alpha=ALPHA, method="holm")[1]]
 
 
 def _fall(line: Line, p_value: float, lines: int) -> Case:
